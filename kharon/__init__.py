@@ -1,0 +1,1 @@
+"""A durable queue of delayed tickets that lives inside a Trio application."""

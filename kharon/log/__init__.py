@@ -1,0 +1,5 @@
+"""The files ring: records to bytes to disk and back. Synchronous, and without Trio.
+
+`record` is the line and the hash chain, `protocol` what a log must do for the store, `memory` and `directory` the two
+logs that come with Kharon, `segment` how one file is read. What the records mean is the model's business.
+"""

@@ -1,0 +1,107 @@
+"""The memory log: the newest records, as the same lines that a directory would hold, for as long as the process lives.
+
+No file, no thread. It keeps `keep` records and drops the oldest beyond that; `first` says where its history begins.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from kharon.errors import KharonError
+from kharon.log.record import Chain, Record, check_line, open_record
+from kharon.log.segment import is_about, needle
+from kharon.model.events import Event
+
+__all__ = ["MemoryLog"]
+
+
+class MemoryLog:
+    """A log in memory.
+
+    Args:
+        keep: how many of the newest records to keep.
+    """
+
+    def __init__(self, keep: int = 100_000) -> None:
+        self._keep = keep
+        self._chain = Chain()
+        self._lines: dict[int, bytes] = {}
+        self.first = 1
+        self.written = 0
+        self.durable = 0
+
+    @property
+    def seq(self) -> int:
+        """The seq of the last record."""
+        return self._chain.seq
+
+    def open(self, now: datetime) -> Iterator[Record]:
+        """Begin the chain; there are no records yet."""
+        self._chain.header(uuid.uuid4().hex, now)
+        return iter(())
+
+    def append(self, events: Sequence[Event], at: datetime, by: str) -> datetime:
+        """Append one commit. O(bytes)."""
+        seq = self._chain.seq
+        for line in self._chain.commit(events, at, by, self.durable):
+            seq += 1
+            self._lines[seq] = line
+        while len(self._lines) > self._keep:
+            del self._lines[self.first]
+            self.first += 1
+        return self._chain.at or at
+
+    def write(self) -> None:
+        """There is nothing to do."""
+        self.written = self._chain.seq
+
+    def sync(self) -> None:
+        """There is nothing to do."""
+        self.durable = self.written
+
+    def reader(self, after: int = 0, id: str | None = None) -> _MemoryReader:
+        """Return a reader of the records that are still kept."""
+        return _MemoryReader(self, after, id)
+
+    def line(self, seq: int) -> bytes | None:
+        """Return the line of a record; None if it is not kept any more."""
+        return self._lines.get(seq)
+
+    def close(self, now: datetime) -> None:
+        """There is nothing to do: what was not wanted elsewhere is gone."""
+
+    def abandon(self) -> None:
+        """There is nothing to do."""
+
+
+class _MemoryReader:
+    def __init__(self, log: MemoryLog, after: int, id: str | None) -> None:
+        self._log = log
+        self._id = id
+        self._needle = None if id is None else needle(id)
+        self._begun = False
+        self.seq = after
+
+    def read(self, limit: int, until: int) -> list[Record]:
+        if not self._begun:  # where the history begins is where a reader may begin, but it may not miss any later
+            self.seq = max(self.seq, self._log.first - 1)
+            self._begun = True
+        records = []
+        for seq in range(self.seq + 1, min(self.seq + limit, until) + 1):
+            line = self._log.line(seq)
+            if line is None:
+                raise KharonError(
+                    f"record {seq} is not kept any more: this reader fell behind, and the memory log now begins at "
+                    f"record {self._log.first}; read faster, or raise Settings.memory_records"
+                )
+            self.seq = seq
+            if self._needle is None or self._needle in line:
+                record = open_record(line, check_line(line, None))
+                if is_about(record, self._id):
+                    records.append(record)
+        return records
+
+    def close(self) -> None:
+        pass

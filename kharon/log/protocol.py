@@ -1,0 +1,106 @@
+"""What a log must do for the store: implement this to keep Kharon's records somewhere else.
+
+A log is given commits and keeps them in order, whole, for good. It is called from one thread at a time and never knows
+of Trio. Encoding with `kharon.log.record.Chain` gives it the hash chain; it may keep records in any other way as long
+as a `Record` comes back equal. `kharon.testing.check_log` is the conformance suite that every log must pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from kharon.log.record import Record
+from kharon.model.events import Event
+
+__all__ = ["EventLog", "LogReader"]
+
+
+class LogReader(Protocol):
+    """A place in a log from which reading goes on, while the log grows.
+
+    Attributes:
+        seq: of the last record looked at.
+    """
+
+    seq: int
+
+    def read(self, limit: int, until: int) -> list[Record]:
+        """Look at the next `limit` records, none behind the seq `until`; return those that are wanted.
+
+        Raises:
+            CorruptLog: what is there is not what was written.
+            KharonError: records that this reader had yet to read have been dropped.
+        """
+
+    def close(self) -> None:
+        """Give back what the reader holds. May be called twice."""
+
+
+class EventLog(Protocol):
+    """A durable sequence of commits.
+
+    Attributes:
+        seq: of the last record appended, written or not.
+        written: the seq up to which records are written.
+        durable: the highest seq known to be on disk.
+        first: the seq at which the history that can be read begins.
+    """
+
+    @property
+    def seq(self) -> int: ...
+    @property
+    def written(self) -> int: ...
+    @property
+    def durable(self) -> int: ...
+    @property
+    def first(self) -> int: ...
+
+    def open(self, now: datetime) -> Iterator[Record]:
+        """Take the log for this process alone, mend what a crash left unfinished, and give every record in order.
+
+        Called once, and read to its end, before anything else. When the iterator ends, `seq`, `written` and `durable`
+        stand at the last record.
+
+        Args:
+            now: the time for what has to be written, UTC.
+
+        Raises:
+            QueueLocked: another process, or another opener in this one, has it.
+            CorruptLog: it is damaged otherwise than by an unfinished last commit. Nothing was changed.
+            UnknownFormat: a later version wrote it.
+            OSError: the place cannot be read or written.
+        """
+
+    def append(self, events: Sequence[Event], at: datetime, by: str) -> datetime:
+        """Append one commit in memory, numbered from `seq` + 1; return its time, which is `at` or, if that lies before
+        the last record's, that one's.
+
+        Raises:
+            InvalidTicket: a record is too large. The log is as it was.
+        """
+
+    def write(self) -> None:
+        """Write what has been appended, to where it survives the end of this process.
+
+        Raises:
+            StorageFull: there was no room. Nothing of what was appended since the last `write` is kept.
+            OSError: the outcome is not known. The log must not be used again, but for `abandon`.
+        """
+
+    def sync(self) -> None:
+        """Bring what has been written to where it survives a loss of power.
+
+        Raises:
+            OSError: the outcome is not known. The log must not be used again, but for `abandon`.
+        """
+
+    def reader(self, after: int = 0, id: str | None = None) -> LogReader:
+        """Return a reader of the records behind the seq `after`: all, or those about the ticket `id`."""
+
+    def close(self, now: datetime) -> None:
+        """Write and sync what is left, say in the log that it was closed, and give up the place."""
+
+    def abandon(self) -> None:
+        """Give up the place without writing anything. May be called twice, and after a failure."""

@@ -1,0 +1,145 @@
+"""The commands: requests in the imperative, one class each, and the `Context` in which one is decided.
+
+A command carries what its caller asked for, already checked and in the engine's form (JSON as bytes, durations as
+seconds); whether it is granted is for `decide` to say. Commands are never written anywhere.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from kharon.model.delays import BackoffDelay, Delay, FixedDelay
+from kharon.model.events import Changes
+from kharon.model.ticket import Ticket
+
+__all__ = [
+    "Add",
+    "Cancel",
+    "Claim",
+    "Command",
+    "Context",
+    "Delete",
+    "Done",
+    "Expire",
+    "Extend",
+    "Fail",
+    "Lapse",
+    "Release",
+    "Restart",
+    "Retry",
+    "Settle",
+    "Update",
+]
+
+
+class Context(msgspec.Struct, frozen=True):
+    """What a decision may know of the world.
+
+    Attributes:
+        now: the instant of the decision, UTC.
+        jitter: a random number, 0 <= jitter < 1, drawn by the caller.
+        lease: how many seconds a claim decided now is granted.
+    """
+
+    now: datetime
+    jitter: float = 0.0
+    lease: float = 30.0
+
+
+class Command(msgspec.Struct, frozen=True):
+    """A request about the ticket named `id`."""
+
+    id: str
+
+
+class Add(Command, frozen=True):
+    """Add `ticket`, due after `delay` if that is given; `on_conflict` ("replace", "skip", "raise") if its id exists."""
+
+    ticket: Ticket
+    delay: Delay | None = None
+    on_conflict: str = "replace"
+
+
+class Claim(Command, frozen=True):
+    """Take the ticket for the worker of this name."""
+
+    worker: str
+
+
+class Settle(Command, frozen=True):
+    """What ends a claim, or is about one.
+
+    `claim` is the claim that the caller holds; None: the caller is an operator, and is not fenced.
+    """
+
+    claim: int | None = None
+
+
+class Extend(Settle, frozen=True, kw_only=True):
+    """Let the lease end `seconds` from now, if that is later."""
+
+    seconds: float
+
+
+class Done(Settle, frozen=True):
+    """The work is done. The ticket is kept for `expire_in` seconds (None: for good) if `keep`, else removed."""
+
+    keep: bool = False
+    result: bytes | None = None
+    expire_in: float | None = None
+
+
+class Fail(Settle, frozen=True):
+    """The ticket has failed for good."""
+
+    error_reason: str | None = None
+    expire_in: float | None = None
+
+
+class Cancel(Settle, frozen=True):
+    """The ticket is not wanted any more."""
+
+    keep: bool = False
+    error_reason: str | None = None
+    expire_in: float | None = None
+
+
+class Retry(Settle, frozen=True):
+    """Try again after `delay`; if `max_attempts` have been made, fail instead."""
+
+    delay: Delay = 0.0
+    error_reason: str | None = None
+    changes: Changes | None = None
+    max_attempts: int | None = None
+
+
+class Release(Settle, frozen=True):
+    """Give the claim back, uncounted."""
+
+
+class Lapse(Settle, frozen=True, kw_only=True):
+    """The lease has ended, or the process that held it has. Which leases those are is a query of the store's."""
+
+    error_reason: str
+    backoff: FixedDelay | BackoffDelay
+    max_attempts: int | None
+
+
+class Restart(Command, frozen=True):
+    """Run a terminal ticket once more, as if new."""
+
+
+class Update(Command, frozen=True):
+    """Change fields of the ticket."""
+
+    changes: Changes
+
+
+class Delete(Command, frozen=True):
+    """Remove the ticket, whatever its state; no ticket is no error."""
+
+
+class Expire(Command, frozen=True):
+    """Remove a kept ticket whose time has come."""

@@ -1,0 +1,258 @@
+"""Every rule by which a ticket changes: `decide(ticket, command, context) -> events`.
+
+The theory. A ticket is in one of six states; `pending` has two of them, since a claimed ticket obeys other rules than
+one that waits. Whether a waiting one is delayed, ready or blocked is derived from its fields and the time, and matters
+to `claim` alone.
+
+                         add                     claim
+      (absent) ───────────────────▶ waiting ───────────────▶ claimed ⟲ extend
+         ▲                           ▲  │  ▲                   │  │
+         │                           │  │  └───────────────────┘  │
+         │                           │  │   retry, release, lapse │
+         │                  restart, │  │                         │
+         │                     add   │  │ done, fail, cancel      │ done, fail, cancel,
+         │                           │  ▼ (by an operator)        ▼ lapse and retry with no attempts left
+         │                          done, failed, cancelled ◀─────┘
+         │                                │
+         └────────────────────────────────┘
+            delete from anywhere; expire; done and cancel that do not keep
+
+    add again     waiting or terminal: the newest fields win. Claimed: the run goes on, and whatever ends its claim
+                  makes the ticket waiting with the new fields (its successor), so that no update is lost.
+    update        changes fields in any state, and the state in none.
+    fencing       a settle that names a claim is refused unless that claim is the ticket's present one.
+
+Each command has one row in `_RULES`: the states that it is for, each with the function that decides it. A state that is
+not in the row refuses the command. One ticket and an explicit context are all that a rule sees: *which* ticket to
+claim, lapse or expire is a query (`projection`), and what an event does is in `evolve`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final, TypeAlias
+
+from msgspec import UNSET, Raw
+
+from kharon.errors import InvalidTicket, InvalidTransition, LeaseLost, TicketExists, TicketNotFound
+from kharon.model import commands as c
+from kharon.model import events as e
+from kharon.model.delays import delay_seconds
+from kharon.model.limits import instant_after, shorten_reason
+from kharon.model.ticket import Status, Ticket
+
+__all__ = ["State", "decide", "state_of"]
+
+Events: TypeAlias = tuple[e.TicketEvent, ...]
+
+
+class State(enum.StrEnum):
+    """The states that rules tell apart."""
+
+    ABSENT = "absent"
+    WAITING = "waiting"
+    CLAIMED = "claimed"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+_TERMINAL = {Status.DONE: State.DONE, Status.FAILED: State.FAILED, Status.CANCELLED: State.CANCELLED}
+
+
+def state_of(ticket: Ticket | None) -> State:
+    """Return the state that the rules see a ticket in. O(1)."""
+    if ticket is None:
+        return State.ABSENT
+    if ticket.status is Status.PENDING:
+        return State.WAITING if ticket.claim is None else State.CLAIMED
+    return _TERMINAL[ticket.status]
+
+
+def decide(ticket: Ticket | None, command: c.Command, context: c.Context) -> Events:
+    """Return the events by which a command changes a ticket; none if it asks for what already is so.
+
+    Args:
+        ticket: the ticket that the command names, as it is; None if there is none.
+        command: the request.
+        context: time, chance and the length of a lease.
+
+    Raises:
+        LeaseLost: the command names a claim, and that claim is over.
+        TicketNotFound: there is no such ticket, and the command is for one.
+        TicketExists: `Add` with `on_conflict="raise"`.
+        InvalidTransition: the ticket is in a state that the command is not for.
+        InvalidTicket: `Add` with both `runat` and `delay`, or an instant out of range.
+
+    Cost: O(1). Pure: the same arguments give the same events.
+    """
+    if isinstance(command, c.Settle) and command.claim is not None:
+        _fence(ticket, command)
+    state = state_of(ticket)
+    rule = _RULES[type(command)].get(state)
+    if rule is None:
+        raise _refusal(ticket, command)
+    return rule(ticket, command, context)
+
+
+def _fence(ticket: Ticket | None, command: c.Settle) -> None:
+    if ticket is None or ticket.claim != command.claim:
+        now = "it has been removed" if ticket is None else f"it is {_describe(ticket)} now"
+        raise LeaseLost(
+            f"ticket {command.id!r}: the claim of record {command.claim} is over, so its {_verb(command)} is refused; "
+            f"{now}. The lease lapsed, or something else settled the ticket; another attempt may be running"
+        )
+
+
+def _refusal(ticket: Ticket | None, command: c.Command) -> Exception:
+    if ticket is None:
+        return TicketNotFound(
+            f"ticket {command.id!r}: there is none to {_verb(command)}; it was never added, or has been removed"
+        )
+    allowed = ", ".join(allowed for allowed in _RULES[type(command)] if allowed is not State.ABSENT)
+    return InvalidTransition(
+        f"ticket {command.id!r} is {_describe(ticket)}; {_verb(command)} is for one that is {allowed}"
+    )
+
+
+def _describe(ticket: Ticket) -> str:
+    state = state_of(ticket)
+    return f"claimed by {ticket.worker!r}" if state is State.CLAIMED else str(state)
+
+
+def _verb(command: c.Command) -> str:
+    return type(command).__name__.lower()
+
+
+# --- the rules, in the order of the table -----------------------------------------------------------------------------
+
+
+def _add(ticket: Ticket | None, command: c.Add, context: c.Context) -> Events:
+    if ticket is not None and command.on_conflict == "skip":
+        return ()
+    if ticket is not None and command.on_conflict == "raise":
+        raise TicketExists(f"ticket {ticket.id!r} exists and is {_describe(ticket)}")
+    new = command.ticket
+    if command.delay is None:
+        runat = context.now if new.runat is None else new.runat
+    elif new.runat is None:
+        runat = _later(context, delay_seconds(command.delay, 0, context.jitter))
+    else:
+        raise InvalidTicket(f"ticket {new.id!r}: give runat (an instant) or delay (a duration), not both")
+    return (e.TicketAdded(new.id, new.type, Raw(new._payload), new.tube, new.nice, runat, new.group),)
+
+
+def _claim(ticket: Ticket, command: c.Claim, context: c.Context) -> Events:
+    if ticket.blocked_by:
+        raise InvalidTransition(f"ticket {ticket.id!r} cannot be claimed: it waits for {', '.join(ticket.blocked_by)}")
+    if ticket.runat is None or ticket.runat > context.now:
+        raise InvalidTransition(f"ticket {ticket.id!r} cannot be claimed before {ticket.runat}; it is {context.now}")
+    return (e.TicketClaimed(ticket.id, ticket.attempts + 1, _later(context, context.lease), command.worker),)
+
+
+def _extend(ticket: Ticket, command: c.Extend, context: c.Context) -> Events:
+    until = _later(context, command.seconds)
+    if ticket.lease_until is not None and until <= ticket.lease_until:
+        return ()
+    return (e.LeaseExtended(ticket.id, until),)
+
+
+def _done(ticket: Ticket, command: c.Done, context: c.Context) -> Events:
+    result = None if command.result is None else Raw(command.result)
+    return (e.TicketDone(ticket.id, command.keep, result, _expiry(command.expire_in, context)),)
+
+
+def _fail(ticket: Ticket, command: c.Fail, context: c.Context) -> Events:
+    return (e.TicketFailed(ticket.id, command.error_reason, _expiry(command.expire_in, context)),)
+
+
+def _cancel(ticket: Ticket, command: c.Cancel, context: c.Context) -> Events:
+    expire_at = _expiry(command.expire_in, context)
+    return (e.TicketCancelled(ticket.id, command.keep, command.error_reason, expire_at),)
+
+
+def _retry(ticket: Ticket, command: c.Retry, context: c.Context) -> Events:
+    if _exhausted(ticket, command.max_attempts):
+        return (_no_attempts_left(ticket, command.error_reason),)
+    runat = _later(context, delay_seconds(command.delay, ticket.attempts, context.jitter))
+    if command.changes is not None and command.changes.runat is not UNSET:
+        runat = command.changes.runat
+    return (e.TicketRetried(ticket.id, runat, command.error_reason, command.changes),)
+
+
+def _release(ticket: Ticket, _command: c.Release, _context: c.Context) -> Events:
+    return (e.TicketReleased(ticket.id),)
+
+
+def _lapse(ticket: Ticket, command: c.Lapse, context: c.Context) -> Events:
+    if _exhausted(ticket, command.max_attempts):
+        lapsed = e.TicketLapsed(ticket.id, context.now, command.error_reason)
+        return (lapsed, _no_attempts_left(ticket, command.error_reason))
+    runat = _later(context, command.backoff.seconds(ticket.attempts, context.jitter))
+    return (e.TicketLapsed(ticket.id, runat, command.error_reason),)
+
+
+def _restart(ticket: Ticket, _command: c.Restart, context: c.Context) -> Events:
+    return (e.TicketRestarted(ticket.id, context.now),)
+
+
+def _update(ticket: Ticket, command: c.Update, _context: c.Context) -> Events:
+    return (e.TicketUpdated(ticket.id, command.changes),)
+
+
+def _delete(ticket: Ticket, _command: c.Delete, _context: c.Context) -> Events:
+    return (e.TicketDeleted(ticket.id),)
+
+
+def _nothing(_ticket: None, _command: c.Command, _context: c.Context) -> Events:
+    return ()
+
+
+def _expire(ticket: Ticket, _command: c.Expire, context: c.Context) -> Events:
+    if ticket.expire_at is None or ticket.expire_at > context.now:
+        raise InvalidTransition(f"ticket {ticket.id!r} does not expire before {ticket.expire_at}")
+    return (e.TicketExpired(ticket.id),)
+
+
+_Rule: TypeAlias = Callable[[Any, Any, c.Context], Events]
+_PENDING: Final = (State.WAITING, State.CLAIMED)
+_KEPT: Final = (State.DONE, State.FAILED, State.CANCELLED)
+
+_RULES: Final[dict[type[c.Command], dict[State, _Rule]]] = {
+    c.Add: dict.fromkeys(State, _add),
+    c.Claim: {State.WAITING: _claim},
+    c.Extend: {State.CLAIMED: _extend},
+    c.Done: dict.fromkeys(_PENDING, _done),
+    c.Fail: dict.fromkeys(_PENDING, _fail),
+    c.Cancel: dict.fromkeys(_PENDING, _cancel),
+    c.Retry: dict.fromkeys(_PENDING, _retry),
+    c.Release: {State.CLAIMED: _release},
+    c.Lapse: {State.CLAIMED: _lapse},
+    c.Restart: dict.fromkeys(_KEPT, _restart),
+    c.Update: dict.fromkeys((*_PENDING, *_KEPT), _update),
+    c.Delete: {State.ABSENT: _nothing, **dict.fromkeys((*_PENDING, *_KEPT), _delete)},
+    c.Expire: dict.fromkeys(_KEPT, _expire),
+}
+
+
+# --- what the rules share ---------------------------------------------------------------------------------------------
+
+
+def _later(context: c.Context, seconds: float) -> datetime:
+    return instant_after("delay", context.now, seconds)
+
+
+def _expiry(expire_in: float | None, context: c.Context) -> datetime | None:
+    return None if expire_in is None else _later(context, expire_in)
+
+
+def _exhausted(ticket: Ticket, max_attempts: int | None) -> bool:
+    # A successor is a new ticket: the attempts of the one that it follows do not count against it.
+    return max_attempts is not None and ticket.attempts >= max_attempts and ticket.successor is None
+
+
+def _no_attempts_left(ticket: Ticket, error_reason: str | None) -> e.TicketFailed:
+    reason = shorten_reason(f"{error_reason or 'retried'} (no attempts left after {ticket.attempts})")
+    return e.TicketFailed(ticket.id, reason)

@@ -1,0 +1,136 @@
+"""How long to wait before the next attempt: `FixedDelay` and `BackoffDelay`.
+
+Pure arithmetic. The random part is drawn outside (`Context.jitter`) and its result is written into the event, so that
+replay never computes a delay again.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from typing import TypeAlias
+
+import attrs
+
+from kharon.errors import InvalidTicket
+
+__all__ = ["MAX_SECONDS", "BackoffDelay", "Delay", "FixedDelay", "as_seconds", "delay_seconds"]
+
+MAX_SECONDS = 100 * 366 * 86_400
+"""The longest duration, in seconds: about a century. A longer one is a mistake in units far more often than a wish."""
+
+
+def as_seconds(field: str, value: object) -> float:
+    """Return a duration in seconds from a number of seconds or a `timedelta`.
+
+    Raises:
+        InvalidTicket: if it is neither, not finite, negative, or longer than `MAX_SECONDS`.
+    """
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            seconds = float(value)
+        except OverflowError:
+            seconds = math.inf
+    else:
+        raise InvalidTicket(f"{field}: give seconds (a number) or a timedelta, not {type(value).__name__}")
+    if not 0 <= seconds <= MAX_SECONDS:  # also refuses NaN
+        raise InvalidTicket(f"{field}: {seconds!r} seconds is not between 0 and {MAX_SECONDS} (about a century)")
+    return seconds
+
+
+def _fixed_delay(value: float | timedelta) -> float:
+    return as_seconds("FixedDelay.delay", value)
+
+
+def _max_delay(value: float | timedelta) -> float:
+    return as_seconds("BackoffDelay.max_delay", value)
+
+
+def _jitter(value: float | timedelta) -> float:
+    return as_seconds("BackoffDelay.jitter", value)
+
+
+@attrs.frozen(slots=True)
+class FixedDelay:
+    """The same wait before each attempt.
+
+    Args:
+        delay: seconds, or a `timedelta`.
+
+    Raises:
+        InvalidTicket: if `delay` is not a duration.
+    """
+
+    delay: float = attrs.field(converter=_fixed_delay)
+
+    def seconds(self, attempts: int, jitter: float) -> float:  # noqa: ARG002 - the same call as a BackoffDelay's
+        """Return the wait in seconds. O(1); both arguments are ignored."""
+        return self.delay
+
+
+@attrs.frozen(slots=True)
+class BackoffDelay:
+    """A wait that grows with the attempts: `base ** attempts` seconds, never more than `max_delay`.
+
+    With `jitter`, up to that many seconds are added by chance, so that tickets which failed together do not come back
+    together; room for it is kept below `max_delay`, which is therefore still the longest wait. (Exponential backoff
+    with a cap and jitter, as in "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.)
+
+    Args:
+        base: at least 1.
+        max_delay: seconds, or a `timedelta`.
+        jitter: seconds, or a `timedelta`; at most `max_delay`.
+
+    Raises:
+        InvalidTicket: naming the argument that is out of range.
+    """
+
+    base: float = attrs.field(default=1.5)
+    max_delay: float = attrs.field(default=15.0, converter=_max_delay)
+    jitter: float = attrs.field(default=0.0, converter=_jitter)
+
+    @base.validator
+    def _check_base(self, _attribute: object, value: object) -> None:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 1 <= value < math.inf:  # type: ignore[operator]
+            raise InvalidTicket(f"BackoffDelay.base: {value!r} is not a finite number of at least 1")
+
+    @jitter.validator
+    def _check_jitter(self, _attribute: object, value: float) -> None:
+        if value > self.max_delay:
+            raise InvalidTicket(f"BackoffDelay.jitter: {value} s is more than max_delay ({self.max_delay} s)")
+
+    def seconds(self, attempts: int, jitter: float) -> float:
+        """Return the wait in seconds after `attempts` attempts.
+
+        Args:
+            attempts: how many attempts there have been, 0 or more; a million is fine.
+            jitter: a number drawn by the caller, 0 <= jitter < 1.
+
+        Cost: O(1). The power is only computed where it is known to stay below the cap, so it cannot overflow.
+        """
+        cap = self.max_delay - self.jitter
+        if cap < 1:
+            grown = cap  # base**0 is already 1
+        elif attempts * math.log(self.base) >= math.log(cap):
+            grown = cap
+        else:
+            grown = min(self.base**attempts, cap)
+        return grown + self.jitter * jitter
+
+
+Delay: TypeAlias = float | int | timedelta | FixedDelay | BackoffDelay
+"""What a user may give as a delay."""
+
+
+def delay_seconds(delay: Delay, attempts: int, jitter: float) -> float:
+    """Return any kind of delay in seconds, for a ticket that has had `attempts` attempts.
+
+    Raises:
+        InvalidTicket: if `delay` is no delay.
+    """
+    if isinstance(delay, (FixedDelay, BackoffDelay)):
+        return delay.seconds(attempts, jitter)
+    return as_seconds("delay", delay)

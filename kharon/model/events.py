@@ -1,0 +1,194 @@
+"""The events: facts in the past participle, one class each, as they stand in the log.
+
+An event's class name is its name in the log, and its fields are the rest of its line there, so a field here is a
+promise for ever: new ones come with a default that means "absent", none changes its meaning. `VERSION` is the version
+of the event's fields. Instants are UTC datetimes. `EVENTS` lists all there are. What an event does to a ticket is in
+`evolve`, why it happens in `decide`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar, Final
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from kharon.model.limits import from_json
+
+__all__ = [
+    "EVENTS",
+    "Changes",
+    "Event",
+    "LeaseExtended",
+    "LogClosed",
+    "TailCut",
+    "TicketAdded",
+    "TicketCancelled",
+    "TicketClaimed",
+    "TicketDeleted",
+    "TicketDone",
+    "TicketEvent",
+    "TicketExpired",
+    "TicketFailed",
+    "TicketLapsed",
+    "TicketReleased",
+    "TicketRestarted",
+    "TicketRetried",
+    "TicketUpdated",
+]
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What all events are. Defaults mean "absent" and are not written."""
+
+    VERSION: ClassVar[int] = 1
+
+
+class TicketEvent(Event, frozen=True):
+    """A fact about one ticket."""
+
+    id: str
+
+
+class TicketAdded(TicketEvent, frozen=True):
+    """A ticket was added, or added again."""
+
+    type: str
+    payload_json: Raw = msgspec.field(name="payload")
+    tube: str
+    nice: int
+    runat: datetime
+    group: str | None = None
+
+    @property
+    def payload(self) -> Any:
+        """The payload as a value; a new one at each reading."""
+        return from_json(self.payload_json)
+
+
+class TicketClaimed(TicketEvent, frozen=True):
+    """A worker took the ticket; its lease ends at `lease_until`. `attempt` counts from 1."""
+
+    attempt: int
+    lease_until: datetime
+    worker: str
+
+
+class LeaseExtended(TicketEvent, frozen=True):
+    """The lease ends later than it would have."""
+
+    lease_until: datetime
+
+
+class TicketDone(TicketEvent, frozen=True):
+    """The ticket was done: kept with its result if `keep`, else removed."""
+
+    keep: bool = False
+    result_json: Raw | None = msgspec.field(default=None, name="result")
+    expire_at: datetime | None = None
+
+    @property
+    def result(self) -> Any:
+        """The result as a value, or None; a new one at each reading."""
+        return None if self.result_json is None else from_json(self.result_json)
+
+
+class TicketFailed(TicketEvent, frozen=True):
+    """The ticket failed for good, and is kept."""
+
+    error_reason: str | None = None
+    expire_at: datetime | None = None
+
+
+class TicketCancelled(TicketEvent, frozen=True):
+    """The ticket was cancelled: kept if `keep`, else removed."""
+
+    keep: bool = False
+    error_reason: str | None = None
+    expire_at: datetime | None = None
+
+
+class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
+    """New values of a ticket's own fields; a field that is absent stays as it is."""
+
+    nice: int | UnsetType = UNSET
+    payload_json: Raw | UnsetType = msgspec.field(default=UNSET, name="payload")
+    tube: str | UnsetType = UNSET
+    group: str | UnsetType | None = UNSET
+    runat: datetime | UnsetType = UNSET
+
+
+class TicketRetried(TicketEvent, frozen=True):
+    """The ticket is pending again, due at `runat`, with the changes that were asked for."""
+
+    runat: datetime
+    error_reason: str | None = None
+    changes: Changes | None = None
+
+
+class TicketReleased(TicketEvent, frozen=True):
+    """The claim was given back; its attempt is not counted."""
+
+
+class TicketLapsed(TicketEvent, frozen=True):
+    """The lease ended before anything settled the ticket; it is pending again, due at `runat`."""
+
+    runat: datetime
+    error_reason: str
+
+
+class TicketRestarted(TicketEvent, frozen=True):
+    """A terminal ticket is pending again as if new, due at `runat`."""
+
+    runat: datetime
+
+
+class TicketUpdated(TicketEvent, frozen=True):
+    """Fields of the ticket were changed; its status was not."""
+
+    changes: Changes
+
+
+class TicketDeleted(TicketEvent, frozen=True):
+    """The ticket was removed, whatever its status."""
+
+
+class TicketExpired(TicketEvent, frozen=True):
+    """A kept ticket was removed because its `expire_at` had come."""
+
+
+class LogClosed(Event, frozen=True):
+    """The log was closed in good order: everything before this record was on disk when it was written."""
+
+
+class TailCut(Event, frozen=True):
+    """Recovery cut an unfinished last commit: `length` bytes from `byte` on in `file`, kept aside as `kept_as`."""
+
+    file: str
+    byte: int
+    length: int
+    kept_as: str
+
+
+EVENTS: Final[dict[str, type[Event]]] = {
+    event.__name__: event
+    for event in (
+        TicketAdded,
+        TicketClaimed,
+        LeaseExtended,
+        TicketDone,
+        TicketFailed,
+        TicketCancelled,
+        TicketRetried,
+        TicketReleased,
+        TicketLapsed,
+        TicketRestarted,
+        TicketUpdated,
+        TicketDeleted,
+        TicketExpired,
+        LogClosed,
+        TailCut,
+    )
+}
+"""Every event by its name in the log."""

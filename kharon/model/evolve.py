@@ -1,0 +1,227 @@
+"""What an event does to a ticket: `evolve(ticket | None, event, seq, at) -> ticket | None`.
+
+No decisions here: an event has happened, and this is its effect. `seq` and `at` are the record's; they become the
+ticket's `version` and `mtime`. The rules that led to the event are in `decide`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final, TypeAlias
+
+from msgspec import UNSET
+
+from kharon.errors import KharonError
+from kharon.model import events as e
+from kharon.model.ticket import Draft, Status, Ticket, draft_of, seal
+
+__all__ = ["ended", "evolve"]
+
+
+def evolve(ticket: Ticket | None, event: e.TicketEvent, seq: int, at: datetime) -> Ticket | None:
+    """Return the ticket after the event, or None if the event removes it.
+
+    Args:
+        ticket: the ticket before; None if there is none.
+        event: an event about it.
+        seq: the record's seq.
+        at: the record's time, UTC.
+
+    Raises:
+        KharonError: the event is about a ticket that does not exist, which no log written by `decide` contains.
+
+    Cost: O(1). Pure.
+    """
+    if ticket is None and type(event) is not e.TicketAdded:
+        raise KharonError(f"record {seq}: {type(event).__name__} of ticket {event.id!r}, which does not exist there")
+    return _EFFECTS[type(event)](ticket, event, seq, at)
+
+
+def ended(ticket: Ticket, event: e.TicketEvent, seq: int, at: datetime) -> Ticket:
+    """Return the ticket as the event left it, even if the event removed it: what one who waits for its end is given.
+
+    Cost: O(1). Pure.
+    """
+    if isinstance(event, e.TicketDone):
+        return seal(_done_draft(ticket, event, seq, at))
+    if isinstance(event, e.TicketCancelled):
+        return seal(_cancelled_draft(ticket, event, seq, at))
+    return evolve(ticket, event, seq, at) or ticket
+
+
+def _next(ticket: Ticket, seq: int, at: datetime) -> Draft:
+    draft = draft_of(ticket)
+    draft.version = seq
+    draft.mtime = at
+    return draft
+
+
+def _unclaimed(ticket: Ticket, seq: int, at: datetime) -> Draft:
+    """The ticket with its claim over: every settle goes through here."""
+    draft = _next(ticket, seq, at)
+    draft.claim = draft.worker = draft.lease_until = None
+    return draft
+
+
+def _succeeded(ticket: Ticket, seq: int, at: datetime) -> Ticket | None:
+    """The successor, if the claim that is ending has one: it takes the place of whatever the event says."""
+    return None if ticket.successor is None else seal(_next(ticket.successor, seq, at))
+
+
+def _added(ticket: Ticket | None, event: e.TicketAdded, seq: int, at: datetime) -> Ticket:
+    # Types and tubes are few and tickets are many: interned, a replayed million shares them as a live one does.
+    type, tube = sys.intern(event.type), sys.intern(event.tube)
+    new = Draft(event.id, type, bytes(event.payload_json), tube, event.nice, event.runat, event.group)
+    new.ctime = new.mtime = at
+    new.version = new.order = seq
+    if ticket is None or ticket.claim is None:
+        return seal(new)
+    running = _next(ticket, seq, at)
+    running.successor = seal(new)
+    return seal(running)
+
+
+def _claimed(ticket: Ticket, event: e.TicketClaimed, seq: int, at: datetime) -> Ticket:
+    draft = _next(ticket, seq, at)
+    draft.attempts = event.attempt
+    draft.lease_until = event.lease_until
+    draft.worker = event.worker
+    draft.claim = seq
+    return seal(draft)
+
+
+def _extended(ticket: Ticket, event: e.LeaseExtended, seq: int, at: datetime) -> Ticket:
+    draft = _next(ticket, seq, at)
+    draft.lease_until = event.lease_until
+    return seal(draft)
+
+
+def _terminal_draft(ticket: Ticket, status: Status, seq: int, at: datetime) -> Draft:
+    draft = _unclaimed(ticket, seq, at)
+    draft.status = status
+    draft.successor = None
+    draft.blocked_by = ()
+    return draft
+
+
+def _done_draft(ticket: Ticket, event: e.TicketDone, seq: int, at: datetime) -> Draft:
+    draft = _terminal_draft(ticket, Status.DONE, seq, at)
+    draft._result = None if event.result_json is None else bytes(event.result_json)
+    draft.error_reason = None
+    draft.expire_at = event.expire_at
+    return draft
+
+
+def _cancelled_draft(ticket: Ticket, event: e.TicketCancelled, seq: int, at: datetime) -> Draft:
+    draft = _terminal_draft(ticket, Status.CANCELLED, seq, at)
+    draft.error_reason = event.error_reason
+    draft.expire_at = event.expire_at
+    return draft
+
+
+def _done(ticket: Ticket, event: e.TicketDone, seq: int, at: datetime) -> Ticket | None:
+    if ticket.successor is not None:
+        return _succeeded(ticket, seq, at)
+    return seal(_done_draft(ticket, event, seq, at)) if event.keep else None
+
+
+def _failed(ticket: Ticket, event: e.TicketFailed, seq: int, at: datetime) -> Ticket | None:
+    if ticket.successor is not None:
+        return _succeeded(ticket, seq, at)
+    draft = _terminal_draft(ticket, Status.FAILED, seq, at)
+    draft.error_reason = event.error_reason
+    draft.expire_at = event.expire_at
+    return seal(draft)
+
+
+def _cancelled(ticket: Ticket, event: e.TicketCancelled, seq: int, at: datetime) -> Ticket | None:
+    if ticket.successor is not None:
+        return _succeeded(ticket, seq, at)
+    return seal(_cancelled_draft(ticket, event, seq, at)) if event.keep else None
+
+
+def _retried(ticket: Ticket, event: e.TicketRetried, seq: int, at: datetime) -> Ticket | None:
+    if ticket.successor is not None:
+        return _succeeded(ticket, seq, at)
+    draft = _unclaimed(ticket, seq, at)
+    draft.error_reason = event.error_reason
+    if event.changes is not None:
+        _change(draft, event.changes)
+    draft.runat = event.runat
+    return seal(draft)
+
+
+def _released(ticket: Ticket, _event: e.TicketReleased, seq: int, at: datetime) -> Ticket | None:
+    if ticket.successor is not None:
+        return _succeeded(ticket, seq, at)
+    draft = _unclaimed(ticket, seq, at)
+    draft.attempts -= 1
+    return seal(draft)
+
+
+def _lapsed(ticket: Ticket, event: e.TicketLapsed, seq: int, at: datetime) -> Ticket | None:
+    if ticket.successor is not None:
+        return _succeeded(ticket, seq, at)
+    draft = _unclaimed(ticket, seq, at)
+    draft.runat = event.runat
+    draft.error_reason = event.error_reason
+    return seal(draft)
+
+
+def _restarted(ticket: Ticket, event: e.TicketRestarted, seq: int, at: datetime) -> Ticket:
+    draft = _next(ticket, seq, at)
+    draft.status = Status.PENDING
+    draft.attempts = 0
+    draft.runat = event.runat
+    draft.order = seq
+    draft.error_reason = draft._result = draft.expire_at = None
+    return seal(draft)
+
+
+def _updated(ticket: Ticket, event: e.TicketUpdated, seq: int, at: datetime) -> Ticket:
+    draft = _next(ticket, seq, at)
+    _change(draft, event.changes)
+    if ticket.successor is not None:
+        # The update is newer than the adding that the successor came from, so it holds for that one too.
+        successor = _next(ticket.successor, seq, at)
+        _change(successor, event.changes)
+        draft.successor = seal(successor)
+    return seal(draft)
+
+
+def _change(draft: Draft, changes: e.Changes) -> None:
+    if changes.nice is not UNSET:
+        draft.nice = changes.nice
+    if changes.payload_json is not UNSET:
+        draft._payload = bytes(changes.payload_json)
+    if changes.tube is not UNSET:
+        draft.tube = changes.tube
+    if changes.group is not UNSET:
+        draft.group = changes.group
+    if changes.runat is not UNSET:
+        draft.runat = changes.runat
+
+
+def _removed(_ticket: Ticket, _event: e.TicketEvent, _seq: int, _at: datetime) -> None:
+    return None
+
+
+_Effect: TypeAlias = Callable[[Any, Any, int, datetime], Ticket | None]
+
+_EFFECTS: Final[dict[type[e.TicketEvent], _Effect]] = {
+    e.TicketAdded: _added,
+    e.TicketClaimed: _claimed,
+    e.LeaseExtended: _extended,
+    e.TicketDone: _done,
+    e.TicketFailed: _failed,
+    e.TicketCancelled: _cancelled,
+    e.TicketRetried: _retried,
+    e.TicketReleased: _released,
+    e.TicketLapsed: _lapsed,
+    e.TicketRestarted: _restarted,
+    e.TicketUpdated: _updated,
+    e.TicketDeleted: _removed,
+    e.TicketExpired: _removed,
+}

@@ -1,0 +1,196 @@
+"""The ticket: what users make, get and hand back.
+
+A `Ticket` is a value: frozen, hashable by nothing, equal by its fields. The engine never changes one, it makes the next
+one (see `evolve`), so a ticket that a caller holds is what the queue looked like when it was given out. What a ticket
+may become is in `decide`; where it stands in the order of claims is the projection's business.
+"""
+
+from __future__ import annotations
+
+import enum
+from datetime import datetime
+from typing import Any, Final
+
+import attrs
+
+from kharon.model import limits
+
+__all__ = ["DEFAULT_NICE", "DEFAULT_TUBE", "Draft", "Status", "Ticket", "draft_of", "seal", "with_payload"]
+
+DEFAULT_NICE: Final = 512
+DEFAULT_TUBE: Final = "default"
+
+
+class Status(enum.StrEnum):
+    """Where a ticket is in its life. Whether a pending one is delayed, ready, claimed or blocked is derived."""
+
+    PENDING = "pending"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@attrs.define(slots=True, eq=True, repr=False, unsafe_hash=False)
+class Draft:
+    """The fields of a ticket while the engine fills them in; `seal` turns it into a `Ticket`.
+
+    It has the very layout of `Ticket`, so that sealing is one assignment and nothing is copied. Measured: 0.4 µs for a
+    draft sealed, 1.4 µs for a frozen attrs class of as many fields.
+    """
+
+    id: str
+    type: str
+    _payload: bytes
+    tube: str
+    nice: int
+    runat: datetime | None
+    group: str | None
+    status: Status = Status.PENDING
+    attempts: int = 0
+    ctime: datetime | None = None
+    mtime: datetime | None = None
+    lease_until: datetime | None = None
+    expire_at: datetime | None = None
+    error_reason: str | None = None
+    _result: bytes | None = None
+    blocked_by: tuple[str, ...] = ()
+    version: int = 0
+    claim: int | None = None
+    worker: str | None = None
+    order: int = 0
+    successor: Ticket | None = None
+
+
+@attrs.frozen(slots=True, init=False, repr=False, eq=True, unsafe_hash=False)
+class Ticket(Draft):
+    """A unit of work: made by its user, and given back by the queue with what became of it.
+
+    Args:
+        id: the ticket's name, unique in its queue; 1 to 200 bytes of printable text. So are `type`, `tube`, `group`.
+        type: what routes it to a handler.
+        payload: any JSON value: at most 960 KiB as JSON, 64 levels deep, no NaN, no infinities.
+        tube: the named queue that it waits in.
+        nice: lower runs first; an int of 32 bits.
+        runat: the instant (timezone-aware) from which it is due; None: at once.
+        group: the group that it is a member of, if any.
+
+    Raises:
+        InvalidTicket: naming the field that cannot be so.
+
+    Set by the queue, and not by you:
+        status: pending, done, failed or cancelled.
+        attempts: how many claims have been counted; a released one is not.
+        ctime, mtime: when it was added; when its last event was written. UTC.
+        lease_until: while claimed, when the lease ends; else None.
+        expire_at: when a kept ticket will be removed; None: never.
+        error_reason: why it failed, was cancelled, or is being tried again.
+        result: what `done(result=…)` was given.
+        blocked_by: the ids that it waits for.
+        version: the seq of its last event.
+        claim: while claimed, the seq of the claim: what fencing compares; else None.
+        worker: while claimed, the name of the worker that has it; else None.
+        order: the seq of its adding, which settles who is first among equals.
+        successor: while claimed and added again, the ticket that it will be once it settles.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        type: str,
+        *,
+        payload: Any = None,
+        tube: str = DEFAULT_TUBE,
+        nice: int = DEFAULT_NICE,
+        runat: datetime | None = None,
+        group: str | None = None,
+    ) -> None:
+        Draft.__init__(
+            _open(self),
+            limits.check_name("id", id),
+            limits.check_name("type", type),
+            limits.check_json("payload", payload),
+            limits.check_name("tube", tube),
+            limits.check_nice("nice", nice),
+            None if runat is None else limits.check_instant("runat", runat),
+            None if group is None else limits.check_name("group", group),
+        )
+        seal(self)
+
+    @property
+    def payload(self) -> Any:
+        """The payload: a new value at each reading, so that changing it changes nothing else. O(its size)."""
+        return limits.from_json(self._payload)
+
+    @property
+    def result(self) -> Any:
+        """The result, or None: a new value at each reading. O(its size)."""
+        return None if self._result is None else limits.from_json(self._result)
+
+    def __repr__(self) -> str:
+        # Without payload and result: tickets get logged, and those may hold what must not be.
+        parts = [repr(self.id), repr(self.type), self.status.value]
+        parts += [
+            f"{name}={value!s}"
+            for name in ("tube", "nice", "runat", "group", "attempts", "lease_until", "expire_at", "error_reason")
+            if (value := getattr(self, name)) not in (None, 0)
+        ]
+        return f"<Ticket {' '.join(parts)}>"
+
+
+@attrs.frozen(slots=True, init=False, repr=False, eq=False)
+class _TypedTicket(Ticket):
+    """A ticket whose payload is given as an object of the handler's payload class."""
+
+    _typed: Any = None
+
+    @property
+    def payload(self) -> Any:
+        """The payload as an object of the class that the handler was registered with."""
+        return self._typed
+
+
+def _open(ticket: Ticket) -> Draft:
+    object.__setattr__(ticket, "__class__", Draft)
+    return ticket
+
+
+def seal(draft: Draft) -> Ticket:
+    """Make a ticket of a draft: the same object, from now on frozen. O(1)."""
+    draft.__class__ = Ticket
+    return draft  # type: ignore[return-value]
+
+
+def draft_of(ticket: Ticket) -> Draft:
+    """Return a new draft with the fields of a ticket. O(1)."""
+    return Draft(
+        ticket.id,
+        ticket.type,
+        ticket._payload,
+        ticket.tube,
+        ticket.nice,
+        ticket.runat,
+        ticket.group,
+        ticket.status,
+        ticket.attempts,
+        ticket.ctime,
+        ticket.mtime,
+        ticket.lease_until,
+        ticket.expire_at,
+        ticket.error_reason,
+        ticket._result,
+        ticket.blocked_by,
+        ticket.version,
+        ticket.claim,
+        ticket.worker,
+        ticket.order,
+        ticket.successor,
+    )
+
+
+def with_payload(ticket: Ticket, payload: object) -> Ticket:
+    """Return the ticket with another object as its `payload`: what a handler with a payload class is given. O(1)."""
+    typed = _TypedTicket.__new__(_TypedTicket)
+    for field in attrs.fields(Draft):
+        object.__setattr__(typed, field.name, getattr(ticket, field.name))
+    object.__setattr__(typed, "_typed", payload)
+    return typed

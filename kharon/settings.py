@@ -1,0 +1,142 @@
+"""`Settings`: everything that can be set about a queue, checked when it is set."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from typing import Any, Literal, TypeAlias
+
+import attrs
+
+from kharon.errors import InvalidSettings, InvalidTicket
+from kharon.model.delays import BackoffDelay, FixedDelay, as_seconds
+from kharon.model.limits import check_name
+from kharon.model.ticket import DEFAULT_TUBE
+
+__all__ = ["Fsync", "OnReturn", "Settings"]
+
+Fsync: TypeAlias = Literal["always", "never"] | float
+OnReturn: TypeAlias = Literal["ack", "done", "leave"]
+
+
+def _count(_settings: Settings, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidSettings(f"Settings.{attribute.name}: {value!r} is not a whole number of at least 1")
+
+
+def _flag(_settings: Settings, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, bool):
+        raise InvalidSettings(f"Settings.{attribute.name}: {value!r} is neither True nor False")
+
+
+def _seconds(field: str, value: float | timedelta) -> float:
+    try:
+        seconds = as_seconds(f"Settings.{field}", value)
+    except InvalidTicket as error:
+        raise InvalidSettings(str(error)) from None
+    if seconds <= 0:
+        raise InvalidSettings(f"Settings.{field}: {value!r} is not more than 0 seconds")
+    return seconds
+
+
+def _process_time(value: float | timedelta) -> float:
+    return _seconds("process_time", value)
+
+
+def _max_poll_interval(value: float | timedelta) -> float:
+    return _seconds("max_poll_interval", value)
+
+
+def _min_poll_interval(value: float | timedelta) -> float:
+    return _seconds("min_poll_interval", value)
+
+
+def _tubes(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise InvalidSettings(f"Settings.tubes: {value!r} is one name; give a tuple of names: ({value!r},)")
+    try:
+        return tuple(dict.fromkeys(check_name("Settings.tubes", tube) for tube in value))
+    except (InvalidTicket, TypeError) as error:
+        raise InvalidSettings(f"Settings.tubes: a tuple of names, not {value!r}: {error}") from None
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Settings:
+    """How a queue works. All durations are seconds (a number) or a `timedelta`.
+
+    Attributes:
+        workers: how many handlers may run at once.
+        batch_size: how many idle workers one look at the queue may set to work; capped at `workers`.
+        process_time: how long a claim's lease is: the handler is cancelled, and the ticket pending again, after it.
+        max_poll_interval: the longest sleep between two looks at the clock, so that a step of it is noticed in time.
+        min_poll_interval: the shortest sleep between two looks at the clock; tickets due closer together share a look.
+        expiration: whether kept tickets are removed when their `expire_at` has come.
+        backoff: the wait before the next attempt after a handler raised or a lease lapsed.
+        max_attempts: after so many attempts a ticket that raises or lapses fails for good; None: never.
+        on_return: what a handler's return means for a ticket that it did not settle itself: "ack" removes it, "done"
+            keeps it, "leave" leaves it claimed, so that only an explicit settle counts.
+        tubes: the tubes to claim from.
+        fsync: "always": a command returns when it is on disk; a number of seconds: when it is written, and it is on
+            disk that much later at the latest; "never": when it is written to the operating system.
+        actor: the `by` of the records of your own commands.
+        memory_records: how many of its newest records a ":memory:" queue keeps for `history` and `records`.
+
+    Raises:
+        InvalidSettings: naming the setting that cannot be so.
+    """
+
+    workers: int = attrs.field(default=4, validator=_count)
+    batch_size: int = attrs.field(default=10, validator=_count)
+    process_time: float = attrs.field(default=30.0, converter=_process_time)
+    max_poll_interval: float = attrs.field(default=15.0, converter=_max_poll_interval)
+    min_poll_interval: float = attrs.field(default=0.01, converter=_min_poll_interval)
+    expiration: bool = attrs.field(default=True, validator=_flag)
+    backoff: BackoffDelay | FixedDelay = attrs.field(factory=BackoffDelay)
+    max_attempts: int | None = attrs.field(default=25)
+    on_return: OnReturn = attrs.field(default="ack")
+    tubes: tuple[str, ...] = attrs.field(default=(DEFAULT_TUBE,), converter=_tubes)
+    fsync: Fsync = attrs.field(default="always")
+    actor: str = attrs.field(default="app")
+    memory_records: int = attrs.field(default=100_000, validator=_count)
+
+    @backoff.validator
+    def _check_backoff(self, _attribute: object, value: object) -> None:
+        if not isinstance(value, (BackoffDelay, FixedDelay)):
+            raise InvalidSettings(f"Settings.backoff: {value!r} is neither a BackoffDelay nor a FixedDelay")
+
+    @max_attempts.validator
+    def _check_max_attempts(self, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value is not None:
+            _count(self, attribute, value)
+
+    @min_poll_interval.validator
+    def _check_poll(self, _attribute: object, value: float) -> None:
+        if value > self.max_poll_interval:
+            raise InvalidSettings(
+                f"Settings.min_poll_interval: {value} s is more than max_poll_interval ({self.max_poll_interval} s)"
+            )
+
+    @on_return.validator
+    def _check_on_return(self, _attribute: object, value: object) -> None:
+        if value not in ("ack", "done", "leave"):
+            raise InvalidSettings(f'Settings.on_return: {value!r} is none of "ack", "done", "leave"')
+
+    @fsync.validator
+    def _check_fsync(self, _attribute: object, value: object) -> None:
+        if isinstance(value, str) and value in ("always", "never"):
+            return
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf:
+            return
+        raise InvalidSettings(f'Settings.fsync: {value!r} is none of "always", "never", or seconds of more than 0')
+
+    @actor.validator
+    def _check_actor(self, _attribute: object, value: object) -> None:
+        try:
+            check_name("Settings.actor", value)
+        except InvalidTicket as error:
+            raise InvalidSettings(str(error)) from None
+
+    @property
+    def sync_interval(self) -> float | None:
+        """Seconds between syncs, if `fsync` is a number; else None."""
+        return None if isinstance(self.fsync, str) else float(self.fsync)
