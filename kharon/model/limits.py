@@ -49,7 +49,15 @@ MAX_REASON_CHARS: Final = 4000
 MAX_NICE: Final = 2**31 - 1
 _MAX_INT_BITS: Final = 1024
 
-_encode = msgspec.json.Encoder().encode
+
+def _plain(value: Any) -> Any:
+    # msgspec refuses what only inherits from these three (numpy.float64 is a float); `_walk` has let in nothing else.
+    if isinstance(value, str):
+        return str.__str__(value)
+    return int(value) if isinstance(value, int) else float(value)
+
+
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode
 _decode = msgspec.json.Decoder().decode
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 
@@ -66,7 +74,7 @@ def check_name(field: str, value: object) -> str:
         )
     if len(value) > MAX_NAME_BYTES or len(value.encode()) > MAX_NAME_BYTES:
         raise InvalidTicket(f"{field}: {value[:50]!r}… is longer than {MAX_NAME_BYTES} bytes of UTF-8")
-    return str(value)
+    return str.__str__(value)  # what was checked: str() of a `class Tube(str, Enum)` is "Tube.MAIL"
 
 
 def check_nice(field: str, value: object) -> int:
@@ -113,7 +121,7 @@ def check_reason(field: str, value: object) -> str | None:
         value.encode()
     except UnicodeEncodeError:
         raise InvalidTicket(f"{field}: holds a lone surrogate, which is no text") from None
-    return str(value)
+    return str.__str__(value)
 
 
 def shorten_reason(text: str) -> str:
@@ -165,7 +173,8 @@ def check_json(field: str, value: object) -> bytes:
     return data
 
 
-_ELSEWHERE = "keep the data elsewhere and put its name into the ticket"
+_ELSEWHERE: Final = "keep the data elsewhere and put its name into the ticket"
+_TOO_BIG: Final = f"more than {MAX_JSON_BYTES} bytes of JSON; {_ELSEWHERE}"
 
 
 def _walk(value: object, depth: int, room: int) -> int:
@@ -190,13 +199,15 @@ def _walk(value: object, depth: int, room: int) -> int:
     else:
         raise _Unfit(f"{type(value).__name__} is not JSON; turn it into str, numbers, lists and dicts first")
     if room < 0:
-        raise _Unfit(f"more than {MAX_JSON_BYTES} bytes of JSON; {_ELSEWHERE}")
+        raise _Unfit(_TOO_BIG)
     return room - 1
 
 
 def _walk_inside(value: dict[object, object] | list[object] | tuple[object, ...], depth: int, room: int) -> int:
     if depth > MAX_DEPTH:
         raise _Unfit(f"nested deeper than {MAX_DEPTH} levels")
+    if room < 0:  # here too: lists of one and the same list are exponentially many, and need not end in a scalar
+        raise _Unfit(_TOO_BIG)
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):

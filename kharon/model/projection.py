@@ -111,13 +111,14 @@ class Projection:
         seq, at = self.seq, self.at
         try:
             for record in records:
-                event, seq, at = record.event, record.seq, record.at
+                event = record.event
                 if isinstance(event, TicketEvent):
-                    new = evolve(tickets.get(event.id), event, seq, at)
+                    new = evolve(tickets.get(event.id), event, record.seq, record.at)
                     if new is None:
                         tickets.pop(event.id, None)
                     else:
                         tickets[event.id] = new
+                seq, at = record.seq, record.at  # last: a record that raises has not been applied
         finally:
             self.seq, self.at = seq, at
             self._reindex()
