@@ -23,7 +23,7 @@ from typing import BinaryIO, Final
 
 from kharon.errors import CorruptLog, KharonError, QueueLocked, StorageFull
 from kharon.log.record import Chain, Header, Record, check_line, open_record
-from kharon.log.segment import Broken, LiveReader, is_vouched, read_segment
+from kharon.log.segment import Broken, LiveReader, judge, read_segment
 from kharon.model.events import Event, LogClosed, TailCut
 
 __all__ = ["DirectoryLog", "segments"]
@@ -51,10 +51,10 @@ class DirectoryLog:
         self._lock: int | None = None
         self._tail: int | None = None
         self._tail_path = self._where
-        self._tail_first = 1
         self._size = 0
         self._log_id = ""
         self._chain = Chain()
+        self._written = Chain()
         self._pending: list[bytes] = []
         self._closed_cleanly = False
         self.written = 0
@@ -92,14 +92,16 @@ class DirectoryLog:
             yield from self._recover(broken, now)
         else:
             self._tail = os.open(self._tail_path, os.O_WRONLY | os.O_APPEND)
-        self._size = os.fstat(self._tail or 0).st_size
-        self.written = self.durable = self._chain.seq
+            _sync_data(self._tail)  # the process may have died between writing that it closed the log and the sync
+        self._size = os.fstat(self._open_tail()).st_size
+        self._mark_written()
+        self.durable = self.written
 
     def _make_directory(self) -> None:
         where = self._where
         if where.is_dir():
             strange = sorted(path.name for path in where.iterdir() if path.name not in _KNOWN)
-            if strange and not (where / "LOCK").is_file():
+            if strange and not ((where / "LOCK").is_file() and (where / "log").is_dir()):
                 raise KharonError(f"{where} is no queue, and is not empty ({strange[0]} …); name a new directory")
         elif where.exists():
             raise KharonError(f"{where} is a file; a queue is a directory")
@@ -117,6 +119,7 @@ class DirectoryLog:
         line = self._chain.header(self._log_id, now)
         self._tail = _write_new(self._tail_path, io.BytesIO(line), len(line))
         self._size = len(line)
+        self._mark_written()
         self._closed_cleanly = True  # nothing has happened yet that would have to be said closed
 
     def _replay(self, found: list[Path]) -> Generator[Record, None, Broken | None]:
@@ -128,28 +131,20 @@ class DirectoryLog:
                     for read in read_segment(file, str(path), self._chain, log):
                         if isinstance(read, Header):
                             log = self._log_id = read.log
-                            self._tail_first = read.first
+                            self.first = read.first
                         else:
                             self._closed_cleanly = type(read.event) is LogClosed
                             yield read
                 except Broken as broken:
-                    self._judge(file, broken, last=path is found[-1])
+                    judge(file, broken, last=path is found[-1])
                     return broken
         return None
-
-    def _judge(self, file: BinaryIO, broken: Broken, *, last: bool) -> None:
-        if not last:
-            raise broken.as_corrupt("; this segment is not the last, so it had been finished. Nothing was changed")
-        if is_vouched(file, broken):
-            raise broken.as_corrupt(
-                "; a later line says that it had been on disk, so this is damage and no unfinished commit. "
-                "Nothing was changed: restore the file from a copy"
-            )
 
     def _recover(self, broken: Broken | None, now: datetime) -> Iterator[Record]:
         """Write the whole part of the tail to a new inode: a failed sync may have left it in the page cache only.
 
         What says that bytes were cut is in that inode too, so that a crash in here either cuts and says so, or neither.
+        It vouches for all before it, since the inode has its name only once all of it is on disk.
         """
         path = self._tail_path
         with path.open("rb") as old:
@@ -159,7 +154,7 @@ class DirectoryLog:
                 length, whole = whole - broken.commit_byte, broken.commit_byte
                 kept_as = self._quarantine(old, whole, length)
                 cut = TailCut(f"log/{path.name}", whole, length, kept_as)
-                lines = self._chain.commit([cut], now, _CLOCK, self.durable)
+                lines = self._chain.commit([cut], now, _CLOCK, self._chain.seq)
             old.seek(0)
             self._tail = _write_new(path, old, whole, b"".join(lines))
         yield from (open_record(line, check_line(line, None)) for line in lines)
@@ -168,10 +163,9 @@ class DirectoryLog:
         aside = self._where / "quarantine"
         aside.mkdir(mode=0o700, exist_ok=True)
         stem = f"{self._tail_path.stem}-{start}"
-        name = stem
-        for count in range(1, 1_000_000):
-            if not (aside / name).exists():
-                break
+        name, count = stem, 0
+        while (aside / name).exists():  # a crash in an earlier recovery left it; nothing kept aside is overwritten
+            count += 1
             name = f"{stem}.{count}"
         old.seek(start)
         os.close(_write_new(aside / name, old, length))
@@ -194,20 +188,39 @@ class DirectoryLog:
         try:
             _write_all(self._open_tail(), data)
         except OSError as error:
-            if error.errno in _NO_ROOM:
-                os.ftruncate(self._open_tail(), self._size)
-                raise StorageFull(
-                    f"{self._tail_path}: no room for {len(data)} bytes ({error.strerror}); nothing of them was kept. "
-                    f"Make room, then open the queue again"
-                ) from error
-            raise
+            if error.errno not in _NO_ROOM:
+                self._close_tail()
+                raise
+            self._take_back()
+            raise StorageFull(
+                f"{self._tail_path}: no room for {len(data)} bytes ({error.strerror}); nothing of them was kept. "
+                f"Make room, then open the queue again"
+            ) from error
         self._pending.clear()
         self._size += len(data)
+        self._mark_written()
+
+    def _mark_written(self) -> None:
+        self._written = Chain(self._chain.seq, self._chain.hash, self._chain.at)
         self.written = self._chain.seq
+
+    def _take_back(self) -> None:
+        """Go back to the last write, in the file and in memory: what callers were told is not kept must not appear."""
+        try:
+            os.ftruncate(self._open_tail(), self._size)
+        except OSError:
+            self._close_tail()
+            raise
+        self._pending.clear()
+        self._chain = Chain(self._written.seq, self._written.hash, self._written.at)
 
     def sync(self) -> None:
         """Bring what has been written onto the disk. A failure is final: the kernel may have dropped the pages."""
-        os.fdatasync(self._open_tail())
+        try:
+            _sync_data(self._open_tail())
+        except OSError:
+            self._close_tail()
+            raise
         self.durable = self.written
 
     def _open_tail(self) -> int:
@@ -219,7 +232,7 @@ class DirectoryLog:
 
     def reader(self, after: int = 0, id: str | None = None) -> LiveReader:
         """Return a reader of the tail."""
-        return LiveReader(str(self._tail_path), self._tail_first, after, id)
+        return LiveReader(str(self._tail_path), self.first, after, id)
 
     def close(self, now: datetime) -> None:
         """Write and sync what is left, record that the log was closed, and unlock. O(1) if nothing is left."""
@@ -227,19 +240,36 @@ class DirectoryLog:
             if not self._closed_cleanly:
                 self.write()
                 self.sync()  # so that the closing record, as the last witness, vouches for everything before it
-                self.append([LogClosed()], now, _CLOCK)
-                self.write()
-                self.sync()
+                self._say_closed(now)
         finally:
             self.abandon()
 
+    def _say_closed(self, now: datetime) -> None:
+        whole = self._size
+        self.append([LogClosed()], now, _CLOCK)
+        self.write()
+        try:
+            _sync_data(self._open_tail())
+        except OSError:
+            os.ftruncate(self._open_tail(), whole)  # else the next opener would trust a tail that is not on the disk
+            raise
+        self.durable = self.written
+        self._closed_cleanly = True
+
     def abandon(self) -> None:
         """Unlock, and close the files as they are."""
-        for fd in (self._tail, self._lock):
-            if fd is not None:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
-        self._tail = self._lock = None
+        self._close_tail()
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._lock)
+            self._lock = None
+
+    def _close_tail(self) -> None:
+        """Make sure that this log writes and syncs no more: after a failure the next opener starts from the file."""
+        if self._tail is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._tail)
+            self._tail = None
 
 
 def _take_lock(where: Path) -> int:
@@ -247,6 +277,8 @@ def _take_lock(where: Path) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
     except BlockingIOError:
         holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
         os.close(fd)
@@ -257,8 +289,6 @@ def _take_lock(where: Path) -> int:
     except OSError:
         os.close(fd)
         raise
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, b"%d\n" % os.getpid(), 0)
     return fd
 
 
@@ -292,6 +322,10 @@ def _write_new(path: Path, source: BinaryIO, length: int, more: bytes = b"") -> 
         os.close(fd)
         raise
     return fd
+
+
+def _sync_data(fd: int) -> None:
+    getattr(os, "fdatasync", os.fsync)(fd)  # macOS has no fdatasync
 
 
 def _sync_directory(path: Path) -> None:

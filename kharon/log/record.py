@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Sequence
 from datetime import datetime
 from hashlib import sha256
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
@@ -45,6 +45,7 @@ GENESIS: Final = "0" * 64
 
 _BODY: Final = 92
 _encode = msgspec.json.Encoder().encode
+_Instant: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -97,7 +98,7 @@ class _Envelope(msgspec.Struct):
     seq: int
     durable: int
     part: tuple[int, int]
-    at: datetime
+    at: _Instant
     v: int
     event: str
     by: str
@@ -109,9 +110,10 @@ class _HeaderBody(msgspec.Struct):
     log: str
     first: int
     previous: str
-    at: datetime
+    at: _Instant
 
 
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _envelope = msgspec.json.Decoder(_Envelope).decode
 _header = msgspec.json.Decoder(_HeaderBody).decode
 _DECODERS: Final = {(name, cls.VERSION): msgspec.json.Decoder(cls).decode for name, cls in EVENTS.items()}
@@ -231,7 +233,7 @@ def open_record(line: bytes, hash: str) -> Record:
                 f"not know; a later one wrote it and is needed to open this log"
             )
         event = decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise BadLine(f"not a record: {error}") from None
     return Record(envelope.seq, envelope.at, envelope.by, event, hash, envelope.part, envelope.durable)
 
@@ -245,7 +247,7 @@ def open_header(line: bytes, hash: str) -> Header:
     """
     try:
         body = _header(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise BadLine(f"not a header: {error}") from None
     if body.format != FORMAT:
         raise BadLine(f"not a header: its format is {body.format!r}")

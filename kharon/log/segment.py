@@ -1,15 +1,16 @@
 """One file of the log, read from its beginning: verified line by line, commit by commit.
 
-`read_segment` is the reading that trusts nothing: recovery and audit use it. `is_vouched` is the judgement on what
-stands behind a line that is not right: whether it was never finished, or was damaged after it had been. `LiveReader`
-follows a file that this process itself writes. Nothing here writes.
+`read_segment` is the reading that trusts nothing: recovery and audit use it. `judge` is the judgement on a line that is
+not right: whether it was never finished, or was damaged after it had been (`is_vouched`). `LiveReader` follows a file
+that this process itself writes. Nothing here writes.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import msgspec
 
@@ -17,9 +18,10 @@ from kharon.errors import CorruptLog
 from kharon.log.record import BadLine, Chain, Header, Record, check_line, open_header, open_record
 from kharon.model.limits import MAX_LINE_BYTES, ascii_json
 
-__all__ = ["Broken", "LiveReader", "is_about", "is_vouched", "needle", "read_segment"]
+__all__ = ["Broken", "LiveReader", "is_about", "is_vouched", "judge", "needle", "read_segment"]
 
-_HEADER_LINES = 1
+_HEADER_LINES: Final = 1
+_BEGINNINGS: Final = re.compile(rb'\{"hash":"')
 
 
 class Broken(Exception):
@@ -68,6 +70,8 @@ def read_segment(file: BinaryIO, path: str, chain: Chain, log: str | None) -> It
             raise BadLine(f"its log id is {header.log}, that of the segment before it is {log}")
         if header.first != chain.seq + 1:
             raise BadLine(f"it begins at record {header.first}; {chain.seq + 1} should come next")
+        if header.previous != chain.hash:
+            raise BadLine(f"it says that it follows the line {header.previous}; its hash follows {chain.hash}")
     except BadLine as bad:
         raise CorruptLog(path, 1, 0, str(bad)) from None
     chain.hash = header.hash
@@ -110,22 +114,49 @@ def _check_place(record: Record, chain: Chain, commit: list[Record]) -> None:
         raise BadLine(f"its time {record.at} lies before that of the record in front of it")
 
 
+def judge(file: BinaryIO, broken: Broken, *, last: bool) -> None:
+    """Return if what is broken is an unfinished commit at the end of the log.
+
+    Args:
+        file: the segment.
+        broken: what `read_segment` raised about it.
+        last: whether it is the log's last segment.
+
+    Raises:
+        CorruptLog: it is damage.
+
+    Cost: that of `is_vouched`.
+    """
+    if not last:
+        raise broken.as_corrupt("; this segment is not the last, so it had been finished. Nothing was changed")
+    if is_vouched(file, broken):
+        raise broken.as_corrupt(
+            "; a later line says that it had been on disk, so this is damage and no unfinished commit. "
+            "Nothing was changed: restore the file from a copy"
+        )
+
+
 def is_vouched(file: BinaryIO, broken: Broken) -> bool:
     """Return whether anything behind the broken place proves that its commit had been on disk.
 
     A line there that its own crc vouches for, and that says `durable` of the commit's first record or more, was written
-    when that commit was safe: so the commit has been damaged since, and is no unfinished tail.
+    when that commit was safe: so the commit has been damaged since, and is no unfinished tail. Such a line is looked
+    for behind every newline and inside of lines too, because the newline in front of it may be what was damaged. No
+    payload can pass for one: in a line an object is followed by at least the brace that closes the line.
 
-    Cost: O(bytes left). `file` is left at its end.
+    Cost: O(bytes left), and for a payload full of what looks like the beginning of a line O(its bytes) for each of
+    them. `file` is left anywhere.
     """
     file.seek(broken.byte)
     while line := file.readline(MAX_LINE_BYTES + 1):
-        try:
-            record = open_record(line, check_line(line, None))
-        except BadLine:
-            continue
-        if record.durable >= broken.commit_seq:
-            return True
+        for beginning in _BEGINNINGS.finditer(line):
+            rest = line[beginning.start() :]
+            try:
+                record = open_record(rest, check_line(rest, None))
+            except BadLine:
+                continue
+            if record.durable >= broken.commit_seq:
+                return True
     return False
 
 

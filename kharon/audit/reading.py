@@ -1,0 +1,205 @@
+"""The log of a directory, read and verified from its beginning while somebody else may be writing it.
+
+What a line is and how a segment is read is the log's business (`kharon.log.segment`); here the segments are put one
+behind the other and folded, or counted. No lock is taken and nothing is written. Each segment is read as long as it was
+when it was opened, so that the writer's next bytes are not taken for damage; a commit that is not finished by then is
+where reading stops.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+from collections.abc import Generator, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from kharon.errors import KharonError
+from kharon.log.directory import segments
+from kharon.log.record import Chain, Header, Record
+from kharon.log.segment import Broken, judge, read_segment
+from kharon.model.events import LogClosed
+from kharon.model.limits import check_instant
+from kharon.model.projection import Fact, Projection
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer  # in the standard library from Python 3.12 on
+
+__all__ = ["Report", "read", "replay", "verify"]
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Report:
+    """What `verify` found in a log that is whole.
+
+    Attributes:
+        path: the queue's directory.
+        log: the log's id, 32 hex digits.
+        first: the seq of the first record, or of the one to come if there is none.
+        last: the seq of the last record; `first` - 1 if there is none.
+        records: how many there are.
+        segments: how many files they are in.
+        bytes: how many bytes were verified, headers included.
+        hash: of the last line, 64 hex digits. Kept elsewhere together with `last`, it is the anchor that shows later
+            whether whole lines were dropped from the end.
+        unfinished: how many bytes of an unfinished last commit stand behind what was verified: being written right now,
+            or left by a crash. 0 as a rule.
+        closed: whether the log ends with `LogClosed`, with nothing behind it.
+    """
+
+    path: Path
+    log: str
+    first: int
+    last: int
+    records: int
+    segments: int
+    bytes: int
+    hash: str
+    unfinished: int
+    closed: bool
+
+
+def read(path: str | os.PathLike[str], after: int = 0) -> Iterator[Record]:
+    """Give the records of a queue's directory in order, each once its whole commit is verified.
+
+    An unfinished last commit is where it stops. Records that are written in the meantime may be missing: read again,
+    with the last seq as `after`.
+
+    Args:
+        path: the queue's directory; it may be open in any process.
+        after: the records up to this seq are verified too, but not given.
+
+    Raises:
+        CorruptLog: when it gets there: the log is damaged otherwise than by an unfinished last commit.
+        UnknownFormat: when it gets there: a later version of Kharon wrote this.
+        KharonError: at once: there is no queue at `path`.
+        OSError: it cannot be read.
+
+    Cost: O(bytes of the log up to where you stop), whatever `after` is; the memory of one commit.
+    """
+    return (record for record in _Reading(path).records() if record.seq > after)
+
+
+def replay(path: str | os.PathLike[str], until: int | datetime | None = None) -> Projection:
+    """Fold a queue's log, or the beginning of it, to the projection that it was then.
+
+    Args:
+        path: the queue's directory; it may be open in any process.
+        until: None: the whole log. A seq: the records up to it, itself included; one that the log has not reached means
+            the whole log, and the projection's `seq` says how far that is. An instant (a timezone-aware datetime): the
+            records written at it or before.
+
+    Raises:
+        CorruptLog: the log is damaged before `until`, otherwise than by an unfinished last commit.
+        UnknownFormat: a later version of Kharon wrote it.
+        InvalidTicket: `until` is a datetime without a timezone.
+        KharonError: there is no queue at `path`, or a record cannot follow from those before it.
+        OSError: it cannot be read.
+
+    Cost: O(bytes of the log up to `until`) + O(n log n) for the n tickets that are left.
+    """
+    instant = check_instant("until", until) if isinstance(until, datetime) else None
+    seq = until if isinstance(until, int) else None
+
+    def belongs(record: Fact) -> bool:
+        return (seq is None or record.seq <= seq) and (instant is None or record.at <= instant)
+
+    with contextlib.closing(_Reading(path).records()) as records:
+        return Projection().fold(itertools.takewhile(belongs, records))
+
+
+def verify(path: str | os.PathLike[str]) -> Report:
+    """Read the whole log of a queue's directory, and prove that it is what was written.
+
+    Args:
+        path: the queue's directory; it may be open in any process.
+
+    Raises:
+        CorruptLog: naming file, line and byte where it is not.
+        UnknownFormat: a later version of Kharon wrote it.
+        KharonError: there is no queue at `path`.
+        OSError: it cannot be read.
+
+    Cost: O(bytes of the log); the memory of one commit.
+    """
+    reading = _Reading(path)
+    closed, count = False, 0
+    for record in reading.records():
+        closed, count = type(record.event) is LogClosed, count + 1
+    return Report(
+        path=reading.path,
+        log=reading.log or "",
+        first=reading.first,
+        last=reading.chain.seq,
+        records=count,
+        segments=len(reading.found),
+        bytes=reading.bytes - reading.unfinished,
+        hash=reading.chain.hash,
+        unfinished=reading.unfinished,
+        closed=closed and not reading.unfinished,
+    )
+
+
+class _Reading:
+    """One pass over the segments of a directory, and how far it has come."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.found = _find(self.path)
+        self.chain = Chain()
+        self.log: str | None = None
+        self.first = 1
+        self.bytes = 0
+        self.unfinished = 0
+
+    def records(self) -> Generator[Record, None, None]:
+        for path in self.found:
+            with _Still(path) as still, io.BufferedReader(still) as file:
+                self.bytes += still.size
+                try:
+                    for item in read_segment(file, str(path), self.chain, self.log):
+                        if isinstance(item, Header):
+                            self._pass_header(item)
+                        else:
+                            yield item
+                except Broken as broken:
+                    judge(file, broken, last=path is self.found[-1])
+                    self.unfinished = still.size - broken.commit_byte
+
+    def _pass_header(self, header: Header) -> None:
+        if self.log is None:
+            self.log, self.first = header.log, header.first
+
+
+def _find(path: Path) -> list[Path]:
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        raise KharonError(f"{path} {what}; a queue is a directory: name the one that was given to kharon.open")
+    found = segments(path)
+    if not found:
+        raise KharonError(
+            f"{path} is no queue: there is no segment in {path / 'log'}; name the directory that was given to "
+            f"kharon.open, or open the queue once to begin its log"
+        )
+    return found
+
+
+class _Still(io.FileIO):
+    """A file that does not grow: it ends where it ended when it was opened.
+
+    Attributes:
+        size: in bytes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.size = os.fstat(self.fileno()).st_size
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        with memoryview(buffer) as view:
+            return super().readinto(view[: max(0, self.size - self.tell())])
