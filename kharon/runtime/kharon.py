@@ -1,0 +1,584 @@
+"""The facade: `open`, and the `Kharon` that it gives.
+
+It checks what users pass, turns it into commands, and hands them to the store; the rules are in `model.decide`, the
+waiting in the store, the handlers in `workers`. A `Kharon` is a view of one queue in one actor's name; `acting_as`
+gives another view of the same queue.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeAlias
+
+import trio
+from msgspec import Raw
+
+from kharon.errors import InvalidSettings, InvalidTicket, TicketNotFound
+from kharon.log.directory import DirectoryLog
+from kharon.log.memory import MemoryLog
+from kharon.log.protocol import EventLog
+from kharon.log.record import Record
+from kharon.model import commands as c
+from kharon.model.delays import Delay, as_seconds, delay_seconds
+from kharon.model.events import Changes, TicketEvent
+from kharon.model.evolve import ended
+from kharon.model.limits import check_instant, check_json, check_name, check_nice, check_reason
+from kharon.model.ticket import Status, Ticket
+from kharon.runtime.clock import WallClock
+from kharon.runtime.router import Router
+from kharon.runtime.stats import Collector, Stats
+from kharon.runtime.workers import Crew
+from kharon.settings import Settings
+from kharon.store.local import LocalStore
+from kharon.store.protocol import Clock, Effect, RecordReader, Store
+
+__all__ = ["Kharon", "OnConflict", "RecordStream", "open_queue"]
+
+OnConflict: TypeAlias = Literal["replace", "skip", "raise"]
+Seconds: TypeAlias = float | timedelta
+Records: TypeAlias = list[Record]
+
+MEMORY: Final = ":memory:"
+
+
+class _Wait:
+    """Somebody who waits for a ticket to end."""
+
+    __slots__ = ("event", "ticket")
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+        self.ticket: Ticket | None = None
+
+
+class _Queue:
+    """What all views of one queue share."""
+
+    def __init__(self, log: EventLog, settings: Settings, clock: Clock, *, in_thread: bool) -> None:
+        self.settings = settings
+        self.stats = Collector()
+        self.waits: dict[str, list[_Wait]] = {}
+        self.store: Store = LocalStore(log, settings, clock, self._deliver, in_thread=in_thread)
+        self.crew = Crew(self.store, settings, clock, self.stats, lambda name: Kharon(self, name))
+
+    def _deliver(self, effects: Sequence[Effect]) -> None:
+        self.stats.deliver(effects)
+        self.crew.deliver(effects)
+        if self.waits:
+            for effect in effects:
+                self._end_waits(effect)
+
+    def _end_waits(self, effect: Effect) -> None:
+        event, old, new = effect.event, effect.old, effect.new
+        if not isinstance(event, TicketEvent) or event.id not in self.waits:
+            return
+        if new is not None and new.status is Status.PENDING:
+            return
+        for wait in self.waits.pop(event.id):
+            wait.ticket = new if new is not None or old is None else ended(old, event, effect.seq, effect.at)
+            wait.event.set()
+
+
+class Kharon:
+    """A queue, as `kharon.open` gives it.
+
+    Every async method is a checkpoint; each returns, or raises, only once the events that it rests on are durable in
+    the sense of `Settings.fsync`, and is either carried out or not: a cancellation is noticed before anything has been
+    decided, or after it is durable, when the next checkpoint raises it. Each can raise `Closed` when the queue is, and
+    `CommitOutcomeUnknown` or `StorageFull` when the disk fails; that is not said again below. Where a ticket is
+    settled, a `Ticket` that a handler received is fenced (`LeaseLost` if its claim is over), an id is not.
+    """
+
+    def __init__(self, queue: _Queue, by: str) -> None:
+        self._queue = queue
+        self._store = queue.store
+        self._by = by
+
+    def __repr__(self) -> str:
+        return f"<Kharon acting as {self._by!r}>"
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that the queue was opened with."""
+        return self._queue.settings
+
+    def acting_as(self, actor: str) -> Kharon:
+        """Return a view of the same queue whose records say that `actor` did it.
+
+        Raises:
+            InvalidTicket: `actor` is not 1 to 200 bytes of printable text.
+        """
+        return Kharon(self._queue, check_name("actor", actor))
+
+    async def _one(self, command: c.Command) -> Ticket | None:
+        return (await self._store.submit((command,), self._by))[0]
+
+    async def _pending(self, command: c.Command) -> Ticket:
+        ticket = await self._one(command)
+        assert ticket is not None  # the command does not remove it
+        return ticket
+
+    # --- adding and asking --------------------------------------------------------------------------------------------
+
+    async def add(self, ticket: Ticket, *, delay: Delay | None = None, on_conflict: OnConflict = "replace") -> Ticket:
+        """Add a ticket.
+
+        Args:
+            ticket: the ticket; of one that the queue gave, only the fields that a user sets count.
+            delay: when it is due, counted from now: seconds, a timedelta, FixedDelay or BackoffDelay. Not with `runat`.
+            on_conflict: what to do if the id exists. "replace": the newest wins; a terminal ticket starts anew, a
+                claimed one runs on and is pending again, with the new fields, when it settles. "skip": nothing.
+                "raise": `TicketExists`.
+
+        Returns:
+            The ticket as it is in the queue now.
+
+        Raises:
+            InvalidTicket: an argument cannot be so.
+            TicketExists: as above.
+
+        Cost: O(log n).
+        """
+        return await self._pending(_add(ticket, delay, on_conflict))
+
+    async def add_many(
+        self, tickets: Iterable[Ticket], *, delay: Delay | None = None, on_conflict: OnConflict = "replace"
+    ) -> list[Ticket]:
+        """Add tickets in one commit: all of them, or, if one is refused, none.
+
+        Arguments, errors and cost per ticket are those of `add`. The whole commit is decided in one stretch, about
+        15 µs a ticket, in which no other task runs: give a large import in batches.
+        """
+        commands = [_add(ticket, delay, on_conflict) for ticket in tickets]
+        return [ticket for ticket in await self._store.submit(commands, self._by) if ticket is not None]
+
+    async def get(self, id: str) -> Ticket:
+        """Return a ticket. O(1).
+
+        Raises:
+            TicketNotFound: there is none.
+        """
+        ticket = await self._store.get(id)
+        if ticket is None:
+            raise TicketNotFound(f"ticket {id!r}: there is none; it was never added, or has been removed")
+        return ticket
+
+    async def list(
+        self,
+        status: Status | str | None = None,
+        type: str | None = None,
+        tube: str | None = None,
+        group: str | None = None,
+        limit: int | None = 1000,
+    ) -> list[Ticket]:
+        """Return the tickets that match, in the order in which their ids first came, as they all were at one moment.
+
+        Args:
+            status: "pending", "done", "failed" or "cancelled"; None: any.
+            type: the type; None: any.
+            tube: the tube; None: any.
+            group: the group; None: any.
+            limit: at most so many; None: all.
+
+        Raises:
+            InvalidTicket: there is no such status.
+
+        Cost: O(n) for n tickets, in slices between which other tasks run.
+        """
+        wanted: Status | None = None
+        if status is not None:
+            try:
+                wanted = Status(status)
+            except ValueError:
+                known = ", ".join(repr(known.value) for known in Status)
+                raise InvalidTicket(f"status: {status!r} is none of {known}") from None
+        return await self._store.list(status=wanted, type=type, tube=tube, group=group, limit=limit)
+
+    # --- settling -----------------------------------------------------------------------------------------------------
+
+    async def ack(
+        self, t: Ticket | str, *, keep: bool = False, result: Any = None, expire_in: Seconds | None = None
+    ) -> Ticket | None:
+        """The work is done: remove the ticket, or, with `keep`, do as `done` does.
+
+        Returns:
+            The ticket if it is still there: kept, or pending again because it was added while it ran. Else None.
+
+        Raises:
+            TicketNotFound, LeaseLost, InvalidTransition: there is no such ticket; its claim is over; it is terminal.
+            InvalidTicket: `result` is no JSON, or given without `keep`.
+
+        Cost: O(log n).
+        """
+        if keep:
+            return await self.done(t, result=result, expire_in=expire_in)
+        if result is not None or expire_in is not None:
+            raise InvalidTicket("ack: a removed ticket has neither result nor expire_in; use done, or keep=True")
+        return await self._one(c.Done(*_target(t)))
+
+    async def done(self, t: Ticket | str, *, result: Any = None, expire_in: Seconds | None = None) -> Ticket:
+        """The work is done: keep the ticket, with its result.
+
+        Args:
+            t: the ticket that a handler received (fenced), or an id.
+            result: any JSON value.
+            expire_in: seconds, or a timedelta, after which it is removed; None: it is kept for good.
+
+        Raises:
+            TicketNotFound, LeaseLost, InvalidTransition: there is no such ticket; its claim is over; it is terminal.
+            InvalidTicket: an argument cannot be so.
+
+        Cost: O(log n).
+        """
+        data = None if result is None else check_json("result", result)
+        return await self._pending(c.Done(*_target(t), keep=True, result=data, expire_in=_expire_in(expire_in)))
+
+    async def fail(
+        self, t: Ticket | str, *, error_reason: str | None = None, expire_in: Seconds | None = None
+    ) -> Ticket:
+        """The ticket has failed for good, and is kept. Arguments, errors and cost as in `done`."""
+        reason = check_reason("error_reason", error_reason)
+        return await self._pending(c.Fail(*_target(t), error_reason=reason, expire_in=_expire_in(expire_in)))
+
+    async def cancel(
+        self,
+        t: Ticket | str,
+        *,
+        error_reason: str | None = None,
+        keep: bool = False,
+        expire_in: Seconds | None = None,
+    ) -> Ticket | None:
+        """The ticket is not wanted any more: remove it, or, with `keep`, keep it as cancelled.
+
+        Returns:
+            The ticket if it is still there, else None.
+
+        Arguments, errors and cost as in `done`; `expire_in` goes with `keep` only.
+        """
+        if expire_in is not None and not keep:
+            raise InvalidTicket("cancel: a removed ticket does not expire; expire_in goes with keep=True")
+        reason = check_reason("error_reason", error_reason)
+        return await self._one(c.Cancel(*_target(t), keep=keep, error_reason=reason, expire_in=_expire_in(expire_in)))
+
+    async def retry(
+        self, t: Ticket | str, *, delay: Delay | None = None, error_reason: str | None = None, **changes: Any
+    ) -> Ticket:
+        """Let the ticket run again, after `delay`, whatever the number of its attempts.
+
+        Args:
+            t: the ticket that a handler received (fenced), or an id.
+            delay: seconds, a timedelta, FixedDelay or BackoffDelay; None: `Settings.backoff`.
+            error_reason: why.
+            changes: new values of `nice`, `payload`, `tube`, `group`, or of `runat` in place of a delay.
+
+        Raises:
+            TicketNotFound, LeaseLost, InvalidTransition: there is no such ticket; its claim is over; it is terminal.
+            InvalidTicket: an argument cannot be so.
+
+        Cost: O(log n).
+        """
+        if delay is not None and "runat" in changes:
+            raise InvalidTicket("retry: give delay (a duration) or runat (an instant), not both")
+        command = c.Retry(
+            *_target(t),
+            delay=self._queue.settings.backoff if delay is None else _checked(delay),
+            error_reason=check_reason("error_reason", error_reason),
+            changes=_changes("retry", changes) if changes else None,
+        )
+        return await self._pending(command)
+
+    async def release(self, t: Ticket | str) -> Ticket:
+        """Give a claim back: the ticket is pending at once, the attempt is not counted. Errors, cost as in `done`."""
+        return await self._pending(c.Release(*_target(t)))
+
+    async def extend(self, t: Ticket | str, seconds: Seconds) -> Ticket:
+        """Let the lease of a claimed ticket end `seconds` (a number, or a timedelta) from now, if that is later.
+
+        Errors and cost as in `done`.
+        """
+        return await self._pending(c.Extend(*_target(t), seconds=as_seconds("seconds", seconds)))
+
+    # --- changing -----------------------------------------------------------------------------------------------------
+
+    async def restart(self, id: str) -> Ticket:
+        """Make a done, failed or cancelled ticket pending again as if new: due now, no attempts. O(log n).
+
+        Raises:
+            TicketNotFound, InvalidTransition: there is no such ticket; it is pending.
+        """
+        return await self._pending(c.Restart(_id(id)))
+
+    async def update(self, id: str, **changes: Any) -> Ticket:
+        """Change `nice`, `payload`, `tube`, `group` or `runat` of a ticket; its status stays. O(log n).
+
+        Raises:
+            TicketNotFound: there is no such ticket.
+            InvalidTicket: there is nothing to change, or a value cannot be so.
+        """
+        return await self._pending(c.Update(_id(id), _changes("update", changes)))
+
+    async def delete(self, id: str) -> None:
+        """Remove a ticket, whatever its status; if there is none, nothing happens. O(log n)."""
+        await self._one(c.Delete(_id(id)))
+
+    # --- running ------------------------------------------------------------------------------------------------------
+
+    async def run(self, router: Router, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run handlers for due tickets, `Settings.workers` at once, until cancelled, or until `drain` has finished.
+
+        Cancelling releases what runs: those tickets are pending again at once, and the attempt is not counted. What a
+        handler raises is settled as a retry, and never leaves `run`.
+
+        Args:
+            router: which handler runs which type.
+            task_status: `await nursery.start(kh.run, router)` returns when the workers are there.
+
+        Raises:
+            HandlerNotFound: the router is empty.
+            QueueLocked: this queue is being run already.
+        """
+        await self._queue.crew.run(router, task_status)
+
+    async def drain(self, timeout: Seconds | None = None) -> None:  # noqa: ASYNC109 - it does not cancel, it releases
+        """Claim no more, let the handlers that run finish, and return when they have; `run` then returns too.
+
+        Args:
+            timeout: seconds, or a timedelta, after which what still runs is cancelled and released; None: never.
+        """
+        await self._queue.crew.drain(None if timeout is None else as_seconds("timeout", timeout))
+
+    async def wait(self, id: str) -> Ticket:
+        """Wait until a ticket is done, failed, cancelled or removed, and return it as it was then.
+
+        A removed ticket is returned in its last state: `ack` makes it done. Cancelling the wait leaves no trace.
+
+        Raises:
+            TicketNotFound: there is no such ticket.
+        """
+        waits = self._queue.waits
+        wait = _Wait()
+        waits.setdefault(id, []).append(wait)
+        try:
+            ticket = await self.get(id)
+            if ticket.status is not Status.PENDING:
+                return ticket
+            await wait.event.wait()
+            assert wait.ticket is not None
+            return wait.ticket
+        finally:
+            if id in waits and wait in waits[id]:
+                waits[id].remove(wait)
+                if not waits[id]:
+                    del waits[id]
+
+    # --- history ------------------------------------------------------------------------------------------------------
+
+    async def history(self, id: str) -> Records:
+        """Return every record about a ticket, oldest first; none if there never was such a ticket.
+
+        A removed ticket keeps its history. A ":memory:" queue's begins at `first_record`.
+
+        Cost: O(bytes of the log), in slices between which other tasks run.
+        """
+        records: Records = []
+        reader = self._store.reader(0, id)
+        try:
+            records += await reader.read()
+            while not reader.at_end:
+                records += await reader.read()
+        finally:
+            reader.close()
+        return records
+
+    def records(self, after: int = 0, *, follow: bool = False) -> RecordStream:
+        """Return the durable records behind the seq `after`, as an async iterator.
+
+        Args:
+            after: a seq; 0: from the beginning.
+            follow: whether to go on, waiting for new ones, rather than to end at the last.
+        """
+        return RecordStream(self._store.reader(after), follow=follow)
+
+    @property
+    def first_record(self) -> int:
+        """The seq at which the history begins: 1, unless a ":memory:" queue has dropped its oldest records."""
+        return self._store.first
+
+    # --- stats --------------------------------------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """Return what this process has counted since it opened the queue. O(number of (type, tube))."""
+        return self._queue.stats.stats()
+
+    def reset_stats(self) -> None:
+        """Begin to count anew."""
+        self._queue.stats.reset()
+
+
+class RecordStream:
+    """Durable records as an async iterator; closed at its end, and by `aclose` or `async with` before that.
+
+    Raises, from its iteration:
+        CorruptLog: the log is not what was written.
+        Closed: the queue was closed.
+    """
+
+    def __init__(self, reader: RecordReader, *, follow: bool) -> None:
+        self._reader = reader
+        self._follow = follow
+        self._next: list[Record] = []
+        self._ended = False
+
+    def __aiter__(self) -> RecordStream:
+        return self
+
+    async def __anext__(self) -> Record:
+        if self._next:
+            await trio.lowlevel.checkpoint()
+            return self._next.pop()
+        while not self._ended:
+            self._next = (await self._reader.read())[::-1]
+            if self._next:
+                return self._next.pop()
+            if self._reader.at_end:
+                if not self._follow:
+                    break
+                await self._reader.wait()
+        await self.aclose()
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Stop, and give back what the stream holds."""
+        self._ended = True
+        self._reader.close()
+        await trio.lowlevel.checkpoint()
+
+    async def __aenter__(self) -> Self:
+        await trio.lowlevel.checkpoint()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._ended = True
+        self._reader.close()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+
+class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kharon.open`
+    """Open a queue: `async with kharon.open("queue") as kh:`.
+
+    Args:
+        where: a directory, made if it does not exist; ":memory:" for a queue that ends with the block; or an `EventLog`
+            of your own.
+        settings: the queue's.
+        clock: what tells the time; None: the machine's clock.
+
+    Raises, on entering:
+        QueueLocked: the directory is open already, here or in another process.
+        CorruptLog: its log is damaged.
+        UnknownFormat: a later version of Kharon wrote it.
+        KharonError: the directory is no queue.
+        OSError: it cannot be read or written.
+
+    Leaving the block stops the workers, releasing what they run, and closes the log. What the block raised leaves it
+    unchanged. A queue that a process died with is opened as it was, but for its claims, which lapse: those attempts
+    count, so that a ticket which kills its process comes to an end.
+
+    Cost: O(records) to open.
+    """
+
+    def __init__(
+        self,
+        where: str | os.PathLike[str] | EventLog,
+        settings: Settings | None = None,
+        *,
+        clock: Clock | None = None,
+    ) -> None:
+        settings = Settings() if settings is None else settings
+        if not isinstance(settings, Settings):
+            raise InvalidSettings(f"settings: a kharon.Settings, not {type(settings).__name__}")
+        log, in_thread = _log(where, settings)
+        self._queue = _Queue(log, settings, clock or WallClock(), in_thread=in_thread)
+
+    async def __aenter__(self) -> Kharon:
+        await self._queue.store.open()
+        return Kharon(self._queue, self._queue.settings.actor)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._queue.crew.stop()
+        finally:
+            await self._queue.store.close()
+
+
+def _log(where: str | os.PathLike[str] | EventLog, settings: Settings) -> tuple[EventLog, bool]:
+    """Return the log for a place, and whether it may be opened in a thread."""
+    if isinstance(where, (str, os.PathLike)):
+        name = os.fspath(where)
+        if name == MEMORY:
+            return MemoryLog(settings.memory_records), False
+        if not name or "://" in name:
+            raise InvalidSettings(f'where: {name!r} is neither a directory nor ":memory:"')
+        return DirectoryLog(name), True
+    if not callable(getattr(where, "append", None)) or not callable(getattr(where, "sync", None)):
+        raise InvalidSettings(f'where: a directory, ":memory:", or an EventLog; not {type(where).__name__}')
+    return where, False
+
+
+# --- from what users pass to commands ---------------------------------------------------------------------------------
+
+
+def _add(ticket: Ticket, delay: Delay | None, on_conflict: str) -> c.Add:
+    if not isinstance(ticket, Ticket):
+        raise InvalidTicket(f"add takes a kharon.Ticket, not {type(ticket).__name__}")
+    if on_conflict not in ("replace", "skip", "raise"):
+        raise InvalidTicket(f'on_conflict: {on_conflict!r} is none of "replace", "skip", "raise"')
+    if delay is not None:
+        if ticket.runat is not None:
+            raise InvalidTicket(f"ticket {ticket.id!r}: give runat (an instant) or delay (a duration), not both")
+        _checked(delay)
+    return c.Add(ticket.id, ticket, delay, on_conflict)
+
+
+def _id(id: object) -> str:
+    if not isinstance(id, str):
+        raise InvalidTicket(f"id: a str, not {type(id).__name__}")
+    return id
+
+
+def _target(t: Ticket | str) -> tuple[str, int | None]:
+    """Return a ticket's id and, if it was received under a claim, that claim."""
+    return (t.id, t.claim) if isinstance(t, Ticket) else (_id(t), None)
+
+
+def _checked(delay: Delay) -> Delay:
+    delay_seconds(delay, 0, 0.0)
+    return delay
+
+
+def _expire_in(value: Seconds | None) -> float | None:
+    return None if value is None else as_seconds("expire_in", value)
+
+
+def _changes(verb: str, values: dict[str, Any]) -> Changes:
+    checks: dict[str, Any] = {
+        "nice": check_nice,
+        "payload": lambda field, value: Raw(check_json(field, value)),
+        "tube": check_name,
+        "group": lambda field, value: None if value is None else check_name(field, value),
+        "runat": check_instant,
+    }
+    unknown = sorted(set(values) - set(checks))
+    if unknown:
+        raise InvalidTicket(f"{verb}: {unknown[0]!r} cannot be changed; {', '.join(checks)} can")
+    if not values:
+        raise InvalidTicket(f"{verb}: nothing to change; give one of {', '.join(checks)}")
+    checked = {name: checks[name](name, value) for name, value in values.items()}
+    if "payload" in checked:
+        checked["payload_json"] = checked.pop("payload")
+    return Changes(**checked)

@@ -1,0 +1,190 @@
+"""What a queue has done since it was opened: totals, the same by (type, tube), and two histograms.
+
+Counted from durable events (`Collector.deliver`) and from handler runs that ended; nothing is read from the log.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import attrs
+
+from kharon.model import events as e
+from kharon.model.ticket import Ticket
+from kharon.store.protocol import Effect
+
+__all__ = ["BOUNDS", "Collector", "Counts", "Histogram", "Stats"]
+
+BOUNDS: Final = tuple(step * 10.0**power for power in range(-5, 6) for step in (1, 2, 5))
+"""The upper bounds of a histogram's buckets in seconds: 1-2-5 from 10 µs to 6 days; longer ones share the last."""
+
+
+@attrs.define(slots=True)
+class Histogram:
+    """How long something took, as counts of durations.
+
+    Attributes:
+        count: how many durations.
+        total: their sum, in seconds.
+        buckets: how many were at most `BOUNDS[i]` seconds, and more than the bound before; one more for the rest.
+    """
+
+    count: int = 0
+    total: float = 0.0
+    buckets: list[int] = attrs.field(factory=lambda: [0] * (len(BOUNDS) + 1))
+
+    def add(self, seconds: float) -> None:
+        """Count one duration. O(log buckets)."""
+        self.count += 1
+        self.total += seconds
+        self.buckets[bisect_left(BOUNDS, seconds)] += 1
+
+    @property
+    def mean(self) -> float:
+        """The mean in seconds; NaN if there was none."""
+        return self.total / self.count if self.count else math.nan
+
+    def quantile(self, share: float) -> float:
+        """Return a duration, in seconds, that at least this share of all did not exceed: a bucket's upper bound.
+
+        Args:
+            share: 0 to 1.
+
+        Returns:
+            The bound; infinity if it lies in the last bucket; NaN if there was no duration.
+        """
+        if not self.count:
+            return math.nan
+        rest = share * self.count
+        for bound, count in zip((*BOUNDS, math.inf), self.buckets, strict=True):
+            rest -= count
+            if rest <= 0:
+                return bound
+        return math.inf
+
+    def copy(self) -> Histogram:
+        """Return one that will not change with this one."""
+        return Histogram(self.count, self.total, list(self.buckets))
+
+
+@attrs.define(slots=True)
+class Counts:
+    """What was counted for all tickets, or for those of one (type, tube).
+
+    Attributes:
+        added: by `add`, or added again.
+        claimed: claims by workers.
+        processed: handler runs that ended, in whatever way.
+        acked, done, failed, cancelled: ends; `acked` ones were removed, `done` ones kept.
+        retried, released, lapsed: claims that ended with the ticket pending again.
+        deleted, expired: removals.
+        queue_wait: from when a ticket was due to its claim.
+        processing_time: of the handler runs.
+    """
+
+    added: int = 0
+    claimed: int = 0
+    processed: int = 0
+    acked: int = 0
+    done: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    retried: int = 0
+    released: int = 0
+    lapsed: int = 0
+    deleted: int = 0
+    expired: int = 0
+    queue_wait: Histogram = attrs.field(factory=Histogram)
+    processing_time: Histogram = attrs.field(factory=Histogram)
+
+    def copy(self) -> Counts:
+        """Return one that will not change with this one."""
+        return attrs.evolve(self, queue_wait=self.queue_wait.copy(), processing_time=self.processing_time.copy())
+
+
+@attrs.define(slots=True)
+class Stats(Counts):
+    """What a queue has done since it was opened, or since `reset_stats`.
+
+    Attributes:
+        workers_running: handlers that are running now.
+        by: the same counts by (type, tube).
+    """
+
+    workers_running: int = 0
+    by: Mapping[tuple[str, str], Counts] = attrs.field(factory=dict)
+
+
+_FIELDS: Final[dict[type[e.Event], str]] = {
+    e.TicketAdded: "added",
+    e.TicketFailed: "failed",
+    e.TicketCancelled: "cancelled",
+    e.TicketRetried: "retried",
+    e.TicketReleased: "released",
+    e.TicketLapsed: "lapsed",
+    e.TicketDeleted: "deleted",
+    e.TicketExpired: "expired",
+}
+
+
+class Collector:
+    """Counts, for one queue. The totals are added up only when they are asked for."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self._by: dict[tuple[str, str], Counts] = {}
+
+    def _counts(self, ticket: Ticket) -> Counts:
+        key = (ticket.type, ticket.tube)
+        counts = self._by.get(key)
+        if counts is None:
+            counts = self._by[key] = Counts()
+        return counts
+
+    def deliver(self, effects: Sequence[Effect]) -> None:
+        """Count durable events. O(effects)."""
+        for effect in effects:
+            ticket = effect.old or effect.new
+            if ticket is not None:
+                self._count(self._counts(ticket), ticket, effect)
+
+    def _count(self, counts: Counts, ticket: Ticket, effect: Effect) -> None:
+        event = effect.event
+        if isinstance(event, e.TicketClaimed):
+            counts.claimed += 1
+            if ticket.runat is not None and ticket.ctime is not None:
+                counts.queue_wait.add(max(0.0, (effect.at - max(ticket.runat, ticket.ctime)).total_seconds()))
+        elif isinstance(event, e.TicketDone):
+            if event.keep:
+                counts.done += 1
+            else:
+                counts.acked += 1
+        elif (field := _FIELDS.get(type(event))) is not None:
+            setattr(counts, field, getattr(counts, field) + 1)
+
+    def processed(self, ticket: Ticket, seconds: float) -> None:
+        """Count a handler run that ended. O(1)."""
+        counts = self._counts(ticket)
+        counts.processed += 1
+        counts.processing_time.add(seconds)
+
+    def stats(self) -> Stats:
+        """Return all counts. O(number of (type, tube))."""
+        total = Stats(workers_running=self.running, by={key: counts.copy() for key, counts in self._by.items()})
+        for counts in self._by.values():
+            for field in attrs.fields(Counts):
+                mine, theirs = getattr(total, field.name), getattr(counts, field.name)
+                if isinstance(mine, Histogram):
+                    mine.count += theirs.count
+                    mine.total += theirs.total
+                    mine.buckets = [a + b for a, b in zip(mine.buckets, theirs.buckets, strict=True)]
+                else:
+                    setattr(total, field.name, mine + theirs)
+        return total
+
+    def reset(self) -> None:
+        """Begin again at nothing."""
+        self._by.clear()

@@ -1,0 +1,277 @@
+"""The workers: a nursery of loops that pull tickets and run handlers, and one that keeps the time.
+
+A worker settles its last ticket and claims its next in one commit group (`Store.turn`), so a busy one waits once for
+each ticket. The lease is a cancel scope around the handler. However a handler ends, there is one settle for it:
+
+    returned              what `on_return` says, unless it settled the ticket itself
+    raised                retry with backoff, or fail after `max_attempts`
+    payload does not fit  fail
+    lease ended           lapse
+    cancelled from above  release, uncounted
+
+No exception of a handler's leaves `run`; one of the engine's does, alone and unwrapped.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import trio
+
+from kharon.errors import Closed, HandlerNotFound, KharonError, QueueLocked
+from kharon.model import commands as c
+from kharon.model import events as e
+from kharon.model.limits import shorten_reason
+from kharon.model.ticket import Ticket
+from kharon.runtime.router import PayloadMismatch, Route, Router
+from kharon.runtime.stats import Collector
+from kharon.settings import Settings
+from kharon.store.protocol import Clock, Effect, Store
+
+__all__ = ["Crew"]
+
+_logger = logging.getLogger("kharon")
+_CLOCK = "clock"
+
+
+class Crew:
+    """The workers of one queue.
+
+    Args:
+        store: the queue's state.
+        settings: how many workers, how long a lease, and so on.
+        clock: what tells the time.
+        stats: where handler runs are counted.
+        view: returns the queue as a handler sees it, acting in the name it is given.
+    """
+
+    def __init__(
+        self, store: Store, settings: Settings, clock: Clock, stats: Collector, view: Callable[[str], Any]
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._stats = stats
+        self._view = view
+        self._threads = trio.CapacityLimiter(settings.workers)
+        self._scopes: dict[int, trio.CancelScope] = {}
+        self._run_scope: trio.CancelScope | None = None
+        self._ended = trio.Event()
+        self._draining = False
+        self._failure: BaseException | None = None
+
+    # --- run, drain, stop ---------------------------------------------------------------------------------------------
+
+    async def run(self, router: Router, task_status: trio.TaskStatus[None]) -> None:
+        """Run workers until cancelled, drained or closed."""
+        await trio.lowlevel.checkpoint()
+        if not isinstance(router, Router):
+            raise HandlerNotFound(f"run takes a kharon.Router, not {type(router).__name__}")
+        if router.is_empty:
+            raise HandlerNotFound("the router has no handlers; register one with @router.handler(type) before run")
+        if self._run_scope is not None:
+            raise QueueLocked("this queue is being run already; raise Settings.workers to run more handlers at once")
+        self._ended = trio.Event()
+        self._draining = False
+        self._failure = None
+        try:
+            with trio.CancelScope() as self._run_scope:
+                await self._run(router, task_status)
+        except BaseExceptionGroup as group:
+            if _essence(group) is not None:
+                raise
+        finally:
+            self._run_scope = None
+            self._ended.set()
+        if self._failure is not None:
+            raise self._failure
+        await trio.lowlevel.checkpoint()  # a cancellation from outside goes on, and as a single Cancelled
+
+    async def _run(self, router: Router, task_status: trio.TaskStatus[None]) -> None:
+        """Run the nursery. Its tasks report their failures to `_fail`, so that it raises nothing but Cancelled."""
+        scope = self._run_scope
+        assert scope is not None
+        async with trio.open_nursery() as keeper:
+            keeper.start_soon(self._watched, scope, self._keep_time)
+            async with trio.open_nursery() as workers:
+                for number in range(1, self._settings.workers + 1):
+                    workers.start_soon(self._watched, scope, self._work, router, f"worker-{number}")
+                task_status.started()
+            keeper.cancel_scope.cancel()
+
+    async def _watched(self, scope: trio.CancelScope, loop: Callable[..., Any], *args: Any) -> None:
+        try:
+            await loop(*args)
+        except BaseException as error:
+            essence = _essence(error)
+            if essence is None:
+                raise
+            if self._failure is None or isinstance(self._failure, Closed):
+                self._failure = essence  # raised by run, outside of the nursery
+            scope.cancel()
+
+    async def drain(self, timeout: float | None) -> None:  # noqa: ASYNC109 - it does not cancel, it releases
+        """Claim no more, let what runs finish, then return; after `timeout` seconds release what still runs."""
+        await trio.lowlevel.checkpoint()
+        if self._run_scope is None:
+            return
+        self._draining = True
+        self._store.wake_all()
+        with trio.move_on_after(float("inf") if timeout is None else timeout) as waiting:
+            await self._ended.wait()
+        if waiting.cancelled_caught:
+            await self.stop()
+
+    async def stop(self) -> None:
+        """Cancel what runs, and wait until its claims have been released."""
+        if self._run_scope is not None:
+            self._run_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await self._ended.wait()
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    async def _keep_time(self) -> None:
+        settings = self._settings
+        while True:
+            pause = await self._store.tick()
+            if pause > settings.min_poll_interval:
+                with trio.move_on_after(min(pause, settings.max_poll_interval)):
+                    await self._store.wait_earlier()
+            else:
+                await trio.sleep(settings.min_poll_interval)
+
+    def deliver(self, effects: Sequence[Effect]) -> None:
+        """Let the handlers that run know what became of their leases. O(effects)."""
+        for effect in effects:
+            event = effect.event
+            old = effect.old
+            if old is None or not isinstance(event, (e.TicketLapsed, e.LeaseExtended)):
+                continue
+            scope = self._scopes.get(old.claim or 0)
+            if isinstance(event, e.TicketLapsed):
+                _logger.warning(
+                    "ticket %r (%s): lapsed in attempt %d: %s", old.id, old.type, old.attempts, event.error_reason
+                )
+                if scope is not None:
+                    scope.cancel()
+            elif scope is not None:
+                scope.deadline = trio.current_time() + (event.lease_until - self._clock.now()).total_seconds()
+
+    # --- one worker ---------------------------------------------------------------------------------------------------
+
+    async def _work(self, router: Router, worker: str) -> None:
+        kh = self._view(worker)
+        tubes = self._settings.tubes
+        settle: c.Settle | None = None
+        while True:
+            # A cancelled worker still settles what it has done, but takes nothing new.
+            claim = not self._draining and trio.current_effective_deadline() > trio.current_time()
+            by = _CLOCK if isinstance(settle, c.Lapse) else worker
+            ticket = await self._store.turn(worker, tubes, settle, settle_by=by, claim=claim)
+            settle = None
+            if ticket is not None:
+                settle = await self._attempt(router, kh, worker, ticket)
+            elif self._draining:
+                return
+            else:
+                await self._store.wait_ready(tubes)
+
+    async def _attempt(self, router: Router, kh: Any, worker: str, ticket: Ticket) -> c.Settle | None:
+        """Run one attempt; return the settle that it comes to, or None if there is nothing left to settle."""
+        assert ticket.claim is not None
+        assert ticket.lease_until is not None
+        lease = (ticket.lease_until - self._clock.now()).total_seconds()
+        started = trio.current_time()
+        scope = self._scopes[ticket.claim] = trio.CancelScope(deadline=started + lease)
+        self._stats.running += 1
+        _logger.debug("ticket %r (%s): attempt %d begins", ticket.id, ticket.type, ticket.attempts)
+        try:
+            with scope:
+                await self._call(router.find(ticket.type), kh, ticket)
+        except PayloadMismatch as mismatch:
+            _logger.warning("ticket %r (%s): fails, its payload does not fit", ticket.id, ticket.type)
+            return c.Fail(ticket.id, ticket.claim, shorten_reason(str(mismatch)))
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is an outcome of its attempt
+            return self._raised(ticket, error)
+        except BaseException as error:
+            await self._release(ticket, worker)
+            if isinstance(error, BaseExceptionGroup):  # with what else went wrong in a handler that was cancelled
+                _, rest = error.split(Exception)
+                raise rest or error from None
+            raise
+        finally:
+            del self._scopes[ticket.claim]
+            self._stats.running -= 1
+            self._stats.processed(ticket, trio.current_time() - started)
+        if scope.cancelled_caught:
+            return self._lapse(ticket)
+        return self._returned(ticket)
+
+    def _returned(self, ticket: Ticket) -> c.Settle | None:
+        on_return = self._settings.on_return
+        if on_return == "leave":
+            return None
+        return c.Done(ticket.id, ticket.claim, keep=on_return == "done")
+
+    def _raised(self, ticket: Ticket, error: Exception) -> c.Settle:
+        settings = self._settings
+        _logger.warning(
+            "ticket %r (%s): attempt %d raised %s",
+            *(ticket.id, ticket.type, ticket.attempts, type(error).__name__),
+            exc_info=error,
+        )
+        return c.Retry(
+            ticket.id,
+            ticket.claim,
+            delay=settings.backoff,
+            error_reason=_reason(error),
+            max_attempts=settings.max_attempts,
+        )
+
+    def _lapse(self, ticket: Ticket) -> c.Settle:
+        settings = self._settings
+        return c.Lapse(
+            ticket.id,
+            ticket.claim,
+            error_reason="the lease ended",
+            backoff=settings.backoff,
+            max_attempts=settings.max_attempts,
+        )
+
+    async def _call(self, route: Route, kh: Any, ticket: Ticket) -> None:
+        given = route.prepare(ticket)
+        if not route.in_thread:
+            await route.handler(kh, given)  # type: ignore[misc]
+            return
+        # Not abandoned when cancelled: a thread that goes on is an attempt that goes on, and keeps its worker.
+        answer: Any = await trio.to_thread.run_sync(route.handler, kh, given, limiter=self._threads)
+        if inspect.iscoroutine(answer):
+            answer.close()
+            raise TypeError(f"handler {route.handler!r} is a def that returned a coroutine; make it an async def")
+
+    async def _release(self, ticket: Ticket, worker: str) -> None:
+        try:
+            release = c.Release(ticket.id, ticket.claim)
+            await self._store.turn(worker, (), release, settle_by=worker, claim=False)
+        except KharonError as error:  # the queue broke: what cancelled the handler is what the caller must hear
+            _logger.warning("ticket %r (%s): could not be released: %s", ticket.id, ticket.type, error)
+
+
+def _essence(error: BaseException) -> BaseException | None:
+    """Return what went wrong: in a group, its first exception that is no Cancelled; None if there is no other."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for inner in error.exceptions if (found := _essence(inner)) is not None), None)
+    return None if isinstance(error, trio.Cancelled) else error
+
+
+def _reason(error: BaseException) -> str:
+    """Say what an exception is: for a group, what is in it."""
+    if isinstance(error, BaseExceptionGroup):
+        text = "; ".join(_reason(inner) for inner in error.exceptions)
+    else:
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return shorten_reason(text)

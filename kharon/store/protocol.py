@@ -1,0 +1,111 @@
+"""What a store does for the runtime: decide commands, keep their events, and answer for the state.
+
+A store promises one thing above all, *effects follow durability*: whatever an async method returns or raises, and
+whatever is delivered, comes after the events that it rests on are durable in the sense of `Settings.fsync`. All async
+methods are checkpoints. Those that change state notice a cancellation before they have decided anything, or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from kharon.log.record import Record
+from kharon.model.commands import Command, Settle
+from kharon.model.events import Event
+from kharon.model.ticket import Status, Ticket
+
+__all__ = ["Clock", "Deliver", "Effect", "RecordReader", "Store"]
+
+
+class Clock(Protocol):
+    """What tells the time of day."""
+
+    def now(self) -> datetime:
+        """Return the present instant, timezone-aware, in UTC."""
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """A durable event, with the ticket before and after it."""
+
+    event: Event
+    old: Ticket | None
+    new: Ticket | None
+    seq: int
+    at: datetime
+
+
+Deliver: TypeAlias = Callable[[Sequence[Effect]], None]
+"""What a store calls, once for each commit group, when it is durable. Must not raise."""
+
+
+class RecordReader(Protocol):
+    """Durable records, in order."""
+
+    async def read(self) -> list[Record]:
+        """Return the next records that are wanted: at once, and perhaps none, but always all if it is the end.
+
+        Raises:
+            CorruptLog: the log is not what was written.
+        """
+
+    async def wait(self) -> None:
+        """Wait until there are records behind those that were read."""
+
+    @property
+    def at_end(self) -> bool:
+        """Whether all records that are durable now have been read."""
+
+    def close(self) -> None:
+        """Give back what the reader holds."""
+
+
+class Store(Protocol):
+    """The state of one queue."""
+
+    async def open(self) -> None:
+        """Recover the state, and end the leases of a process that died."""
+
+    async def close(self) -> None:
+        """Make everything durable, and give the queue up."""
+
+    async def submit(self, commands: Sequence[Command], by: str) -> list[Ticket | None]:
+        """Decide commands as one commit, or refuse them all; return the ticket of each as it is then."""
+
+    async def turn(
+        self, worker: str, tubes: Sequence[str], settle: Settle | None, *, settle_by: str, claim: bool
+    ) -> Ticket | None:
+        """Settle a worker's last ticket and claim its next one, both in one commit group.
+
+        A settle whose claim is over is dropped. Not cancellable: the work has been done.
+        """
+
+    async def wait_ready(self, tubes: Sequence[str]) -> None:
+        """Wait until a claim from these tubes may succeed."""
+
+    def wake_all(self) -> None:
+        """Let everybody return from `wait_ready`."""
+
+    async def tick(self) -> float:
+        """Do what time has made due: promote, lapse, expire. Return the seconds until something will be due."""
+
+    async def wait_earlier(self) -> None:
+        """Wait until something will be due earlier than the last `tick` said."""
+
+    async def get(self, id: str) -> Ticket | None:
+        """Return a ticket, or None."""
+
+    async def list(
+        self, *, status: Status | None, type: str | None, tube: str | None, group: str | None, limit: int | None
+    ) -> list[Ticket]:
+        """Return the tickets that match."""
+
+    def reader(self, after: int, id: str | None = None) -> RecordReader:
+        """Return a reader of the durable records behind `after`: all, or those about the ticket `id`."""
+
+    @property
+    def first(self) -> int:
+        """The seq at which the history begins."""
