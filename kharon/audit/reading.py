@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import os
 from collections.abc import Generator, Iterator
 from datetime import datetime
@@ -25,7 +24,7 @@ from kharon.log.record import Chain, Header, Record
 from kharon.log.segment import Broken, judge, read_segment
 from kharon.model.events import LogClosed
 from kharon.model.limits import check_instant
-from kharon.model.projection import Fact, Projection
+from kharon.model.projection import Projection
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # in the standard library from Python 3.12 on
@@ -106,11 +105,16 @@ def replay(path: str | os.PathLike[str], until: int | datetime | None = None) ->
     instant = check_instant("until", until) if isinstance(until, datetime) else None
     seq = until if isinstance(until, int) else None
 
-    def belongs(record: Fact) -> bool:
-        return (seq is None or record.seq <= seq) and (instant is None or record.at <= instant)
+    def wanted(records: Iterator[Record]) -> Iterator[Record]:
+        for record in records:
+            if (seq is not None and record.seq > seq) or (instant is not None and record.at > instant):
+                return
+            yield record
+            if record.seq == seq:
+                return  # what is behind it, even if damaged, does not matter
 
     with contextlib.closing(_Reading(path).records()) as records:
-        return Projection().fold(itertools.takewhile(belongs, records))
+        return Projection().fold(wanted(records))
 
 
 def verify(path: str | os.PathLike[str]) -> Report:
