@@ -9,6 +9,7 @@ Everything public is named here. The events are in `kharon.model.events`, tools 
 
 from __future__ import annotations
 
+from kharon.audit import Report, read, replay, verify
 from kharon.errors import (
     Closed,
     CommitOutcomeUnknown,
@@ -63,6 +64,7 @@ __all__ = [
     "QueueLocked",
     "Record",
     "RecordStream",
+    "Report",
     "Router",
     "Settings",
     "Stats",
@@ -73,4 +75,7 @@ __all__ = [
     "TicketNotFound",
     "UnknownFormat",
     "open",
+    "read",
+    "replay",
+    "verify",
 ]

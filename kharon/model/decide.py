@@ -160,7 +160,7 @@ def _extend(ticket: Ticket, command: c.Extend, context: c.Context) -> Events:
 
 
 def _done(ticket: Ticket, command: c.Done, context: c.Context) -> Events:
-    result = None if command.result is None else Raw(command.result)
+    result = UNSET if command.result is None else Raw(command.result)
     return (e.TicketDone(ticket.id, command.keep, result, _expiry(command.expire_in, context)),)
 
 

@@ -85,13 +85,14 @@ class TicketDone(TicketEvent, frozen=True):
     """The ticket was done: kept with its result if `keep`, else removed."""
 
     keep: bool = False
-    result_json: Raw | None = msgspec.field(default=None, name="result")
+    # UNSET and not None: msgspec does not decode `Raw | None`.
+    result_json: Raw | UnsetType = msgspec.field(default=UNSET, name="result")
     expire_at: datetime | None = None
 
     @property
     def result(self) -> Any:
         """The result as a value, or None; a new one at each reading."""
-        return None if self.result_json is None else from_json(self.result_json)
+        return None if self.result_json is UNSET else from_json(self.result_json)
 
 
 class TicketFailed(TicketEvent, frozen=True):

@@ -108,7 +108,7 @@ def _terminal_draft(ticket: Ticket, status: Status, seq: int, at: datetime) -> D
 
 def _done_draft(ticket: Ticket, event: e.TicketDone, seq: int, at: datetime) -> Draft:
     draft = _terminal_draft(ticket, Status.DONE, seq, at)
-    draft._result = None if event.result_json is None else bytes(event.result_json)
+    draft._result = None if event.result_json is UNSET else bytes(event.result_json)
     draft.error_reason = None
     draft.expire_at = event.expire_at
     return draft
