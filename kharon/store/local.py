@@ -5,8 +5,8 @@ one synchronous stretch (`_execute`). Its records join the open commit group, an
 that group is. Everything that leaves the store leaves through that wait: replies, refusals, reads, claims. What follows
 from a group (`deliver`) is called once the group is durable, before its callers go on.
 
-The first to wait for a group leads it: it lets every task that can run do so, once, and then writes and syncs whatever
-has gathered, so that a lone caller pays one trip through the scheduler and a crowd shares one sync. The sync is inline;
+The first to wait for a group leads it: it lets every task that can run do so, and then writes and syncs whatever has
+gathered, so that a lone caller pays one trip through the scheduler and a crowd shares one sync. The sync is inline;
 a helper for slow disks belongs into `_flush`.
 
 If a write or a sync fails, the projection is ahead of the log. The store is then broken: those in flight are told that
@@ -44,6 +44,7 @@ _logger = logging.getLogger("kharon")
 _CLOCK = "clock"
 _LEASE_ENDED = "the lease ended"
 _PROCESS_ENDED = "the process that ran it ended"
+_GATHER_PASSES = 3
 _TICK_LIMIT = 200  # lapses, or expiries, of one tick: about 3 ms
 _REPLAY_SLICE = 1000  # records between two looks at whether opening was cancelled
 _READ_SLICE = 256  # records between two checkpoints of a reader: below 1 ms
@@ -73,19 +74,33 @@ class LocalStore:
         settings: the queue's.
         clock: what tells the time.
         deliver: called with each durable commit group's effects.
+        closed: called when nothing will be delivered any more: the store was closed, or broke. Perhaps twice.
         in_thread: whether the log may be opened in a thread, so that a long replay does not stop the loop.
     """
 
-    def __init__(self, log: EventLog, settings: Settings, clock: Clock, deliver: Deliver, *, in_thread: bool) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        settings: Settings,
+        clock: Clock,
+        deliver: Deliver,
+        closed: Callable[[], None],
+        *,
+        in_thread: bool,
+    ) -> None:
         self._log = log
         self._settings = settings
         self._clock = clock
         self._deliver = deliver
+        self._notify_closed = closed
         self._in_thread = in_thread
         self._projection = Projection()
         self._group: _Group | None = None
+        self._crowd = 0  # how many waited for the last group
+        self._opened = False
         self._closed: str | None = "the queue has not been opened"
         self._failure: BaseException | None = None
+        self._told = False  # whether anybody has heard of the failure
         self._readers = trio.lowlevel.ParkingLot()
         self._idle = trio.lowlevel.ParkingLot()
         self._idle_tubes: Sequence[str] = ()
@@ -103,15 +118,19 @@ class LocalStore:
 
         Raises:
             QueueLocked, CorruptLog, UnknownFormat, OSError: as the log's `open`.
+            Closed: it was opened before.
 
         Cost: O(records).
         """
+        await trio.lowlevel.checkpoint()
+        if self._opened:
+            raise Closed("this queue was opened before; call kharon.open again for another")
+        self._opened = True
         now = self._clock.now()
         try:
             if self._in_thread:
                 await trio.to_thread.run_sync(self._replay, now, trio.from_thread.check_cancelled)
             else:
-                await trio.lowlevel.checkpoint()
                 self._replay(now, None)
             self._closed = None
             await self._lapse_all()
@@ -136,28 +155,57 @@ class LocalStore:
 
     @enable_ki_protection
     async def close(self) -> None:
-        """Make everything durable, say so in the log, and give it up. Others who still use the queue get `Closed`."""
+        """Make everything durable, say so in the log, and give it up. Others who still use the queue get `Closed`.
+
+        Raises:
+            StorageFull, CommitOutcomeUnknown: a write or a sync failed, now or before, and nobody has heard of it yet.
+        """
         if self._closed is not None and self._failure is None:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
         try:
             if self._failure is None:
+                self._closed = "the queue is closed: its `async with` block has ended"  # first: no group begins now
                 await self._durable()
-                self._closed = "the queue is closed: its `async with` block has ended"
-                self._log.close(self._clock.now())
+                self._close_log()
+            else:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            if self._failure is not None and not self._told:
+                raise self._broken(self._failure)
         finally:
-            self._closed = self._closed or "the queue is closed"
             self._log.abandon()
-            self._readers.unpark_all()
-            self._idle.unpark_all()
+            self._let_go()
             self._syncer.cancel()
             if self._syncer_ended is not None:
                 with trio.CancelScope(shield=True):
                     await self._syncer_ended.wait()
 
+    def _close_log(self) -> None:
+        if self._failure is not None:
+            return
+        try:
+            self._log.close(self._clock.now())
+        except Exception as error:
+            raise self._broken(error) from error
+
+    def _let_go(self) -> None:
+        """Wake everybody who waits for what will not come any more; each of them finds the store closed."""
+        self._readers.unpark_all()
+        self._idle.unpark_all()
+        self._earlier.set()
+        self._notify_closed()
+
     def _check_open(self) -> None:
         if self._closed is not None:
+            self._told = True
             raise Closed(self._closed) from self._failure
+
+    async def _enter(self) -> None:
+        """Begin an async method: notice a cancellation, and a closed store, either of them as a checkpoint."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._closed is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            self._check_open()
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
@@ -172,8 +220,7 @@ class LocalStore:
 
         Cost: O(commands log n), and one wait for the commit group.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._check_open()
+        await self._enter()
         try:
             return self._execute(commands, by)
         finally:
@@ -255,6 +302,7 @@ class LocalStore:
 
     # --- durability ---------------------------------------------------------------------------------------------------
 
+    @enable_ki_protection
     async def _durable(self) -> None:
         """Wait until everything that has been decided so far is durable. A checkpoint, and not cancellable.
 
@@ -269,16 +317,32 @@ class LocalStore:
             await trio.lowlevel.wait_task_rescheduled(_no_abort)
         else:
             group.led = True
-            await trio.lowlevel.cancel_shielded_checkpoint()
+            await self._gather(group)
             self._flush(group)
+
+    async def _gather(self, group: _Group) -> None:
+        """Let other tasks add their commits to the group, until it is as large as the last one was, within reason.
+
+        Trio runs a batch of tasks forwards or backwards, by chance, so one pass may come to the leader before all
+        others. Measured with 100 adding tasks: 15 syncs per 1000 adds after one pass, 10 like this; a lone task, whose
+        last group was as small, makes one pass only.
+        """
+        for _ in range(_GATHER_PASSES):
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            if len(group.waiting) >= self._crowd:
+                break
+        self._crowd = len(group.waiting)
 
     def _flush(self, group: _Group) -> None:
         self._group = None
         try:
+            if self._failure is not None:  # a sync in the background failed since these were decided
+                raise self._failure
             self._log.write()
             if self._settings.fsync == "always":
                 self._log.sync()
         except BaseException as error:
+            self._told = True
             for task in group.waiting:
                 trio.lowlevel.reschedule(task, outcome.Error(self._broken(error)))
             raise self._broken(error) from error
@@ -297,8 +361,7 @@ class LocalStore:
                 f"the queue closed itself when a write failed ({error}); look at the disk, then open it again"
             )
             _logger.error("%s", self._closed)
-            self._readers.unpark_all()
-            self._idle.unpark_all()
+            self._let_go()
         if isinstance(error, StorageFull):
             told: KharonError = StorageFull(*error.args)
         else:
@@ -378,8 +441,7 @@ class LocalStore:
 
         Cost: O(due log n), at most `_TICK_LIMIT` lapses and as many expiries.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._check_open()
+        await self._enter()
         now = self._clock.now()
         projection = self._projection
         try:
@@ -409,8 +471,7 @@ class LocalStore:
 
     async def get(self, id: str) -> Ticket | None:
         """Return a ticket as it is now, once that is durable; None if there is none. O(1)."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._check_open()
+        await self._enter()
         ticket = self._projection.get(id)
         await self._durable()
         return ticket
@@ -422,8 +483,7 @@ class LocalStore:
 
         Cost: O(n), in slices between which other tasks run.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._check_open()
+        await self._enter()
         tickets = deque(self._projection.tickets.values())  # values, so this is the state of one moment
         await self._durable()
         found: list[Ticket] = []
@@ -476,8 +536,7 @@ class LocalReader:
     async def read(self) -> list[Record]:
         """Return the next records that are wanted; perhaps none, although there are more behind them."""
         store = self._store
-        await trio.lowlevel.checkpoint_if_cancelled()
-        store._check_open()
+        await store._enter()
         await store._durable()
         store._check_open()
         return self._reader.read(_READ_SLICE, store._log.written)

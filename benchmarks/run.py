@@ -1,0 +1,219 @@
+"""The figures that Kharon reports about itself, each beside a floor measured in the same run.
+
+    python benchmarks/run.py [--small] [--where DIRECTORY]
+
+Seconds differ from machine to machine and from minute to minute; the ratios to the floors, and the counted work, do not.
+The floors are what the machine takes for the least that could be done: to write and sync the bytes of a record, and to
+pass through Trio's scheduler once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import shutil
+import tempfile
+import time
+import tracemalloc
+from pathlib import Path
+
+import trio
+
+import kharon
+from kharon.log.directory import DirectoryLog
+from kharon.model.events import TicketAdded, TicketClaimed, TicketDone
+from kharon.model.projection import Projection
+from kharon.testing import EPOCH, FailingLog
+
+RECORD = b"x" * 330  # about what TicketAdded takes
+
+
+def rate(count: int, seconds: float) -> str:
+    return f"{count / seconds:>12,.0f}/s"
+
+
+def report(what: str, figure: str, floor: str = "") -> None:
+    print(f"{what:<58}{figure:>14}  {floor}", flush=True)
+
+
+async def floors(where: Path, count: int) -> tuple[float, float]:
+    """Return syncs and scheduler passes a second."""
+    fd = os.open(where / "floor", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    begun = time.perf_counter()
+    for _ in range(count):
+        os.write(fd, RECORD)
+        os.fdatasync(fd)
+    syncs = count / (time.perf_counter() - begun)
+    os.close(fd)
+    begun = time.perf_counter()
+    for _ in range(count * 10):
+        await trio.lowlevel.cancel_shielded_checkpoint()
+    passes = count * 10 / (time.perf_counter() - begun)
+    report("floor: write and fdatasync of one record", f"{syncs:>12,.0f}/s")
+    report("floor: a pass through Trio's scheduler", f"{passes:>12,.0f}/s")
+    return syncs, passes
+
+
+async def adds(where: str, fsync: kharon.settings.Fsync, tasks: int, count: int, floor: float) -> None:
+    log = FailingLog(DirectoryLog(where))  # here for its counts
+    async with kharon.open(log, kharon.Settings(fsync=fsync)) as kh:
+
+        async def add(task: int) -> None:
+            for number in range(count // tasks):
+                await kh.add(kharon.Ticket(f"{task}-{number}", "email", payload={"to": "ann@example.org"}))
+
+        before = log.calls["sync"]
+        begun = time.perf_counter()
+        async with trio.open_nursery() as nursery:
+            for task in range(tasks):
+                nursery.start_soon(add, task)
+        seconds = time.perf_counter() - begun
+        syncs = (log.calls["sync"] - before) * 1000 / count
+    report(
+        f"add, {tasks} task(s), fsync={fsync!r}",
+        rate(count, seconds),
+        f"{count / seconds / floor:.2f} of the sync floor, {syncs:.0f} syncs per 1000 adds",
+    )
+
+
+async def lifecycles(where: str, workers: int, count: int, floor: float) -> None:
+    router = kharon.Router()
+    left = count
+    ended = trio.Event()
+
+    @router.handler("noop")
+    async def noop(kh: kharon.Kharon, ticket: kharon.Ticket) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            ended.set()
+
+    settings = kharon.Settings(workers=workers, batch_size=workers)
+    async with kharon.open(where, settings) as kh, trio.open_nursery() as nursery:
+        await nursery.start(kh.run, router)
+
+        async def add(task: int) -> None:
+            for number in range(count // 100):
+                await kh.add(kharon.Ticket(f"{task}-{number}", "noop"))
+
+        begun = time.perf_counter()
+        async with trio.open_nursery() as adders:
+            for task in range(100):
+                adders.start_soon(add, task)
+        await ended.wait()
+        await kh.drain()
+        seconds = time.perf_counter() - begun
+    name = "in memory" if where == ":memory:" else "fsync='always'"
+    report(
+        f"add, claim, run, ack; {workers} workers, {name}",
+        rate(count, seconds),
+        f"{floor * seconds / count:.0f} scheduler passes each",
+    )
+
+
+def memory_of_pending(count: int) -> None:
+    tracemalloc.start()
+    projection = Projection()
+    projection.promote(EPOCH)
+    before, _ = tracemalloc.get_traced_memory()
+    for number in range(1, count + 1):
+        ticket = kharon.Ticket(f"task-{number}", "email", payload={"to": "ann@example.org"})
+        raw = kharon.model.events.Raw(ticket._payload)
+        projection.apply(TicketAdded(ticket.id, ticket.type, raw, "default", 512, EPOCH), number, EPOCH)
+        del ticket, raw
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    report(f"memory of a pending ticket, {count:,} of them", f"{(after - before) / count:,.0f} bytes")
+
+
+def reopening(where: str, records: int) -> None:
+    log = DirectoryLog(where)
+    list(log.open(EPOCH))
+    raw = kharon.model.events.Raw(b'{"to":"ann@example.org"}')
+    for number in range(records // 3):
+        log.append([TicketAdded(f"task-{number}", "email", raw, "default", 512, EPOCH)], EPOCH, "app")
+        log.append([TicketClaimed(f"task-{number}", 1, EPOCH, "worker-1")], EPOCH, "worker-1")
+        log.append([TicketDone(f"task-{number}")], EPOCH, "worker-1")
+        if number % 100 == 0:
+            log.write()
+    log.close(EPOCH)
+    size = sum(path.stat().st_size for path in Path(where).rglob("*.jsonl"))
+    begun = time.perf_counter()
+    for path in Path(where).rglob("*.jsonl"):
+        with path.open("rb") as file:
+            for _ in file:
+                pass
+    floor = time.perf_counter() - begun
+    begun = time.perf_counter()
+    log = DirectoryLog(where)
+    Projection().fold(log.open(EPOCH))
+    seconds = time.perf_counter() - begun
+    log.close(EPOCH)
+    report(
+        f"reopen with {records:,} records ({size / 1e6:.0f} MB), verified",
+        f"{seconds:.2f} s",
+        f"{seconds / floor:.0f} times reading its lines",
+    )
+
+
+class CountingNice(int):
+    """A nice value that counts how often it is compared: once for each two keys of an index."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        CountingNice.compared += 1
+        return int.__eq__(self, other)
+
+    __hash__ = int.__hash__
+
+
+def comparisons(count: int) -> None:
+    projection = Projection()
+    projection.promote(EPOCH)
+    raw = kharon.model.events.Raw(b"null")
+    for number in range(1, count + 1):
+        nice = CountingNice(number * 7919 % 1000)
+        projection.apply(TicketAdded(f"task-{number}", "email", raw, "default", nice, EPOCH), number, EPOCH)
+    CountingNice.compared = 0
+    claims = 1000
+    for claim in range(claims):
+        ticket = projection.first_ready(("default",))
+        assert ticket is not None
+        projection.apply(TicketClaimed(ticket.id, 1, EPOCH, "worker-1"), count + claim + 1, EPOCH)
+    report(
+        f"comparisons of a claim among {count:,}",
+        f"{CountingNice.compared / claims:.0f}",
+        f"log2 n is {math.log2(count):.0f}",
+    )
+
+
+async def main(scale: int, base: Path) -> None:
+    def fresh() -> str:
+        return tempfile.mkdtemp(dir=base)
+
+    syncs, passes = await floors(base, 2000 // scale)
+    await adds(fresh(), "always", 100, 100_000 // scale, syncs)
+    await adds(fresh(), "always", 1, 10_000 // scale, syncs)
+    await adds(fresh(), 0.05, 100, 100_000 // scale, syncs)
+    await adds(fresh(), "never", 100, 100_000 // scale, syncs)
+    await lifecycles(":memory:", 64, 100_000 // scale, passes)
+    await lifecycles(fresh(), 64, 100_000 // scale, passes)
+    memory_of_pending(100_000 // scale)
+    reopening(fresh(), 300_000 // scale)
+    comparisons(1000)
+    comparisons(1_000_000 // scale)
+
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--small", action="store_true", help="a twentieth of the work: to see that it runs")
+parser.add_argument(
+    "--where", type=Path, default=None, help="a directory on the disk to measure; default: a temporary one"
+)
+arguments = parser.parse_args()
+directory = Path(tempfile.mkdtemp(dir=arguments.where, prefix="kharon-benchmark-"))
+try:
+    trio.run(main, 20 if arguments.small else 1, directory)
+finally:
+    shutil.rmtree(directory)
