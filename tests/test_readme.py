@@ -1,0 +1,83 @@
+"""Every block of code in README.md runs, and what it is said to print is what it prints.
+
+A block with `trio.run`, or with its own `import kharon` and no `await`, is a program: it runs as one, in a directory
+that all programs share. The others are fragments of one async function, run in order with `kh` open in memory. The two
+commands that make a virtual environment are run by `.ci/run`, which takes them from the README.
+"""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+import kharon
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = BLOCK.findall(README.read_text(encoding="utf-8"))
+
+
+def is_program(code: str) -> bool:
+    return "trio.run(" in code or ("import kharon" in code and "await " not in code)
+
+
+def test_every_block_is_of_a_kind_that_is_run() -> None:
+    assert {kind for kind, _ in BLOCKS} <= {"python", "console", "text"}
+    assert len([code for kind, code in BLOCKS if kind == "python"]) >= 8
+
+
+def test_programs_run_and_print_what_is_shown(tmp_path: Path) -> None:
+    shown = 0
+    for index, (kind, code) in enumerate(BLOCKS):
+        if kind == "python" and is_program(code):
+            ran = subprocess.run(
+                [sys.executable, "-W", "error", "-c", code],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            assert ran.returncode == 0, f"{code}\n{ran.stderr}"
+            assert not ran.stderr, f"{code}\n{ran.stderr}"
+            following = BLOCKS[index + 1] if index + 1 < len(BLOCKS) else ("", "")
+            if following[0] == "text":
+                assert ran.stdout == following[1]
+                shown += 1
+    assert shown == len([kind for kind, _ in BLOCKS if kind == "text"])
+
+
+async def test_fragments_run() -> None:
+    names: dict[str, object] = {"kharon": kharon, "trio": trio, "__name__": "README"}
+    async with kharon.open(":memory:") as kh:
+        names["kh"] = kh
+        for kind, code in BLOCKS:
+            if kind == "python" and not is_program(code):
+                compiled = compile(code, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+                running = eval(compiled, names)
+                if inspect.iscoroutine(running):
+                    await running
+
+
+@pytest.mark.parametrize("code", [code for kind, code in BLOCKS if kind == "console"])
+def test_commands_are_those_that_ci_runs(code: str) -> None:
+    command = code.splitlines()[0]
+    assert command.startswith("$ python3 -m venv .venv && .venv/bin/pip install "), (
+        "run this command in a test of its own"
+    )
+
+
+def test_the_settings_table_is_true() -> None:
+    table = README.read_text(encoding="utf-8").split("| setting | default |")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", table, re.MULTILINE)
+    defaults = kharon.Settings()
+    assert [name for name, _ in rows] == [field.name for field in attrs.fields(kharon.Settings)]
+    for name, shown in rows:
+        value = eval(shown.strip("`").replace(" ", ""), vars(kharon))
+        assert getattr(defaults, name) == value, f"the README says that {name} is {shown}"
