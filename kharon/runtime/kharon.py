@@ -7,12 +7,13 @@ gives another view of the same queue.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Any, Final, Literal, ParamSpec, Self, TypeAlias, TypeVar
 
 import trio
 from msgspec import Raw
@@ -41,6 +42,8 @@ __all__ = ["Kharon", "OnConflict", "RecordStream", "open_queue"]
 OnConflict: TypeAlias = Literal["replace", "skip", "raise"]
 Seconds: TypeAlias = float | timedelta
 Records: TypeAlias = list[Record]
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 MEMORY: Final = ":memory:"
 
@@ -62,7 +65,7 @@ class _Queue:
         self.settings = settings
         self.stats = Collector()
         self.waits: dict[str, list[_Wait]] = {}
-        self.store: Store = LocalStore(log, settings, clock, self._deliver, in_thread=in_thread)
+        self.store: Store = LocalStore(log, settings, clock, self._deliver, self._closed, in_thread=in_thread)
         self.crew = Crew(self.store, settings, clock, self.stats, lambda name: Kharon(self, name))
 
     def _deliver(self, effects: Sequence[Effect]) -> None:
@@ -71,6 +74,12 @@ class _Queue:
         if self.waits:
             for effect in effects:
                 self._end_waits(effect)
+
+    def _closed(self) -> None:
+        """Wake those who wait for a ticket that will not end here any more."""
+        for waits in self.waits.values():
+            for wait in waits:
+                wait.event.set()
 
     def _end_waits(self, effect: Effect) -> None:
         event, old, new = effect.event, effect.old, effect.new
@@ -81,6 +90,20 @@ class _Queue:
         for wait in self.waits.pop(event.id):
             wait.ticket = new if new is not None or old is None else ended(old, event, effect.seq, effect.at)
             wait.event.set()
+
+
+def _checkpoint(method: Callable[_P, Awaitable[_T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
+    """Make a method a checkpoint also when it refuses its arguments, before it has come to the store."""
+
+    @functools.wraps(method)
+    async def checked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return await method(*args, **kwargs)
+        except InvalidTicket:
+            await trio.lowlevel.checkpoint()
+            raise
+
+    return checked
 
 
 class Kharon:
@@ -124,6 +147,7 @@ class Kharon:
 
     # --- adding and asking --------------------------------------------------------------------------------------------
 
+    @_checkpoint
     async def add(self, ticket: Ticket, *, delay: Delay | None = None, on_conflict: OnConflict = "replace") -> Ticket:
         """Add a ticket.
 
@@ -145,6 +169,7 @@ class Kharon:
         """
         return await self._pending(_add(ticket, delay, on_conflict))
 
+    @_checkpoint
     async def add_many(
         self, tickets: Iterable[Ticket], *, delay: Delay | None = None, on_conflict: OnConflict = "replace"
     ) -> list[Ticket]:
@@ -167,6 +192,7 @@ class Kharon:
             raise TicketNotFound(f"ticket {id!r}: there is none; it was never added, or has been removed")
         return ticket
 
+    @_checkpoint
     async def list(
         self,
         status: Status | str | None = None,
@@ -200,6 +226,7 @@ class Kharon:
 
     # --- settling -----------------------------------------------------------------------------------------------------
 
+    @_checkpoint
     async def ack(
         self, t: Ticket | str, *, keep: bool = False, result: Any = None, expire_in: Seconds | None = None
     ) -> Ticket | None:
@@ -220,6 +247,7 @@ class Kharon:
             raise InvalidTicket("ack: a removed ticket has neither result nor expire_in; use done, or keep=True")
         return await self._one(c.Done(*_target(t)))
 
+    @_checkpoint
     async def done(self, t: Ticket | str, *, result: Any = None, expire_in: Seconds | None = None) -> Ticket:
         """The work is done: keep the ticket, with its result.
 
@@ -237,6 +265,7 @@ class Kharon:
         data = None if result is None else check_json("result", result)
         return await self._pending(c.Done(*_target(t), keep=True, result=data, expire_in=_expire_in(expire_in)))
 
+    @_checkpoint
     async def fail(
         self, t: Ticket | str, *, error_reason: str | None = None, expire_in: Seconds | None = None
     ) -> Ticket:
@@ -244,6 +273,7 @@ class Kharon:
         reason = check_reason("error_reason", error_reason)
         return await self._pending(c.Fail(*_target(t), error_reason=reason, expire_in=_expire_in(expire_in)))
 
+    @_checkpoint
     async def cancel(
         self,
         t: Ticket | str,
@@ -264,6 +294,7 @@ class Kharon:
         reason = check_reason("error_reason", error_reason)
         return await self._one(c.Cancel(*_target(t), keep=keep, error_reason=reason, expire_in=_expire_in(expire_in)))
 
+    @_checkpoint
     async def retry(
         self, t: Ticket | str, *, delay: Delay | None = None, error_reason: str | None = None, **changes: Any
     ) -> Ticket:
@@ -291,10 +322,12 @@ class Kharon:
         )
         return await self._pending(command)
 
+    @_checkpoint
     async def release(self, t: Ticket | str) -> Ticket:
         """Give a claim back: the ticket is pending at once, the attempt is not counted. Errors, cost as in `done`."""
         return await self._pending(c.Release(*_target(t)))
 
+    @_checkpoint
     async def extend(self, t: Ticket | str, seconds: Seconds) -> Ticket:
         """Let the lease of a claimed ticket end `seconds` (a number, or a timedelta) from now, if that is later.
 
@@ -304,6 +337,7 @@ class Kharon:
 
     # --- changing -----------------------------------------------------------------------------------------------------
 
+    @_checkpoint
     async def restart(self, id: str) -> Ticket:
         """Make a done, failed or cancelled ticket pending again as if new: due now, no attempts. O(log n).
 
@@ -312,6 +346,7 @@ class Kharon:
         """
         return await self._pending(c.Restart(_id(id)))
 
+    @_checkpoint
     async def update(self, id: str, **changes: Any) -> Ticket:
         """Change `nice`, `payload`, `tube`, `group` or `runat` of a ticket; its status stays. O(log n).
 
@@ -321,6 +356,7 @@ class Kharon:
         """
         return await self._pending(c.Update(_id(id), _changes("update", changes)))
 
+    @_checkpoint
     async def delete(self, id: str) -> None:
         """Remove a ticket, whatever its status; if there is none, nothing happens. O(log n)."""
         await self._one(c.Delete(_id(id)))
@@ -343,6 +379,7 @@ class Kharon:
         """
         await self._queue.crew.run(router, task_status)
 
+    @_checkpoint
     async def drain(self, timeout: Seconds | None = None) -> None:  # noqa: ASYNC109 - it does not cancel, it releases
         """Claim no more, let the handlers that run finish, and return when they have; `run` then returns too.
 
@@ -367,8 +404,7 @@ class Kharon:
             if ticket.status is not Status.PENDING:
                 return ticket
             await wait.event.wait()
-            assert wait.ticket is not None
-            return wait.ticket
+            return wait.ticket or await self.get(id)  # none: the queue is closed, and says so
         finally:
             if id in waits and wait in waits[id]:
                 waits[id].remove(wait)
@@ -385,6 +421,7 @@ class Kharon:
         Cost: O(bytes of the log), in slices between which other tasks run.
         """
         records: Records = []
+        await trio.lowlevel.checkpoint()
         reader = self._store.reader(0, id)
         try:
             records += await reader.read()
@@ -440,14 +477,19 @@ class RecordStream:
         if self._next:
             await trio.lowlevel.checkpoint()
             return self._next.pop()
-        while not self._ended:
-            self._next = (await self._reader.read())[::-1]
-            if self._next:
-                return self._next.pop()
-            if self._reader.at_end:
-                if not self._follow:
-                    break
-                await self._reader.wait()
+        try:
+            while not self._ended:
+                self._next = (await self._reader.read())[::-1]
+                if self._next:
+                    return self._next.pop()
+                if self._reader.at_end:
+                    if not self._follow:
+                        break
+                    await self._reader.wait()
+        except Exception:
+            self._ended = True
+            self._reader.close()
+            raise
         await self.aclose()
         raise StopAsyncIteration
 

@@ -119,7 +119,6 @@ class Stats(Counts):
 
 
 _FIELDS: Final[dict[type[e.Event], str]] = {
-    e.TicketAdded: "added",
     e.TicketFailed: "failed",
     e.TicketCancelled: "cancelled",
     e.TicketRetried: "retried",
@@ -137,7 +136,7 @@ class Collector:
         self.running = 0
         self._by: dict[tuple[str, str], Counts] = {}
 
-    def _counts(self, ticket: Ticket) -> Counts:
+    def _counts(self, ticket: Ticket | e.TicketAdded) -> Counts:
         key = (ticket.type, ticket.tube)
         counts = self._by.get(key)
         if counts is None:
@@ -148,7 +147,9 @@ class Collector:
         """Count durable events. O(effects)."""
         for effect in effects:
             ticket = effect.old or effect.new
-            if ticket is not None:
+            if isinstance(effect.event, e.TicketAdded):  # what it replaces may be of another type
+                self._counts(effect.event).added += 1
+            elif ticket is not None:
                 self._count(self._counts(ticket), ticket, effect)
 
     def _count(self, counts: Counts, ticket: Ticket, effect: Effect) -> None:

@@ -81,8 +81,7 @@ class Crew:
             with trio.CancelScope() as self._run_scope:
                 await self._run(router, task_status)
         except BaseExceptionGroup as group:
-            if _essence(group) is not None:
-                raise
+            self._failure = self._failure or _essence(group)  # a Ctrl-C that Trio delivered to the nursery itself
         finally:
             self._run_scope = None
             self._ended.set()
