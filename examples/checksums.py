@@ -162,7 +162,8 @@ class Keeper:
         ids, vanished = await self.reconcile(files, first=first)
         if not (first or ids or vanished):
             return True
-        self.say(f"{self.tree}: {len(files)} files, {len(ids)} to hash, {vanished} vanished")
+        counts = f"{len(files)} files: {len(ids)} to hash, {len(files) - len(ids)} hashed before, {vanished} vanished"
+        self.say(f"{self.tree}: {counts}")
         self.hashed_bytes = 0
         self.kh.reset_stats()
         async with trio.open_nursery() as nursery:
@@ -271,6 +272,8 @@ def arguments() -> argparse.Namespace:
     options.tree = options.tree.resolve()
     options.queue = (options.queue or options.tree / ".checksums").resolve()
     options.manifest = (options.manifest or options.tree / "SHA256SUMS").resolve()
+    if options.manifest.is_dir() or not options.manifest.parent.is_dir():
+        parser.error(f"{options.manifest} is no place for a file")
     return options
 
 
