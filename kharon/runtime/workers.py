@@ -197,6 +197,8 @@ class Crew:
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is an outcome of its attempt
             return self._raised(ticket, error)
         except BaseException as error:
+            if self._run_scope is not None:
+                self._run_scope.cancel()  # first: a worker that is idle must not claim what is released here
             await self._release(ticket, worker)
             if isinstance(error, BaseExceptionGroup):  # with what else went wrong in a handler that was cancelled
                 _, rest = error.split(Exception)
