@@ -249,10 +249,7 @@ class Crew:
             await route.handler(kh, given)  # type: ignore[misc]
             return
         # Not abandoned when cancelled: a thread that goes on is an attempt that goes on, and keeps its worker.
-        answer: Any = await trio.to_thread.run_sync(route.handler, kh, given, limiter=self._threads)
-        if inspect.iscoroutine(answer):
-            answer.close()
-            raise TypeError(f"handler {route.handler!r} is a def that returned a coroutine; make it an async def")
+        await trio.to_thread.run_sync(_call_in_thread, route.handler, kh, given, limiter=self._threads)
 
     async def _release(self, ticket: Ticket, worker: str) -> None:
         try:
@@ -260,6 +257,13 @@ class Crew:
             await self._store.turn(worker, (), release, settle_by=worker, claim=False)
         except KharonError as error:  # the queue broke: what cancelled the handler is what the caller must hear
             _logger.warning("ticket %r (%s): could not be released: %s", ticket.id, ticket.type, error)
+
+
+def _call_in_thread(handler: Callable[..., Any], kh: Any, ticket: Ticket) -> None:
+    answer = handler(kh, ticket)
+    if inspect.iscoroutine(answer):  # found here, since what Trio says about it would name this function
+        answer.close()
+        raise TypeError(f"handler {handler!r} is a def that returned a coroutine; make it an async def")
 
 
 def _essence(error: BaseException) -> BaseException | None:
