@@ -1,0 +1,250 @@
+"""The page on the format is true: its verifier verifies, and its tables are those of the code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec import NODEFAULT, Raw
+
+import kharon.audit
+from kharon.errors import CorruptLog
+from kharon.log.directory import DirectoryLog
+from kharon.log.record import _Envelope, _HeaderBody
+from kharon.model.events import EVENTS, Changes, LogClosed, TailCut, TicketAdded, TicketDeleted, TicketDone
+from kharon.model.limits import MAX_LINE_BYTES
+
+PAGE = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+VERIFIER = blocks("python")[-1]
+SCRIPT = compile(VERIFIER, "verify.py", "exec")
+
+
+def moment(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def where(tmp_path):
+    """The directory of a log with commits of one and of several records; the last two are not vouched for."""
+    log = DirectoryLog(tmp_path / "queue")
+    list(log.open(NOW))
+    for seconds, events in enumerate(
+        [
+            [TicketAdded("task-1", "größe", Raw(b'{"hash":"x"}'), "t", 1, NOW)],
+            [TicketDeleted("b"), TicketDone("task-1", True, Raw(b"[1]")), TicketDeleted("c")],
+            [TicketDeleted("d")],
+        ]
+    ):
+        log.append(events, moment(seconds / 2), "ann")
+        log.write()
+        log.sync()
+    log.append([TicketDeleted("e")], moment(9), "bob")
+    log.append([TicketDeleted("f"), TicketDeleted("g")], moment(9), "bob")
+    log.write()
+    log.abandon()
+    return tmp_path / "queue"
+
+
+def segment_of(where: Path) -> Path:
+    (path,) = (where / "log").glob("*.jsonl")
+    return path
+
+
+def verify(where: Path) -> str:
+    """What the page's verifier says, without starting a process for it."""
+    said = []
+    names = {"print": said.append}
+    before, sys.argv = sys.argv, ["verify.py", str(where)]
+    try:
+        exec(SCRIPT, names)
+    except SystemExit as stopped:
+        return str(stopped)
+    finally:
+        sys.argv = before
+    (line,) = said
+    return line
+
+
+def test_the_verifier_is_as_short_as_the_page_says_and_needs_nothing():
+    assert len(VERIFIER.splitlines()) <= 50
+    assert max(map(len, VERIFIER.splitlines())) <= 120
+    (imports,) = re.findall(r"^import (.*)$", VERIFIER, re.MULTILINE)
+    assert set(imports.split(", ")) <= sys.stdlib_module_names
+    assert "kharon." not in VERIFIER
+
+
+def test_the_verifier_run_as_the_page_says(where, tmp_path):
+    script = tmp_path / "verify.py"
+    script.write_text(VERIFIER)
+    command = [sys.executable, "-W", "error", str(script), str(where)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    report = kharon.audit.verify(where)
+    assert said.stdout == f"log {report.log} is whole: 8 records, 0 bytes unfinished, last hash {report.hash}\n"
+    assert verify(where) + "\n" == said.stdout
+    path = segment_of(where)
+    path.write_bytes(path.read_bytes().replace(b'"id":"c"', b'"id":"x"'))
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stderr) == (1, f"{path}, line 5: damaged\n")
+
+
+def judgement(where: Path) -> str:
+    """What Kharon says, in the verifier's words."""
+    try:
+        report = kharon.audit.verify(where)
+    except CorruptLog as corrupt:
+        return f"{corrupt.file}, line {corrupt.line}: "
+    return (
+        f"log {report.log} is whole: {report.last} records, {report.unfinished} bytes unfinished, "
+        f"last hash {report.hash}"
+    )
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_the_verifier_and_kharon_agree_about_every_altered_byte_and_every_length(where, closed):
+    if closed:
+        log = DirectoryLog(where)
+        list(log.open(NOW))
+        log.close(NOW)
+    path = segment_of(where)
+    data = path.read_bytes()
+    refused = 0
+    for byte in range(len(data)):
+        altered = bytearray(data)
+        altered[byte] ^= 1 << (byte % 8)
+        for now in (altered, data[:byte], data[:byte] + data[byte + 1 :]):
+            path.write_bytes(now)
+            said, should = verify(where), judgement(where)
+            assert said.startswith(should), f"byte {byte}"
+            refused += not should.startswith("log ")
+    assert len(data) < refused < 3 * len(data)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_they_agree_about_lines_swapped_doubled_and_dropped(where, closed):
+    if closed:
+        log = DirectoryLog(where)
+        list(log.open(NOW))
+        log.close(NOW)
+    path = segment_of(where)
+    lines = path.read_bytes().splitlines(keepends=True)
+    for one in range(len(lines)):
+        for other in range(one, len(lines)):
+            for now in (
+                [*lines[:one], *lines[other:]],
+                [*lines[:other], *lines[one:]],
+                [*lines[:one], lines[other], *lines[one + 1 : other], lines[one], *lines[other + 1 :]],
+            ):
+                path.write_bytes(b"".join(now))
+                assert verify(where).startswith(judgement(where)), (one, other)
+
+
+@pytest.mark.parametrize("tail", [b"\0" * 5000, b"\n", b"\r\n\r", b"x" * (MAX_LINE_BYTES + 9) + b"\n", b"[" * 99_999])
+def test_they_agree_about_garbage(where, tail):
+    with segment_of(where).open("ab") as file:
+        file.write(tail)
+    assert verify(where) == judgement(where)
+    assert f" {len(tail)} bytes unfinished" in verify(where)
+
+
+def test_they_agree_about_several_segments_and_a_cut(where):
+    path = segment_of(where)
+    path.write_bytes(path.read_bytes()[:-3])
+    log = DirectoryLog(where)
+    *_, last = log.open(NOW)
+    assert isinstance(last.event, TailCut)
+    header = log._chain.header(kharon.audit.verify(where).log, NOW)
+    lines = log._chain.commit([LogClosed()], NOW, "clock", last.seq)
+    log.abandon()
+    second = where / "log" / f"{last.seq + 1:020}.jsonl"
+    second.write_bytes(header + b"".join(lines))
+    assert verify(where) == judgement(where)
+    assert "whole: 8 records" in verify(where)
+    second.write_bytes(header.replace(b"kharon-log", b"kharon-lag") + b"".join(lines))
+    assert verify(where).startswith(judgement(where))
+    second.write_bytes(header + b"".join(lines))
+    path.write_bytes(path.read_bytes()[:-1])
+    assert verify(where).startswith(judgement(where))
+    assert "0001.jsonl, line 8" in verify(where)
+
+
+def test_the_anchor(where):
+    anchored = {"kharon": kharon}
+    exec(blocks("python")[0], anchored)
+    report = kharon.audit.verify(where)
+    assert anchored["is_anchored"](where, report.last, report.hash)
+    path = segment_of(where)
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b'"seq":7,') - 91])
+    assert kharon.audit.verify(where).last == 6, "the loss of whole commits is not seen"
+    assert not anchored["is_anchored"](where, report.last, report.hash), "but with an anchor it is"
+
+
+def test_the_commands(where):
+    (commands,) = blocks("sh")
+    said = [
+        subprocess.run(["/bin/sh", "-c", command], cwd=where.parent, capture_output=True, text=True, check=True).stdout
+        for command in commands.splitlines()
+    ]
+    assert [len(text.splitlines()) for text in said] == [2, 5]
+    assert "TicketAdded" in said[0]
+    assert "TicketDone" in said[0]
+
+
+# --- the tables -------------------------------------------------------------------------------------------------------
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the first table under a heading."""
+    part = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in part.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_table_of_the_events():
+    said: dict[str, list[tuple[str, bool]]] = {}
+    for event, field, _type, absent in rows("The events"):
+        if event:
+            said[event.strip("`")] = []
+        if field:
+            said[list(said)[-1]].append((field.strip("`"), bool(absent)))
+    assert said == {
+        name: [
+            (field.encode_name, (field.default, field.default_factory) != (NODEFAULT, NODEFAULT))
+            for field in msgspec.structs.fields(event)
+        ]
+        for name, event in EVENTS.items()
+    }
+    assert {event.VERSION for event in EVENTS.values()} == {1}
+
+
+@pytest.mark.parametrize(("heading", "struct"), [("A record", _Envelope), ("The header of a segment", _HeaderBody)])
+def test_the_tables_of_records_and_headers(heading, struct):
+    assert [row[0].strip("`") for row in rows(heading)] == [
+        field.encode_name for field in msgspec.structs.fields(struct)
+    ]
+
+
+def test_the_changes_are_named():
+    sentence = PAGE.split("*changes* is an object with any of ")[1].split(", typed")[0]
+    assert re.findall(r"`(\w+)`", sentence) == [field.encode_name for field in msgspec.structs.fields(Changes)]
+
+
+def test_the_offsets_of_a_line(where):
+    line = segment_of(where).read_bytes().splitlines(keepends=True)[1]
+    texts = re.findall(r"^\| (\d+) to (\d+) \| `(.+)` \|$", PAGE, re.MULTILINE)
+    assert [line[int(first) : int(last) + 1].decode() for first, last, _ in texts] == [text for *_, text in texts]
+    assert len(texts) == 3
+    assert line[92:].startswith(b'"seq":1,')
+    assert f"{MAX_LINE_BYTES:,} bytes" in PAGE
