@@ -36,7 +36,7 @@ LEASE = 30.0  # seconds
 CHUNK = 32 << 20  # bytes to hash before we look whether to stop, and at the lease
 WATCH_INTERVAL = 2.0  # seconds
 SKIPPED_FOLDERS = frozenset({".git", ".hg", ".svn", "__pycache__", ".hypothesis", "node_modules"})
-MARKS_OF_SKIPPED = ("pyvenv.cfg", "CACHEDIR.TAG")  # what virtual environments and well-behaved caches contain
+MARKS_OF_SKIPPED = frozenset({"pyvenv.cfg", "CACHEDIR.TAG"})  # in virtual environments, in well-behaved caches
 
 # What a file looks like: size, mtime in nanoseconds, inode. A list, because tickets hold JSON; None: we cannot tell.
 Looks = list[int] | None
@@ -57,8 +57,10 @@ def scan(tree: Path, own: set[Path]) -> dict[str, Looks]:
 
     for name, folders, names in os.walk(tree, onerror=cannot_list):
         folder = Path(name)
+        if folder != tree and not MARKS_OF_SKIPPED.isdisjoint(names):
+            folders.clear()
+            continue
         folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS and folder / name not in own]
-        folders[:] = [name for name in folders if not any((folder / name / mark).exists() for mark in MARKS_OF_SKIPPED)]
         for path in (folder / name for name in names if folder / name not in own):
             looks: Looks = None
             with suppress(OSError):  # a dangling link, say: the attempts of its ticket will tell the reason

@@ -35,7 +35,7 @@ async def main(directory: str) -> None:
         print(f"{ticket.id} is {ticket.status}, attempts: {ticket.attempts}")
 
         for record in await kh.history("task-1"):
-            print(f"  record {record.seq}: {type(record.event).__name__} by {record.by}")
+            print(f"  record {record.seq}: {type(record.event).__name__}")
         await kh.drain()  # claim no more, finish what runs; then `run` returns, and with it the nursery
 
 
