@@ -487,16 +487,19 @@ class RecordStream:
                         break
                     await self._reader.wait()
         except Exception:
-            self._ended = True
-            self._reader.close()
+            self._close()
             raise
         await self.aclose()
         raise StopAsyncIteration
 
+    def _close(self) -> None:
+        self._ended = True
+        self._next = []
+        self._reader.close()
+
     async def aclose(self) -> None:
         """Stop, and give back what the stream holds."""
-        self._ended = True
-        self._reader.close()
+        self._close()
         await trio.lowlevel.checkpoint()
 
     async def __aenter__(self) -> Self:
@@ -504,8 +507,7 @@ class RecordStream:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self._ended = True
-        self._reader.close()
+        self._close()
         await trio.lowlevel.cancel_shielded_checkpoint()
 
 

@@ -141,6 +141,8 @@ def _route(function: Handler, payload: Any) -> Route:
         return Route(function, in_thread)
     try:
         decode = msgspec.json.Decoder(payload).decode
+        if isinstance(msgspec.inspect.type_info(payload), msgspec.inspect.CustomType):
+            raise TypeError("it is no class of attrs, msgspec or dataclasses")  # Decoder says so only when it decodes
     except (TypeError, NameError) as error:
         raise InvalidSettings(f"{_name(function)}: payloads cannot be decoded as {_name(payload)}: {error}") from None
     return Route(function, in_thread, decode, _name(payload))
