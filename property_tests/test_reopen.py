@@ -1,0 +1,289 @@
+"""A directory that is closed, killed, torn and opened again at random points is always what it was.
+
+A state machine drives a real store over a real directory: commands alone, in one commit, and many callers in one group;
+workers that claim and settle; time that goes on and is set back. At random points the queue is closed, or abandoned as
+by a kill, perhaps with the beginning of another commit behind what was written; and opened again.
+"""
+
+import os
+import shutil
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+
+import trio
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+import kharon
+from kharon import Settings, Status, Ticket
+from kharon.log.directory import DirectoryLog
+from kharon.log.record import Chain
+from kharon.model import commands as c
+from kharon.model import events as e
+from kharon.model.events import Changes
+from kharon.store.local import LocalStore
+from kharon.testing import EPOCH
+
+SCALE = int(os.environ.get("KHARON_PROPERTY_SCALE", "1"))
+MAX_ATTEMPTS = 3
+IDS = st.sampled_from("abcdefgh")
+TUBES = ("default", "deep")
+
+
+class Clock:
+    def __init__(self):
+        self.time = EPOCH
+
+    def now(self):
+        return self.time
+
+
+def tickets():
+    return st.builds(
+        Ticket,
+        IDS,
+        st.sampled_from(["mail", "print"]),
+        payload=st.sampled_from([None, "ü", [1, {"x": 2.5}], "x" * 3000]),
+        tube=st.sampled_from(TUBES),
+        nice=st.integers(0, 3),
+    )
+
+
+def adds():
+    return st.builds(
+        lambda ticket, delay, on_conflict: c.Add(ticket.id, ticket, delay, on_conflict),
+        tickets(),
+        st.sampled_from([None, 0, 1, 30]),
+        st.sampled_from(["replace", "skip", "raise"]),
+    )
+
+
+def settles(id, claim):
+    expire_in = st.sampled_from([None, 5.0])
+    return st.one_of(
+        st.builds(lambda keep, expire_in: c.Done(id, claim, keep, b"[1]", expire_in), st.booleans(), expire_in),
+        st.builds(lambda expire_in: c.Fail(id, claim, "no", expire_in), expire_in),
+        st.builds(lambda keep, expire_in: c.Cancel(id, claim, keep, None, expire_in), st.booleans(), expire_in),
+        st.builds(lambda most: c.Retry(id, claim, 2.0, "again", Changes(nice=1), most), st.sampled_from([None, 2])),
+    )
+
+
+def by_hand():
+    return st.one_of(
+        IDS.flatmap(lambda name: settles(name, None)),
+        st.builds(c.Restart, IDS),
+        st.builds(c.Delete, IDS),
+        st.builds(c.Release, IDS),
+        st.builds(lambda name, tube: c.Update(name, Changes(nice=2, tube=tube)), IDS, st.sampled_from(TUBES)),
+    )
+
+
+class Reopening(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.where = Path(tempfile.mkdtemp(prefix="kharon-")) / "queue"
+        self.clock = Clock()
+        self.delivered = []
+        self.held = []
+        self.store = None
+
+    @initialize(fsync=st.sampled_from(["always", "never"]))
+    def begin(self, fsync):
+        self.settings = Settings(fsync=fsync, max_attempts=MAX_ATTEMPTS)
+        self.open()
+        assert self.tickets == {}
+
+    def open(self):
+        self.log = DirectoryLog(self.where)
+        self.store = LocalStore(
+            self.log, self.settings, self.clock, self.delivered.extend, lambda: None, in_thread=False
+        )
+        trio.run(self.store.open)
+        self.opened_at = self.log.seq
+
+    @property
+    def tickets(self):
+        return self.store.projection.tickets
+
+    async def submit(self, *commands):
+        before = self.store.projection.seq
+        try:
+            await self.store.submit(commands, "app")
+        except (kharon.TicketNotFound, kharon.TicketExists, kharon.InvalidTransition):
+            return before == self.store.projection.seq
+        return True
+
+    # --- commands -----------------------------------------------------------------------------------------------------
+
+    @rule(command=st.one_of(adds(), by_hand()))
+    def command(self, command):
+        assert trio.run(self.submit, command)  # carried out; or refused, and then nothing has changed
+
+    @rule(commands=st.lists(adds(), min_size=2, max_size=5))
+    def one_commit_of_many(self, commands):
+        assert trio.run(self.submit, *commands)
+
+    @rule(commands=st.lists(st.one_of(adds(), by_hand()), min_size=2, max_size=5))
+    def many_callers_at_once(self, commands):
+        async def all_at_once():
+            async with trio.open_nursery() as nursery:
+                for command in commands:
+                    nursery.start_soon(self.submit, command)
+
+        trio.run(all_at_once)
+
+    # --- workers ------------------------------------------------------------------------------------------------------
+
+    async def turn(self, settle, *, claim):
+        return await self.store.turn("worker-1", TUBES, settle, settle_by="worker-1", claim=claim)
+
+    def claimed(self, ticket):
+        if ticket is not None:
+            assert self.tickets[ticket.id] == ticket
+            self.held.append(ticket)
+
+    @rule()
+    def claim(self):
+        async def claim():
+            return await self.turn(None, claim=True)
+
+        self.claimed(trio.run(claim))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), claim=st.booleans())
+    def settle(self, data, claim):
+        """A worker settles what it holds, whether or not it still has it, and perhaps claims the next."""
+        ticket = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
+        fenced = self.tickets.get(ticket.id) is None or self.tickets[ticket.id].claim != ticket.claim
+        command = data.draw(settles(ticket.id, ticket.claim))
+        before = len(self.delivered)
+
+        async def settle():
+            return await self.turn(command, claim=claim)
+
+        self.claimed(trio.run(settle))
+        settled = [effect for effect in self.delivered[before:] if not isinstance(effect.event, e.TicketClaimed)]
+        assert len(settled) == (0 if fenced else 1)
+
+    @precondition(lambda self: self.held)
+    @rule(seconds=st.sampled_from([10.0, 100.0]))
+    def extend(self, seconds):
+        ticket = self.held[-1]
+
+        async def extend():
+            try:
+                await self.store.submit([c.Extend(ticket.id, ticket.claim, seconds=seconds)], "worker-1")
+            except kharon.LeaseLost:
+                return False
+            return True
+
+        kept = getattr(self.tickets.get(ticket.id), "claim", None) == ticket.claim
+        assert trio.run(extend) == kept
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([0.5, 2, 15, 40]))
+    def time_passes(self, seconds):
+        self.clock.time += timedelta(seconds=seconds)
+        trio.run(self.store.tick)
+        for ticket in self.tickets.values():
+            assert ticket.lease_until is None or ticket.lease_until > self.clock.time
+            assert ticket.expire_at is None or ticket.expire_at > self.clock.time
+
+    @rule()
+    def clock_is_set_back(self):
+        self.clock.time -= timedelta(seconds=20)
+
+    # --- reopening ----------------------------------------------------------------------------------------------------
+
+    @rule()
+    def close_and_reopen(self):
+        trio.run(self.store.close)
+        assert kharon.verify(self.where).closed or self.log.seq == self.opened_at  # what has not begun does not end
+        self.reopen()
+
+    @rule(torn=st.sampled_from([0, 1, 60, 91, 150, 10_000]))
+    def kill_and_reopen(self, torn):
+        """As by SIGKILL, when everything acknowledged had been written; perhaps in the middle of the next write."""
+        self.log.abandon()
+        if torn:
+            self.write_beginning_of_a_commit(torn)
+        self.reopen()
+
+    def write_beginning_of_a_commit(self, length):
+        tail = max((self.where / "log").iterdir())
+        last = tail.read_bytes().splitlines(keepends=True)[-1]
+        chain = Chain(self.log.seq, last[9:73].decode(), self.store.projection.at)
+        unfinished = b"".join(
+            chain.commit([e.TicketDeleted("never"), e.TicketDeleted("ever")], self.clock.now(), "app", 0)
+        )
+        with tail.open("ab") as file:
+            file.write(unfinished[: min(length, len(unfinished) - 1)])
+
+    def reopen(self):
+        before = dict(self.tickets)
+        self.delivered.clear()
+        self.open()
+        assert self.tickets.keys() == before.keys()
+        for id, old in before.items():
+            self.check_reopened(old, self.tickets[id])
+        lapses = [effect for effect in self.delivered if isinstance(effect.event, e.TicketLapsed)]
+        assert len(lapses) == sum(ticket.claim is not None for ticket in before.values())
+
+    def check_reopened(self, old, new):
+        if old.claim is None:
+            assert new == old
+            return
+        assert (new.claim, new.worker, new.lease_until, new.successor) == (None,) * 4
+        if old.successor is not None:
+            assert new.order == old.successor.order
+            assert (new.payload, new.nice, new.tube, new.attempts, new.runat) == (
+                *(old.successor.payload, old.successor.nice, old.successor.tube, 0, old.successor.runat),
+            )
+            return
+        assert (new.payload, new.nice, new.attempts, new.order) == (old.payload, old.nice, old.attempts, old.order)
+        if old.attempts >= MAX_ATTEMPTS:
+            assert new.status is Status.FAILED
+            assert new.error_reason.startswith("the process that ran it ended (no attempts left")
+        else:
+            assert new.status is Status.PENDING
+            assert new.error_reason == "the process that ran it ended"
+            assert new.runat > self.clock.now()
+
+    # --- what always holds --------------------------------------------------------------------------------------------
+
+    @invariant()
+    def the_indexes_say_what_the_tickets_say(self):
+        if self.store is not None:
+            self.store.projection.check()
+
+    @invariant()
+    def everything_acknowledged_is_written(self):
+        if self.store is not None:
+            assert self.log.written == self.log.seq == self.store.projection.seq
+            if self.settings.fsync == "always":
+                assert self.log.durable == self.log.seq
+
+    def teardown(self):
+        try:
+            if self.store is None:
+                return
+            live = self.store.projection
+            assert kharon.replay(self.where) == live
+            trio.run(self.store.close)
+            assert kharon.replay(self.where).tickets == live.tickets
+            times = [record.at for record in kharon.read(self.where)]
+            assert times == sorted(times)
+        finally:
+            shutil.rmtree(self.where.parent)
+
+
+Reopening.TestCase.settings = settings(
+    max_examples=80 * SCALE,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestReopening = Reopening.TestCase
