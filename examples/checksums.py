@@ -312,11 +312,10 @@ async def run(options: argparse.Namespace) -> int:
 
 def main() -> int:
     """Run; if that is not possible, say why in one line."""
-    options = arguments()
     logging.getLogger("kharon").addHandler(logging.NullHandler())  # it warns of failing attempts, which we show
     code = 2
     try:
-        code = trio.run(run, options)
+        code = trio.run(run, arguments())
     except* (kharon.KharonError, OSError) as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):

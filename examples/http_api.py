@@ -25,6 +25,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import aclosing
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -115,10 +116,11 @@ def number(text: str, kind: Callable[[str], float], name: str) -> float:
 async def json_body(request: Request) -> object:
     """Return the JSON value that is the body, None if there is none; read no more than a payload may have."""
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise HTTPException(413, f"the body has more than {MAX_BODY_BYTES} bytes")
+    async with aclosing(request.stream()) as chunks:  # Trio wants a generator that is left early to be closed
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise HTTPException(413, f"the body has more than {MAX_BODY_BYTES} bytes")
     try:
         return json.loads(body) if body else None
     except (ValueError, RecursionError) as error:
