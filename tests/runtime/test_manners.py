@@ -493,6 +493,14 @@ async def test_closing_the_queue_ends_run_without_an_error():
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own answer to SIGINT, which a process that was started in the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class InterruptedLog(FailingLog):
     """A log during whose writing the user presses Ctrl-C."""
 
@@ -524,7 +532,7 @@ class InterruptedLog(FailingLog):
 
 @pytest.mark.parametrize("method", ["append", "after append", "write", "sync"])
 @pytest.mark.parametrize("reader_leads", [False, True])
-def test_a_ctrl_c_never_tears_a_command(method, reader_leads):
+def test_a_ctrl_c_never_tears_a_command(method, reader_leads, ctrl_c):
     """The interrupt strikes inside of the engine, at the worst places; it surfaces later, and nothing is half done."""
     for at in (1, 2, 7, 15):
         log = InterruptedLog(at, method)
@@ -563,7 +571,7 @@ def test_a_ctrl_c_never_tears_a_command(method, reader_leads):
         assert {ticket.id for ticket in replies} <= set(live.tickets)
 
 
-def test_a_ctrl_c_while_only_readers_wait_is_no_failure_of_the_disk():
+def test_a_ctrl_c_while_only_readers_wait_is_no_failure_of_the_disk(ctrl_c):
     """A read that comes first leads the group; the interrupt must not strike in the middle of its write either."""
     for _ in range(20):
         log = InterruptedLog(1, "write")
@@ -590,7 +598,7 @@ def test_a_ctrl_c_while_only_readers_wait_is_no_failure_of_the_disk():
         assert all(isinstance(answer, (Ticket, kharon.TicketNotFound)) for answer in answers)
 
 
-def test_a_ctrl_c_while_the_main_task_runs_the_workers_leaves_run_as_itself():
+def test_a_ctrl_c_while_the_main_task_runs_the_workers_leaves_run_as_itself(ctrl_c):
     seen = []
     log = FailingLog(MemoryLog())
 
