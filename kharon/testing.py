@@ -330,6 +330,8 @@ def _check_counts(log: EventLog) -> None:
     log.write()
     log.sync()
     _stands(log, 3, 3, 3, "after all of it")
+    says = [record.durable for record in _read_all(log)]
+    assert says == [0, 0, 0], f"none was durable when they were appended, the third not either; they say {says}"
     assert log.first == 1, f"the history begins at 1 still, not {log.first}"
     log.abandon()
 

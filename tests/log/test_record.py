@@ -227,7 +227,6 @@ def test_without_the_line_before_a_line_vouches_for_itself_only():
         record_body(by=None),
         record_body(id=7),
         record_body(event="TicketClaimed"),  # whose fields are missing
-        record_body()[:-1] + b'"deep":' + b"[" * 5000 + b"]" * 5000 + b"}",
         record_body()[:-1] + b',"deep":' + b"[" * 5000 + b"]" * 5000 + b"}",
         record_body().replace(b"ann", b"\xff\xff\xff"),
         record_body() + b"}",
