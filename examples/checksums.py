@@ -31,6 +31,7 @@ import trio
 
 import kharon
 
+WORKERS = 16  # more than there are processors, since a small file mostly waits for a sync, and workers share syncs
 ATTEMPTS = 3
 LEASE = 30.0  # seconds
 CHUNK = 32 << 20  # bytes to hash before we look whether to stop, and at the lease
@@ -263,7 +264,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("tree", nargs="?", type=Path, default=project, help="the directory (default: this project)")
     parser.add_argument("--queue", type=Path, metavar="DIR", help="the queue's directory (default: TREE/.checksums)")
     parser.add_argument("--manifest", type=Path, metavar="FILE", help="(default: TREE/SHA256SUMS)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="files hashed at once")
+    parser.add_argument("--workers", type=int, default=WORKERS, metavar="N", help="files at once (default: 16)")
     parser.add_argument("--fsync", default="always", metavar="always|never|SECONDS", help="when the queue is on disk")
     parser.add_argument("--watch", action="store_true", help="go on, looking for changes every few seconds")
     options = parser.parse_args()
