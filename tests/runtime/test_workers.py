@@ -858,3 +858,16 @@ async def test_due_tickets_are_handled_by_as_many_workers_as_there_are(opened, a
         runat = EPOCH + timedelta(seconds=100)
         await ended(kh, router_of(handle), *(Ticket(str(number), "t", runat=runat) for number in range(4)))
         assert trio.current_time() - started == pytest.approx(110, abs=0.1)
+
+
+async def test_one_ticket_wakes_one_worker_and_not_the_crowd(mock_clock):
+    clock = CountingClock()
+    async with kharon.open(":memory:", Settings(workers=100), clock=clock) as kh, trio.open_nursery() as nursery:
+        await nursery.start(kh.run, router_of(nothing))
+        await wait_all_tasks_blocked()
+        asked = clock.asked
+        await kh.add(Ticket("a", "t"))
+        await wait_all_tasks_blocked()
+        assert kh.stats().acked == 1
+        assert clock.asked - asked < 15  # each worker that wakes up asks for the time
+        nursery.cancel_scope.cancel()
