@@ -322,7 +322,7 @@ payloads = st.integers(0, 9) | st.none()
 delays = seconds | st.tuples(st.just("fixed"), seconds) | st.just("backoff")
 reasons = st.none() | st.sampled_from(["no route", "é\U0001f600"])
 expiries = st.none() | st.integers(0, 5) | seconds
-limits = st.none() | st.integers(1, 3)
+limits = st.none() | st.just(1) | st.integers(1, 3)
 ids = st.sampled_from(IDS)
 groups = st.none() | st.sampled_from(["g", "h"])
 fields = st.fixed_dictionaries(
@@ -410,10 +410,12 @@ class Rules(RuleBasedStateMachine):
         if present:
             self.add(present[min(number, len(present) - 1)][1], fields, None, None, on_conflict)
 
-    @rule(many=st.integers(1, 3))
-    def claim_all_that_is_there(self, many):
+    @rule(many=st.integers(1, 3), again=st.none() | fields)
+    def claim_all_that_is_there(self, many, again):
         for _ in range(many):
             self.claim_first(TUBES, "w4")
+        if again is not None:
+            self.add_again(0, again, "replace")
 
     @rule(
         id=ids,
@@ -445,7 +447,7 @@ class Rules(RuleBasedStateMachine):
         if error is None:
             self.claims.append((id, self.book.seq))
 
-    @rule(settler=settlers, seconds=st.integers(0, 90))
+    @rule(settler=settlers, seconds=st.just(LEASE) | st.integers(0, 90))
     def extend(self, settler, seconds):
         id, claim = self.who(settler)
         self.step(c.Extend(id, claim, seconds=seconds), self.book.extend(id, claim, seconds))

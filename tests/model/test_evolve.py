@@ -200,6 +200,13 @@ def test_a_ticket_as_it_ended_has_its_result_even_if_it_is_gone(event, status, r
     assert end == (evolve(CLAIMED, event, 12, AT) or end)
 
 
+@pytest.mark.parametrize("event", [e.TicketDone("t", True), e.TicketCancelled("t")])
+def test_a_run_that_ended_is_not_its_successor(event):
+    end = ended(SUCCEEDED, event, 12, AT)
+    assert (end.type, end.claim, end.successor) == ("email", None, None)
+    assert end.status is not Status.PENDING
+
+
 @pytest.mark.parametrize("event", [e.TicketDeleted("t"), e.TicketExpired("t")])
 def test_a_ticket_that_was_removed_ended_as_it_was(event):
     assert ended(KEPT, event, 12, AT) == KEPT
