@@ -184,7 +184,7 @@ def _find(path: Path) -> list[Path]:
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise KharonError(f"{path} {what}; a queue is a directory: name the one that was given to kharon.open")
-    found = segments(path)
+    found = segments(path) if (path / "log").is_dir() else []
     if not found:
         raise KharonError(
             f"{path} is no queue: there is no segment in {path / 'log'}; name the directory that was given to "

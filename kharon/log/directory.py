@@ -35,8 +35,12 @@ _TEMPORARY: Final = ".tmp"
 
 
 def segments(directory: Path) -> list[Path]:
-    """Return the segments under a queue's directory, oldest first."""
-    return sorted((directory / "log").glob("*.jsonl"))
+    """Return the segments under a queue's directory, oldest first.
+
+    Raises:
+        OSError: they cannot be listed. (`Path.glob` would say that there are none, and a new log would be begun.)
+    """
+    return sorted(path for path in (directory / "log").iterdir() if path.suffix == ".jsonl")
 
 
 class DirectoryLog:
@@ -117,7 +121,7 @@ class DirectoryLog:
         self._log_id = uuid.uuid4().hex
         self._tail_path = self._where / "log" / f"{1:020}.jsonl"
         line = self._chain.header(self._log_id, now)
-        self._tail = _write_new(self._tail_path, io.BytesIO(line), len(line))
+        self._tail = _write_new(self._tail_path, io.BytesIO(line), len(line), replace=False)
         self._size = len(line)
         self._mark_written()
         self._closed_cleanly = True  # nothing has happened yet that would have to be said closed
@@ -298,10 +302,11 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _write_new(path: Path, source: BinaryIO, length: int, more: bytes = b"") -> int:
+def _write_new(path: Path, source: BinaryIO, length: int, more: bytes = b"", *, replace: bool = True) -> int:
     """Make `path` hold the next `length` bytes of `source`, then `more`, by a new inode; return it open for appending.
 
-    The file has its name only once its bytes are on disk, and the name is on disk when this returns.
+    The file has its name only once its bytes are on disk, and the name is on disk when this returns. Without `replace`
+    a file that has the name already is an error, and stays.
     """
     temporary = path.with_name(path.name + _TEMPORARY)
     with contextlib.suppress(FileNotFoundError):
@@ -316,6 +321,8 @@ def _write_new(path: Path, source: BinaryIO, length: int, more: bytes = b"") -> 
             length -= len(chunk)
         _write_all(fd, more)
         os.fsync(fd)
+        if not replace and path.exists():  # nobody else makes one: we hold the lock
+            raise FileExistsError(errno.EEXIST, "exists already, though the directory did not show it", str(path))
         temporary.rename(path)
         _sync_directory(path.parent)
     except BaseException:

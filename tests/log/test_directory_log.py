@@ -257,6 +257,34 @@ def test_a_relative_path(where, monkeypatch):
 # --- several segments -------------------------------------------------------------------------------------------------
 
 
+def test_a_log_that_cannot_be_listed_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = DirectoryLog(tmp_path / "queue")
+    list(log.open(NOW))
+    log.append([added("a")], NOW, "app")
+    log.close(NOW)
+    segment = tmp_path / "queue" / "log" / FIRST_NAME
+    before = segment.read_bytes()
+
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: [] if str(path).endswith("log") else real(path))
+    log = DirectoryLog(tmp_path / "queue")
+    with pytest.raises(FileExistsError, match="exists already"):
+        list(log.open(NOW))
+    log.abandon()
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", refused)
+    log = DirectoryLog(tmp_path / "queue")
+    with pytest.raises(PermissionError):
+        list(log.open(NOW))
+    log.abandon()
+    assert segment.read_bytes() == before
+
+
 def two_segments(where: Path) -> tuple[Path, Path]:
     """A log of two segments of two records each, the last of them LogClosed."""
     chain = Chain()
