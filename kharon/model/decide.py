@@ -59,7 +59,8 @@ class State(enum.StrEnum):
     CANCELLED = "cancelled"
 
 
-_TERMINAL = {Status.DONE: State.DONE, Status.FAILED: State.FAILED, Status.CANCELLED: State.CANCELLED}
+_PUBLIC: Final = {State.WAITING: "pending and not claimed"}  # in the words of `Status`, which users know
+_TERMINAL: Final = {Status.DONE: State.DONE, Status.FAILED: State.FAILED, Status.CANCELLED: State.CANCELLED}
 
 
 def state_of(ticket: Ticket | None) -> State:
@@ -111,7 +112,10 @@ def _refusal(ticket: Ticket | None, command: c.Command) -> Exception:
         return TicketNotFound(
             f"ticket {command.id!r}: there is none to {_verb(command)}; it was never added, or has been removed"
         )
-    allowed = ", ".join(allowed for allowed in _RULES[type(command)] if allowed is not State.ABSENT)
+    states = [_PUBLIC.get(state, state.value) for state in _RULES[type(command)] if state is not State.ABSENT]
+    if State.WAITING in _RULES[type(command)] and State.CLAIMED in _RULES[type(command)]:
+        states = ["pending"]  # claimed or not
+    allowed = ", ".join(states)
     return InvalidTransition(
         f"ticket {command.id!r} is {_describe(ticket)}; {_verb(command)} is for one that is {allowed}"
     )
@@ -119,7 +123,7 @@ def _refusal(ticket: Ticket | None, command: c.Command) -> Exception:
 
 def _describe(ticket: Ticket) -> str:
     state = state_of(ticket)
-    return f"claimed by {ticket.worker!r}" if state is State.CLAIMED else str(state)
+    return f"claimed by {ticket.worker!r}" if state is State.CLAIMED else _PUBLIC.get(state, state.value)
 
 
 def _verb(command: c.Command) -> str:

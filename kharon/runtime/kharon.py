@@ -25,8 +25,8 @@ from kharon.log.protocol import EventLog
 from kharon.log.record import Record
 from kharon.model import commands as c
 from kharon.model.delays import Delay, as_seconds, delay_seconds
-from kharon.model.events import Changes, TicketEvent
-from kharon.model.evolve import ended
+from kharon.model.events import Changes, TicketAdded, TicketEvent
+from kharon.model.evolve import ended, evolve
 from kharon.model.limits import check_instant, check_json, check_name, check_nice, check_reason
 from kharon.model.ticket import Status, Ticket
 from kharon.runtime.clock import WallClock
@@ -189,7 +189,7 @@ class Kharon:
         """
         ticket = await self._store.get(id)
         if ticket is None:
-            raise TicketNotFound(f"ticket {id!r}: there is none; it was never added, or has been removed")
+            raise _not_found(id)
         return ticket
 
     @_checkpoint
@@ -391,16 +391,21 @@ class Kharon:
     async def wait(self, id: str) -> Ticket:
         """Wait until a ticket is done, failed, cancelled or removed, and return it as it was then.
 
-        A removed ticket is returned in its last state: `ack` makes it done. Cancelling the wait leaves no trace.
+        A removed ticket is returned in its last state: `ack` makes it done. One that was removed before the wait began
+        is found in its history. Cancelling the wait leaves no trace.
 
         Raises:
-            TicketNotFound: there is no such ticket.
+            TicketNotFound: there never was such a ticket.
+
+        Cost: O(1); that of `history` if the ticket has been removed already.
         """
         waits = self._queue.waits
         wait = _Wait()
         waits.setdefault(id, []).append(wait)
         try:
-            ticket = await self.get(id)
+            ticket = await self._store.get(id)
+            if ticket is None:
+                return _last_state(id, await self.history(id))
             if ticket.status is not Status.PENDING:
                 return ticket
             await wait.event.wait()
@@ -572,6 +577,24 @@ def _log(where: str | os.PathLike[str] | EventLog, settings: Settings) -> tuple[
     if not callable(getattr(where, "append", None)) or not callable(getattr(where, "sync", None)):
         raise InvalidSettings(f'where: a directory, ":memory:", or an EventLog; not {type(where).__name__}')
     return where, False
+
+
+def _not_found(id: str) -> TicketNotFound:
+    return TicketNotFound(f"ticket {id!r}: there is none; it was never added, or has been removed")
+
+
+def _last_state(id: str, records: Records) -> Ticket:
+    """Return the ticket as it was when it was last removed, from all that is known of its history."""
+    ticket = last = None
+    for record in records:
+        event = record.event
+        if isinstance(event, TicketAdded if ticket is None else TicketEvent):  # memory may have dropped the beginning
+            old, ticket = ticket, evolve(ticket, event, record.seq, record.at)
+            if ticket is None and old is not None:
+                last = ended(old, event, record.seq, record.at)
+    if last is None:
+        raise _not_found(id)
+    return last
 
 
 # --- from what users pass to commands ---------------------------------------------------------------------------------

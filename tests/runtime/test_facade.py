@@ -55,7 +55,7 @@ async def test_on_conflict(kh, mock_clock):
     await kh.add(Ticket("a", "t", nice=1))
     assert (await kh.add(Ticket("a", "t", nice=2))).nice == 2
     assert (await kh.add(Ticket("a", "t", nice=3), on_conflict="skip")).nice == 2
-    with pytest.raises(kharon.TicketExists, match=r"'a' exists and is waiting"):
+    with pytest.raises(kharon.TicketExists, match=r"'a' exists and is pending"):
         await kh.add(Ticket("a", "t", nice=4), on_conflict="raise")
     assert (await kh.add(Ticket("b", "t", nice=5), on_conflict="raise")).nice == 5
     assert (await kh.get("a")).nice == 2
@@ -175,6 +175,33 @@ async def test_retry_by_hand(kh, mock_clock):
     assert (await kh.retry("a", runat=runat)).runat == runat
 
 
+async def test_a_wait_that_begins_after_the_end_finds_it_in_the_history():
+    async with kharon.open(":memory:") as kh:
+        await kh.add(kharon.Ticket("a", "b"))
+        await kh.fail("a")
+        assert (await kh.wait("a")).status == "failed"
+        await kh.restart("a")
+        await kh.ack("a")
+        assert (await kh.wait("a")).status == "done"
+        await kh.add(kharon.Ticket("a", "b", nice=3))
+        await kh.delete("a")
+        assert (await kh.wait("a")).nice == 3
+        with pytest.raises(kharon.TicketNotFound, match="'never'"):
+            await kh.wait("never")
+
+
+async def test_a_wait_finds_the_end_in_what_is_left_of_a_history():
+    async with kharon.open(":memory:", kharon.Settings(memory_records=2)) as kh:
+        await kh.add(kharon.Ticket("a", "b"))
+        await kh.update("a", nice=1)
+        await kh.ack("a")
+        with pytest.raises(kharon.TicketNotFound):
+            await kh.wait("a")
+        await kh.add(kharon.Ticket("a", "b"))
+        await kh.ack("a")
+        assert (await kh.wait("a")).status == "done"
+
+
 async def test_restart(kh, mock_clock):
     await kh.add(Ticket("a", "t"))
     await kh.done("a", result=1, expire_in=50)
@@ -182,7 +209,7 @@ async def test_restart(kh, mock_clock):
     ticket = await kh.restart("a")
     assert (ticket.status, ticket.attempts, ticket.result, ticket.expire_at) == (Status.PENDING, 0, None, None)
     assert ticket.runat == EPOCH + timedelta(seconds=10)
-    with pytest.raises(kharon.InvalidTransition, match="'a' is waiting"):
+    with pytest.raises(kharon.InvalidTransition, match="'a' is pending"):
         await kh.restart("a")
 
 

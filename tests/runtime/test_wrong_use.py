@@ -107,7 +107,7 @@ CALLS = {
     "an instant as delay": (lambda kh: kh.add(Ticket("b", "t"), delay=EPOCH), kharon.InvalidTicket, ["datetime"]),
     "taken": (
         lambda kh: kh.add(Ticket("a", "t"), on_conflict="raise"),
-        *(kharon.TicketExists, ["'a' exists", "waiting"]),
+        *(kharon.TicketExists, ["'a' exists", "pending"]),
     ),
     "get nobody": (lambda kh: kh.get("nobody"), kharon.TicketNotFound, ["'nobody'", "never added, or has been"]),
     "wait for nobody": (lambda kh: kh.wait("nobody"), kharon.TicketNotFound, ["'nobody'"]),
@@ -118,7 +118,11 @@ CALLS = {
     "ack with expiry": (lambda kh: kh.ack("a", expire_in=1), kharon.InvalidTicket, ["ack", "expire_in", "keep=True"]),
     "done result": (lambda kh: kh.done("a", result={"x": NAN}), kharon.InvalidTicket, ["result['x']:", "nan"]),
     "done expiry": (lambda kh: kh.done("a", expire_in=-1), kharon.InvalidTicket, ["expire_in", "-1"]),
-    "done again": (lambda kh: kh.done("ended"), kharon.InvalidTransition, ["'ended' is failed", "waiting, claimed"]),
+    "done again": (
+        lambda kh: kh.done("ended"),
+        kharon.InvalidTransition,
+        ["'ended' is failed", "is for one that is pending"],
+    ),
     "fail reason": (lambda kh: kh.fail("a", error_reason=KeyError()), kharon.InvalidTicket, ["error_reason", "str"]),
     "fail long reason": (
         lambda kh: kh.fail("a", error_reason="x" * 4001),
@@ -133,12 +137,20 @@ CALLS = {
     "retry unknown": (lambda kh: kh.retry("a", type="u"), kharon.InvalidTicket, ["retry: 'type'", "nice, payload"]),
     "retry naive": (lambda kh: kh.retry("a", runat=NAIVE), kharon.InvalidTicket, ["runat:", "no timezone"]),
     "retry ended": (lambda kh: kh.retry("ended"), kharon.InvalidTransition, ["'ended' is failed"]),
-    "release waiting": (lambda kh: kh.release("a"), kharon.InvalidTransition, ["'a' is waiting", "claimed"]),
-    "extend waiting": (lambda kh: kh.extend("a", 1), kharon.InvalidTransition, ["'a' is waiting", "claimed"]),
+    "release waiting": (
+        lambda kh: kh.release("a"),
+        kharon.InvalidTransition,
+        ["'a' is pending and not claimed", "claimed"],
+    ),
+    "extend waiting": (
+        lambda kh: kh.extend("a", 1),
+        kharon.InvalidTransition,
+        ["'a' is pending and not claimed", "claimed"],
+    ),
     "extend by text": (lambda kh: kh.extend("a", "1"), kharon.InvalidTicket, ["seconds", "str"]),
     "restart pending": (
         lambda kh: kh.restart("a"),
-        *(kharon.InvalidTransition, ["'a' is waiting", "done, failed, cancelled"]),
+        *(kharon.InvalidTransition, ["'a' is pending", "done, failed, cancelled"]),
     ),
     "restart nobody": (lambda kh: kh.restart("nobody"), kharon.TicketNotFound, ["'nobody'"]),
     "restart no id": (lambda kh: kh.restart(None), kharon.InvalidTicket, ["id:", "NoneType"]),
