@@ -2,7 +2,7 @@
 
     python benchmarks/run.py [--small] [--where DIRECTORY]
 
-Seconds differ from machine to machine and from minute to minute; the ratios to the floors, and the counted work, do not.
+Seconds differ from machine to machine and from minute to minute; ratios to the floors, and counted work, hardly do.
 The floors are what the machine takes for the least that could be done: to write and sync the bytes of a record, and to
 pass through Trio's scheduler once.
 """
