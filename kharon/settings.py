@@ -79,6 +79,7 @@ class Settings:
         fsync: "always": a command returns when it is on disk; a number of seconds: when it is written, and it is on
             disk that much later at the latest; "never": when it is written to the operating system.
         actor: the `by` of the records of your own commands.
+        segment_bytes: how large a file of the log may become before the next one is begun; at least 4096.
         memory_records: how many of its newest records a ":memory:" queue keeps for `history` and `records`.
 
     Raises:
@@ -97,6 +98,7 @@ class Settings:
     tubes: tuple[str, ...] = attrs.field(default=(DEFAULT_TUBE,), converter=_tubes)
     fsync: Fsync = attrs.field(default="always")
     actor: str = attrs.field(default="app")
+    segment_bytes: int = attrs.field(default=8 << 20, validator=_count)
     memory_records: int = attrs.field(default=100_000, validator=_count)
 
     @backoff.validator
@@ -120,6 +122,11 @@ class Settings:
     def _check_on_return(self, _attribute: object, value: object) -> None:
         if value not in ("ack", "done", "leave"):
             raise InvalidSettings(f'Settings.on_return: {value!r} is none of "ack", "done", "leave"')
+
+    @segment_bytes.validator
+    def _check_segment_bytes(self, _attribute: object, value: int) -> None:
+        if value < 4096:
+            raise InvalidSettings(f"Settings.segment_bytes: {value} bytes are less than 4096")
 
     @fsync.validator
     def _check_fsync(self, _attribute: object, value: object) -> None:

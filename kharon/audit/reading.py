@@ -11,18 +11,17 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import attrs
 
 from kharon.errors import KharonError
 from kharon.log.directory import segments
-from kharon.log.record import Chain, Header, Record
-from kharon.log.segment import Broken, judge, read_segment
-from kharon.model.events import LogClosed
+from kharon.log.record import Record
+from kharon.log.segment import Reading
 from kharon.model.limits import check_instant
 from kharon.model.projection import Projection
 
@@ -81,7 +80,7 @@ def read(path: str | os.PathLike[str], after: int = 0) -> Iterator[Record]:
 
     Cost: O(bytes of the log up to where you stop), whatever `after` is; the memory of one commit.
     """
-    return (record for record in _Reading(path).records() if record.seq > after)
+    return (record for record in _Pass(path).reading.records() if record.seq > after)
 
 
 def replay(path: str | os.PathLike[str], until: int | datetime | None = None) -> Projection:
@@ -113,7 +112,7 @@ def replay(path: str | os.PathLike[str], until: int | datetime | None = None) ->
             if record.seq == seq:
                 return  # what is behind it, even if damaged, does not matter
 
-    with contextlib.closing(_Reading(path).records()) as records:
+    with contextlib.closing(_Pass(path).reading.records()) as records:
         return Projection().fold(wanted(records))
 
 
@@ -131,66 +130,54 @@ def verify(path: str | os.PathLike[str]) -> Report:
 
     Cost: O(bytes of the log); the memory of one commit.
     """
-    reading = _Reading(path)
-    closed, count = False, 0
-    for record in reading.records():
-        closed, count = type(record.event) is LogClosed, count + 1
+    audit = _Pass(path)
+    reading = audit.reading
+    count = sum(1 for _ in reading.records())
+    broken = reading.broken
+    unfinished = 0 if broken is None else audit.sizes[broken.path] - broken.commit_byte
     return Report(
-        path=reading.path,
+        path=Path(path),
         log=reading.log or "",
-        first=reading.first,
+        first=reading.places[0].first,
         last=reading.chain.seq,
         records=count,
-        segments=len(reading.found),
-        bytes=reading.bytes - reading.unfinished,
+        segments=len(reading.places),
+        bytes=sum(audit.sizes.values()) - unfinished,
         hash=reading.chain.hash,
-        unfinished=reading.unfinished,
-        closed=closed and not reading.unfinished,
+        unfinished=unfinished,
+        closed=reading.closed and not unfinished,
     )
 
 
-class _Reading:
-    """One pass over the segments of a directory, and how far it has come."""
+class _Pass:
+    """One pass over the segments of a directory, each as long as it was when it was opened.
+
+    Attributes:
+        reading: the pass, and how far it has come.
+        sizes: of the segments that were opened, in bytes, by path.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.found = _find(self.path)
-        self.chain = Chain()
-        self.log: str | None = None
-        self.first = 1
-        self.bytes = 0
-        self.unfinished = 0
+        directory = Path(path)
+        _check_path(directory)
+        self.sizes: dict[str, int] = {}
+        self.reading = Reading(lambda: segments(directory), self._open)
 
-    def records(self) -> Generator[Record, None, None]:
-        for path in self.found:
-            with _Still(path) as still, io.BufferedReader(still) as file:
-                self.bytes += still.size
-                try:
-                    for item in read_segment(file, str(path), self.chain, self.log):
-                        if isinstance(item, Header):
-                            self._pass_header(item)
-                        else:
-                            yield item
-                except Broken as broken:
-                    judge(file, broken, last=path is self.found[-1])
-                    self.unfinished = still.size - broken.commit_byte
-
-    def _pass_header(self, header: Header) -> None:
-        if self.log is None:
-            self.log, self.first = header.log, header.first
+    def _open(self, path: Path) -> BinaryIO:
+        still = _Still(path)
+        self.sizes[str(path)] = still.size
+        return io.BufferedReader(still)
 
 
-def _find(path: Path) -> list[Path]:
+def _check_path(path: Path) -> None:
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise KharonError(f"{path} {what}; a queue is a directory: name the one that was given to kharon.open")
-    found = segments(path) if (path / "log").is_dir() else []
-    if not found:
+    if not (path / "log").is_dir() or not segments(path):
         raise KharonError(
             f"{path} is no queue: there is no segment in {path / 'log'}; name the directory that was given to "
             f"kharon.open, or open the queue once to begin its log"
         )
-    return found
 
 
 class _Still(io.FileIO):

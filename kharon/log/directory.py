@@ -4,43 +4,45 @@
     log/<first seq, 20 digits>.jsonl    segments; the last one is the tail, which grows
     quarantine/                         bytes that recovery cut off
 
-`DirectoryLog` takes the lock, recovers, appends, writes and syncs. When to do which is the store's decision. What a
-line is, is in `record`; how a file is read, in `segment`.
+`DirectoryLog` takes the lock, recovers, appends, writes, syncs and begins new segments. When to write and sync is the
+store's decision. What a line is, is in `record`; how files are read, in `segment`; how they are written, in `files`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import io
 import os
 import uuid
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from kharon.errors import CorruptLog, KharonError, QueueLocked, StorageFull
-from kharon.log.record import Chain, Header, Record, check_line, open_record
-from kharon.log.segment import Broken, LiveReader, judge, read_segment
+from kharon.log.files import OS_FILES, File, Files, Lock
+from kharon.log.record import Chain, Record, Seal, check_line, open_record, seal_line
+from kharon.log.segment import Broken, LiveReader, Place, Reading, Unsealed, segment_name
 from kharon.model.events import Event, LogClosed, TailCut
 
-__all__ = ["DirectoryLog", "segments"]
+__all__ = ["DEFAULT_SEGMENT_BYTES", "DirectoryLog", "segments"]
 
+DEFAULT_SEGMENT_BYTES: Final = 8 << 20
 _KNOWN: Final = frozenset({"LOCK", "log", "quarantine", "snapshots"})
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CLOCK: Final = "clock"
 _TEMPORARY: Final = ".tmp"
 
 
-def segments(directory: Path) -> list[Path]:
+def segments(directory: Path, files: Files = OS_FILES) -> list[Path]:
     """Return the segments under a queue's directory, oldest first.
 
     Raises:
-        OSError: they cannot be listed. (`Path.glob` would say that there are none, and a new log would be begun.)
+        OSError: they cannot be listed.
     """
-    return sorted(path for path in (directory / "log").iterdir() if path.suffix == ".jsonl")
+    folder = directory / "log"
+    return [folder / name for name in files.list(folder) if name.endswith(".jsonl")]
 
 
 class DirectoryLog:
@@ -48,13 +50,22 @@ class DirectoryLog:
 
     Args:
         where: the directory; made, with mode 0700, if it does not exist.
+        segment_bytes: when the tail has so many bytes, a new segment is begun.
+        files: the file system.
     """
 
-    def __init__(self, where: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        where: str | os.PathLike[str],
+        segment_bytes: int = DEFAULT_SEGMENT_BYTES,
+        files: Files = OS_FILES,
+    ) -> None:
         self._where = Path(where)
-        self._lock: int | None = None
-        self._tail: int | None = None
-        self._tail_path = self._where
+        self._segment_bytes = segment_bytes
+        self._files = files
+        self._lock: Lock | None = None
+        self._tail: File | None = None
+        self._places: list[Place] = []
         self._size = 0
         self._log_id = ""
         self._chain = Chain()
@@ -63,12 +74,16 @@ class DirectoryLog:
         self._closed_cleanly = False
         self.written = 0
         self.durable = 0
-        self.first = 1
 
     @property
     def seq(self) -> int:
         """The seq of the last record appended."""
         return self._chain.seq
+
+    @property
+    def first(self) -> int:
+        """The seq at which the history begins."""
+        return self._places[0].first if self._places else 1
 
     # --- opening ------------------------------------------------------------------------------------------------------
 
@@ -85,64 +100,67 @@ class DirectoryLog:
         Cost: O(bytes of the log). After an unclean stop the tail is copied once.
         """
         self._make_directory()
-        self._lock = _take_lock(self._where)
-        found = segments(self._where)
-        if not found:
+        self._take_lock()
+        if not segments(self._where, self._files):
             self._create(now)
             return
-        broken = yield from self._replay(found)
-        self._tail_path = found[-1]
-        if broken is not None or not self._closed_cleanly:
-            yield from self._recover(broken, now)
+        reading = Reading(lambda: segments(self._where, self._files), self._files.read)
+        yield from reading.records()
+        self._chain, self._places, self._log_id = reading.chain, reading.places, reading.log or ""
+        self._closed_cleanly = reading.closed and reading.broken is None
+        if reading.unsealed is not None:
+            self._seal_after_crash(reading.unsealed)
+        if self._closed_cleanly:
+            self._tail = self._files.append(self._tail_path)
+            self._tail.sync()  # the process may have died between writing that it closed the log and the sync
         else:
-            self._tail = os.open(self._tail_path, os.O_WRONLY | os.O_APPEND)
-            _sync_data(self._tail)  # the process may have died between writing that it closed the log and the sync
-        self._size = os.fstat(self._open_tail()).st_size
+            yield from self._recover(reading.broken, now)
+        self._size = self._open_tail().size()
         self._mark_written()
         self.durable = self.written
 
+    @property
+    def _tail_path(self) -> Path:
+        return self._places[-1].path if self._places else self._where
+
     def _make_directory(self) -> None:
-        where = self._where
-        if where.is_dir():
-            strange = sorted(path.name for path in where.iterdir() if path.name not in _KNOWN)
-            if strange and not ((where / "LOCK").is_file() and (where / "log").is_dir()):
+        where, files = self._where, self._files
+        kind = files.kind(where)
+        if kind == "directory":
+            strange = [name for name in files.list(where) if name not in _KNOWN]
+            ours = files.kind(where / "LOCK") == "file" and files.kind(where / "log") == "directory"
+            if strange and not ours:
                 raise KharonError(f"{where} is no queue, and is not empty ({strange[0]} …); name a new directory")
-        elif where.exists():
+        elif kind is not None:
             raise KharonError(f"{where} is a file; a queue is a directory")
         else:
-            if not where.absolute().parent.is_dir():
-                raise KharonError(f"{where} cannot be made: {where.absolute().parent} is no directory; make that first")
-            where.mkdir(mode=0o700)
-            _sync_directory(where.absolute().parent)
-        (where / "log").mkdir(mode=0o700, exist_ok=True)
-        _sync_directory(where)
+            parent = where.absolute().parent
+            if files.kind(parent) != "directory":
+                raise KharonError(f"{where} cannot be made: {parent} is no directory; make that first")
+            files.make_directory(where)
+            files.sync_directory(parent)
+        if files.kind(where / "log") is None:
+            files.make_directory(where / "log")
+        files.sync_directory(where)
+
+    def _take_lock(self) -> None:
+        try:
+            self._lock = self._files.lock(self._where / "LOCK", b"%d\n" % os.getpid())
+        except BlockingIOError as busy:
+            raise QueueLocked(
+                f"{self._where} is open already, in process {busy} (this is process {os.getpid()}); a queue has one "
+                f"opener at a time. Close it there, or ask that process to do the work"
+            ) from None
 
     def _create(self, now: datetime) -> None:
         self._log_id = uuid.uuid4().hex
-        self._tail_path = self._where / "log" / f"{1:020}.jsonl"
+        path = self._where / "log" / segment_name(1)
         line = self._chain.header(self._log_id, now)
-        self._tail = _write_new(self._tail_path, io.BytesIO(line), len(line), replace=False)
+        self._tail = self._write_new(path, io.BytesIO(line), len(line), replace=False)
+        self._places = [Place(1, path)]
         self._size = len(line)
         self._mark_written()
         self._closed_cleanly = True  # nothing has happened yet that would have to be said closed
-
-    def _replay(self, found: list[Path]) -> Generator[Record, None, Broken | None]:
-        """Give the records of all segments. Return, as a generator does, where the tail is broken, if it is."""
-        log: str | None = None
-        for path in found:
-            with path.open("rb") as file:
-                try:
-                    for read in read_segment(file, str(path), self._chain, log):
-                        if isinstance(read, Header):
-                            log = self._log_id = read.log
-                            self.first = read.first
-                        else:
-                            self._closed_cleanly = type(read.event) is LogClosed
-                            yield read
-                except Broken as broken:
-                    judge(file, broken, last=path is found[-1])
-                    return broken
-        return None
 
     def _recover(self, broken: Broken | None, now: datetime) -> Iterator[Record]:
         """Write the whole part of the tail to a new inode: a failed sync may have left it in the page cache only.
@@ -151,8 +169,8 @@ class DirectoryLog:
         It vouches for all before it, since the inode has its name only once all of it is on disk.
         """
         path = self._tail_path
-        with path.open("rb") as old:
-            whole = os.fstat(old.fileno()).st_size
+        with self._files.read(path) as old:
+            whole = old.seek(0, os.SEEK_END)
             lines: list[bytes] = []
             if broken is not None:
                 length, whole = whole - broken.commit_byte, broken.commit_byte
@@ -160,21 +178,28 @@ class DirectoryLog:
                 cut = TailCut(f"log/{path.name}", whole, length, kept_as)
                 lines = self._chain.commit([cut], now, _CLOCK, self._chain.seq)
             old.seek(0)
-            self._tail = _write_new(path, old, whole, b"".join(lines))
+            self._tail = self._write_new(path, old, whole, b"".join(lines))
         yield from (open_record(line, check_line(line, None)) for line in lines)
 
     def _quarantine(self, old: BinaryIO, start: int, length: int) -> str:
         aside = self._where / "quarantine"
-        aside.mkdir(mode=0o700, exist_ok=True)
+        if self._files.kind(aside) is None:
+            self._files.make_directory(aside)
         stem = f"{self._tail_path.stem}-{start}"
         name, count = stem, 0
-        while (aside / name).exists():  # a crash in an earlier recovery left it; nothing kept aside is overwritten
+        while self._files.kind(aside / name) is not None:  # an earlier recovery's: nothing kept aside is overwritten
             count += 1
             name = f"{stem}.{count}"
         old.seek(start)
-        os.close(_write_new(aside / name, old, length))
-        _sync_directory(self._where)
+        self._write_new(aside / name, old, length).close()
+        self._files.sync_directory(self._where)
         return f"quarantine/{name}"
+
+    def _seal_after_crash(self, unsealed: Unsealed) -> None:
+        """Give the last segment but one the seal that a crash kept from it."""
+        line = seal_line(unsealed.hash, Seal(unsealed.last, self._chain.hash))
+        with self._files.read(unsealed.path) as old:
+            self._write_new(unsealed.path, old, unsealed.whole, line).close()
 
     # --- appending ----------------------------------------------------------------------------------------------------
 
@@ -185,12 +210,21 @@ class DirectoryLog:
         return self._chain.at or at
 
     def write(self) -> None:
-        """Write what has been appended to the operating system: one call for all of it."""
-        if not self._pending:
-            return
+        """Write what has been appended to the operating system: one call for all of it. A full tail gets a successor.
+
+        Raises:
+            StorageFull: there was no room. Nothing of what was appended since the last `write` is kept.
+            OSError: the outcome is not known; the log is closed for good.
+        """
+        if self._pending:
+            self._write_pending()
+            if self._size >= self._segment_bytes:
+                self._begin_segment()
+
+    def _write_pending(self) -> None:
         data = b"".join(self._pending)
         try:
-            _write_all(self._open_tail(), data)
+            self._open_tail().write(data)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 self._close_tail()
@@ -211,7 +245,7 @@ class DirectoryLog:
     def _take_back(self) -> None:
         """Go back to the last write, in the file and in memory: what callers were told is not kept must not appear."""
         try:
-            os.ftruncate(self._open_tail(), self._size)
+            self._open_tail().truncate(self._size)
         except OSError:
             self._close_tail()
             raise
@@ -220,14 +254,47 @@ class DirectoryLog:
 
     def sync(self) -> None:
         """Bring what has been written onto the disk. A failure is final: the kernel may have dropped the pages."""
+        if self.durable == self.written:
+            return
         try:
-            _sync_data(self._open_tail())
+            self._open_tail().sync()
         except OSError:
             self._close_tail()
             raise
         self.durable = self.written
 
-    def _open_tail(self) -> int:
+    def _begin_segment(self) -> None:
+        """Begin a new segment behind the tail, then seal the tail.
+
+        In this order, and each on disk before the next, so that a sealed segment without a successor is damage, and so
+        is an unsealed one whose successor has records. Costs four syncs, once in `segment_bytes`.
+        """
+        self.sync()
+        assert self._chain.at is not None  # there are records: they filled the tail
+        ahead = Chain(self._chain.seq, self._chain.hash, self._chain.at)
+        line = ahead.header(self._log_id, self._chain.at)
+        path = self._where / "log" / segment_name(self._chain.seq + 1)
+        try:
+            tail = self._write_new(path, io.BytesIO(line), len(line), replace=False)
+        except OSError as error:
+            if error.errno in _NO_ROOM and self._files.kind(path) is None:
+                return  # the tail is as good as before; the next write tries again
+            self._close_tail()
+            raise
+        old = self._open_tail()
+        try:
+            old.write(seal_line(self._chain.hash, Seal(self._chain.seq, ahead.hash)))
+            old.sync()
+        except OSError:
+            tail.close()
+            self._close_tail()
+            raise
+        old.close()
+        self._tail, self._chain, self._size = tail, ahead, len(line)
+        self._places.append(Place(ahead.seq + 1, path))
+        self._mark_written()
+
+    def _open_tail(self) -> File:
         if self._tail is None:
             raise OSError(errno.EBADF, "the log is not open", str(self._where))
         return self._tail
@@ -235,8 +302,8 @@ class DirectoryLog:
     # --- reading and closing ------------------------------------------------------------------------------------------
 
     def reader(self, after: int = 0, id: str | None = None) -> LiveReader:
-        """Return a reader of the tail."""
-        return LiveReader(str(self._tail_path), self.first, after, id)
+        """Return a reader of all segments. It begins at the segment that holds the record behind `after`."""
+        return LiveReader(self._files, self._places, after, id)
 
     def close(self, now: datetime) -> None:
         """Write and sync what is left, record that the log was closed, and unlock. O(1) if nothing is left."""
@@ -251,11 +318,11 @@ class DirectoryLog:
     def _say_closed(self, now: datetime) -> None:
         whole = self._size
         self.append([LogClosed()], now, _CLOCK)
-        self.write()
+        self._write_pending()
         try:
-            _sync_data(self._open_tail())
+            self._open_tail().sync()
         except OSError:
-            os.ftruncate(self._open_tail(), whole)  # else the next opener would trust a tail that is not on the disk
+            self._open_tail().truncate(whole)  # else the next opener would trust a tail that is not on the disk
             raise
         self.durable = self.written
         self._closed_cleanly = True
@@ -264,80 +331,41 @@ class DirectoryLog:
         """Unlock, and close the files as they are."""
         self._close_tail()
         if self._lock is not None:
-            with contextlib.suppress(OSError):
-                os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def _close_tail(self) -> None:
         """Make sure that this log writes and syncs no more: after a failure the next opener starts from the file."""
         if self._tail is not None:
-            with contextlib.suppress(OSError):
-                os.close(self._tail)
+            self._tail.close()
             self._tail = None
 
+    def _write_new(self, path: Path, source: BinaryIO, length: int, more: bytes = b"", *, replace: bool = True) -> File:
+        """Make `path` hold the next `length` bytes of `source`, then `more`, by a new inode; return it open.
 
-def _take_lock(where: Path) -> int:
-    path = where / "LOCK"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
-    except BlockingIOError:
-        holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
-        os.close(fd)
-        raise QueueLocked(
-            f"{where} is open already, in process {holder} (this is process {os.getpid()}); a queue has one opener "
-            f"at a time. Close it there, or ask that process to do the work"
-        ) from None
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def _write_new(path: Path, source: BinaryIO, length: int, more: bytes = b"", *, replace: bool = True) -> int:
-    """Make `path` hold the next `length` bytes of `source`, then `more`, by a new inode; return it open for appending.
-
-    The file has its name only once its bytes are on disk, and the name is on disk when this returns. Without `replace`
-    a file that has the name already is an error, and stays.
-    """
-    temporary = path.with_name(path.name + _TEMPORARY)
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    fd = os.open(temporary, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        while length > 0:
-            chunk = source.read(min(length, 1 << 20))
-            if not chunk:
-                raise CorruptLog(str(path), 0, 0, "it became shorter while it was read; another program writes to it")
-            _write_all(fd, chunk)
-            length -= len(chunk)
-        _write_all(fd, more)
-        os.fsync(fd)
-        if not replace and path.exists():  # nobody else makes one: we hold the lock
-            raise FileExistsError(errno.EEXIST, "exists already, though the directory did not show it", str(path))
-        temporary.rename(path)
-        _sync_directory(path.parent)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-def _sync_data(fd: int) -> None:
-    getattr(os, "fdatasync", os.fsync)(fd)  # macOS has no fdatasync
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        The file has its name only once its bytes are on disk, and the name is on disk when this returns. Without
+        `replace` a file that has the name already is an error, and stays.
+        """
+        files = self._files
+        temporary = path.with_name(path.name + _TEMPORARY)
+        files.unlink(temporary)
+        file = files.create(temporary)
+        try:
+            while length > 0:
+                chunk = source.read(min(length, 1 << 20))
+                if not chunk:
+                    raise CorruptLog(str(path), 0, 0, "it became shorter while it was read; another program writes it")
+                file.write(chunk)
+                length -= len(chunk)
+            file.write(more)
+            file.sync()
+            if not replace and files.kind(path) is not None:  # nobody else makes one: we hold the lock
+                raise FileExistsError(errno.EEXIST, "exists already, though the directory did not show it", str(path))
+            files.rename(temporary, path)
+            files.sync_directory(path.parent)
+        except BaseException:
+            file.close()
+            with contextlib.suppress(OSError):
+                files.unlink(temporary)
+            raise
+        return file

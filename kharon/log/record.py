@@ -33,9 +33,13 @@ __all__ = [
     "Chain",
     "Header",
     "Record",
+    "Seal",
     "check_line",
+    "is_seal",
     "open_header",
     "open_record",
+    "open_seal",
+    "seal_line",
 ]
 
 FORMAT: Final = "kharon-log"
@@ -90,6 +94,18 @@ class Header(msgspec.Struct, frozen=True):
     hash: str = ""
 
 
+class Seal(msgspec.Struct, frozen=True):
+    """The last line of a segment that has a successor. It is no link of the chain: the successor's header is.
+
+    Attributes:
+        sealed: the seq of the last record of the segment.
+        next: the hash of the successor's header.
+    """
+
+    sealed: int
+    next: str
+
+
 class BadLine(Exception):
     """These bytes are not a line, or not the line that belongs here."""
 
@@ -116,6 +132,8 @@ class _HeaderBody(msgspec.Struct):
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _envelope = msgspec.json.Decoder(_Envelope).decode
 _header = msgspec.json.Decoder(_HeaderBody).decode
+_seal_of = msgspec.json.Decoder(Seal).decode
+_SEALED: Final = b'"sealed":'
 _DECODERS: Final = {(name, cls.VERSION): msgspec.json.Decoder(cls).decode for name, cls in EVENTS.items()}
 _NAMES: Final = {cls: b'"v":%d,"event":"%b","by":' % (cls.VERSION, name.encode()) for name, cls in EVENTS.items()}
 
@@ -186,6 +204,17 @@ def _seal(previous: str, body: bytes) -> tuple[bytes, str]:
     return b'{"hash":"%b","crc":"%08x",%b\n' % (hash.encode(), zlib.crc32(body), body), hash
 
 
+def seal_line(previous: str, seal: Seal) -> bytes:
+    """Return the line that seals a segment, behind its last line, whose hash is `previous`. O(1)."""
+    line, _ = _seal(previous, _encode(seal)[1:])
+    return line
+
+
+def is_seal(line: bytes) -> bool:
+    """Return whether a checked line seals a segment. O(1)."""
+    return line.startswith(_SEALED, _BODY)
+
+
 def check_line(line: bytes, previous: str | None) -> str:
     """Return the hash that a line carries, after checking its shape and crc and, if `previous` is given, the hash.
 
@@ -236,6 +265,18 @@ def open_record(line: bytes, hash: str) -> Record:
     except _UNREADABLE as error:
         raise BadLine(f"not a record: {error}") from None
     return Record(envelope.seq, envelope.at, envelope.by, event, hash, envelope.part, envelope.durable)
+
+
+def open_seal(line: bytes) -> Seal:
+    """Return the seal in a checked line.
+
+    Raises:
+        BadLine: the line is no seal.
+    """
+    try:
+        return _seal_of(line)
+    except _UNREADABLE as error:
+        raise BadLine(f"not a seal: {error}") from None
 
 
 def open_header(line: bytes, hash: str) -> Header:

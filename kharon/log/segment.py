@@ -1,24 +1,50 @@
-"""One file of the log, read from its beginning: verified line by line, commit by commit.
+"""The files of the log, read from the beginning: verified line by line, commit by commit.
 
-`read_segment` is the reading that trusts nothing: recovery and audit use it. `judge` is the judgement on a line that is
-not right: whether it was never finished, or was damaged after it had been (`is_vouched`). `LiveReader` follows a file
-that this process itself writes. Nothing here writes.
+`read_segment` is the reading that trusts nothing, and `Reading` goes over all segments with it, for recovery and audit.
+`judge` is the judgement on a line that is not right: whether it was never finished, or was damaged after it had been
+(`is_vouched`). `LiveReader` follows the files that this process itself writes. Nothing here writes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 import msgspec
 
 from kharon.errors import CorruptLog
-from kharon.log.record import BadLine, Chain, Header, Record, check_line, open_header, open_record
+from kharon.log.files import Files
+from kharon.log.record import (
+    BadLine,
+    Chain,
+    Header,
+    Record,
+    Seal,
+    check_line,
+    is_seal,
+    open_header,
+    open_record,
+    open_seal,
+)
+from kharon.model.events import LogClosed
 from kharon.model.limits import MAX_LINE_BYTES, ascii_json
 
-__all__ = ["Broken", "LiveReader", "is_about", "is_vouched", "judge", "needle", "read_segment"]
+__all__ = [
+    "Broken",
+    "LiveReader",
+    "Place",
+    "Reading",
+    "Unsealed",
+    "is_about",
+    "is_vouched",
+    "judge",
+    "needle",
+    "read_segment",
+    "segment_name",
+]
 
 _HEADER_LINES: Final = 1
 _BEGINNINGS: Final = re.compile(rb'\{"hash":"')
@@ -48,8 +74,8 @@ class Broken(Exception):
         return CorruptLog(self.path, self.line, self.byte, self.why + more)
 
 
-def read_segment(file: BinaryIO, path: str, chain: Chain, log: str | None) -> Iterator[Header | Record]:
-    """Give the header and then each record of a segment, moving `chain` along: a record only if its commit is whole.
+def read_segment(file: BinaryIO, path: str, chain: Chain, log: str | None) -> Iterator[Header | Record | Seal]:
+    """Give the header, each record, and the seal of a segment, moving `chain` along: records by whole commits only.
 
     Args:
         file: the segment, opened for reading at its beginning.
@@ -59,44 +85,64 @@ def read_segment(file: BinaryIO, path: str, chain: Chain, log: str | None) -> It
 
     Raises:
         CorruptLog: the header is not right: a header is written before the file has its name, so it cannot be torn.
-        Broken: a record is not right; the chain stands at the end of what is whole.
+        Broken: a line behind it is not right; the chain stands at the end of what is whole.
 
     Cost: O(bytes); the memory of one commit.
     """
     line = file.readline(MAX_LINE_BYTES + 1)
     try:
         header = open_header(line, check_line(line, chain.hash))
-        if log is not None and header.log != log:
-            raise BadLine(f"its log id is {header.log}, that of the segment before it is {log}")
-        if header.first != chain.seq + 1:
-            raise BadLine(f"it begins at record {header.first}; {chain.seq + 1} should come next")
-        if header.previous != chain.hash:
-            raise BadLine(f"it says that it follows the line {header.previous}; its hash follows {chain.hash}")
+        _check_header(header, chain, log)
     except BadLine as bad:
         raise CorruptLog(path, 1, 0, str(bad)) from None
     chain.hash = header.hash
     yield header
     byte = commit_byte = len(line)
     number = _HEADER_LINES
-    hash, commit = chain.hash, list[Record]()
+    hash, commit, sealed = chain.hash, list[Record](), False
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
         try:
             hash = check_line(line, hash)
-            record = open_record(line, hash)
-            _check_place(record, chain, commit)
+            item = open_seal(line) if is_seal(line) else open_record(line, hash)
+            if sealed:
+                raise BadLine("it stands behind the line that seals the segment")
+            if isinstance(item, Seal):
+                _check_seal(item, chain, commit)
+            else:
+                _check_place(item, chain, commit)
         except BadLine as bad:
             raise Broken(path, number, byte, commit_byte, chain.seq + 1, str(bad)) from None
         byte += len(line)
-        commit.append(record)
-        if record.part[0] == record.part[1]:
-            chain.seq, chain.hash, chain.at = record.seq, hash, record.at
+        if isinstance(item, Seal):
+            sealed, commit_byte = True, byte
+            yield item
+            continue
+        commit.append(item)
+        if item.part[0] == item.part[1]:
+            chain.seq, chain.hash, chain.at = item.seq, hash, item.at
             commit_byte = byte
             yield from commit
             commit = []
     if commit:
         why = f"the commit ends after {len(commit)} of its {commit[0].part[1]} records"
         raise Broken(path, number + 1, byte, commit_byte, chain.seq + 1, why)
+
+
+def _check_header(header: Header, chain: Chain, log: str | None) -> None:
+    """Check that a header is the one that comes next."""
+    if log is not None and header.log != log:
+        raise BadLine(f"its log id is {header.log}, that of the segment before it is {log}")
+    if header.first != chain.seq + 1:
+        raise BadLine(f"it begins at record {header.first}; {chain.seq + 1} should come next")
+    if header.previous != chain.hash:
+        raise BadLine(f"it says that it follows the line {header.previous}; its hash follows {chain.hash}")
+
+
+def _check_seal(seal: Seal, chain: Chain, commit: list[Record]) -> None:
+    """Check that a seal stands where the segment's last commit ends."""
+    if commit or seal.sealed != chain.seq:
+        raise BadLine(f"it seals the segment behind record {seal.sealed}; it stands behind {chain.seq + len(commit)}")
 
 
 def _check_place(record: Record, chain: Chain, commit: list[Record]) -> None:
@@ -170,31 +216,42 @@ def is_about(record: Record, id: str | None) -> bool:
     return id is None or getattr(record.event, "id", None) == id
 
 
+class Place(NamedTuple):
+    """Where a segment is: the seq of its first record, and its path."""
+
+    first: int
+    path: Path
+
+
 class LiveReader:
-    """Reads on in a segment while this process writes it. Lines are checked by their crc.
+    """Reads on in the segments while this process writes them. Lines are checked by their crc.
 
     Args:
-        path: the segment.
-        first: the seq of its first record.
+        files: the file system.
+        places: all segments, oldest first: the log's own list, to which it adds.
         after: the records up to this seq are passed over.
         id: only records about this ticket; None: all.
     """
 
-    def __init__(self, path: str, first: int, after: int, id: str | None) -> None:
-        self._path = path
-        self._file = Path(path).open("rb")  # noqa: SIM115 - closed in close()
-        self._file.readline(MAX_LINE_BYTES + 1)
+    def __init__(self, files: Files, places: Sequence[Place], after: int, id: str | None) -> None:
+        self._files = files
+        self._places = places
         self._after = after
         self._id = id
         self._needle = None if id is None else needle(id)
-        self.seq = first - 1
+        self._file: BinaryIO | None = None
+        self._line = 0
+        self._index = max(0, bisect_right(places, after + 1, key=lambda place: place.first) - 1)
+        self.seq = places[self._index].first - 1
 
     def read(self, limit: int, until: int) -> list[Record]:
         """Look at the next lines, `limit` at most and none behind `until`; return the records that are wanted."""
         records = []
         for _ in range(min(limit, until - self.seq)):
-            byte = self._file.tell()
-            line = self._file.readline(MAX_LINE_BYTES + 1)
+            file = self._segment()
+            byte = file.tell()
+            line = file.readline(MAX_LINE_BYTES + 1)
+            self._line += 1
             self.seq += 1
             if self.seq > self._after and (self._needle is None or self._needle in line):
                 record = self._open(line, byte)
@@ -202,15 +259,159 @@ class LiveReader:
                     records.append(record)
         return records
 
+    def _segment(self) -> BinaryIO:
+        """Return the segment in which the next record stands, at its line."""
+        if self._index + 1 < len(self._places) and self._places[self._index + 1].first == self.seq + 1:
+            self.close()
+            self._index += 1
+        if self._file is None:
+            self._file = self._files.read(self._places[self._index].path)
+            self._file.readline(MAX_LINE_BYTES + 1)
+            self._line = _HEADER_LINES
+        return self._file
+
     def _open(self, line: bytes, byte: int) -> Record:
         try:
             record = open_record(line, check_line(line, None))
             if record.seq != self.seq:
                 raise BadLine(f"it is record {record.seq}; {self.seq} should come next")
         except BadLine as bad:
-            raise CorruptLog(self._path, self.seq + _HEADER_LINES, byte, str(bad)) from None
+            raise CorruptLog(str(self._places[self._index].path), self._line, byte, str(bad)) from None
         return record
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class Unsealed(NamedTuple):
+    """A segment that has a successor, and no seal: a crash, or another process's rotation, came between the two.
+
+    Attributes:
+        path: the segment.
+        whole: how many of its bytes are whole.
+        hash: of its last line.
+        last: the seq of its last record.
+        line: the number of the line where the seal should be.
+    """
+
+    path: Path
+    whole: int
+    hash: str
+    last: int
+    line: int
+
+    def as_corrupt(self) -> CorruptLog:
+        """Return the error for a segment that must have been sealed."""
+        why = "it has a successor with records, so it had been sealed, and the seal is missing or damaged"
+        return CorruptLog(str(self.path), self.line, self.whole, why)
+
+
+class Reading:
+    """One pass over a log, from its first segment to its end, that trusts nothing.
+
+    Args:
+        list_segments: returns the paths of all segments, oldest first; asked again at the end of each.
+        open_segment: opens one for reading.
+
+    Attributes:
+        chain: where the reading stands.
+        log: the log's id; None before the first header.
+        places: the segments that were begun, oldest first.
+        closed: whether the last record was `LogClosed`.
+        broken: where the unfinished last commit stands; None if there is none.
+        unsealed: the last segment but one, if it lacks its seal.
+    """
+
+    def __init__(self, list_segments: Callable[[], list[Path]], open_segment: Callable[[Path], BinaryIO]) -> None:
+        self._list_segments = list_segments
+        self._open_segment = open_segment
+        self._seal: Seal | None = None
+        self.chain = Chain()
+        self.log: str | None = None
+        self.places: list[Place] = []
+        self.closed = False
+        self.broken: Broken | None = None
+        self.unsealed: Unsealed | None = None
+
+    def records(self) -> Generator[Record, None, None]:
+        """Give the records, and stop in front of an unfinished last commit.
+
+        Raises:
+            CorruptLog: the log is damaged in another way.
+            UnknownFormat: a later version wrote it.
+
+        Cost: O(bytes); the memory of one commit.
+        """
+        while self.broken is None:
+            index = len(self.places)
+            paths = self._list_segments()  # before opening: one that has a successor will not grow any more
+            if index == len(paths):
+                if self._seal is not None:
+                    why = f"it is sealed, so a segment beginning at record {self.chain.seq + 1} follows; it is missing"
+                    raise CorruptLog(str(paths[-1]), 0, 0, why)
+                return
+            following = paths[index + 1] if index + 1 < len(paths) else None
+            yield from self._read(paths[index], following)
+            if following is None and self._seal is None:
+                return
+
+    def _read(self, path: Path, following: Path | None) -> Iterator[Record]:
+        with self._open_segment(path) as file:
+            try:
+                for item in read_segment(file, str(path), self.chain, self.log):
+                    if isinstance(item, Record):
+                        if self.unsealed is not None:
+                            self._look_for_seal(self.unsealed)
+                        self.closed = type(item.event) is LogClosed
+                        yield item
+                    elif isinstance(item, Header):
+                        self._begin(path, item)
+                    else:
+                        self._seal = item
+                whole = file.tell()
+            except Broken as broken:
+                # If the next is named for the record that comes next, all of this one's were read: its seal is torn.
+                if following is None or following.stem != _stem(self.chain.seq + 1):
+                    judge(file, broken, last=following is None)
+                    self.broken = broken
+                    return
+                whole = broken.commit_byte
+        if following is not None:
+            if self.unsealed is not None:
+                raise self.unsealed.as_corrupt()
+            if self._seal is None:
+                line = self.chain.seq - self.places[-1].first + 1 + 2 * _HEADER_LINES
+                self.unsealed = Unsealed(path, whole, self.chain.hash, self.chain.seq, line)
+
+    def _begin(self, path: Path, header: Header) -> None:
+        if path.stem != _stem(header.first):
+            raise CorruptLog(str(path), 1, 0, f"its name is not that of the segment that begins at {header.first}")
+        if self._seal is not None and self._seal.next != header.hash:
+            raise CorruptLog(str(path), 1, 0, "the segment before it was sealed with another header as the next")
+        self._seal = None
+        self.log = header.log
+        self.places.append(Place(header.first, path))
+
+    def _look_for_seal(self, unsealed: Unsealed) -> None:
+        """Look again: another process may have written the seal since. If it did not, the seal is lost."""
+        with self._open_segment(unsealed.path) as file:
+            file.seek(unsealed.whole)
+            line = file.readline(MAX_LINE_BYTES + 1)
+        try:
+            check_line(line, unsealed.hash)
+            open_seal(line)
+        except BadLine:
+            raise unsealed.as_corrupt() from None
+        self.unsealed = None
+
+
+def _stem(first: int) -> str:
+    return f"{first:020}"
+
+
+def segment_name(first: int) -> str:
+    """Return the name of the segment whose first record is `first`."""
+    return f"{_stem(first)}.jsonl"

@@ -573,7 +573,7 @@ def _log(where: str | os.PathLike[str] | EventLog, settings: Settings) -> tuple[
             return MemoryLog(settings.memory_records), False
         if not name or "://" in name:
             raise InvalidSettings(f'where: {name!r} is neither a directory nor ":memory:"')
-        return DirectoryLog(name), True
+        return DirectoryLog(name, settings.segment_bytes), True
     if not callable(getattr(where, "append", None)) or not callable(getattr(where, "sync", None)):
         raise InvalidSettings(f'where: a directory, ":memory:", or an EventLog; not {type(where).__name__}')
     return where, False
