@@ -32,6 +32,7 @@ BAD = [
     *(("workers", bad) for bad in COUNTS),
     *(("batch_size", bad) for bad in COUNTS),
     *(("memory_records", bad) for bad in COUNTS),
+    *(("segment_bytes", bad) for bad in (*COUNTS, 4095)),
     *(("max_attempts", bad) for bad in COUNTS if bad is not None),
     *(("process_time", bad) for bad in DURATIONS),
     *(("max_poll_interval", bad) for bad in DURATIONS),
