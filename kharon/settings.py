@@ -80,6 +80,8 @@ class Settings:
             disk that much later at the latest; "never": when it is written to the operating system.
         actor: the `by` of the records of your own commands.
         segment_bytes: how large a file of the log may become before the next one is begun; at least 4096.
+        snapshot_bytes: after how many bytes of log the state is saved, so that opening need not replay what came
+            before; None: never.
         memory_records: how many of its newest records a ":memory:" queue keeps for `history` and `records`.
 
     Raises:
@@ -99,6 +101,7 @@ class Settings:
     fsync: Fsync = attrs.field(default="always")
     actor: str = attrs.field(default="app")
     segment_bytes: int = attrs.field(default=8 << 20, validator=_count)
+    snapshot_bytes: int | None = attrs.field(default=32 << 20)
     memory_records: int = attrs.field(default=100_000, validator=_count)
 
     @backoff.validator
@@ -122,6 +125,11 @@ class Settings:
     def _check_on_return(self, _attribute: object, value: object) -> None:
         if value not in ("ack", "done", "leave"):
             raise InvalidSettings(f'Settings.on_return: {value!r} is none of "ack", "done", "leave"')
+
+    @snapshot_bytes.validator
+    def _check_snapshot_bytes(self, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value is not None:
+            _count(self, attribute, value)
 
     @segment_bytes.validator
     def _check_segment_bytes(self, _attribute: object, value: int) -> None:

@@ -24,6 +24,7 @@ from kharon.errors import CorruptLog, KharonError, QueueLocked, StorageFull
 from kharon.log.files import OS_FILES, File, Files, Lock
 from kharon.log.record import Chain, Record, Seal, check_line, open_record, seal_line
 from kharon.log.segment import Broken, LiveReader, Place, Reading, Unsealed, segment_name
+from kharon.log.snapshot import Snapshot, has_snapshots, newest
 from kharon.model.events import Event, LogClosed, TailCut
 
 __all__ = ["DEFAULT_SEGMENT_BYTES", "DirectoryLog", "segments"]
@@ -52,6 +53,10 @@ class DirectoryLog:
         where: the directory; made, with mode 0700, if it does not exist.
         segment_bytes: when the tail has so many bytes, a new segment is begun.
         files: the file system.
+
+    Attributes:
+        directory: the directory.
+        unsaved: how many bytes of finished segments no snapshot holds; whoever takes one subtracts what it holds.
     """
 
     def __init__(
@@ -60,7 +65,7 @@ class DirectoryLog:
         segment_bytes: int = DEFAULT_SEGMENT_BYTES,
         files: Files = OS_FILES,
     ) -> None:
-        self._where = Path(where)
+        self._where = self.directory = Path(where)
         self._segment_bytes = segment_bytes
         self._files = files
         self._lock: Lock | None = None
@@ -72,8 +77,10 @@ class DirectoryLog:
         self._written = Chain()
         self._pending: list[bytes] = []
         self._closed_cleanly = False
+        self._snapshot: Snapshot | None = None
         self.written = 0
         self.durable = 0
+        self.unsaved = 0
 
     @property
     def seq(self) -> int:
@@ -99,14 +106,26 @@ class DirectoryLog:
 
         Cost: O(bytes of the log). After an unclean stop the tail is copied once.
         """
-        self._make_directory()
-        self._take_lock()
-        if not segments(self._where, self._files):
+        snapshot = self._snapshot
+        if self._lock is None:
+            snapshot = None
+            self._prepare()
+        found = segments(self._where, self._files)
+        if not found:
             self._create(now)
             return
-        reading = Reading(lambda: segments(self._where, self._files), self._files.read)
+        if snapshot is None:
+            reading = Reading(self._list, self._files.read)
+        else:
+            chain = Chain(snapshot.seq, snapshot.hash, snapshot.at)
+            reading = Reading(self._list, self._files.read, chain, snapshot.log)
+            self._snapshot = None  # its tickets are the caller's now
         yield from reading.records()
-        self._chain, self._places, self._log_id = reading.chain, reading.places, reading.log or ""
+        self._chain, self._log_id = reading.chain, reading.log or ""
+        self._places = [Place(int(path.stem), path) for path in found]
+        for place in reading.places[:-1]:
+            with self._files.read(place.path) as file:
+                self.unsaved += file.seek(0, os.SEEK_END)
         self._closed_cleanly = reading.closed and reading.broken is None
         if reading.unsealed is not None:
             self._seal_after_crash(reading.unsealed)
@@ -118,6 +137,36 @@ class DirectoryLog:
         self._size = self._open_tail().size()
         self._mark_written()
         self.durable = self.written
+
+    def load_snapshot(self) -> Snapshot | None:
+        """Lock the directory, and return the newest snapshot that is usable, if there is one.
+
+        Called at most once, before `open`, which then gives the records behind the snapshot only.
+
+        Raises:
+            CorruptLog: there are snapshots, and no log; or the log's beginning is gone, and no snapshot is usable.
+            QueueLocked, KharonError, OSError: as `open`.
+
+        Cost: O(tickets).
+        """
+        self._prepare()
+        found = segments(self._where, self._files)
+        self._snapshot = newest(self._files, self._where, found)
+        if self._snapshot is None and found and found[0].name != segment_name(1):
+            why = f"the log begins at record {int(found[0].stem)}, and no snapshot of what came before it is usable"
+            raise CorruptLog(str(found[0]), 1, 0, why)
+        return self._snapshot
+
+    def _prepare(self) -> None:
+        self._make_directory()
+        self._take_lock()
+        if not segments(self._where, self._files) and has_snapshots(self._files, self._where):
+            raise CorruptLog(
+                str(self._where / "log"), 0, 0, "there are snapshots of this log, and its segments are gone"
+            )
+
+    def _list(self) -> list[Path]:
+        return segments(self._where, self._files)
 
     @property
     def _tail_path(self) -> Path:
@@ -290,6 +339,7 @@ class DirectoryLog:
             self._close_tail()
             raise
         old.close()
+        self.unsaved += self._size
         self._tail, self._chain, self._size = tail, ahead, len(line)
         self._places.append(Place(ahead.seq + 1, path))
         self._mark_written()

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from kharon.log.record import Record
+from kharon.log.snapshot import Snapshot
 from kharon.model.events import Event
 
-__all__ = ["EventLog", "LogReader"]
+__all__ = ["EventLog", "HasSnapshots", "LogReader"]
 
 
 class LogReader(Protocol):
@@ -36,6 +37,18 @@ class LogReader(Protocol):
 
     def close(self) -> None:
         """Give back what the reader holds. May be called twice."""
+
+
+@runtime_checkable
+class HasSnapshots(Protocol):
+    """What a log may do besides: save the state at a seq, so that opening need not replay what came before."""
+
+    def load_snapshot(self) -> Snapshot | None:
+        """Take the log for this process alone, and return the newest usable snapshot; `open` then goes on behind it.
+
+        Raises:
+            QueueLocked, CorruptLog, UnknownFormat, OSError: as `EventLog.open`.
+        """
 
 
 class EventLog(Protocol):

@@ -36,6 +36,7 @@ __all__ = [
     "Seal",
     "check_line",
     "is_seal",
+    "link",
     "open_header",
     "open_record",
     "open_seal",
@@ -157,7 +158,7 @@ class Chain:
     def header(self, log: str, at: datetime) -> bytes:
         """Return the header line of a segment that begins here, and move on behind it. O(1)."""
         body = _HeaderBody(FORMAT, FORMAT_VERSION, log, self.seq + 1, self.hash, at)
-        line, self.hash = _seal(self.hash, _encode(body)[1:])
+        line, self.hash = link(self.hash, _encode(body)[1:])
         return line
 
     def commit(self, events: Sequence[Event], at: datetime, by: str, durable: int) -> list[bytes]:
@@ -190,7 +191,7 @@ class Chain:
                     fields[1:],
                 )
             )
-            line, hash = _seal(hash, body)
+            line, hash = link(hash, body)
             if len(line) > MAX_LINE_BYTES:
                 what = f"{type(event).__name__} of {getattr(event, 'id', 'the log')!r}"
                 raise InvalidTicket(f"{what}: its line would have {len(line)} bytes; {MAX_LINE_BYTES} are the most")
@@ -199,14 +200,15 @@ class Chain:
         return lines
 
 
-def _seal(previous: str, body: bytes) -> tuple[bytes, str]:
+def link(previous: str, body: bytes) -> tuple[bytes, str]:
+    """Return the line that has this body and follows the line whose hash is `previous`, and its hash. O(bytes)."""
     hash = sha256(previous.encode() + body).hexdigest()
     return b'{"hash":"%b","crc":"%08x",%b\n' % (hash.encode(), zlib.crc32(body), body), hash
 
 
 def seal_line(previous: str, seal: Seal) -> bytes:
     """Return the line that seals a segment, behind its last line, whose hash is `previous`. O(1)."""
-    line, _ = _seal(previous, _encode(seal)[1:])
+    line, _ = link(previous, _encode(seal)[1:])
     return line
 
 
@@ -215,20 +217,21 @@ def is_seal(line: bytes) -> bool:
     return line.startswith(_SEALED, _BODY)
 
 
-def check_line(line: bytes, previous: str | None) -> str:
+def check_line(line: bytes, previous: str | None, most: int = MAX_LINE_BYTES) -> str:
     """Return the hash that a line carries, after checking its shape and crc and, if `previous` is given, the hash.
 
     Args:
         line: the line with its newline.
         previous: the hash of the line in front of it; None to let the line vouch only for itself.
+        most: how many bytes it may have.
 
     Raises:
         BadLine: saying which of them is wrong.
 
     Cost: O(bytes).
     """
-    if len(line) > MAX_LINE_BYTES:
-        raise BadLine(f"longer than {MAX_LINE_BYTES} bytes")
+    if len(line) > most:
+        raise BadLine(f"longer than {most} bytes")
     if line[-1:] != b"\n":
         raise BadLine("unfinished: it has no newline")
     if not (line[:9] == b'{"hash":"' and line[73:82] == b'","crc":"' and line[90:92] == b'",' and line[-2:] == b"}\n"):

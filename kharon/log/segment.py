@@ -315,6 +315,8 @@ class Reading:
     Args:
         list_segments: returns the paths of all segments, oldest first; asked again at the end of each.
         open_segment: opens one for reading.
+        chain: where to begin: at the end of a segment, whose successors alone are read; None: at the first segment.
+        log: the log's id, if it is known.
 
     Attributes:
         chain: where the reading stands.
@@ -325,12 +327,19 @@ class Reading:
         unsealed: the last segment but one, if it lacks its seal.
     """
 
-    def __init__(self, list_segments: Callable[[], list[Path]], open_segment: Callable[[Path], BinaryIO]) -> None:
+    def __init__(
+        self,
+        list_segments: Callable[[], list[Path]],
+        open_segment: Callable[[Path], BinaryIO],
+        chain: Chain | None = None,
+        log: str | None = None,
+    ) -> None:
         self._list_segments = list_segments
         self._open_segment = open_segment
         self._seal: Seal | None = None
-        self.chain = Chain()
-        self.log: str | None = None
+        self.chain = chain or Chain()
+        self._begins_with = segment_name(self.chain.seq + 1)
+        self.log = log
         self.places: list[Place] = []
         self.closed = False
         self.broken: Broken | None = None
@@ -347,7 +356,9 @@ class Reading:
         """
         while self.broken is None:
             index = len(self.places)
-            paths = self._list_segments()  # before opening: one that has a successor will not grow any more
+            paths = [
+                path for path in self._list_segments() if path.name >= self._begins_with
+            ]  # before opening: one that has a successor will not grow any more
             if index == len(paths):
                 if self._seal is not None:
                     why = f"it is sealed, so a segment beginning at record {self.chain.seq + 1} follows; it is missing"

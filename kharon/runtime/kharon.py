@@ -31,6 +31,7 @@ from kharon.model.limits import check_instant, check_json, check_name, check_nic
 from kharon.model.ticket import Status, Ticket
 from kharon.runtime.clock import WallClock
 from kharon.runtime.router import Router
+from kharon.runtime.snapshots import Snapshots
 from kharon.runtime.stats import Collector, Stats
 from kharon.runtime.workers import Crew
 from kharon.settings import Settings
@@ -66,11 +67,16 @@ class _Queue:
         self.stats = Collector()
         self.waits: dict[str, list[_Wait]] = {}
         self.store: Store = LocalStore(log, settings, clock, self._deliver, self._closed, in_thread=in_thread)
+        self.snapshots: Snapshots | None = None
+        if isinstance(log, DirectoryLog) and settings.snapshot_bytes is not None:
+            self.snapshots = Snapshots(log, settings.snapshot_bytes)
         self.crew = Crew(self.store, settings, clock, self.stats, lambda name: Kharon(self, name))
 
     def _deliver(self, effects: Sequence[Effect]) -> None:
         self.stats.deliver(effects)
         self.crew.deliver(effects)
+        if self.snapshots is not None:
+            self.snapshots.look()
         if self.waits:
             for effect in effects:
                 self._end_waits(effect)
@@ -554,6 +560,8 @@ class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kh
 
     async def __aenter__(self) -> Kharon:
         await self._queue.store.open()
+        if self._queue.snapshots is not None:
+            self._queue.snapshots.start()
         return Kharon(self._queue, self._queue.settings.actor)
 
     async def __aexit__(
@@ -561,6 +569,8 @@ class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kh
     ) -> None:
         try:
             await self._queue.crew.stop()
+            if self._queue.snapshots is not None:
+                await self._queue.snapshots.stop()
         finally:
             await self._queue.store.close()
 

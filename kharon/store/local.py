@@ -27,7 +27,7 @@ import trio
 from trio.lowlevel import Abort, Task, enable_ki_protection
 
 from kharon.errors import Closed, CommitOutcomeUnknown, KharonError, StorageFull
-from kharon.log.protocol import EventLog
+from kharon.log.protocol import EventLog, HasSnapshots
 from kharon.log.record import Record
 from kharon.model.commands import Claim, Command, Context, Expire, Lapse, Settle
 from kharon.model.decide import decide
@@ -143,6 +143,8 @@ class LocalStore:
             trio.lowlevel.spawn_system_task(self._sync_regularly, self._settings.sync_interval)
 
     def _replay(self, now: datetime, check_cancelled: Callable[[], None] | None) -> None:
+        if isinstance(self._log, HasSnapshots) and (snapshot := self._log.load_snapshot()) is not None:
+            self._projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
         self._projection.promote(now)
         self._projection.fold(_watched(self._log.open(now), check_cancelled))
 

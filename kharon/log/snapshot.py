@@ -1,0 +1,393 @@
+"""Snapshots: the tickets that lived at a seq, so that opening costs them and not the history that was.
+
+    snapshots/<seq, 20 digits>.jsonl
+
+A snapshot is JSON Lines of the same kind as the log's: each line begins with its hash and crc, and follows from the
+line before it. The first names the log, the seq, and the hash of the record there, from which it follows itself; then
+comes a line per ticket, in the projection's order; the last says how many there were. It is a saved fold, and never the
+truth: a bad one is passed over, and the log is read from further back.
+
+`take` makes the next one from the last one and from the segments that are finished since: it needs neither the queue's
+lock nor the process that has it, and is run in a process of its own (`python -m kharon.log.snapshot DIRECTORY`), so
+that no event loop ever waits for it, however many tickets there are. Finished segments are on disk, so a snapshot never
+stands at a seq that is not durable.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from kharon.errors import CorruptLog, KharonError, UnknownFormat
+from kharon.log.files import OS_FILES, Files
+from kharon.log.record import BadLine, Chain, Record, check_line, link, open_header
+from kharon.log.segment import Broken, read_segment, segment_name
+from kharon.model.limits import MAX_LINE_BYTES, ascii_json
+from kharon.model.projection import Projection
+from kharon.model.ticket import Draft, Status, Ticket
+from kharon.model.ticket import seal as seal_ticket
+
+__all__ = ["KEPT", "Snapshot", "has_snapshots", "newest", "read_snapshot", "take"]
+
+_logger = logging.getLogger("kharon")
+
+FORMAT: Final = "kharon-snapshot"
+FORMAT_VERSION: Final = 1
+KEPT: Final = 2
+"""How many snapshots are kept: the newest, and one to fall back to."""
+_MAX_BYTES: Final = 4 * MAX_LINE_BYTES  # a ticket's payload, its result, and as much for its successor
+_TEMPORARY: Final = ".tmp"
+_encode = msgspec.json.Encoder().encode
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A projection at a seq.
+
+    Attributes:
+        log: the log's id.
+        seq: the last record that is folded into it.
+        at: that record's time.
+        hash: that record's hash.
+        tickets: the tickets, in the projection's order.
+    """
+
+    log: str
+    seq: int
+    at: datetime
+    hash: str
+    tickets: list[Ticket]
+
+
+class _Head(msgspec.Struct):
+    format: str
+    version: int
+    log: str
+    seq: int
+    at: datetime
+    record: str
+
+
+class _End(msgspec.Struct):
+    tickets: int
+
+
+class _Fields(msgspec.Struct, omit_defaults=True):
+    """A ticket as it stands in a snapshot: every field of `Draft`."""
+
+    id: str
+    type: str
+    payload: Raw
+    tube: str
+    nice: int
+    runat: datetime
+    ctime: datetime
+    mtime: datetime
+    version: int
+    order: int
+    group: str | None = None
+    status: Status = Status.PENDING
+    attempts: int = 0
+    lease_until: datetime | None = None
+    expire_at: datetime | None = None
+    error_reason: str | None = None
+    result: Raw | UnsetType = UNSET
+    blocked_by: tuple[str, ...] = ()
+    claim: int | None = None
+    worker: str | None = None
+    successor: _Fields | None = None
+
+
+class _Line(msgspec.Struct):
+    ticket: _Fields
+
+
+_head = msgspec.json.Decoder(_Head).decode
+_line = msgspec.json.Decoder(_Line).decode
+_end = msgspec.json.Decoder(_End).decode
+
+
+def _fields(ticket: Ticket) -> _Fields:
+    assert ticket.runat is not None
+    assert ticket.ctime is not None
+    assert ticket.mtime is not None
+    return _Fields(
+        id=ticket.id,
+        type=ticket.type,
+        payload=Raw(ticket._payload),
+        tube=ticket.tube,
+        nice=ticket.nice,
+        runat=ticket.runat,
+        ctime=ticket.ctime,
+        mtime=ticket.mtime,
+        version=ticket.version,
+        order=ticket.order,
+        group=ticket.group,
+        status=ticket.status,
+        attempts=ticket.attempts,
+        lease_until=ticket.lease_until,
+        expire_at=ticket.expire_at,
+        error_reason=ticket.error_reason,
+        result=UNSET if ticket._result is None else Raw(ticket._result),
+        blocked_by=ticket.blocked_by,
+        claim=ticket.claim,
+        worker=ticket.worker,
+        successor=None if ticket.successor is None else _fields(ticket.successor),
+    )
+
+
+def _ticket(fields: _Fields) -> Ticket:
+    draft = Draft(
+        fields.id,
+        sys.intern(fields.type),
+        bytes(fields.payload),
+        sys.intern(fields.tube),
+        fields.nice,
+        fields.runat,
+        fields.group,
+        fields.status,
+        fields.attempts,
+        fields.ctime,
+        fields.mtime,
+        fields.lease_until,
+        fields.expire_at,
+        fields.error_reason,
+        None if fields.result is UNSET else bytes(fields.result),
+        fields.blocked_by,
+        fields.version,
+        fields.claim,
+        fields.worker,
+        fields.order,
+        None if fields.successor is None else _ticket(fields.successor),
+    )
+    return seal_ticket(draft)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_snapshot(file: BinaryIO, path: str) -> Snapshot:
+    """Read and verify a snapshot.
+
+    Raises:
+        CorruptLog: it is not what was written, or not all of it.
+        UnknownFormat: a later version wrote it.
+
+    Cost: O(bytes); measured 4 µs a ticket.
+    """
+    number, byte = 0, 0
+    previous: str | None = None
+    head: _Head | None = None
+    tickets: list[Ticket] = []
+    try:
+        while line := file.readline(_MAX_BYTES + 1):
+            number += 1
+            hash = check_line(line, previous, _MAX_BYTES)
+            if head is None:
+                head = _open_head(line)
+                check_line(line, head.record)
+            elif line.startswith(b'"tickets":', 92):
+                if _end(line).tickets != len(tickets) or file.read(1):
+                    raise BadLine(f"it ends after {len(tickets)} tickets, or does not end here")
+                return Snapshot(head.log, head.seq, head.at, head.record, tickets)
+            else:
+                tickets.append(_ticket(_line(line).ticket))
+            previous = hash
+            byte += len(line)
+        raise BadLine("it has no last line, so not all of it is there")
+    except (BadLine, msgspec.MsgspecError, ValueError, RecursionError) as bad:
+        raise CorruptLog(path, number, byte, str(bad)) from None
+
+
+def _open_head(line: bytes) -> _Head:
+    head = _head(line)
+    if head.format != FORMAT:
+        raise BadLine(f"its format is {head.format!r}")
+    if head.version != FORMAT_VERSION:
+        raise UnknownFormat(
+            f"the snapshot is in format {head.version}, this version of Kharon knows {FORMAT_VERSION}; "
+            f"a later one is needed"
+        )
+    return head
+
+
+def _paths(files: Files, directory: Path) -> list[Path]:
+    """Return the snapshots in a queue's directory, newest first."""
+    folder = directory / "snapshots"
+    if files.kind(folder) != "directory":
+        return []
+    return [folder / name for name in reversed(files.list(folder)) if name.endswith(".jsonl")]
+
+
+def has_snapshots(files: Files, directory: Path) -> bool:
+    """Return whether a queue's directory has snapshots, usable or not."""
+    return bool(_paths(files, directory))
+
+
+def newest(files: Files, directory: Path, segments: list[Path]) -> Snapshot | None:
+    """Return the newest snapshot that is usable: whole, and of this log, which goes on from it.
+
+    A snapshot that is not is passed over, with a warning.
+
+    Args:
+        files: the file system.
+        directory: the queue's.
+        segments: the paths of its segments.
+
+    Raises:
+        OSError: something cannot be read.
+
+    Cost: O(bytes of the snapshot).
+    """
+    for path in _paths(files, directory):
+        try:
+            with files.read(path) as file:
+                snapshot = read_snapshot(file, str(path))
+            _check_fits(files, snapshot, path, segments)
+        except (CorruptLog, UnknownFormat) as error:
+            _logger.warning("snapshot passed over: %s", error)
+        else:
+            return snapshot
+    return None
+
+
+def _check_fits(files: Files, snapshot: Snapshot, path: Path, segments: list[Path]) -> None:
+    """Check that a segment goes on where the snapshot ends, and says so."""
+    if path.stem != f"{snapshot.seq:020}":
+        raise CorruptLog(str(path), 1, 0, f"it is the snapshot at record {snapshot.seq}, which is not its name")
+    following = next((path for path in segments if path.name == segment_name(snapshot.seq + 1)), None)
+    if following is None:
+        raise CorruptLog(str(path), 1, 0, f"no segment begins behind it, at record {snapshot.seq + 1}")
+    with files.read(following) as file:
+        line = file.readline(MAX_LINE_BYTES + 1)
+    try:
+        header = open_header(line, check_line(line, snapshot.hash))
+    except BadLine as bad:
+        raise CorruptLog(str(path), 1, 0, f"{following.name} does not follow from it: {bad}") from None
+    if header.log != snapshot.log:
+        raise CorruptLog(str(path), 1, 0, f"it is of the log {snapshot.log}; {following.name} is of {header.log}")
+
+
+# --- taking -----------------------------------------------------------------------------------------------------------
+
+
+def take(directory: Path, files: Files = OS_FILES) -> Path | None:
+    """Take a snapshot at the end of the last finished segment, verify it, and drop all but the newest `KEPT`.
+
+    May run beside the process that has the queue open: it reads what does not change any more.
+
+    Returns:
+        The snapshot; None if there is nothing to take, or what there is stands there already.
+
+    Raises:
+        CorruptLog: the segments are damaged; or what was written cannot be read back.
+        UnknownFormat: a later version wrote them.
+        OSError: something cannot be read or written. An unfinished snapshot has another name, and does not count.
+
+    Cost: O(tickets + records since the last snapshot), in time; the memory of the tickets.
+    """
+    folder = directory / "log"
+    segments = [folder / name for name in files.list(folder) if name.endswith(".jsonl")]
+    base = newest(files, directory, segments)
+    projection, chain = Projection(), Chain()
+    if base is not None:
+        projection.load(base.tickets, base.seq, base.at)
+        chain = Chain(base.seq, base.hash, base.at)
+    behind = segment_name(chain.seq + 1)
+    finished = [path for path in segments[:-1] if path.name >= behind]  # the last one may still change
+    if not finished:
+        return None
+    log = _log_id(files, finished[0])
+    projection.fold(record for path in finished for record in _records(files, path, chain, log))
+    assert projection.at is not None  # a segment that is finished has records
+    path = directory / "snapshots" / f"{projection.seq:020}.jsonl"
+    _write(files, path, Snapshot(log, projection.seq, projection.at, chain.hash, list(projection.tickets.values())))
+    for old in _paths(files, directory)[KEPT:]:
+        files.unlink(old)
+    return path
+
+
+def _log_id(files: Files, path: Path) -> str:
+    with files.read(path) as file:
+        line = file.readline(MAX_LINE_BYTES + 1)
+    try:
+        return open_header(line, check_line(line, None)).log
+    except BadLine as bad:
+        raise CorruptLog(str(path), 1, 0, str(bad)) from None
+
+
+def _records(files: Files, path: Path, chain: Chain, log: str) -> Iterator[Record]:
+    with files.read(path) as file:
+        try:
+            for item in read_segment(file, str(path), chain, log):
+                if isinstance(item, Record):
+                    yield item
+        except Broken as broken:
+            raise broken.as_corrupt("; this segment is not the last, so it had been finished") from None
+
+
+def _write(files: Files, path: Path, snapshot: Snapshot) -> None:
+    """Write a snapshot under another name, read it back, and only then give it its name."""
+    if files.kind(path.parent) is None:
+        files.make_directory(path.parent)
+        files.sync_directory(path.parent.parent)
+    temporary = path.with_name(path.name + _TEMPORARY)
+    files.unlink(temporary)
+    file = files.create(temporary)
+    try:
+        for lines in _batched(_lines(snapshot), 1 << 20):
+            file.write(lines)
+        file.sync()
+    finally:
+        file.close()
+    with files.read(temporary) as written:
+        if read_snapshot(written, str(temporary)) != snapshot:
+            raise CorruptLog(str(temporary), 0, 0, "what was read back is not what was written")
+    files.rename(temporary, path)
+    files.sync_directory(path.parent)
+
+
+def _lines(snapshot: Snapshot) -> Iterator[bytes]:
+    head = _Head(FORMAT, FORMAT_VERSION, snapshot.log, snapshot.seq, snapshot.at, snapshot.hash)
+    line, hash = link(snapshot.hash, ascii_json(_encode(head)[1:]))
+    yield line
+    for ticket in snapshot.tickets:
+        line, hash = link(hash, ascii_json(_encode(_Line(_fields(ticket)))[1:]))
+        yield line
+    line, _ = link(hash, _encode(_End(len(snapshot.tickets)))[1:])
+    yield line
+
+
+def _batched(lines: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Join lines to pieces of about `size` bytes."""
+    piece: list[bytes] = []
+    length = 0
+    for line in lines:
+        piece.append(line)
+        length += len(line)
+        if length >= size:
+            yield b"".join(piece)
+            piece, length = [], 0
+    yield b"".join(piece)
+
+
+def main() -> int:
+    """Take a snapshot of the queue in the directory that the last argument names; say on stderr why not."""
+    try:
+        os.nice(10)  # whoever has the queue open goes first
+        take(Path(sys.argv[-1]))
+    except (KharonError, OSError) as error:
+        print(error, file=sys.stderr)  # noqa: T201 - a program of its own
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Snapshots in the background: when they are due, and the process that takes them.
+
+A process, because a projection of a million tickets takes seconds to write: in the event loop, or in a thread that
+shares its interpreter, everybody would feel it. It reads the finished segments, so it needs nothing from this process
+but the directory's name, and nothing waits for it. What a snapshot is and how it is taken is in `log.snapshot`.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+
+import trio
+
+from kharon.log.directory import DirectoryLog
+
+__all__ = ["Snapshots"]
+
+_logger = logging.getLogger("kharon")
+_PROGRAM = "import sys; sys.path[:] = {path!r}; from kharon.log.snapshot import main; sys.exit(main())"
+
+
+class Snapshots:
+    """Takes a snapshot of a queue whenever enough of its log is in none.
+
+    Args:
+        log: the queue's log.
+        every: how many bytes of finished segments make a snapshot due.
+    """
+
+    def __init__(self, log: DirectoryLog, every: int) -> None:
+        self._log = log
+        self._directory = log.directory
+        self._every = every
+        self._due = trio.Event()
+        self._scope = trio.CancelScope()
+        self._ended: trio.Event | None = None
+
+    def start(self) -> None:
+        """Begin to look; as a system task, since it must outlive whoever opened the queue, and fail nobody."""
+        self._ended = trio.Event()
+        trio.lowlevel.spawn_system_task(self._run, self._ended)
+        self.look()
+
+    def look(self) -> None:
+        """See whether a snapshot is due. O(1)."""
+        if self._log.unsaved >= self._every:
+            self._due.set()
+
+    async def stop(self) -> None:
+        """End, and the process too if it runs: an unfinished snapshot has another name, and does not count."""
+        self._scope.cancel()
+        if self._ended is not None:
+            with trio.CancelScope(shield=True):
+                await self._ended.wait()
+
+    async def _run(self, ended: trio.Event) -> None:
+        with self._scope:
+            while True:
+                await self._due.wait()
+                self._due = trio.Event()
+                held = self._log.unsaved
+                await self._take()
+                # Taken or not: what could not be saved now is tried again with what comes.
+                self._log.unsaved -= held
+        ended.set()
+
+    async def _take(self) -> None:
+        program = _PROGRAM.format(path=sys.path)
+        command = [sys.executable, "-c", program, str(self._directory.absolute())]
+        try:
+            ended = await trio.run_process(
+                command,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                capture_stderr=True,
+                start_new_session=True,  # a Ctrl-C is for the application to handle
+            )
+        except Exception as error:  # noqa: BLE001 - nobody waits for a snapshot, so nobody could be told
+            _logger.warning("no snapshot of %s: %s", self._directory, error)
+            return
+        if ended.returncode:
+            why = ended.stderr.decode("utf-8", "replace").strip().splitlines()
+            _logger.warning("no snapshot of %s: %s", self._directory, why[-1] if why else ended.returncode)
