@@ -161,9 +161,7 @@ class DirectoryLog:
         self._make_directory()
         self._take_lock()
         if not segments(self._where, self._files) and has_snapshots(self._files, self._where):
-            raise CorruptLog(
-                str(self._where / "log"), 0, 0, "there are snapshots of this log, and its segments are gone"
-            )
+            raise CorruptLog(str(self._where / "log"), 0, 0, "there are snapshots of it, and no segments")
 
     def _list(self) -> list[Path]:
         return segments(self._where, self._files)

@@ -1,0 +1,370 @@
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import attrs
+import pytest
+from log_steps import NOW, added
+
+from kharon.errors import CorruptLog
+from kharon.log.directory import DirectoryLog, segments
+from kharon.log.files import OS_FILES, OsFiles
+from kharon.log.record import link
+from kharon.log.snapshot import KEPT, Snapshot, newest, read_snapshot, take
+from kharon.log.snapshot import _write as write
+from kharon.model.events import TicketClaimed, TicketDeleted, TicketDone, TicketFailed
+from kharon.model.projection import Projection
+from kharon.model.ticket import Draft, Status, Ticket, draft_of, seal
+
+SMALL = 2000  # bytes of a segment: about six records
+
+
+@pytest.fixture
+def where(tmp_path):
+    return tmp_path / "queue"
+
+
+def opened(where: Path, *, snapshots: bool = True) -> tuple[DirectoryLog, Projection, int]:
+    """Open a queue's log; return it, the state, and how many records had to be replayed."""
+    log = DirectoryLog(where, SMALL)
+    projection = Projection()
+    try:
+        if snapshots and (snapshot := log.load_snapshot()) is not None:
+            projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+        before = projection.seq
+        projection.fold(log.open(NOW))
+    except BaseException:
+        log.abandon()
+        raise
+    return log, projection, projection.seq - before
+
+
+def fill(where: Path, rounds: int, start: int = 0) -> None:
+    """Add, claim, and settle or not."""
+    log, _, _ = opened(where)
+    for number in range(start, start + rounds):
+        id = f"t{number}"
+        log.append([added(id)], NOW, "app")
+        log.append([TicketClaimed(id, 1, NOW, "worker-1")], NOW, "worker-1")
+        if number % 3 == 0:
+            log.append([TicketDone(id)], NOW, "worker-1")
+        elif number % 3 == 1:
+            log.append([TicketFailed(id, "no"), TicketDeleted(id), added(id)], NOW, "ann")
+        log.write()
+        log.sync()
+    log.close(NOW)
+
+
+def snapshots_in(where: Path) -> list[str]:
+    return sorted(path.name for path in (where / "snapshots").iterdir())
+
+
+def same(one: Projection, other: Projection) -> bool:
+    return one == other and list(one.tickets) == list(other.tickets)
+
+
+# --- what is in one ---------------------------------------------------------------------------------------------------
+
+
+def every_field() -> Ticket:
+    later = NOW + timedelta(seconds=1)
+    draft = draft_of(
+        Ticket("ü", "näme", payload={"a": ["\U0001f600", None, 1.5]}, tube="t", nice=-1, runat=NOW, group="g")
+    )
+    successor = draft_of(Ticket("ü", "other", payload=[1], runat=later))
+    successor.ctime = successor.mtime = later
+    successor.version = successor.order = 8
+    draft.status = Status.FAILED
+    draft.attempts, draft.version, draft.claim, draft.order = 3, 9, 7, 5
+    draft.ctime, draft.mtime, draft.lease_until, draft.expire_at = NOW, later, later, later
+    draft.error_reason, draft._result, draft.blocked_by, draft.worker = "why", b'{"r":1}', ("x", "y"), "worker-1"
+    draft.successor = seal(successor)
+    return seal(draft)
+
+
+def test_every_field_of_a_ticket_comes_back(where):
+    fill(where, 12)
+    ticket = every_field()
+    unset = [field.name for field in attrs.fields(Draft) if getattr(ticket, field.name) == field.default]
+    assert unset == [], "set these too, so that this test would miss them"
+    path = take(where)
+    with path.open("rb") as file:
+        snapshot = read_snapshot(file, str(path))
+    snapshot.tickets.append(ticket)
+    write(OS_FILES, path, snapshot)
+    with path.open("rb") as file:
+        again = read_snapshot(file, str(path))
+    assert again == snapshot
+    assert again.tickets[-1] == ticket
+    assert again.tickets[-1].payload == {"a": ["\U0001f600", None, 1.5]}
+    assert path.read_bytes().isascii()
+
+
+def test_a_ticket_that_fills_its_limits_comes_back(where):
+    fill(where, 12)
+    path = take(where)
+    with path.open("rb") as file:
+        snapshot = read_snapshot(file, str(path))
+    draft = draft_of(every_field())
+    draft._payload = draft._result = b'"%b"' % (b"x" * (960 << 10))
+    successor = draft_of(draft.successor)
+    successor._payload = draft._payload
+    draft.successor = seal(successor)
+    whole = Snapshot(snapshot.log, snapshot.seq, snapshot.at, snapshot.hash, [seal(draft)])
+    write(OS_FILES, path, whole)
+    with path.open("rb") as file:
+        assert read_snapshot(file, str(path)) == whole
+
+
+# --- taking one, and opening with it ----------------------------------------------------------------------------------
+
+
+def test_opening_with_a_snapshot_is_opening_without_and_replays_less(where):
+    fill(where, 40)
+    log, expected, count = opened(where)
+    log.close(NOW)
+    path = take(where)
+    assert path is not None
+    log, projection, replayed = opened(where)
+    assert same(projection, expected)
+    assert replayed == projection.seq - int(path.stem) < count / 5
+    projection.check()
+    assert log.first == 1
+    reader = log.reader()
+    assert len(reader.read(10**6, log.written)) == log.seq, "the history is all there"
+    reader.close()
+    log.append([added("more")], NOW, "app")
+    log.close(NOW)
+    log, projection, _ = opened(where)
+    assert "more" in projection.tickets
+    log.close(NOW)
+
+
+def test_it_stands_at_the_end_of_what_is_finished(where):
+    assert_nothing = DirectoryLog(where, SMALL)
+    list(assert_nothing.open(NOW))
+    assert take(where) is None
+    assert_nothing.append([added("a")], NOW, "app")
+    assert_nothing.close(NOW)
+    assert take(where) is None, "the tail is not finished"
+    fill(where, 20)
+    path = take(where)
+    *_, last_finished, tail = segments(where)
+    assert path.name == f"{int(tail.stem) - 1:020}.jsonl"
+    assert last_finished.stem <= path.stem
+    assert take(where) is None, "it stands there already"
+
+
+def test_the_next_one_begins_with_the_last(where):
+    fill(where, 20)
+    take(where)
+    fill(where, 20, start=100)
+    old = segments(where)[0]
+    bytes_ = bytearray(old.read_bytes())
+    bytes_[-10] ^= 1
+    old.write_bytes(bytes_)  # which nobody reads any more
+    path = take(where)
+    log, projection, _ = opened(where)
+    assert int(path.stem) > int(snapshots_in(where)[0].split(".")[0])
+    assert projection.seq == log.seq
+    assert "t118" in projection.tickets
+    log.close(NOW)
+
+
+def test_two_are_kept(where):
+    for start in range(0, 100, 20):
+        fill(where, 20, start)
+        take(where)
+    assert len(snapshots_in(where)) == KEPT == 2
+    log, expected, _ = opened(where, snapshots=False)
+    log.close(NOW)
+    (where / "snapshots" / snapshots_in(where)[1]).unlink()
+    log, projection, _ = opened(where)
+    assert same(projection, expected)
+    log.close(NOW)
+
+
+def test_its_bytes_do_not_count_until_they_are_read_back(where):
+    fill(where, 20)
+
+    class Forgetful(OsFiles):
+        def read(self, path):
+            if path.name.endswith(".tmp"):
+                path.write_bytes(path.read_bytes()[:-200])
+            return super().read(path)
+
+    with pytest.raises(CorruptLog):
+        take(where, Forgetful())
+    assert [name for name in snapshots_in(where) if not name.endswith(".tmp")] == []
+    assert take(where) is not None, "what is left over does not hinder the next one"
+    assert len(snapshots_in(where)) == 1
+
+
+def test_without_room_there_is_none_and_the_queue_is_as_it_was(where):
+    fill(where, 20)
+
+    class Full(OsFiles):
+        def create(self, path):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with pytest.raises(OSError, match="No space"):
+        take(where, Full())
+    log, _, _ = opened(where)
+    log.close(NOW)
+
+
+def test_a_damaged_segment_makes_no_snapshot(where):
+    fill(where, 20)
+    path = segments(where)[1]
+    data = bytearray(path.read_bytes())
+    data[-400] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptLog):
+        take(where)
+    header = bytearray(segments(where)[0].read_bytes())
+    header[95] ^= 1
+    segments(where)[0].write_bytes(header)
+    with pytest.raises(CorruptLog):
+        take(where)
+    assert not (where / "snapshots").exists()
+
+
+def test_as_a_program(where):
+    fill(where, 20)
+    command = [sys.executable, "-c", "import sys; from kharon.log.snapshot import main; sys.exit(main())", str(where)]
+    subprocess.run(command, check=True)
+    assert len(snapshots_in(where)) == 1
+    shutil.rmtree(where / "log")
+    failed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert "log" in failed.stderr
+    assert len(failed.stderr.splitlines()) == 1
+
+
+# --- bad ones ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(where):
+    """A queue with two snapshots; the newest one's path."""
+    fill(where, 14)
+    take(where)
+    fill(where, 14, start=100)
+    return take(where)
+
+
+def test_a_damaged_one_is_passed_over_with_a_warning(where, saved, caplog):
+    log, expected, _ = opened(where, snapshots=False)
+    log.close(NOW)
+    whole = saved.read_bytes()
+    names = segments(where)
+    for byte in range(0, len(whole), 7):
+        saved.write_bytes(whole[:byte] + bytes([whole[byte] ^ (1 << byte % 8)]) + whole[byte + 1 :])
+        caplog.clear()
+        found = newest(OS_FILES, where, names)
+        assert found.seq < int(saved.stem), f"byte {byte} was altered, and nobody noticed"
+        assert "passed over" in caplog.text
+    log, projection, _ = opened(where)
+    assert same(projection, expected)
+    log.close(NOW)
+
+
+def test_one_that_is_cut_off_is_passed_over(where, saved):
+    whole = saved.read_bytes()
+    names = segments(where)
+    for length in range(0, len(whole), 11):
+        saved.write_bytes(whole[:length])
+        assert newest(OS_FILES, where, names).seq < int(saved.stem)
+    saved.write_bytes(whole + b"\n")
+    assert newest(OS_FILES, where, names).seq < int(saved.stem)
+    saved.write_bytes(whole)
+    assert newest(OS_FILES, where, names).seq == int(saved.stem)
+
+
+def test_one_of_another_log_is_passed_over(where, saved, tmp_path, caplog):
+    other = tmp_path / "other"
+    fill(other, 14)
+    take(other)
+    fill(other, 14, start=100)
+    theirs = take(other)
+    assert theirs.name == saved.name
+    shutil.copy(theirs, saved)
+    assert newest(OS_FILES, where, segments(where)).seq < int(saved.stem)
+    assert "does not follow" in caplog.text
+
+
+def test_one_by_another_name_or_with_nothing_behind_it_is_passed_over(where, saved, caplog):
+    number = int(saved.stem)
+    saved.rename(saved.with_name(f"{number + 1:020}.jsonl"))
+    assert newest(OS_FILES, where, segments(where)).seq < number
+    assert "which is not its name" in caplog.text
+    saved.with_name(f"{number + 1:020}.jsonl").rename(saved)
+    assert newest(OS_FILES, where, segments(where)[:1]) is None
+    assert "no segment begins behind it" in caplog.text
+
+
+def test_one_of_a_later_format_is_passed_over(where, saved, caplog):
+    with saved.open("rb") as file:
+        head = read_snapshot(file, str(saved))
+    line = saved.read_bytes().splitlines()[0]
+    for old, new in ((b'"version":1', b'"version":2'), (b"kharon-snapshot", b"kharon-snapshop")):
+        altered, _ = link(head.hash, line[92:].replace(old, new))
+        saved.write_bytes(altered)
+        assert newest(OS_FILES, where, segments(where)).seq < head.seq
+    assert "a later one is needed" in caplog.text
+    assert "its format is" in caplog.text
+
+
+def test_without_a_usable_one_and_without_the_beginning_it_refuses(where, saved):
+    first, *_ = segments(where)
+    kept = first.read_bytes()
+    first.unlink()
+    log, projection, _ = opened(where)
+    assert log.first > 1
+    assert "t112" in projection.tickets
+    log.close(NOW)
+    for path in (where / "snapshots").iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CorruptLog, match="no snapshot of what came before it is usable"):
+        opened(where)
+    first.write_bytes(kept)
+    log, _, _ = opened(where)
+    log.close(NOW)
+
+
+def test_with_snapshots_and_without_a_log_it_refuses(where, saved):
+    for path in segments(where):
+        path.unlink()
+    for snapshots in (True, False):
+        with pytest.raises(CorruptLog, match="there are snapshots of it, and no segments"):
+            opened(where, snapshots=snapshots)
+    assert segments(where) == []
+
+
+def test_it_counts_what_is_in_none(where):
+    fill(where, 20)
+    log, _, _ = opened(where)
+    finished = sum(path.stat().st_size for path in segments(where)[:-1])
+    assert log.unsaved == finished
+    log.close(NOW)
+    take(where)
+    log, _, _ = opened(where)
+    assert log.unsaved == 0
+    while log.unsaved == 0:
+        log.append([added("more")], NOW, "app")
+        log.write()
+    assert log.unsaved >= SMALL
+    log.close(NOW)
+
+
+def test_nothing_is_logged_of_a_good_one(where, saved, caplog):
+    with caplog.at_level(logging.DEBUG):
+        log, _, _ = opened(where)
+    log.close(NOW)
+    assert caplog.text == ""

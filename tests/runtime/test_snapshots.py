@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+import kharon
+
+SMALL = kharon.Settings(segment_bytes=4096, snapshot_bytes=1, fsync="never")
+
+
+def snapshots_in(where: Path) -> list[Path]:
+    folder = where / "snapshots"
+    return sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
+
+
+async def until(condition) -> None:
+    """Wait for another process: in real time, and not for ever."""
+    with trio.fail_after(60):
+        while not condition():  # noqa: ASYNC110 - it is another process that does it
+            await trio.sleep(0.01)
+
+
+async def test_a_snapshot_is_taken_beside_a_queue_that_is_used(tmp_path):
+    where = tmp_path / "queue"
+    async with kharon.open(where, SMALL) as kh:
+        await kh.add_many([kharon.Ticket(f"t{number}", "x") for number in range(100)])
+        await until(lambda: snapshots_in(where))
+        first = snapshots_in(where)[-1]
+        assert int(first.stem) <= 100
+        await kh.add_many([kharon.Ticket(f"u{number}", "x") for number in range(100)])
+        await until(lambda: snapshots_in(where)[-1] != first)
+        expected = await kh.list(limit=None)
+    damaged = min((where / "log").glob("*.jsonl"))
+    damaged.write_bytes(b"x" + damaged.read_bytes()[1:])
+    async with kharon.open(where) as kh:  # which did not read what the snapshot holds
+        assert await kh.list(limit=None) == expected
+        assert kh.first_record == 1
+    with pytest.raises(kharon.CorruptLog):
+        kharon.verify(where)
+
+
+async def test_no_snapshot_is_taken_if_none_is_wanted(tmp_path):
+    where = tmp_path / "queue"
+    settings = kharon.Settings(segment_bytes=4096, snapshot_bytes=None, fsync="never")
+    async with kharon.open(where, settings) as kh:
+        await kh.add_many([kharon.Ticket(f"t{number}", "x") for number in range(100)])
+        assert kh._queue.snapshots is None
+    assert len(list((where / "log").glob("*.jsonl"))) > 1
+
+
+async def test_a_snapshot_that_cannot_be_taken_is_a_warning(tmp_path, monkeypatch, caplog):
+    where = tmp_path / "queue"
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
+    async with kharon.open(where, SMALL) as kh:
+        await kh.add_many([kharon.Ticket(f"t{number}", "x") for number in range(100)])
+        await until(lambda: "no snapshot of" in caplog.text)
+        await kh.add(kharon.Ticket("more", "x"))
+    assert snapshots_in(where) == []
+    monkeypatch.undo()
+    caplog.clear()
+    (where / "snapshots").write_text("in the way")
+    async with kharon.open(where, SMALL):
+        await until(lambda: "no snapshot of" in caplog.text)
+    assert all(record.levelno == logging.WARNING for record in caplog.records)
+    assert "Traceback" not in caplog.text
+
+
+async def test_closing_ends_the_process_that_takes_one(tmp_path, monkeypatch):
+    """It is stopped in the middle: by a program that says that it has begun, and then does not end."""
+    where, begun = tmp_path / "queue", tmp_path / "begun"
+    program = f"import os, time; open({str(begun)!r}, 'w').write(str(os.getpid())); time.sleep(3600)"
+    monkeypatch.setattr("kharon.runtime.snapshots._PROGRAM", program.replace("{", "{{").replace("}", "}}"))
+    async with kharon.open(where, SMALL) as kh:
+        await kh.add_many([kharon.Ticket(f"t{number}", "x") for number in range(100)])
+        await until(lambda: begun.is_file() and begun.read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(begun.read_text()), 0)
