@@ -27,7 +27,6 @@ import sys
 from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
-from http import HTTPStatus
 from typing import Any
 
 import attrs
@@ -57,6 +56,9 @@ STATUS_CODES: dict[type[kharon.KharonError], int] = {
     kharon.CommitOutcomeUnknown: 503,
     kharon.Closed: 503,
 }
+
+# Not HTTPStatus.phrase: it has changed from one version of Python to the next, and clients compare these.
+NAMES = {400: "BadRequest", 404: "NotFound", 405: "MethodNotAllowed", 413: "ContentTooLarge"}
 
 # --- handlers of tickets ----------------------------------------------------------------------------------------------
 
@@ -210,7 +212,7 @@ async def refused(_request: Request, error: Exception) -> Response:
 async def wrong_request(_request: Request, error: Exception) -> Response:
     """Answer a request that never came as far as Kharon."""
     assert isinstance(error, HTTPException)
-    content = {"error": HTTPStatus(error.status_code).phrase.replace(" ", ""), "message": error.detail}
+    content = {"error": NAMES.get(error.status_code, "HTTPError"), "message": error.detail}
     return JSONResponse(content, error.status_code, headers=error.headers)
 
 

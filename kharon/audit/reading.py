@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import attrs
 
-from kharon.errors import KharonError
+from kharon.errors import InvalidTicket, KharonError
 from kharon.log.directory import segments
 from kharon.log.record import Record
 from kharon.log.segment import Reading
@@ -95,12 +95,14 @@ def replay(path: str | os.PathLike[str], until: int | datetime | None = None) ->
     Raises:
         CorruptLog: the log is damaged before `until`, otherwise than by an unfinished last commit.
         UnknownFormat: a later version of Kharon wrote it.
-        InvalidTicket: `until` is a datetime without a timezone.
+        InvalidTicket: `until` is none of these, or a datetime without a timezone.
         KharonError: there is no queue at `path`, or a record cannot follow from those before it.
         OSError: it cannot be read.
 
     Cost: O(bytes of the log up to `until`) + O(n log n) for the n tickets that are left.
     """
+    if until is not None and (not isinstance(until, (int, datetime)) or isinstance(until, bool)):
+        raise InvalidTicket(f"until: a seq, a timezone-aware datetime, or None; not {until!r}")
     instant = check_instant("until", until) if isinstance(until, datetime) else None
     seq = until if isinstance(until, int) else None
 

@@ -85,7 +85,9 @@ class _MemoryReader:
         self.seq = after
 
     def read(self, limit: int, until: int) -> list[Record]:
-        if not self._begun:  # where the history begins is where a reader may begin, but it may not miss any later
+        # Where the history begins is where a reader may begin. One of all records may not miss any later; what is about
+        # one ticket is whatever is still kept.
+        if not self._begun or self._id is not None:
             self.seq = max(self.seq, self._log.first - 1)
             self._begun = True
         records = []

@@ -14,6 +14,7 @@ file. Sources: FIPS 180-4 for SHA-256; Haber and Stornetta, "How to Time-Stamp a
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
 from datetime import datetime
@@ -24,7 +25,7 @@ import msgspec
 
 from kharon.errors import InvalidTicket, UnknownFormat
 from kharon.model.events import EVENTS, Event
-from kharon.model.limits import MAX_LINE_BYTES, ascii_json
+from kharon.model.limits import MAX_DEPTH, MAX_LINE_BYTES, ascii_json
 
 __all__ = [
     "FORMAT_VERSION",
@@ -49,6 +50,9 @@ GENESIS: Final = "0" * 64
 """What stands for the previous hash before the first line of a log."""
 
 _BODY: Final = 92
+_MAX_NESTING: Final = MAX_DEPTH + 2  # a payload, in the changes of an event, in its line
+# Strings as a whole, so that brackets in them do not count.
+_STRUCTURE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 _encode = msgspec.json.Encoder().encode
 _Instant: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -256,6 +260,7 @@ def open_record(line: bytes, hash: str) -> Record:
         BadLine: the line is no record.
         UnknownFormat: the line is a record of a kind that this version does not know.
     """
+    _check_depth(line)
     try:
         envelope = _envelope(line)
         decode = _DECODERS.get((envelope.event, envelope.v))
@@ -280,6 +285,21 @@ def open_seal(line: bytes) -> Seal:
         return _seal_of(line)
     except _UNREADABLE as error:
         raise BadLine(f"not a seal: {error}") from None
+
+
+def _check_depth(line: bytes) -> None:
+    """Refuse what is nested too deep before it is parsed, on every version of Python alike. O(bytes), if it has to."""
+    if line.count(b"[") + line.count(b"{") <= _MAX_NESTING:
+        return
+    depth = 0
+    for token in _STRUCTURE.finditer(line):
+        mark = token[0]
+        if mark in (b"[", b"{"):
+            depth += 1
+            if depth > _MAX_NESTING:
+                raise BadLine(f"not a record: nested deeper than {_MAX_NESTING} levels")
+        elif mark in (b"]", b"}"):
+            depth -= 1
 
 
 def open_header(line: bytes, hash: str) -> Header:

@@ -6,7 +6,6 @@ ticket's `version` and `mtime`. The rules that led to the event are in `decide`.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, TypeAlias
@@ -18,6 +17,10 @@ from kharon.model import events as e
 from kharon.model.ticket import Draft, Status, Ticket, draft_of, seal
 
 __all__ = ["ended", "evolve"]
+
+
+_MAX_NAMES: Final = 4096
+_NAMES: Final[dict[str, str]] = {}
 
 
 def evolve(ticket: Ticket | None, event: e.TicketEvent, seq: int, at: datetime) -> Ticket | None:
@@ -70,9 +73,18 @@ def _succeeded(ticket: Ticket, seq: int, at: datetime) -> Ticket | None:
     return None if ticket.successor is None else seal(_next(ticket.successor, seq, at))
 
 
+def _shared(name: str) -> str:
+    """Return an equal str, mostly the same one: types and tubes are few, and a replayed million is to share them too.
+
+    Not `sys.intern`, which on some versions of Python keeps a str for ever; `_NAMES` keeps no more than it may.
+    """
+    if len(_NAMES) < _MAX_NAMES:
+        return _NAMES.setdefault(name, name)
+    return _NAMES.get(name, name)
+
+
 def _added(ticket: Ticket | None, event: e.TicketAdded, seq: int, at: datetime) -> Ticket:
-    # Types and tubes are few and tickets are many: interned, a replayed million shares them as a live one does.
-    type, tube = sys.intern(event.type), sys.intern(event.tube)
+    type, tube = _shared(event.type), _shared(event.tube)
     new = Draft(event.id, type, bytes(event.payload_json), tube, event.nice, event.runat, event.group)
     new.ctime = new.mtime = at
     new.version = new.order = seq

@@ -28,7 +28,7 @@ from kharon.model.delays import Delay, as_seconds, delay_seconds
 from kharon.model.events import Changes, TicketAdded, TicketEvent
 from kharon.model.evolve import ended, evolve
 from kharon.model.limits import check_instant, check_json, check_name, check_nice, check_reason
-from kharon.model.ticket import Status, Ticket
+from kharon.model.ticket import Status, Ticket, draft_of, seal
 from kharon.runtime.clock import WallClock
 from kharon.runtime.router import Router
 from kharon.runtime.snapshots import Snapshots
@@ -65,7 +65,7 @@ class _Queue:
     def __init__(self, log: EventLog, settings: Settings, clock: Clock, *, in_thread: bool) -> None:
         self.settings = settings
         self.stats = Collector()
-        self.waits: dict[str, list[_Wait]] = {}
+        self.waits: dict[str, set[_Wait]] = {}
         self.store: Store = LocalStore(log, settings, clock, self._deliver, self._closed, in_thread=in_thread)
         self.snapshots: Snapshots | None = None
         if isinstance(log, DirectoryLog) and settings.snapshot_bytes is not None:
@@ -187,13 +187,14 @@ class Kharon:
         commands = [_add(ticket, delay, on_conflict) for ticket in tickets]
         return [ticket for ticket in await self._store.submit(commands, self._by) if ticket is not None]
 
+    @_checkpoint
     async def get(self, id: str) -> Ticket:
         """Return a ticket. O(1).
 
         Raises:
             TicketNotFound: there is none.
         """
-        ticket = await self._store.get(id)
+        ticket = await self._store.get(_id(id))
         if ticket is None:
             raise _not_found(id)
         return ticket
@@ -228,6 +229,8 @@ class Kharon:
             except ValueError:
                 known = ", ".join(repr(known.value) for known in Status)
                 raise InvalidTicket(f"status: {status!r} is none of {known}") from None
+        if limit is not None and (not isinstance(limit, int) or limit < 0):
+            raise InvalidTicket(f"limit: a whole number, 0 or more, or None; not {limit!r}")
         return await self._store.list(status=wanted, type=type, tube=tube, group=group, limit=limit)
 
     # --- settling -----------------------------------------------------------------------------------------------------
@@ -339,7 +342,10 @@ class Kharon:
 
         Errors and cost as in `done`.
         """
-        return await self._pending(c.Extend(*_target(t), seconds=as_seconds("seconds", seconds)))
+        lease = as_seconds("seconds", seconds)
+        ticket = await self._pending(c.Extend(*_target(t), seconds=lease))
+        self._queue.crew.extend(ticket, lease)
+        return ticket
 
     # --- changing -----------------------------------------------------------------------------------------------------
 
@@ -389,11 +395,18 @@ class Kharon:
     async def drain(self, timeout: Seconds | None = None) -> None:  # noqa: ASYNC109 - it does not cancel, it releases
         """Claim no more, let the handlers that run finish, and return when they have; `run` then returns too.
 
+        Returns at once if nothing runs yet: start `run` with `await nursery.start(kh.run, router)`, which it has begun
+        by then. A handler that is a `def` cannot be cancelled, so it is waited for in any case.
+
         Args:
             timeout: seconds, or a timedelta, after which what still runs is cancelled and released; None: never.
+
+        Raises:
+            InvalidTransition: a handler called it, which would wait for itself.
         """
         await self._queue.crew.drain(None if timeout is None else as_seconds("timeout", timeout))
 
+    @_checkpoint
     async def wait(self, id: str) -> Ticket:
         """Wait until a ticket is done, failed, cancelled or removed, and return it as it was then.
 
@@ -407,7 +420,7 @@ class Kharon:
         """
         waits = self._queue.waits
         wait = _Wait()
-        waits.setdefault(id, []).append(wait)
+        waits.setdefault(_id(id), set()).add(wait)
         try:
             ticket = await self._store.get(id)
             if ticket is None:
@@ -417,13 +430,14 @@ class Kharon:
             await wait.event.wait()
             return wait.ticket or await self.get(id)  # none: the queue is closed, and says so
         finally:
-            if id in waits and wait in waits[id]:
-                waits[id].remove(wait)
+            if id in waits:
+                waits[id].discard(wait)
                 if not waits[id]:
                     del waits[id]
 
     # --- history ------------------------------------------------------------------------------------------------------
 
+    @_checkpoint
     async def history(self, id: str) -> Records:
         """Return every record about a ticket, oldest first; none if there never was such a ticket.
 
@@ -433,7 +447,7 @@ class Kharon:
         """
         records: Records = []
         await trio.lowlevel.checkpoint()
-        reader = self._store.reader(0, id)
+        reader = self._store.reader(0, _id(id))
         try:
             records += await reader.read()
             while not reader.at_end:
@@ -448,7 +462,14 @@ class Kharon:
         Args:
             after: a seq; 0: from the beginning.
             follow: whether to go on, waiting for new ones, rather than to end at the last.
+
+        Use it in an `async with`, or read it to its end: it holds a file open until then.
+
+        Raises:
+            InvalidTicket: `after` is no seq.
         """
+        if not isinstance(after, int) or after < 0:
+            raise InvalidTicket(f"after: a seq, 0 or more; not {after!r}")
         return RecordStream(self._store.reader(after), follow=follow)
 
     @property
@@ -616,10 +637,18 @@ def _add(ticket: Ticket, delay: Delay | None, on_conflict: str) -> c.Add:
     if on_conflict not in ("replace", "skip", "raise"):
         raise InvalidTicket(f'on_conflict: {on_conflict!r} is none of "replace", "skip", "raise"')
     if delay is not None:
+        if ticket.version:  # the queue gave it, and its runat too: the user's word is the delay
+            ticket = _undated(ticket)
         if ticket.runat is not None:
             raise InvalidTicket(f"ticket {ticket.id!r}: give runat (an instant) or delay (a duration), not both")
         _checked(delay)
     return c.Add(ticket.id, ticket, delay, on_conflict)
+
+
+def _undated(ticket: Ticket) -> Ticket:
+    draft = draft_of(ticket)
+    draft.runat = None
+    return seal(draft)
 
 
 def _id(id: object) -> str:

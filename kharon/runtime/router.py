@@ -136,6 +136,8 @@ def _route(function: Handler, payload: Any) -> Route:
         inspect.signature(function).bind(None, None)
     except (TypeError, ValueError) as error:
         raise InvalidSettings(f"{_name(function)} is no handler: it must take (kh, ticket): {error}") from None
+    if any(kind(_innermost(function)) for kind in (inspect.isgeneratorfunction, inspect.isasyncgenfunction)):
+        raise InvalidSettings(f"{_name(function)} is no handler: it has a yield, so calling it would run nothing")
     in_thread = not _is_async(function)
     if payload is None:
         return Route(function, in_thread)
@@ -148,9 +150,14 @@ def _route(function: Handler, payload: Any) -> Route:
     return Route(function, in_thread, decode, _name(payload))
 
 
-def _is_async(function: Any) -> bool:
+def _innermost(function: Any) -> Any:
     while hasattr(function, "func"):  # a functools.partial
         function = function.func
+    return function
+
+
+def _is_async(function: Any) -> bool:
+    function = _innermost(function)
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 - an object with an async __call__
 
 

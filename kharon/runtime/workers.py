@@ -8,6 +8,7 @@ each ticket. The lease is a cancel scope around the handler. However a handler e
     payload does not fit  fail
     lease ended           lapse
     cancelled from above  release, uncounted
+    ended the process     as raised: sys.exit() in a handler must come to an end, too
 
 No exception of a handler's leaves `run`; one of the engine's does, alone and unwrapped.
 """
@@ -16,12 +17,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
-from kharon.errors import Closed, HandlerNotFound, KharonError, QueueLocked
+from kharon.errors import Closed, HandlerNotFound, InvalidTransition, KharonError, QueueLocked
 from kharon.model import commands as c
 from kharon.model import events as e
 from kharon.model.limits import shorten_reason
@@ -35,6 +37,7 @@ __all__ = ["Crew"]
 
 _logger = logging.getLogger("kharon")
 _CLOCK = "clock"
+_NOT_ITS_DOING = (trio.Cancelled, KeyboardInterrupt, Exception)  # a SystemExit is: it ends the process, as a crash does
 
 
 class Crew:
@@ -59,6 +62,7 @@ class Crew:
         self._threads = trio.CapacityLimiter(settings.workers)
         self._scopes: dict[int, trio.CancelScope] = {}
         self._run_scope: trio.CancelScope | None = None
+        self._run_task: trio.lowlevel.Task | None = None
         self._ended = trio.Event()
         self._draining = False
         self._failure: BaseException | None = None
@@ -74,6 +78,7 @@ class Crew:
             raise HandlerNotFound("the router has no handlers; register one with @router.handler(type) before run")
         if self._run_scope is not None:
             raise QueueLocked("this queue is being run already; raise Settings.workers to run more handlers at once")
+        self._run_task = trio.lowlevel.current_task()
         self._ended = trio.Event()
         self._draining = False
         self._failure = None
@@ -83,7 +88,7 @@ class Crew:
         except BaseExceptionGroup as group:
             self._failure = self._failure or _essence(group)  # a Ctrl-C that Trio delivered to the nursery itself
         finally:
-            self._run_scope = None
+            self._run_scope = self._run_task = None
             self._ended.set()
         if self._failure is not None:
             raise self._failure
@@ -117,6 +122,11 @@ class Crew:
         await trio.lowlevel.checkpoint()
         if self._run_scope is None:
             return
+        if self._is_inside():
+            raise InvalidTransition(
+                "drain waits for the handlers that run, and this is one of them; let it tell the application, or start "
+                "drain in a nursery outside of run"
+            )
         self._draining = True
         self._store.wake_all()
         with trio.move_on_after(float("inf") if timeout is None else timeout) as waiting:
@@ -124,12 +134,21 @@ class Crew:
         if waiting.cancelled_caught:
             await self.stop()
 
+    @enable_ki_protection
     async def stop(self) -> None:
-        """Cancel what runs, and wait until its claims have been released."""
+        """Cancel what runs, and wait until its claims have been released; from inside of a handler, do not wait."""
         if self._run_scope is not None:
             self._run_scope.cancel()
-            with trio.CancelScope(shield=True):
-                await self._ended.wait()
+            if not self._is_inside():
+                with trio.CancelScope(shield=True):
+                    await self._ended.wait()
+
+    def _is_inside(self) -> bool:
+        """Return whether the present task is a handler's, or was started by one: it cannot wait for `run` to end."""
+        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        while task is not None and task is not self._run_task:
+            task = None if task.parent_nursery is None else task.parent_nursery.parent_task
+        return task is not None
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -137,6 +156,8 @@ class Crew:
         settings = self._settings
         while True:
             pause = await self._store.tick()
+            if pause == 0:
+                continue  # there is more that is due; the tick was a checkpoint
             if pause > settings.min_poll_interval:
                 with trio.move_on_after(min(pause, settings.max_poll_interval)):
                     await self._store.wait_earlier()
@@ -148,17 +169,23 @@ class Crew:
         for effect in effects:
             event = effect.event
             old = effect.old
-            if old is None or not isinstance(event, (e.TicketLapsed, e.LeaseExtended)):
+            if old is None or not isinstance(event, e.TicketLapsed):
                 continue
             scope = self._scopes.get(old.claim or 0)
-            if isinstance(event, e.TicketLapsed):
-                _logger.warning(
-                    "ticket %r (%s): lapsed in attempt %d: %s", old.id, old.type, old.attempts, event.error_reason
-                )
-                if scope is not None:
-                    scope.cancel()
-            elif scope is not None:
-                scope.deadline = trio.current_time() + (event.lease_until - self._clock.now()).total_seconds()
+            if scope is not None:
+                scope.cancel()
+            _logger.warning(
+                "ticket %r (%s): lapsed in attempt %d: %s", old.id, old.type, old.attempts, event.error_reason
+            )
+
+    def extend(self, ticket: Ticket, seconds: float) -> None:
+        """Let the handler that has this claim run for `seconds` from now, if that is longer than it would. O(1).
+
+        By Trio's clock and not from `lease_until`, which a step of the wall clock moves away from the handler's time.
+        """
+        scope = self._scopes.get(ticket.claim or 0)
+        if scope is not None:
+            scope.deadline = max(scope.deadline, trio.current_time() + seconds)
 
     # --- one worker ---------------------------------------------------------------------------------------------------
 
@@ -199,7 +226,7 @@ class Crew:
         except BaseException as error:
             if self._run_scope is not None:
                 self._run_scope.cancel()  # first: a worker that is idle must not claim what is released here
-            await self._release(ticket, worker)
+            await self._let_go(ticket, worker, error)
             if isinstance(error, BaseExceptionGroup):  # with what else went wrong in a handler that was cancelled
                 _, rest = error.split(Exception)
                 raise rest or error from None
@@ -218,7 +245,7 @@ class Crew:
             return None
         return c.Done(ticket.id, ticket.claim, keep=on_return == "done")
 
-    def _raised(self, ticket: Ticket, error: Exception) -> c.Settle:
+    def _raised(self, ticket: Ticket, error: BaseException) -> c.Settle:
         settings = self._settings
         _logger.warning(
             "ticket %r (%s): attempt %d raised %s",
@@ -251,32 +278,45 @@ class Crew:
         # Not abandoned when cancelled: a thread that goes on is an attempt that goes on, and keeps its worker.
         await trio.to_thread.run_sync(_call_in_thread, route.handler, kh, given, limiter=self._threads)
 
-    async def _release(self, ticket: Ticket, worker: str) -> None:
+    async def _let_go(self, ticket: Ticket, worker: str, error: BaseException) -> None:
+        """Settle a ticket whose handler was ended from outside, or ends the process: the latter's attempt counts."""
+        end = next((leaf for leaf in _leaves(error) if not isinstance(leaf, _NOT_ITS_DOING)), None)
+        settle = c.Release(ticket.id, ticket.claim) if end is None else self._raised(ticket, end)
         try:
-            release = c.Release(ticket.id, ticket.claim)
-            await self._store.turn(worker, (), release, settle_by=worker, claim=False)
-        except KharonError as error:  # the queue broke: what cancelled the handler is what the caller must hear
-            _logger.warning("ticket %r (%s): could not be released: %s", ticket.id, ticket.type, error)
+            await self._store.turn(worker, (), settle, settle_by=worker, claim=False)
+        except KharonError as refused:  # the queue broke: what ended the handler is what the caller must hear
+            _logger.warning("ticket %r (%s): could not be released: %s", ticket.id, ticket.type, refused)
 
 
 def _call_in_thread(handler: Callable[..., Any], kh: Any, ticket: Ticket) -> None:
     answer = handler(kh, ticket)
-    if inspect.iscoroutine(answer):  # found here, since what Trio says about it would name this function
-        answer.close()
+    if inspect.isawaitable(answer):  # found here, since what Trio says about it would name this function
+        if inspect.iscoroutine(answer):
+            answer.close()
         raise TypeError(f"handler {handler!r} is a def that returned a coroutine; make it an async def")
 
 
-def _essence(error: BaseException) -> BaseException | None:
-    """Return what went wrong: in a group, its first exception that is no Cancelled; None if there is no other."""
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """Give an exception, or all that are in a group."""
     if isinstance(error, BaseExceptionGroup):
-        return next((found for inner in error.exceptions if (found := _essence(inner)) is not None), None)
-    return None if isinstance(error, trio.Cancelled) else error
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _essence(error: BaseException) -> BaseException | None:
+    """Return what went wrong: the first exception that is no Cancelled; None if there is no other."""
+    return next((leaf for leaf in _leaves(error) if not isinstance(leaf, trio.Cancelled)), None)
 
 
 def _reason(error: BaseException) -> str:
     """Say what an exception is: for a group, what is in it."""
     if isinstance(error, BaseExceptionGroup):
-        text = "; ".join(_reason(inner) for inner in error.exceptions)
-    else:
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return shorten_reason(text)
+        return shorten_reason("; ".join(_reason(inner) for inner in error.exceptions))
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - the user's own __str__; the attempt failed for a reason of its own
+        text = ""
+    name = type(error).__name__
+    return shorten_reason(f"{name}: {text}" if text else name)

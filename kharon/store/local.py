@@ -151,9 +151,10 @@ class LocalStore:
     @enable_ki_protection
     async def _lapse_all(self) -> None:
         dead = list(self._projection.claimed())
-        for ticket in dead:
-            self._lapse(ticket, _PROCESS_ENDED)
-        await self._durable()
+        for start in range(0, len(dead), _TICK_LIMIT):
+            for ticket in dead[start : start + _TICK_LIMIT]:
+                self._lapse(ticket, _PROCESS_ENDED)
+            await self._durable()
 
     @enable_ki_protection
     async def close(self) -> None:
@@ -173,7 +174,7 @@ class LocalStore:
             else:
                 await trio.lowlevel.cancel_shielded_checkpoint()
             if self._failure is not None and not self._told:
-                raise self._broken(self._failure)
+                raise _outcome(self._failure)
         finally:
             self._log.abandon()
             self._let_go()
@@ -188,7 +189,8 @@ class LocalStore:
         try:
             self._log.close(self._clock.now())
         except Exception as error:
-            raise self._broken(error) from error
+            self._broken(error)
+            raise _outcome(error) from error
 
     def _let_go(self) -> None:
         """Wake everybody who waits for what will not come any more; each of them finds the store closed."""
@@ -346,33 +348,27 @@ class LocalStore:
         except BaseException as error:
             self._told = True
             for task in group.waiting:
-                trio.lowlevel.reschedule(task, outcome.Error(self._broken(error)))
-            raise self._broken(error) from error
+                trio.lowlevel.reschedule(task, outcome.Error(_outcome(error)))
+            self._broken(error)
+            raise _outcome(error) from error
         self._unsynced.set()
-        self._deliver(group.effects)
-        for task in group.waiting:
-            trio.lowlevel.reschedule(task)
-        if self._readers:
-            self._readers.unpark_all()
+        try:
+            self._deliver(group.effects)
+        finally:  # what is delivered gets logged, and a user's logging may raise: those who wait must not pay for it
+            for task in group.waiting:
+                trio.lowlevel.reschedule(task)
+            if self._readers:
+                self._readers.unpark_all()
 
-    def _broken(self, error: BaseException) -> KharonError:
-        """Close the store for good; return what one caller in flight is told."""
+    def _broken(self, error: BaseException) -> None:
+        """Close the store for good."""
         if self._failure is None:
             self._failure = error
             self._closed = (
                 f"the queue closed itself when a write failed ({error}); look at the disk, then open it again"
             )
-            _logger.error("%s", self._closed)
             self._let_go()
-        if isinstance(error, StorageFull):
-            told: KharonError = StorageFull(*error.args)
-        else:
-            told = CommitOutcomeUnknown(
-                f"a write failed ({error}), so this commit may or may not be found when the queue is opened again; "
-                f"the queue is closed: look at the disk, open it again, and look"
-            )
-        told.__cause__ = error
-        return told
+            _logger.error("%s", self._closed)  # last: a user's logging may raise
 
     async def _sync_regularly(self, interval: float) -> None:
         """Sync what has been written, `interval` seconds later at the latest. Runs as a system task."""
@@ -439,31 +435,35 @@ class LocalStore:
         """Promote what has become due, lapse the leases that have ended, expire what is kept no longer.
 
         Returns:
-            The seconds until something will be due, 0 or more; `math.inf` if nothing will.
+            The seconds until something will be due, more than 0; `math.inf` if nothing will; 0 if more is due now
+            than one call does.
 
         Cost: O(due log n), at most `_TICK_LIMIT` lapses and as many expiries.
         """
         await self._enter()
         now = self._clock.now()
         projection = self._projection
+        lapsed = projection.lapsed(now, _TICK_LIMIT)
+        expired = projection.expired(now, _TICK_LIMIT) if self._settings.expiration else []
         try:
             projection.promote(now)
-            for ticket in projection.lapsed(now, _TICK_LIMIT):
+            for ticket in lapsed:
                 self._lapse(ticket, _LEASE_ENDED)
-            if self._settings.expiration:
-                for ticket in projection.expired(now, _TICK_LIMIT):
-                    self._execute((Expire(ticket.id),), _CLOCK)
+            for ticket in expired:
+                self._execute((Expire(ticket.id),), _CLOCK)
             if self._idle:
                 self._wake()
         finally:
             await self._durable()
+        if _TICK_LIMIT in (len(lapsed), len(expired)):
+            return 0
         self._earlier = trio.Event()
         self._promised = projection.next_instant(expiration=self._settings.expiration)
         if self._promised is None:
             self._promised = datetime.max.replace(tzinfo=now.tzinfo)
             return math.inf
         # One microsecond more than the difference, which is rounded: waking too early would cost another tick.
-        return max(0.0, (self._promised - self._clock.now()).total_seconds() + 1e-6)
+        return max(0.0, (self._promised - self._clock.now()).total_seconds()) + 1e-6
 
     async def wait_earlier(self) -> None:
         """Wait until something will be due earlier than the last `tick` said."""
@@ -526,6 +526,20 @@ def _watched(records: Iterable[Record], check_cancelled: Callable[[], None] | No
         if check_cancelled is not None and number % _REPLAY_SLICE == 0:
             check_cancelled()
         yield record
+
+
+def _outcome(error: BaseException) -> KharonError:
+    """Return what one caller in flight is told of a failed write: each its own, since raising changes an exception."""
+    told: KharonError
+    if isinstance(error, StorageFull):
+        told = StorageFull(*error.args)
+    else:
+        told = CommitOutcomeUnknown(
+            f"a write failed ({error}), so this commit may or may not be found when the queue is opened again; "
+            f"the queue is closed: look at the disk, open it again, and look"
+        )
+    told.__cause__ = error
+    return told
 
 
 class LocalReader:

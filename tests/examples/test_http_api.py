@@ -179,8 +179,8 @@ WRONG_BODIES = [
     (b'"\\ud800"', 422, "InvalidTicket"),
     (b"[" * 65 + b"]" * 65, 422, "InvalidTicket"),
     (b'"' + b"a" * ((960 << 10) - 1), 400, "BadRequest"),
-    (b'"' + b"a" * ((960 << 10) - 1) + b'"', 413, "RequestEntityTooLarge"),
-    (b" " * (20 << 20), 413, "RequestEntityTooLarge"),
+    (b'"' + b"a" * ((960 << 10) - 1) + b'"', 413, "ContentTooLarge"),
+    (b" " * (20 << 20), 413, "ContentTooLarge"),
     (b'"' + "é".encode() * (400 << 10) + b'"', 422, "InvalidTicket"),  # larger in the log's ASCII than as it came
 ]
 

@@ -455,9 +455,11 @@ async def test_what_no_handler_may_catch_stops_run_as_itself(kind, grouped):
         with pytest.raises(kind) as raised:
             await kh.run(router_of(stop))
         assert raised.value is error
-        for ticket in await kh.list():
-            assert (ticket.attempts, ticket.claim) == (0, None)
-        assert kh.stats().released == 2
+        ended, other = await kh.list()
+        # A Ctrl-C is not the handler's doing. A SystemExit is, and has to come to an end some day, as a crash does.
+        assert (ended.attempts, ended.claim) == (0 if kind is KeyboardInterrupt else 1, None)
+        assert (other.attempts, other.claim) == (0, None)
+        assert kh.stats().released == (2 if kind is KeyboardInterrupt else 1)
         await kh.add(Ticket("c", "t"))  # the queue goes on
 
 
@@ -571,8 +573,45 @@ def test_a_ctrl_c_never_tears_a_command(method, reader_leads, ctrl_c):
         assert {ticket.id for ticket in replies} <= set(live.tickets)
 
 
-def test_a_ctrl_c_while_only_readers_wait_is_no_failure_of_the_disk(ctrl_c):
-    """A read that comes first leads the group; the interrupt must not strike in the middle of its write either."""
+class InterruptedList(list):
+    """Whose user presses Ctrl-C just behind an append."""
+
+    def append(self, item):
+        super().append(item)
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_ctrl_c_while_a_reader_joins_a_group_tears_nothing(ctrl_c):
+    """It has put itself on the list of those to be woken: it must be asleep before anything else happens to it."""
+    joined = 0
+    for _ in range(20):
+        answers = []
+
+        async def join(kh, answers=answers):
+            nonlocal joined
+            for _ in range(5):
+                if kh._store._group is not None:
+                    joined += 1
+                    kh._store._group.waiting = InterruptedList(kh._store._group.waiting)
+                    answers.append((await kh.get("a")).id)
+                    return
+                await trio.lowlevel.checkpoint()
+
+        async def main(join=join):
+            async with kharon.open(":memory:") as kh, trio.open_nursery() as nursery:
+                nursery.start_soon(kh.add, Ticket("a", "t"))
+                nursery.start_soon(join, kh)
+
+        before = joined
+        try:
+            trio.run(main)
+        except* KeyboardInterrupt:
+            pass
+        assert answers == ["a"] * (joined - before)  # the interrupt is all that was raised
+    assert joined > 0
+
+
+def test_a_ctrl_c_while_readers_wait_is_no_failure_of_the_disk(ctrl_c):
     for _ in range(20):
         log = InterruptedLog(1, "write")
         answers = []
