@@ -15,8 +15,8 @@ import pytest
 from msgspec import Raw
 
 from kharon import audit
-from kharon.audit import reading
 from kharon.errors import CorruptLog, InvalidTicket, KharonError, UnknownFormat
+from kharon.log import segment
 from kharon.log.directory import DirectoryLog
 from kharon.log.record import Chain
 from kharon.model.events import LogClosed, TicketAdded, TicketClaimed, TicketDeleted, TicketDone
@@ -70,7 +70,10 @@ def two_segments(where: Path) -> tuple[Path, Path]:
     """Two segments: records 1 and 2, and 3 with LogClosed."""
     chain = Chain()
     datas = [chain.header("e" * 32, NOW) + b"".join(chain.commit([added("a"), added("b")], NOW, "ann", 0))]
-    datas.append(chain.header("e" * 32, NOW) + b"".join(chain.commit([added("c")], NOW, "ann", 2)))
+    last = chain.hash
+    datas.append(chain.header("e" * 32, NOW))
+    datas[0] += chain_line(f'"sealed":2,"next":"{chain.hash}"}}'.encode(), last)
+    datas[1] += b"".join(chain.commit([added("c")], NOW, "ann", 2))
     datas[1] += b"".join(chain.commit([LogClosed()], NOW, "clock", 3))
     (where / "log").mkdir(parents=True)
     paths = where / "log" / f"{1:020}.jsonl", where / "log" / f"{3:020}.jsonl"
@@ -131,8 +134,12 @@ def test_several_segments(where):
     assert seqs(where, after=2) == [3, 4]
     two.write_bytes(two.read_bytes()[:-1])
     assert seqs(where) == [1, 2, 3]
-    one.write_bytes(one.read_bytes()[:-1])
+    whole = one.read_bytes()
+    one.write_bytes(whole[: whole.index(b'"sealed"') - 93])
     with pytest.raises(CorruptLog, match=r"0001\.jsonl, line 3 .*not the last"):
+        seqs(where)
+    one.write_bytes(whole[:-1])
+    with pytest.raises(CorruptLog, match=r"0001\.jsonl, line 4 .*the seal is missing or damaged"):
         seqs(where)
 
 
@@ -196,8 +203,8 @@ def test_what_is_written_during_the_reading_is_not_taken_for_damage(where, log, 
             writer.write(whole[-30:] + more)
         return real(file, broken, last=last)
 
-    real = reading.judge
-    monkeypatch.setattr(reading, "judge", judge)
+    real = segment.judge
+    monkeypatch.setattr(segment, "judge", judge)
     report = audit.verify(where)
     assert (report.last, report.unfinished) == (4, len(whole) - 30 - report.bytes)
     assert report.unfinished > 0
@@ -208,7 +215,7 @@ def test_what_is_written_during_the_reading_is_not_taken_for_damage(where, log, 
 def test_a_file_is_read_as_long_as_it_was(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"one\ntwo")
-    with reading._Still(path) as still, io.BufferedReader(still) as file:
+    with audit.reading._Still(path) as still, io.BufferedReader(still) as file:
         assert still.size == 7
         with path.open("ab") as writer:
             writer.write(b"!\nthree\n")

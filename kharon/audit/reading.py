@@ -43,10 +43,10 @@ class Report:
         records: how many there are.
         segments: how many files they are in.
         bytes: how many bytes were verified, headers included.
-        hash: of the last line, 64 hex digits. Kept elsewhere together with `last`, it is the anchor that shows later
-            whether whole lines were dropped from the end.
-        unfinished: how many bytes of an unfinished last commit stand behind what was verified: being written right now,
-            or left by a crash. 0 as a rule.
+        hash: of the last record, or of the header if there is none; 64 hex digits. Kept elsewhere together with `last`,
+            it is the anchor that shows later whether whole lines were dropped from the end.
+        unfinished: how many bytes of an unfinished last commit, or of an unfinished seal, stand behind what was
+            verified: being written right now, or left by a crash. 0 as a rule.
         closed: whether the log ends with `LogClosed`, with nothing behind it.
     """
 
@@ -135,8 +135,10 @@ def verify(path: str | os.PathLike[str]) -> Report:
     audit = _Pass(path)
     reading = audit.reading
     count = sum(1 for _ in reading.records())
-    broken = reading.broken
+    broken, before = reading.broken, reading.before
     unfinished = 0 if broken is None else audit.sizes[broken.path] - broken.commit_byte
+    if before is not None:
+        unfinished += audit.sizes[str(before.path)] - before.whole
     return Report(
         path=Path(path),
         log=reading.log or "",
@@ -145,7 +147,7 @@ def verify(path: str | os.PathLike[str]) -> Report:
         records=count,
         segments=len(reading.places),
         bytes=sum(audit.sizes.values()) - unfinished,
-        hash=reading.chain.hash,
+        hash=reading.last_hash,
         unfinished=unfinished,
         closed=reading.closed and not unfinished,
     )

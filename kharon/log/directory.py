@@ -15,17 +15,18 @@ import errno
 import io
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 from kharon.errors import CorruptLog, KharonError, QueueLocked, StorageFull
 from kharon.log.files import OS_FILES, File, Files, Lock
 from kharon.log.record import Chain, Record, Seal, check_line, open_record, seal_line
-from kharon.log.segment import Broken, LiveReader, Place, Reading, Unsealed, segment_name
+from kharon.log.segment import Broken, Ended, LiveReader, Place, Reading, segment_name
 from kharon.log.snapshot import Snapshot, has_snapshots, newest
 from kharon.model.events import Event, LogClosed, TailCut
+from kharon.model.limits import MAX_LINE_BYTES
 
 __all__ = ["DEFAULT_SEGMENT_BYTES", "DirectoryLog", "segments"]
 
@@ -44,6 +45,14 @@ def segments(directory: Path, files: Files = OS_FILES) -> list[Path]:
     """
     folder = directory / "log"
     return [folder / name for name in files.list(folder) if name.endswith(".jsonl")]
+
+
+class _Unsealed(NamedTuple):
+    """The segment before the tail, while the seal has still to be written: open, its size, and the line."""
+
+    file: File
+    size: int
+    line: bytes
 
 
 class DirectoryLog:
@@ -70,6 +79,7 @@ class DirectoryLog:
         self._files = files
         self._lock: Lock | None = None
         self._tail: File | None = None
+        self._unsealed: _Unsealed | None = None
         self._places: list[Place] = []
         self._size = 0
         self._log_id = ""
@@ -104,12 +114,14 @@ class DirectoryLog:
             KharonError: this is no queue's directory.
             OSError: the directory cannot be read or written.
 
-        Cost: O(bytes of the log). After an unclean stop the tail is copied once.
+        Cost: O(bytes of the log). After an unclean stop the tail is copied once, and the segment before it too if there
+        is no record in the tail.
         """
         snapshot = self._snapshot
         if self._lock is None:
             snapshot = None
             self._prepare()
+        self._files.sync_directory(self._where)
         found = segments(self._where, self._files)
         if not found:
             self._create(now)
@@ -127,11 +139,11 @@ class DirectoryLog:
             with self._files.read(place.path) as file:
                 self.unsaved += file.seek(0, os.SEEK_END)
         self._closed_cleanly = reading.closed and reading.broken is None
-        if reading.unsealed is not None:
-            self._seal_after_crash(reading.unsealed)
+        self._tidy()
+        if reading.bare and reading.before is not None:
+            self._seal_again(reading.before)
         if self._closed_cleanly:
-            self._tail = self._files.append(self._tail_path)
-            self._tail.sync()  # the process may have died between writing that it closed the log and the sync
+            self._trust_tail()
         else:
             yield from self._recover(reading.broken, now)
         self._size = self._open_tail().size()
@@ -184,11 +196,13 @@ class DirectoryLog:
             parent = where.absolute().parent
             if files.kind(parent) != "directory":
                 raise KharonError(f"{where} cannot be made: {parent} is no directory; make that first")
-            files.make_directory(where)
-            files.sync_directory(parent)
+            self._make(where)
         if files.kind(where / "log") is None:
-            files.make_directory(where / "log")
-        files.sync_directory(where)
+            self._make(where / "log")
+
+    def _make(self, path: Path) -> None:
+        with contextlib.suppress(FileExistsError):  # another opener was faster: the lock decides who goes on
+            self._files.make_directory(path)
 
     def _take_lock(self) -> None:
         try:
@@ -200,6 +214,9 @@ class DirectoryLog:
             ) from None
 
     def _create(self, now: datetime) -> None:
+        with contextlib.suppress(PermissionError):  # made by the user, where we may not read: its name is their care
+            # Whoever made the directory, now or in a process that died, may not have come to this.
+            self._files.sync_directory(self._where.absolute().parent)
         self._log_id = uuid.uuid4().hex
         path = self._where / "log" / segment_name(1)
         line = self._chain.header(self._log_id, now)
@@ -208,6 +225,33 @@ class DirectoryLog:
         self._size = len(line)
         self._mark_written()
         self._closed_cleanly = True  # nothing has happened yet that would have to be said closed
+
+    def _tidy(self) -> None:
+        """Remove what was being written when a process died, and bring the names that were found onto the disk.
+
+        It may have died between renaming and syncing, and what follows relies on those names.
+        """
+        folder = self._where / "log"
+        for name in self._files.list(folder):
+            if name.endswith(".jsonl" + _TEMPORARY):
+                self._files.unlink(folder / name)
+        self._files.sync_directory(folder)
+
+    def _trust_tail(self) -> None:
+        """Go on in a tail that was closed.
+
+        All before the line that says so was on disk when that was written. The line itself may be in the page cache
+        only, and if its sync failed a second one would not bring it to the disk: so it is written over itself first.
+        """
+        path = self._tail_path
+        with self._files.read(path) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - MAX_LINE_BYTES))
+            end = file.read()
+        line = end[end.rindex(b"\n", 0, -1) + 1 :]
+        self._files.overwrite(path, size - len(line), line)
+        self._tail = self._files.append(path)
+        self._sync_or_close(self._tail.sync)
 
     def _recover(self, broken: Broken | None, now: datetime) -> Iterator[Record]:
         """Write the whole part of the tail to a new inode: a failed sync may have left it in the page cache only.
@@ -242,11 +286,15 @@ class DirectoryLog:
         self._files.sync_directory(self._where)
         return f"quarantine/{name}"
 
-    def _seal_after_crash(self, unsealed: Unsealed) -> None:
-        """Give the last segment but one the seal that a crash kept from it."""
-        line = seal_line(unsealed.hash, Seal(unsealed.last, self._chain.hash))
-        with self._files.read(unsealed.path) as old:
-            self._write_new(unsealed.path, old, unsealed.whole, line).close()
+    def _seal_again(self, before: Ended) -> None:
+        """Write the last segment but one to a new inode, with its seal, which a crash may have kept from it.
+
+        Even if the seal is there to be read: if its sync failed it is in the page cache only. A record in the tail
+        would prove that it is on disk; there is none.
+        """
+        line = b"" if before.sealed else seal_line(before.hash, Seal(before.last, self._chain.hash))
+        with self._files.read(before.path) as old:
+            self._write_new(before.path, old, before.whole, line).close()
 
     # --- appending ----------------------------------------------------------------------------------------------------
 
@@ -271,9 +319,10 @@ class DirectoryLog:
     def _write_pending(self) -> None:
         data = b"".join(self._pending)
         try:
+            self._write_seal()  # if there was no room for it when the segment was begun: it comes before any record
             self._open_tail().write(data)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in _NO_ROOM or self._tail is None:
                 self._close_tail()
                 raise
             self._take_back()
@@ -290,31 +339,46 @@ class DirectoryLog:
         self.written = self._chain.seq
 
     def _take_back(self) -> None:
-        """Go back to the last write, in the file and in memory: what callers were told is not kept must not appear."""
-        try:
-            self._open_tail().truncate(self._size)
-        except OSError:
-            self._close_tail()
-            raise
+        """Go back to the last write, in the file and in memory: what callers are told is not kept must not appear.
+
+        Not after a crash either, so this is synced: a commit of which all bytes found room, in front of the one that
+        did not, would be whole.
+        """
+        self._cut(self._open_tail(), self._size)
+        self._sync_or_close(self._open_tail().sync)
+        self.durable = self.written
         self._pending.clear()
         self._chain = Chain(self._written.seq, self._written.hash, self._written.at)
 
-    def sync(self) -> None:
-        """Bring what has been written onto the disk. A failure is final: the kernel may have dropped the pages."""
-        if self.durable == self.written:
-            return
+    def _cut(self, file: File, size: int) -> None:
         try:
-            self._open_tail().sync()
+            file.truncate(size)
         except OSError:
             self._close_tail()
             raise
+
+    def sync(self) -> None:
+        """Bring what has been written onto the disk. A failure is final: the kernel may have dropped the pages."""
+        tail = self._open_tail()
+        if self.durable == self.written:
+            return
+        self._sync_or_close(tail.sync)
         self.durable = self.written
 
+    def _sync_or_close(self, sync: Callable[[], None]) -> None:
+        try:
+            sync()
+        except OSError:
+            self._close_tail()
+            raise
+
     def _begin_segment(self) -> None:
-        """Begin a new segment behind the tail, then seal the tail.
+        """Begin a new segment behind the tail, then seal the one that was it.
 
         In this order, and each on disk before the next, so that a sealed segment without a successor is damage, and so
-        is an unsealed one whose successor has records. Costs four syncs, once in `segment_bytes`.
+        is an unsealed one whose successor has records. What was written before is on disk when this begins, so that
+        nothing of it is lost if there is no room: then the next write tries again. Costs four syncs, once in
+        `segment_bytes`.
         """
         self.sync()
         assert self._chain.at is not None  # there are records: they filled the tail
@@ -324,23 +388,45 @@ class DirectoryLog:
         try:
             tail = self._write_new(path, io.BytesIO(line), len(line), replace=False)
         except OSError as error:
-            if error.errno in _NO_ROOM and self._files.kind(path) is None:
-                return  # the tail is as good as before; the next write tries again
+            if error.errno in _NO_ROOM and self._may_go_on(path):
+                return
             self._close_tail()
             raise
-        old = self._open_tail()
-        try:
-            old.write(seal_line(self._chain.hash, Seal(self._chain.seq, ahead.hash)))
-            old.sync()
-        except OSError:
-            tail.close()
-            self._close_tail()
-            raise
-        old.close()
         self.unsaved += self._size
+        seal = seal_line(self._chain.hash, Seal(self._chain.seq, ahead.hash))
+        self._unsealed = _Unsealed(self._open_tail(), self._size, seal)
         self._tail, self._chain, self._size = tail, ahead, len(line)
         self._places.append(Place(ahead.seq + 1, path))
         self._mark_written()
+        try:
+            self._write_seal()
+        except OSError:
+            if self._tail is None:
+                raise
+
+    def _may_go_on(self, successor: Path) -> bool:
+        """Return whether the tail is still the last segment, and no sync has failed."""
+        try:
+            return self._tail is not None and self._files.kind(successor) is None
+        except OSError:
+            return False
+
+    def _write_seal(self) -> None:
+        """Seal the segment before the tail, if it is not yet. After an error but want of room the tail is closed."""
+        if self._unsealed is None:
+            return
+        file, size, line = self._unsealed
+        try:
+            file.write(line)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                self._close_tail()
+            else:
+                self._cut(file, size)
+            raise
+        self._sync_or_close(file.sync)
+        file.close()
+        self._unsealed = None
 
     def _open_tail(self) -> File:
         if self._tail is None:
@@ -370,7 +456,7 @@ class DirectoryLog:
         try:
             self._open_tail().sync()
         except OSError:
-            self._open_tail().truncate(whole)  # else the next opener would trust a tail that is not on the disk
+            self._open_tail().truncate(whole)  # it was not closed in good order; the next opener is to recover
             raise
         self.durable = self.written
         self._closed_cleanly = True
@@ -387,6 +473,9 @@ class DirectoryLog:
         if self._tail is not None:
             self._tail.close()
             self._tail = None
+        if self._unsealed is not None:
+            self._unsealed.file.close()
+            self._unsealed = None
 
     def _write_new(self, path: Path, source: BinaryIO, length: int, more: bytes = b"", *, replace: bool = True) -> File:
         """Make `path` hold the next `length` bytes of `source`, then `more`, by a new inode; return it open.
@@ -402,15 +491,17 @@ class DirectoryLog:
             while length > 0:
                 chunk = source.read(min(length, 1 << 20))
                 if not chunk:
-                    raise CorruptLog(str(path), 0, 0, "it became shorter while it was read; another program writes it")
+                    raise CorruptLog(
+                        str(path), 0, 0, "it became shorter while it was copied; another program writes to it"
+                    )
                 file.write(chunk)
                 length -= len(chunk)
             file.write(more)
-            file.sync()
+            self._sync_or_close(file.sync)
             if not replace and files.kind(path) is not None:  # nobody else makes one: we hold the lock
                 raise FileExistsError(errno.EEXIST, "exists already, though the directory did not show it", str(path))
             files.rename(temporary, path)
-            files.sync_directory(path.parent)
+            self._sync_or_close(lambda: files.sync_directory(path.parent))
         except BaseException:
             file.close()
             with contextlib.suppress(OSError):

@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, Protocol
 
-__all__ = ["OS_FILES", "File", "Files", "Kind", "OsFiles"]
+__all__ = ["OS_FILES", "File", "Files", "Kind", "Lock", "OsFiles"]
 
 Kind = Literal["file", "directory", "other"]
 
@@ -65,6 +65,9 @@ class Files(Protocol):
 
     def append(self, path: Path) -> File:
         """Open an existing file."""
+
+    def overwrite(self, path: Path, start: int, data: bytes) -> None:
+        """Write bytes in the middle of an existing file. They are on disk once the file is synced."""
 
     def read(self, path: Path) -> BinaryIO:
         """Open a file for reading."""
@@ -149,6 +152,13 @@ class OsFiles:
 
     def append(self, path: Path) -> File:
         return _OsFile(os.open(path, os.O_WRONLY | os.O_APPEND))
+
+    def overwrite(self, path: Path, start: int, data: bytes) -> None:
+        with path.open("r+b", buffering=0) as file:  # not in append mode: a write there goes to the end, wherever
+            file.seek(start)
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
 
     def read(self, path: Path) -> BinaryIO:
         return path.open("rb")

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -18,6 +19,7 @@ import msgspec
 from kharon.errors import CorruptLog
 from kharon.log.files import Files
 from kharon.log.record import (
+    GENESIS,
     BadLine,
     Chain,
     Header,
@@ -28,16 +30,17 @@ from kharon.log.record import (
     open_header,
     open_record,
     open_seal,
+    seal_line,
 )
 from kharon.model.events import LogClosed
 from kharon.model.limits import MAX_LINE_BYTES, ascii_json
 
 __all__ = [
     "Broken",
+    "Ended",
     "LiveReader",
     "Place",
     "Reading",
-    "Unsealed",
     "is_about",
     "is_vouched",
     "judge",
@@ -84,7 +87,8 @@ def read_segment(file: BinaryIO, path: str, chain: Chain, log: str | None) -> It
         log: the log's id; None if this is the first segment that is read.
 
     Raises:
-        CorruptLog: the header is not right: a header is written before the file has its name, so it cannot be torn.
+        CorruptLog: the header is not right: a header is written before the file has its name, so it cannot be torn. Or
+            something stands behind the seal: nothing is ever written there.
         Broken: a line behind it is not right; the chain stands at the end of what is whole.
 
     Cost: O(bytes); the memory of one commit.
@@ -102,11 +106,11 @@ def read_segment(file: BinaryIO, path: str, chain: Chain, log: str | None) -> It
     hash, commit, sealed = chain.hash, list[Record](), False
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
+        if sealed:
+            raise CorruptLog(path, number, byte, "it stands behind the line that seals the segment")
         try:
             hash = check_line(line, hash)
             item = open_seal(line) if is_seal(line) else open_record(line, hash)
-            if sealed:
-                raise BadLine("it stands behind the line that seals the segment")
             if isinstance(item, Seal):
                 _check_seal(item, chain, commit)
             else:
@@ -115,7 +119,7 @@ def read_segment(file: BinaryIO, path: str, chain: Chain, log: str | None) -> It
             raise Broken(path, number, byte, commit_byte, chain.seq + 1, str(bad)) from None
         byte += len(line)
         if isinstance(item, Seal):
-            sealed, commit_byte = True, byte
+            sealed = True
             yield item
             continue
         commit.append(item)
@@ -185,8 +189,9 @@ def judge(file: BinaryIO, broken: Broken, *, last: bool) -> None:
 def is_vouched(file: BinaryIO, broken: Broken) -> bool:
     """Return whether anything behind the broken place proves that its commit had been on disk.
 
-    A line there that its own crc vouches for, and that says `durable` of the commit's first record or more, was written
-    when that commit was safe: so the commit has been damaged since, and is no unfinished tail. Such a line is looked
+    A line there that its own crc vouches for, and that says `durable` (or, if it is a seal, `sealed`) of the commit's
+    first record or more, was written when that commit was safe: so the commit has been damaged since, and is no
+    unfinished tail. Such a line is looked
     for behind every newline and inside of lines too, because the newline in front of it may be what was damaged. No
     payload can pass for one: in a line an object is followed by at least the brace that closes the line.
 
@@ -198,10 +203,11 @@ def is_vouched(file: BinaryIO, broken: Broken) -> bool:
         for beginning in _BEGINNINGS.finditer(line):
             rest = line[beginning.start() :]
             try:
-                record = open_record(rest, check_line(rest, None))
+                hash = check_line(rest, None)
+                safe = open_seal(rest).sealed if is_seal(rest) else open_record(rest, hash).durable
             except BadLine:
                 continue
-            if record.durable >= broken.commit_seq:
+            if safe >= broken.commit_seq:
                 return True
     return False
 
@@ -286,15 +292,16 @@ class LiveReader:
             self._file = None
 
 
-class Unsealed(NamedTuple):
-    """A segment that has a successor, and no seal: a crash, or another process's rotation, came between the two.
+class Ended(NamedTuple):
+    """How a segment that has a successor ends.
 
     Attributes:
         path: the segment.
-        whole: how many of its bytes are whole.
-        hash: of its last line.
+        whole: how many of its bytes are whole; the seal is among them if it is there.
+        hash: of its last line in front of the seal.
         last: the seq of its last record.
-        line: the number of the line where the seal should be.
+        line: the number of the line where the seal is, or should be.
+        sealed: whether it is there. If not, a crash, or another process's rotation, came between the successor and it.
     """
 
     path: Path
@@ -302,10 +309,11 @@ class Unsealed(NamedTuple):
     hash: str
     last: int
     line: int
+    sealed: bool
 
     def as_corrupt(self) -> CorruptLog:
         """Return the error for a segment that must have been sealed."""
-        why = "it has a successor with records, so it had been sealed, and the seal is missing or damaged"
+        why = "something was written behind it, so it had been sealed, and the seal is missing or damaged"
         return CorruptLog(str(self.path), self.line, self.whole, why)
 
 
@@ -322,9 +330,10 @@ class Reading:
         chain: where the reading stands.
         log: the log's id; None before the first header.
         places: the segments that were begun, oldest first.
-        closed: whether the last record was `LogClosed`.
+        before: how the last segment but one ends; None if there is only one.
+        bare: whether there is nothing behind the header of the last one. Only then may the one before lack its seal.
+        closed: whether the last line was `LogClosed`.
         broken: where the unfinished last commit stands; None if there is none.
-        unsealed: the last segment but one, if it lacks its seal.
     """
 
     def __init__(
@@ -340,10 +349,18 @@ class Reading:
         self.chain = chain or Chain()
         self._begins_with = segment_name(self.chain.seq + 1)
         self.log = log
+        self._header_hash = GENESIS
         self.places: list[Place] = []
+        self.before: Ended | None = None
+        self.bare = False
         self.closed = False
         self.broken: Broken | None = None
-        self.unsealed: Unsealed | None = None
+
+    @property
+    def last_hash(self) -> str:
+        """The hash of the last record; of the header, if there is no record."""
+        no_records = self.before is not None and self.chain.seq < self.places[-1].first
+        return self.before.hash if self.before is not None and no_records else self.chain.hash
 
     def records(self) -> Generator[Record, None, None]:
         """Give the records, and stop in front of an unfinished last commit.
@@ -354,19 +371,18 @@ class Reading:
 
         Cost: O(bytes); the memory of one commit.
         """
-        while self.broken is None:
+        while True:
             index = len(self.places)
-            paths = [
-                path for path in self._list_segments() if path.name >= self._begins_with
-            ]  # before opening: one that has a successor will not grow any more
-            if index == len(paths):
+            # Listed before opening: a segment that has a successor then will not grow any more.
+            paths = [path for path in self._list_segments() if path.name >= self._begins_with]
+            if index >= len(paths):
                 if self._seal is not None:
                     why = f"it is sealed, so a segment beginning at record {self.chain.seq + 1} follows; it is missing"
-                    raise CorruptLog(str(paths[-1]), 0, 0, why)
+                    raise CorruptLog(str(self.places[-1].path), 0, 0, why)
                 return
             following = paths[index + 1] if index + 1 < len(paths) else None
             yield from self._read(paths[index], following)
-            if following is None and self._seal is None:
+            if self.broken is not None or (following is None and self._seal is None):
                 return
 
     def _read(self, path: Path, following: Path | None) -> Iterator[Record]:
@@ -374,8 +390,8 @@ class Reading:
             try:
                 for item in read_segment(file, str(path), self.chain, self.log):
                     if isinstance(item, Record):
-                        if self.unsealed is not None:
-                            self._look_for_seal(self.unsealed)
+                        if self.bare:
+                            self._leave_header()
                         self.closed = type(item.event) is LogClosed
                         yield item
                     elif isinstance(item, Header):
@@ -384,18 +400,29 @@ class Reading:
                         self._seal = item
                 whole = file.tell()
             except Broken as broken:
-                # If the next is named for the record that comes next, all of this one's were read: its seal is torn.
-                if following is None or following.stem != _stem(self.chain.seq + 1):
+                if self.bare:
+                    self._leave_header()
+                if not self._is_torn_seal(file, broken, following):
                     judge(file, broken, last=following is None)
                     self.broken = broken
                     return
                 whole = broken.commit_byte
-        if following is not None:
-            if self.unsealed is not None:
-                raise self.unsealed.as_corrupt()
-            if self._seal is None:
-                line = self.chain.seq - self.places[-1].first + 1 + 2 * _HEADER_LINES
-                self.unsealed = Unsealed(path, whole, self.chain.hash, self.chain.seq, line)
+        if following is None and self._seal is None:
+            return
+        if self.bare and self.before is not None and not self.before.sealed:
+            raise self.before.as_corrupt()
+        line = self.chain.seq - self.places[-1].first + 1 + 2 * _HEADER_LINES
+        self.before = Ended(path, whole, self.chain.hash, self.chain.seq, line, self._seal is not None)
+
+    def _is_torn_seal(self, file: BinaryIO, broken: Broken, following: Path | None) -> bool:
+        """Return whether no record is missing in a broken segment, and what is broken is no more than its seal.
+
+        The name of the next one says where this one's records end; its header proves it.
+        """
+        if following is None or following.stem != _stem(self.chain.seq + 1):
+            return False
+        seal = seal_line(self.chain.hash, Seal(self.chain.seq, GENESIS))  # as long as the right one
+        return file.seek(0, os.SEEK_END) - broken.commit_byte <= len(seal)
 
     def _begin(self, path: Path, header: Header) -> None:
         if path.stem != _stem(header.first):
@@ -405,18 +432,31 @@ class Reading:
         self._seal = None
         self.log = header.log
         self.places.append(Place(header.first, path))
+        self._header_hash = header.hash
+        self.bare = True
+        self.closed = False
 
-    def _look_for_seal(self, unsealed: Unsealed) -> None:
-        """Look again: another process may have written the seal since. If it did not, the seal is lost."""
-        with self._open_segment(unsealed.path) as file:
-            file.seek(unsealed.whole)
+    def _leave_header(self) -> None:
+        """There is something behind the header, so the segment before must be sealed.
+
+        If its seal was not there when it was read, look again: another process may have written it since.
+        """
+        self.bare = False
+        before = self.before
+        if before is None or before.sealed:
+            return
+        with self._open_segment(before.path) as file:
+            file.seek(before.whole)
             line = file.readline(MAX_LINE_BYTES + 1)
+            more = file.read(1)
         try:
-            check_line(line, unsealed.hash)
-            open_seal(line)
+            check_line(line, before.hash)
+            seal = open_seal(line)
         except BadLine:
-            raise unsealed.as_corrupt() from None
-        self.unsealed = None
+            raise before.as_corrupt() from None
+        if seal != Seal(before.last, self._header_hash) or more:
+            raise before.as_corrupt()
+        self.before = before._replace(sealed=True, whole=before.whole + len(line))
 
 
 def _stem(first: int) -> str:

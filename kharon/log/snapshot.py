@@ -267,6 +267,10 @@ def _check_fits(files: Files, snapshot: Snapshot, path: Path, segments: list[Pat
         raise CorruptLog(str(path), 1, 0, f"no segment begins behind it, at record {snapshot.seq + 1}")
     with files.read(following) as file:
         line = file.readline(MAX_LINE_BYTES + 1)
+        bare = not file.read(1)
+    if bare and following == segments[-1]:
+        why = f"{following.name} has just been begun: the segment before it must be read, which may lack its seal"
+        raise CorruptLog(str(path), 1, 0, why)
     try:
         header = open_header(line, check_line(line, snapshot.hash))
     except BadLine as bad:

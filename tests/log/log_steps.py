@@ -11,8 +11,8 @@ from pathlib import Path
 from msgspec import Raw
 
 from kharon.log.directory import DirectoryLog
-from kharon.log.record import Record
-from kharon.model.events import TicketAdded, TicketClaimed, TicketDeleted, TicketDone
+from kharon.log.record import Chain, Record
+from kharon.model.events import LogClosed, TicketAdded, TicketClaimed, TicketDeleted, TicketDone
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ZEROS = "0" * 64
@@ -70,6 +70,20 @@ def place(where: Path, data: bytes) -> Path:
     (where / "log").mkdir(parents=True)
     (where / "log" / FIRST_NAME).write_bytes(data)
     return where
+
+
+def two_segments(where: Path) -> tuple[Path, Path]:
+    """A log of two segments of two records each, the last of them LogClosed."""
+    chain = Chain()
+    first = chain.header("e" * 32, NOW) + b"".join(chain.commit([added("a"), added("b")], NOW, "ann", 0))
+    last = chain.hash
+    second = chain.header("e" * 32, NOW)
+    first += seal(f'"sealed":2,"next":"{chain.hash}"}}'.encode(), last)
+    second += b"".join(chain.commit([added("c")], NOW, "ann", 2) + chain.commit([LogClosed()], NOW, "clock", 3))
+    place(where, first)
+    one, two = where / "log" / FIRST_NAME, where / "log" / f"{3:020}.jsonl"
+    two.write_bytes(second)
+    return one, two
 
 
 def put(log: DirectoryLog, *events: object, at: float = 0, by: str = "ann") -> None:

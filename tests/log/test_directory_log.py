@@ -25,11 +25,12 @@ from log_steps import (
     records_in,
     sample,
     segment_of,
+    two_segments,
 )
 
 from kharon.errors import CorruptLog, KharonError, QueueLocked, StorageFull, UnknownFormat
 from kharon.log.directory import DirectoryLog, segments
-from kharon.log.record import Chain
+from kharon.log.record import Chain, Seal, seal_line
 from kharon.model.events import LogClosed
 from kharon.testing import check_log
 
@@ -204,7 +205,7 @@ def test_a_lock_that_cannot_be_taken_leaves_nothing_open(where, monkeypatch, nam
         raise OSError(errno.ENOLCK, "no locks")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"kharon.log.directory.{'fcntl' if name == 'flock' else 'os'}.{name}", refuse)
+        patch.setattr(f"kharon.log.files.{'fcntl' if name == 'flock' else 'os'}.{name}", refuse)
         log = DirectoryLog(where)
         with pytest.raises(OSError, match="no locks"):
             list(log.open(NOW))
@@ -285,26 +286,14 @@ def test_a_log_that_cannot_be_listed_is_not_taken_for_an_empty_one(
     assert segment.read_bytes() == before
 
 
-def two_segments(where: Path) -> tuple[Path, Path]:
-    """A log of two segments of two records each, the last of them LogClosed."""
-    chain = Chain()
-    first = chain.header("e" * 32, NOW) + b"".join(chain.commit([added("a"), added("b")], NOW, "ann", 0))
-    second = chain.header("e" * 32, NOW) + b"".join(chain.commit([added("c")], NOW, "ann", 2))
-    second += b"".join(chain.commit([LogClosed()], NOW, "clock", 3))
-    place(where, first)
-    (where / "log" / f"{3:020}.jsonl").write_bytes(second)
-    one, two = segments(where)
-    return one, two
-
-
 def test_segments_are_read_in_order_and_the_last_one_grows(where):
     one, two = two_segments(where)
     before = one.read_bytes(), two.read_bytes()
     log, records = opened(where)
     assert [record.seq for record in records] == [1, 2, 3, 4]
-    assert (log.first, log.seq, log.durable) == (3, 4, 4)
+    assert (log.first, log.seq, log.durable) == (1, 4, 4)
     put(log, added("d"))
-    assert [record.seq for record in read_from(log)] == [3, 4, 5]
+    assert [record.seq for record in read_from(log)] == [1, 2, 3, 4, 5]
     log.abandon()
     assert one.read_bytes() == before[0]
     assert two.read_bytes().startswith(before[1])
@@ -313,7 +302,7 @@ def test_segments_are_read_in_order_and_the_last_one_grows(where):
 
 def test_a_segment_that_is_not_the_last_may_not_be_unfinished(where):
     one, two = two_segments(where)
-    one.write_bytes(one.read_bytes()[:-1])
+    one.write_bytes(one.read_bytes()[: one.read_bytes().index(b'"sealed"') - 93])
     before = one.read_bytes(), two.read_bytes()
     with pytest.raises(CorruptLog, match=r"0001\.jsonl, line 3 .*not the last"):
         opened(where)
@@ -329,7 +318,7 @@ def test_a_segment_that_is_missing(where):
 
 def test_a_segment_of_another_log(where):
     one, two = two_segments(where)
-    end = hash_of(one.read_bytes().splitlines()[-1])
+    end = hash_of(one.read_bytes().splitlines()[-2])
     two.write_bytes(chained(header_body(first=3, previous=end), previous=end))
     with pytest.raises(CorruptLog, match="its log id is ffff"):
         opened(where)

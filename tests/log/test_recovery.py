@@ -429,7 +429,7 @@ def test_a_crash_at_any_step_of_a_recovery(where, tmp_path, monkeypatch):
         assert set(quarantine(where).values()) == {data[byte:]}
         assert sum(isinstance(record.event, TailCut) for record in records_in(where)) == 1
         shutil.rmtree(where)
-    assert failures == {"open", "write", "fsync", "rename", "mkdir", "unlink", "ftruncate", "pwrite"}
+    assert failures == {"open", "write", "fsync", "fdatasync", "rename", "mkdir", "unlink", "ftruncate", "pwrite"}
     assert 15 < fails < 99, "it must have come to an end, and not at once"
 
 
@@ -471,7 +471,7 @@ def test_what_a_first_opening_makes_is_synced_with_its_directories(where, monkey
     made = done.index(("mkdir", "log"))
     assert ("fsync", inode(where)) in done[made:]
     named = done.index(("rename", FIRST_NAME))
-    assert ("fsync", inode(path)) in done[:named], "its bytes are on the disk before it has its name"
+    assert ("fdatasync", inode(path)) in done[:named], "its bytes are on the disk before it has its name"
     assert ("fsync", inode(path.parent)) in done[named:], "and then its name is"
 
 
@@ -481,12 +481,12 @@ def test_what_a_recovery_makes_is_synced_in_order(where, monkeypatch):
     done = steps_of_opening(where, monkeypatch)
     (kept,) = (where / "quarantine").iterdir()
     named = done.index(("rename", kept.name))
-    assert ("fsync", inode(kept)) in done[:named]
+    assert ("fdatasync", inode(kept)) in done[:named]
     cut = done.index(("rename", FIRST_NAME))
     between = done[named:cut]
     assert ("fsync", inode(kept.parent)) in between, "the bytes are safe in quarantine before they are cut"
     assert ("fsync", inode(where)) in between, "and so is the name of the quarantine"
-    assert ("fsync", inode(segment_of(where))) in done[:cut]
+    assert ("fdatasync", inode(segment_of(where))) in done[:cut]
     assert ("fsync", inode(segment_of(where).parent)) in done[cut:]
 
 

@@ -7,8 +7,9 @@ import pytest
 from log_steps import NOW, ZEROS, added, chained, hash_of, header_body, moment, record_body
 
 from kharon.errors import CorruptLog, UnknownFormat
+from kharon.log.files import OS_FILES
 from kharon.log.record import Chain, Header, Record
-from kharon.log.segment import Broken, LiveReader, is_about, is_vouched, judge, needle, read_segment
+from kharon.log.segment import Broken, LiveReader, Place, is_about, is_vouched, judge, needle, read_segment
 from kharon.model.events import LogClosed, TicketDeleted
 from kharon.model.limits import MAX_LINE_BYTES
 
@@ -209,7 +210,7 @@ def live(tmp_path):
     def make(data: bytes, first: int = 1, after: int = 0, id: str | None = None) -> LiveReader:
         path = tmp_path / "segment"
         path.write_bytes(data)
-        readers.append(LiveReader(str(path), first, after, id))
+        readers.append(LiveReader(OS_FILES, [Place(first, path)], after, id))
         return readers[-1]
 
     yield make
