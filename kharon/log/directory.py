@@ -110,11 +110,11 @@ class DirectoryLog:
         Cost: O(bytes of the log). After an unclean stop the tail is copied once, and the segment before it too if there
         is no record in the tail.
         """
-        self._make_directory()
+        made = self._make_directory()
         self._take_lock()
         self._files.sync_directory(self._where)
         if not segments(self._where, self._files):
-            self._create(now)
+            self._create(now, made=made)
             return
         reading = Reading(lambda: segments(self._where, self._files), self._files.read)
         yield from reading.records()
@@ -135,7 +135,8 @@ class DirectoryLog:
     def _tail_path(self) -> Path:
         return self._places[-1].path if self._places else self._where
 
-    def _make_directory(self) -> None:
+    def _make_directory(self) -> bool:
+        """Make what is missing of the directory; return whether all of it was."""
         where, files = self._where, self._files
         kind = files.kind(where)
         if kind == "directory":
@@ -152,6 +153,7 @@ class DirectoryLog:
             self._make(where)
         if files.kind(where / "log") is None:
             self._make(where / "log")
+        return kind is None
 
     def _make(self, path: Path) -> None:
         with contextlib.suppress(FileExistsError):  # another opener was faster: the lock decides who goes on
@@ -166,10 +168,13 @@ class DirectoryLog:
                 f"opener at a time. Close it there, or ask that process to do the work"
             ) from None
 
-    def _create(self, now: datetime) -> None:
-        with contextlib.suppress(PermissionError):  # made by the user, where we may not read: its name is their care
-            # Whoever made the directory, now or in a process that died, may not have come to this.
+    def _create(self, now: datetime, *, made: bool) -> None:
+        try:  # even if it was there: a process that made it may have died before this
             self._files.sync_directory(self._where.absolute().parent)
+        except PermissionError:
+            if made:
+                raise
+            # Made by the user, in a directory that we may not read: then its name is the user's care.
         self._log_id = uuid.uuid4().hex
         path = self._where / "log" / segment_name(1)
         line = self._chain.header(self._log_id, now)
@@ -443,9 +448,8 @@ class DirectoryLog:
             while length > 0:
                 chunk = source.read(min(length, 1 << 20))
                 if not chunk:
-                    raise CorruptLog(
-                        str(path), 0, 0, "it became shorter while it was copied; another program writes to it"
-                    )
+                    why = "it became shorter while it was copied; another program writes to it"
+                    raise CorruptLog(str(path), 0, 0, why)
                 file.write(chunk)
                 length -= len(chunk)
             file.write(more)
