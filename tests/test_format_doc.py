@@ -15,8 +15,8 @@ from msgspec import NODEFAULT, Raw
 import kharon.audit
 from kharon.errors import CorruptLog
 from kharon.log.directory import DirectoryLog
-from kharon.log.record import _Envelope, _HeaderBody
-from kharon.model.events import EVENTS, Changes, LogClosed, TailCut, TicketAdded, TicketDeleted, TicketDone
+from kharon.log.record import Seal, _Envelope, _HeaderBody
+from kharon.model.events import EVENTS, Changes, TailCut, TicketAdded, TicketDeleted, TicketDone
 from kharon.model.limits import MAX_LINE_BYTES
 
 PAGE = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
@@ -29,6 +29,9 @@ def blocks(language: str) -> list[str]:
 
 VERIFIER = blocks("python")[-1]
 SCRIPT = compile(VERIFIER, "verify.py", "exec")
+
+
+SEAL_BYTES = 92 + len('"sealed":4,"next":""}\n') + 64
 
 
 def moment(seconds: float) -> datetime:
@@ -158,25 +161,116 @@ def test_they_agree_about_garbage(where, tail):
     assert f" {len(tail)} bytes unfinished" in verify(where)
 
 
+@pytest.fixture(params=["records", "header", "unsealed", "half a seal"])
+def segments(request, tmp_path):
+    """The segments of a log of three; the last has records, or its header only, perhaps behind a seal that is torn."""
+    where = tmp_path / "several"
+    log = DirectoryLog(where, segment_bytes=500)
+    list(log.open(NOW))
+    for id in ("a", "b", "c", "d"):
+        log.append([TicketDeleted(id)], NOW, "ann")
+        log.write()
+    if request.param == "records":
+        log.append([TicketDeleted("e")], NOW, "ann")
+        log.write()
+    log.abandon()
+    paths = sorted((where / "log").iterdir())
+    data = paths[1].read_bytes()
+    cut = {"unsealed": data.rindex(b"{"), "half a seal": data.rindex(b"{") + 100}.get(request.param, len(data))
+    paths[1].write_bytes(data[:cut])
+    assert len(paths) == 3
+    return paths
+
+
+@pytest.fixture
+def how(request):
+    return request.node.callspec.params["segments"]
+
+
+def assert_agreed(paths: list[Path], *, whole: bool | None = None) -> bool:
+    where = paths[0].parents[1]
+    said, should = verify(where), judgement(where)
+    assert said.startswith(should)
+    assert whole in (None, should.startswith("log "))
+    return should.startswith("log ")
+
+
+def test_they_agree_about_every_altered_byte_of_several_segments(segments, how):
+    assert_agreed(segments, whole=True)
+    passed = 0
+    for path in segments:
+        data = path.read_bytes()
+        for byte in range(len(data)):
+            altered = bytearray(data)
+            altered[byte] ^= 1 << (byte % 8)
+            for now in (altered, data[:byte], data[:byte] + data[byte + 1 :]):
+                path.write_bytes(now)
+                passed += assert_agreed(segments)
+        path.write_bytes(data)
+    # In the tail; in a seal whose successor has no records.
+    tail = data.index(b"\n") + 1
+    assert (
+        passed
+        == {
+            "records": 3 * (len(data) - tail),
+            "header": 3 * SEAL_BYTES,
+            "unsealed": 0,
+            "half a seal": 3 * 100,
+        }[how]
+    )
+
+
+def test_they_agree_about_lines_of_several_segments(segments):
+    for path in segments:
+        lines = path.read_bytes().splitlines(keepends=True)
+        for one in range(len(lines)):
+            for now in ([*lines[:one], *lines[one + 1 :]], [*lines[: one + 1], *lines[one:]], lines + lines[1:]):
+                path.write_bytes(b"".join(now))
+                assert_agreed(segments)
+        path.write_bytes(b"".join(lines))
+
+
+def test_they_agree_about_missing_segments(segments, how):
+    for number, path in enumerate(segments):
+        data = path.read_bytes()
+        path.unlink()
+        assert_agreed(segments, whole=number == 2 and how in ("unsealed", "half a seal"))
+        path.write_bytes(data)
+    if how in ("records", "header"):
+        with segments[1].open("ab") as file:
+            file.write(b"x")
+        assert_agreed(segments, whole=False)
+        segments[2].unlink()
+        assert_agreed(segments, whole=False)
+
+
+def test_they_agree_about_garbage_in_the_place_of_a_seal(segments):
+    data = segments[1].read_bytes()
+    end = sum(map(len, data.splitlines(keepends=True)[:3]))
+    for length in (1, SEAL_BYTES - 1, SEAL_BYTES, SEAL_BYTES + 1, 4000):
+        segments[1].write_bytes(data[:end] + b"x" * length)
+        assert_agreed(segments)
+
+
 def test_they_agree_about_several_segments_and_a_cut(where):
     path = segment_of(where)
     path.write_bytes(path.read_bytes()[:-3])
-    log = DirectoryLog(where)
+    log = DirectoryLog(where, segment_bytes=100)
     *_, last = log.open(NOW)
     assert isinstance(last.event, TailCut)
-    header = log._chain.header(kharon.audit.verify(where).log, NOW)
-    lines = log._chain.commit([LogClosed()], NOW, "clock", last.seq)
-    log.abandon()
-    second = where / "log" / f"{last.seq + 1:020}.jsonl"
-    second.write_bytes(header + b"".join(lines))
+    log.append([TicketDeleted("z")], NOW, "ann")
+    log.write()
+    log.close(NOW)
+    second = where / "log" / f"{last.seq + 2:020}.jsonl"
+    header, lines = second.read_bytes().split(b"\n", 1)
     assert verify(where) == judgement(where)
-    assert "whole: 8 records" in verify(where)
-    second.write_bytes(header.replace(b"kharon-log", b"kharon-lag") + b"".join(lines))
+    assert "whole: 9 records" in verify(where)
+    second.write_bytes(header.replace(b"kharon-log", b"kharon-lag") + b"\n" + lines)
     assert verify(where).startswith(judgement(where))
-    second.write_bytes(header + b"".join(lines))
+    second.write_bytes(header + b"\n" + lines)
     path.write_bytes(path.read_bytes()[:-1])
     assert verify(where).startswith(judgement(where))
-    assert "0001.jsonl, line 8" in verify(where)
+    assert "0001.jsonl, line 10" in verify(where)
 
 
 def test_the_anchor(where):
@@ -229,8 +323,11 @@ def test_the_table_of_the_events():
     assert {event.VERSION for event in EVENTS.values()} == {1}
 
 
-@pytest.mark.parametrize(("heading", "struct"), [("A record", _Envelope), ("The header of a segment", _HeaderBody)])
-def test_the_tables_of_records_and_headers(heading, struct):
+@pytest.mark.parametrize(
+    ("heading", "struct"),
+    [("A record", _Envelope), ("The header of a segment", _HeaderBody), ("The seal of a segment", Seal)],
+)
+def test_the_tables_of_records_headers_and_seals(heading, struct):
     assert [row[0].strip("`") for row in rows(heading)] == [
         field.encode_name for field in msgspec.structs.fields(struct)
     ]

@@ -33,6 +33,7 @@ BAD = [
     *(("batch_size", bad) for bad in COUNTS),
     *(("memory_records", bad) for bad in COUNTS),
     *(("segment_bytes", bad) for bad in (*COUNTS, 4095)),
+    *(("snapshot_bytes", bad) for bad in COUNTS if bad is not None),
     *(("max_attempts", bad) for bad in COUNTS if bad is not None),
     *(("process_time", bad) for bad in DURATIONS),
     *(("max_poll_interval", bad) for bad in DURATIONS),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,8 @@ from kharon.log.segment import Broken, Ended, LiveReader, Place, Reading, segmen
 from kharon.log.snapshot import Snapshot, has_snapshots, newest
 from kharon.model.events import Event, LogClosed, TailCut
 from kharon.model.limits import MAX_LINE_BYTES
+
+_logger = logging.getLogger("kharon")
 
 __all__ = ["DEFAULT_SEGMENT_BYTES", "DirectoryLog", "segments"]
 
@@ -87,6 +90,7 @@ class DirectoryLog:
         self._written = Chain()
         self._pending: list[bytes] = []
         self._closed_cleanly = False
+        self._made = False
         self._snapshot: Snapshot | None = None
         self.written = 0
         self.durable = 0
@@ -124,7 +128,7 @@ class DirectoryLog:
         self._files.sync_directory(self._where)
         found = segments(self._where, self._files)
         if not found:
-            self._create(now)
+            self._create(now, made=self._made)
             return
         if snapshot is None:
             reading = Reading(self._list, self._files.read)
@@ -170,7 +174,7 @@ class DirectoryLog:
         return self._snapshot
 
     def _prepare(self) -> None:
-        self._make_directory()
+        self._made = self._make_directory()
         self._take_lock()
         if not segments(self._where, self._files) and has_snapshots(self._files, self._where):
             raise CorruptLog(str(self._where / "log"), 0, 0, "there are snapshots of it, and no segments")
@@ -182,7 +186,8 @@ class DirectoryLog:
     def _tail_path(self) -> Path:
         return self._places[-1].path if self._places else self._where
 
-    def _make_directory(self) -> None:
+    def _make_directory(self) -> bool:
+        """Make what is missing of the directory; return whether all of it was."""
         where, files = self._where, self._files
         kind = files.kind(where)
         if kind == "directory":
@@ -199,6 +204,7 @@ class DirectoryLog:
             self._make(where)
         if files.kind(where / "log") is None:
             self._make(where / "log")
+        return kind is None
 
     def _make(self, path: Path) -> None:
         with contextlib.suppress(FileExistsError):  # another opener was faster: the lock decides who goes on
@@ -213,10 +219,13 @@ class DirectoryLog:
                 f"opener at a time. Close it there, or ask that process to do the work"
             ) from None
 
-    def _create(self, now: datetime) -> None:
-        with contextlib.suppress(PermissionError):  # made by the user, where we may not read: its name is their care
-            # Whoever made the directory, now or in a process that died, may not have come to this.
+    def _create(self, now: datetime, *, made: bool) -> None:
+        try:  # even if it was there: a process that made it may have died before this
             self._files.sync_directory(self._where.absolute().parent)
+        except PermissionError:
+            if made:
+                raise
+            # Made by the user, in a directory that we may not read: then its name is the user's care.
         self._log_id = uuid.uuid4().hex
         path = self._where / "log" / segment_name(1)
         line = self._chain.header(self._log_id, now)
@@ -267,6 +276,7 @@ class DirectoryLog:
                 length, whole = whole - broken.commit_byte, broken.commit_byte
                 kept_as = self._quarantine(old, whole, length)
                 cut = TailCut(f"log/{path.name}", whole, length, kept_as)
+                _logger.warning("%s: cut %d bytes of an unfinished last commit, kept as %s", path, length, kept_as)
                 lines = self._chain.commit([cut], now, _CLOCK, self._chain.seq)
             old.seek(0)
             self._tail = self._write_new(path, old, whole, b"".join(lines))
@@ -491,9 +501,8 @@ class DirectoryLog:
             while length > 0:
                 chunk = source.read(min(length, 1 << 20))
                 if not chunk:
-                    raise CorruptLog(
-                        str(path), 0, 0, "it became shorter while it was copied; another program writes to it"
-                    )
+                    why = "it became shorter while it was copied; another program writes to it"
+                    raise CorruptLog(str(path), 0, 0, why)
                 file.write(chunk)
                 length -= len(chunk)
             file.write(more)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import Final
 
 from kharon.errors import KharonError
 from kharon.log.record import Chain, Record, check_line, open_record
 from kharon.log.segment import is_about, needle
 from kharon.model.events import Event
+
+_READ_BYTES: Final = 256 << 10  # what a reader looks at in one slice, in bytes: about 1 ms
 
 __all__ = ["MemoryLog"]
 
@@ -90,8 +93,11 @@ class _MemoryReader:
         if not self._begun or self._id is not None:
             self.seq = max(self.seq, self._log.first - 1)
             self._begun = True
-        records = []
+        records: list[Record] = []
+        room = _READ_BYTES
         for seq in range(self.seq + 1, min(self.seq + limit, until) + 1):
+            if room <= 0:
+                break
             line = self._log.line(seq)
             if line is None:
                 raise KharonError(
@@ -99,6 +105,7 @@ class _MemoryReader:
                     f"record {self._log.first}; read faster, or raise Settings.memory_records"
                 )
             self.seq = seq
+            room -= len(line)
             if self._needle is None or self._needle in line:
                 record = open_record(line, check_line(line, None))
                 if is_about(record, self._id):

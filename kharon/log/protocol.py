@@ -28,7 +28,7 @@ class LogReader(Protocol):
     seq: int
 
     def read(self, limit: int, until: int) -> list[Record]:
-        """Look at the next `limit` records, none behind the seq `until`; return those that are wanted.
+        """Look at the next `limit` records, or fewer, none behind the seq `until`; return those that are wanted.
 
         Raises:
             CorruptLog: what is there is not what was written.

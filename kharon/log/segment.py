@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 _HEADER_LINES: Final = 1
+_READ_BYTES: Final = 256 << 10  # a reader's slice, so that it stays short with records of a megabyte: about 1 ms
 _BEGINNINGS: Final = re.compile(rb'\{"hash":"')
 
 
@@ -251,12 +252,19 @@ class LiveReader:
         self.seq = places[self._index].first - 1
 
     def read(self, limit: int, until: int) -> list[Record]:
-        """Look at the next lines, `limit` at most and none behind `until`; return the records that are wanted."""
+        """Look at the next lines, `limit` at most and none behind `until`; return the records that are wanted.
+
+        Of large lines fewer than `limit`: no more than about `_READ_BYTES` are read at once.
+        """
         records = []
+        room = _READ_BYTES
         for _ in range(min(limit, until - self.seq)):
+            if room <= 0:
+                break
             file = self._segment()
             byte = file.tell()
             line = file.readline(MAX_LINE_BYTES + 1)
+            room -= len(line)
             self._line += 1
             self.seq += 1
             if self.seq > self._after and (self._needle is None or self._needle in line):

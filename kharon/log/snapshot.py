@@ -8,9 +8,8 @@ comes a line per ticket, in the projection's order; the last says how many there
 truth: a bad one is passed over, and the log is read from further back.
 
 `take` makes the next one from the last one and from the segments that are finished since: it needs neither the queue's
-lock nor the process that has it, and is run in a process of its own (`python -m kharon.log.snapshot DIRECTORY`), so
-that no event loop ever waits for it, however many tickets there are. Finished segments are on disk, so a snapshot never
-stands at a seq that is not durable.
+lock nor the process that has it, and is run in a process of its own (`main`), so that no event loop ever waits for it,
+however many tickets there are. Finished segments are on disk, so a snapshot never stands at a seq that is not durable.
 """
 
 from __future__ import annotations
@@ -391,7 +390,3 @@ def main() -> int:
         print(error, file=sys.stderr)  # noqa: T201 - a program of its own
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -30,7 +30,7 @@ from log_steps import (
 
 from kharon.errors import CorruptLog, KharonError, QueueLocked, StorageFull, UnknownFormat
 from kharon.log.directory import DirectoryLog, segments
-from kharon.log.record import Chain, Seal, seal_line
+from kharon.log.record import Chain
 from kharon.model.events import LogClosed
 from kharon.testing import check_log
 

@@ -6,6 +6,7 @@ import pytest
 from log_steps import NOW, added, seal
 
 from kharon.errors import KharonError
+from kharon.log.directory import DirectoryLog
 from kharon.log.memory import MemoryLog
 from kharon.testing import check_log
 
@@ -72,3 +73,19 @@ def test_abandoning_and_closing_are_nothing():
     log.close(NOW)
     log.abandon()
     assert log.seq == 3
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_slice_of_large_records_is_short(tmp_path, in_memory):
+    log = MemoryLog() if in_memory else DirectoryLog(tmp_path / "queue")
+    list(log.open(NOW))
+    for number in range(20):
+        log.append([added(f"a{number}", b'"%b"' % (b"x" * 100_000))], NOW, "app")
+    log.write()
+    reader = log.reader()
+    first = reader.read(256, log.written)
+    assert [record.seq for record in first] == [1, 2, 3]
+    rest = [record.seq for _ in range(20) for record in reader.read(256, log.written)]
+    assert rest == list(range(4, 21))
+    reader.close()
+    log.abandon()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,12 @@ import attrs
 import pytest
 from log_steps import NOW, added
 
+from kharon import audit
 from kharon.errors import CorruptLog
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, OsFiles
 from kharon.log.record import link
-from kharon.log.snapshot import KEPT, Snapshot, newest, read_snapshot, take
+from kharon.log.snapshot import KEPT, Snapshot, main, newest, read_snapshot, take
 from kharon.log.snapshot import _write as write
 from kharon.model.events import TicketClaimed, TicketDeleted, TicketDone, TicketFailed
 from kharon.model.projection import Projection
@@ -345,6 +347,39 @@ def test_with_snapshots_and_without_a_log_it_refuses(where, saved):
         with pytest.raises(CorruptLog, match="there are snapshots of it, and no segments"):
             opened(where, snapshots=snapshots)
     assert segments(where) == []
+
+
+def test_one_with_nothing_but_a_header_behind_it_is_passed_over(where, caplog):
+    """A crash may have kept the seal from the segment before, which must be read to be given it."""
+    log = DirectoryLog(where, SMALL)
+    list(log.open(NOW))
+    while len(segments(where)) < 3:
+        log.append([added(f"t{log.seq}")], NOW, "app")
+        log.write()
+    log.abandon()
+    assert segments(where)[-1].read_bytes().count(b"\n") == 1
+    path = take(where)
+    before = segments(where)[-2]
+    before.write_bytes(before.read_bytes()[:-5])  # the seal, torn
+    log, projection, _ = opened(where)
+    assert projection.seq == log.seq == int(path.stem)
+    assert "has just been begun" in caplog.text
+    log.append([added("more")], NOW, "app")
+    log.close(NOW)
+    assert audit.verify(where).last == log.seq
+
+
+def test_the_program_says_what_is_wrong_in_one_line(where, monkeypatch, capsys):
+    fill(where, 20)
+    nice = []
+    monkeypatch.setattr(os, "nice", nice.append)
+    monkeypatch.setattr(sys, "argv", ["snapshot", str(where)])
+    assert main() == 0
+    assert nice == [10]
+    assert len(snapshots_in(where)) == 1
+    shutil.rmtree(where)
+    assert main() == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_it_counts_what_is_in_none(where):
