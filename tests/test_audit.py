@@ -408,3 +408,9 @@ def test_it_works_where_trio_cannot_be_imported(where, log):
         env=os.environ | {"PYTHONPATH": str(package.parent)},
     )
     assert said.stdout == "5 5 5\n"
+
+
+@pytest.mark.parametrize("until", ["2026-01-01", 1.0, NOW.date(), True])
+def test_until_something_else_is_refused(where, until):
+    with pytest.raises(InvalidTicket, match="until: a seq, a timezone-aware datetime, or None"):
+        audit.replay(where, until=until)

@@ -267,3 +267,20 @@ def test_what_is_no_header(body):
 def test_a_later_format_is_unknown_and_not_corrupt():
     with pytest.raises(UnknownFormat, match="format 2, this version of Kharon knows 1"):
         open_header(seal(header_body(version=2)), "")
+
+
+@pytest.mark.parametrize("wide", [b"[" + b",".join([b"[]"] * 200) + b"]", b'"%b"' % (b"[{" * 200), b'["\\"[[[["]'])
+def test_many_brackets_are_not_deep_nesting(wide):
+    line = Chain().commit([TicketAdded("a", "t", Raw(wide), "u", 1, NOW)], NOW, "ann", 0)[0]
+    assert open_record(line, check_line(line, GENESIS)).event.payload_json == Raw(wide)
+
+
+def test_nesting_is_refused_beyond_what_a_payload_may_have():
+    for depth, fits in ((64, True), (70, False)):
+        payload = b"[" * depth + b"]" * depth
+        line = Chain().commit([TicketAdded("a", "t", Raw(payload), "u", 1, NOW)], NOW, "ann", 0)[0]
+        if fits:
+            open_record(line, check_line(line, GENESIS))
+        else:
+            with pytest.raises(BadLine, match="nested deeper"):
+                open_record(line, check_line(line, GENESIS))

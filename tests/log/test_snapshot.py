@@ -17,7 +17,7 @@ from kharon import audit
 from kharon.errors import CorruptLog
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, OsFiles
-from kharon.log.record import link
+from kharon.log.record import Chain, link
 from kharon.log.snapshot import KEPT, Snapshot, main, newest, read_snapshot, take
 from kharon.log.snapshot import _write as write
 from kharon.model.events import TicketClaimed, TicketDeleted, TicketDone, TicketFailed
@@ -299,6 +299,28 @@ def test_one_of_another_log_is_passed_over(where, saved, tmp_path, caplog):
     shutil.copy(theirs, saved)
     assert newest(OS_FILES, where, segments(where)).seq < int(saved.stem)
     assert "does not follow" in caplog.text
+
+
+def test_one_whose_successor_is_of_another_log_is_passed_over(where, saved, caplog):
+    with saved.open("rb") as file:
+        snapshot = read_snapshot(file, str(saved))
+    following = where / "log" / f"{snapshot.seq + 1:020}.jsonl"
+    header = Chain(snapshot.seq, snapshot.hash, snapshot.at).header("f" * 32, NOW)
+    following.write_bytes(header + following.read_bytes().split(b"\n", 1)[1])
+    assert newest(OS_FILES, where, segments(where)).seq < snapshot.seq
+    assert f"is of {'f' * 32}" in caplog.text
+
+
+def test_what_is_read_back_must_be_what_was_written(where, saved):
+    fill(where, 14, start=200)
+
+    class Swapped(OsFiles):
+        def read(self, path):
+            return super().read(saved if path.name.endswith(".tmp") else path)
+
+    with pytest.raises(CorruptLog, match="what was read back is not what was written"):
+        take(where, Swapped())
+    assert saved.name == snapshots_in(where)[1]
 
 
 def test_one_by_another_name_or_with_nothing_behind_it_is_passed_over(where, saved, caplog):

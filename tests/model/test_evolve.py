@@ -1,5 +1,6 @@
 """What each event does to a ticket, whatever led to it: the whole ticket is compared, so nothing stale is left over."""
 
+import importlib
 from datetime import timedelta
 
 import msgspec
@@ -12,6 +13,7 @@ from kharon.model.evolve import ended, evolve
 from kharon.model.ticket import Status, Ticket, draft_of, seal
 from kharon.testing import EPOCH
 
+module = importlib.import_module("kharon.model.evolve")
 AT = EPOCH + timedelta(seconds=100)
 LATER = EPOCH + timedelta(seconds=500)
 ADDED = e.TicketAdded("t", "email", Raw(b'{"a":1}'), "mail", 7, EPOCH, "g")
@@ -252,3 +254,17 @@ def test_a_result_of_null_is_not_the_same_as_no_result():
 def test_events_are_frozen():
     with pytest.raises(AttributeError):
         ADDED.nice = 1
+
+
+def test_names_are_shared_and_no_more_of_them_kept_than_may_be(monkeypatch):
+    def added(number: int) -> Ticket:
+        return evolve(None, e.TicketAdded("t", f"type-{number}", Raw(b"1"), "tube", 1, EPOCH), 1, EPOCH)
+
+    names: dict[str, str] = {}
+    monkeypatch.setattr(module, "_NAMES", names)
+    monkeypatch.setattr(module, "_MAX_NAMES", 3)
+    assert added(1).type is added(1).type
+    assert added(1).tube is added(2).tube
+    assert [added(number).type for number in range(9)] == [f"type-{number}" for number in range(9)]
+    assert added(1).type is added(1).type
+    assert len(names) == 3
