@@ -250,7 +250,7 @@ class DirectoryLog:
                 self._begin_segment()
 
     def _check_alone(self) -> None:
-        """Check that no other process writes this log: locks may lie. Measured: 7 µs, beside 1400 µs for the sync of the group."""
+        """Check that no other process writes this log: locks may lie. Measured: 7 µs, beside 1400 µs for the sync."""
         if self._files.process() != self._process:
             self.abandon()  # of this process's copies only: the lock stays with the parent
             raise Closed(
