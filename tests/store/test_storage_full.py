@@ -795,3 +795,22 @@ def test_a_forked_child_is_refused_and_does_not_hurt_its_parent(where):
     assert done.stdout.count("forked from it: it is the parent's. Open queues after forking") == 3
     events = [record.event for record in kharon.read(where)]
     assert [getattr(event, "id", "closed") for event in events] == ["a", "b", "closed"]
+
+
+async def test_a_forked_child_that_leaves_the_block_closes_nothing():
+    """Whatever the log is: one of your own need not know of forks."""
+
+    class Closable(MemoryLog):
+        closed = abandoned = 0
+
+        def close(self, now):
+            self.closed += 1
+
+        def abandon(self):
+            self.abandoned += 1
+
+    log = Closable()
+    async with kharon.open(log) as kh:
+        await kh.add(Ticket("a", "t"))
+        kh._store._process = -1  # as if this were another process
+    assert (log.closed, log.abandoned) == (0, 1)
