@@ -364,7 +364,11 @@ class DirectoryLog:
             )
         self._open_tail()
         path = self._tail_path
-        found = self._files.mark(path)
+        try:
+            found = self._files.mark(path)
+        except OSError:  # what is pending is refused by this, so no later write may bring it
+            self._close_tail()
+            raise
         if found is not None and found == (*self._mark, self._size):
             return
         self._close_tail()
@@ -514,7 +518,11 @@ class DirectoryLog:
 
     def _use_tail(self, tail: File, size: int) -> None:
         self._tail, self._size = tail, size
-        self._mark = tail.mark()[:2]
+        try:
+            self._mark = tail.mark()[:2]
+        except OSError:
+            self._close_tail()
+            raise
 
     def _open_tail(self) -> File:
         if self._tail is None:
