@@ -29,6 +29,7 @@ from kharon.errors import (
 )
 from kharon.log.protocol import EventLog, LogReader
 from kharon.log.record import Record
+from kharon.log.repair import Cut, Repair, repair
 from kharon.model.delays import BackoffDelay, FixedDelay
 from kharon.model.projection import Projection
 from kharon.model.ticket import Status, Ticket
@@ -48,6 +49,7 @@ __all__ = [
     "CommitOutcomeUnknown",
     "CorruptLog",
     "Counts",
+    "Cut",
     "EventLog",
     "FinalizerInGroup",
     "FixedDelay",
@@ -64,6 +66,7 @@ __all__ = [
     "QueueLocked",
     "Record",
     "RecordStream",
+    "Repair",
     "Report",
     "Router",
     "Settings",
@@ -76,6 +79,7 @@ __all__ = [
     "UnknownFormat",
     "open",
     "read",
+    "repair",
     "replay",
     "verify",
 ]

@@ -98,7 +98,7 @@ class UnknownFormat(KharonError):
 
 
 class StorageFull(KharonError):
-    """The disk had no room for a commit. Nothing of that commit was kept."""
+    """The disk had no room for a commit. Nothing of it was kept; the queue stays open: ask again when there is room."""
 
 
 class CommitOutcomeUnknown(KharonError):

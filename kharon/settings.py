@@ -82,6 +82,10 @@ class Settings:
         segment_bytes: how large a file of the log may become before the next one is begun; at least 4096.
         snapshot_bytes: after how many bytes of log the state is saved, so that opening need not replay what came
             before; None: never.
+        reserve_bytes: how much room on the disk to set aside, for settling what runs when there is no other: a plain
+            settle takes about 300 bytes, one with a result that much more. 0: none; then settling stops with the rest.
+        allow_network_filesystem: whether a queue may be on NFS, SMB and the like. Only for a mount whose locks and
+            syncs hold for all machines that have it.
         memory_records: how many of its newest records a ":memory:" queue keeps for `history` and `records`.
 
     Raises:
@@ -102,6 +106,8 @@ class Settings:
     actor: str = attrs.field(default="app")
     segment_bytes: int = attrs.field(default=8 << 20, validator=_count)
     snapshot_bytes: int | None = attrs.field(default=32 << 20)
+    reserve_bytes: int = attrs.field(default=4 << 20)
+    allow_network_filesystem: bool = attrs.field(default=False, validator=_flag)
     memory_records: int = attrs.field(default=100_000, validator=_count)
 
     @backoff.validator
@@ -135,6 +141,11 @@ class Settings:
     def _check_segment_bytes(self, _attribute: object, value: int) -> None:
         if value < 4096:
             raise InvalidSettings(f"Settings.segment_bytes: {value} bytes are less than 4096")
+
+    @reserve_bytes.validator
+    def _check_reserve_bytes(self, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value != 0 or isinstance(value, bool):
+            _count(self, attribute, value)
 
     @fsync.validator
     def _check_fsync(self, _attribute: object, value: object) -> None:

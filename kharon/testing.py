@@ -16,7 +16,7 @@ from typing import Any
 import trio
 from msgspec import Raw
 
-from kharon.errors import InvalidTicket, KharonError, QueueLocked
+from kharon.errors import InvalidTicket, KharonError, QueueLocked, StorageFull
 from kharon.log.protocol import EventLog, LogReader
 from kharon.log.record import Record
 from kharon.model.commands import Command, Context
@@ -74,10 +74,10 @@ class TrioClock:
 
 
 class FailingLog:
-    """Any log, with a disk that breaks when told to.
+    """Any log, with a disk that breaks when told to, or that has no room if `error` is a `StorageFull`.
 
     Args:
-        log: what works until then.
+        log: what works until then; for a `StorageFull` one with a `take_back`, as the memory log has it.
         fail: the name of the method that fails: "append", "write" or "sync"; None: none yet. May be set at any time.
         error: what it raises.
         after: how many more calls of that method work first.
@@ -133,7 +133,11 @@ class FailingLog:
 
     def write(self) -> None:
         """Write, or fail."""
-        self._maybe_fail("write")
+        try:
+            self._maybe_fail("write")
+        except StorageFull:
+            self._log.take_back()  # type: ignore[attr-defined]
+            raise
         self._log.write()
 
     def sync(self) -> None:

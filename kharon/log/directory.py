@@ -2,7 +2,8 @@
 
     LOCK                                held with flock while the queue is open; never unlinked
     log/<first seq, 20 digits>.jsonl    segments; the last one is the tail, which grows
-    quarantine/                         bytes that recovery cut off
+    quarantine/                         bytes that recovery, or the user's repair, cut off
+    reserve                             room on the disk for settling when there is no other
 
 `DirectoryLog` takes the lock, recovers, appends, writes, syncs and begins new segments. When to write and sync is the
 store's decision. What a line is, is in `record`; how files are read, in `segment`; how they are written, in `files`.
@@ -21,11 +22,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
-from kharon.errors import CorruptLog, KharonError, QueueLocked, StorageFull
+from kharon.errors import Closed, CorruptLog, KharonError, QueueLocked, StorageFull
 from kharon.log.files import OS_FILES, File, Files, Lock
+from kharon.log.guard import check_disk, check_owner
 from kharon.log.record import Chain, Record, Seal, check_line, open_record, seal_line
+from kharon.log.reserve import NO_ROOM, RESERVE, Reserve
 from kharon.log.segment import Broken, Ended, LiveReader, Place, Reading, segment_name
 from kharon.log.snapshot import Snapshot, has_snapshots, newest
+from kharon.model.ending import grows
 from kharon.model.events import Event, LogClosed, TailCut
 from kharon.model.limits import MAX_LINE_BYTES
 
@@ -34,8 +38,7 @@ _logger = logging.getLogger("kharon")
 __all__ = ["DEFAULT_SEGMENT_BYTES", "DirectoryLog", "segments"]
 
 DEFAULT_SEGMENT_BYTES: Final = 8 << 20
-_KNOWN: Final = frozenset({"LOCK", "log", "quarantine", "snapshots"})
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_KNOWN: Final = frozenset({"LOCK", "log", "quarantine", "snapshots", RESERVE})
 _CLOCK: Final = "clock"
 _TEMPORARY: Final = ".tmp"
 
@@ -65,6 +68,9 @@ class DirectoryLog:
         where: the directory; made, with mode 0700, if it does not exist.
         segment_bytes: when the tail has so many bytes, a new segment is begun.
         files: the file system.
+        reserve_bytes: how much room to set aside for what ends something (`model.ending`) on a disk without other room;
+            0: none.
+        allow_network_filesystem: whether the directory may be on one.
 
     Attributes:
         directory: the directory.
@@ -76,10 +82,18 @@ class DirectoryLog:
         where: str | os.PathLike[str],
         segment_bytes: int = DEFAULT_SEGMENT_BYTES,
         files: Files = OS_FILES,
+        *,
+        reserve_bytes: int = 0,
+        allow_network_filesystem: bool = False,
     ) -> None:
         self._where = self.directory = Path(where)
         self._segment_bytes = segment_bytes
         self._files = files
+        self._allow_network = allow_network_filesystem
+        self._reserve = Reserve(files, self._where / RESERVE, reserve_bytes)
+        self._process = files.process()
+        self._mark = (0, 0)
+        self._grows = False
         self._lock: Lock | None = None
         self._tail: File | None = None
         self._unsealed: _Unsealed | None = None
@@ -115,7 +129,7 @@ class DirectoryLog:
             QueueLocked: the directory is open already, in this process or another.
             CorruptLog: the log is damaged otherwise than by an unfinished last commit. Nothing was changed.
             UnknownFormat: a later version wrote it.
-            KharonError: this is no queue's directory.
+            KharonError: this is no queue's directory, or one that should not be trusted (`guard`).
             OSError: the directory cannot be read or written.
 
         Cost: O(bytes of the log). After an unclean stop the tail is copied once, and the segment before it too if there
@@ -127,9 +141,17 @@ class DirectoryLog:
             self._prepare()
         self._files.sync_directory(self._where)
         found = segments(self._where, self._files)
-        if not found:
+        if found:
+            yield from self._read_and_recover(found, snapshot, now)
+        else:
             self._create(now, made=self._made)
-            return
+        self._use_tail(self._open_tail(), self._open_tail().size())
+        self._mark_written()
+        self.durable = self.written
+        # Without room for it the queue opens all the same, and takes nothing that lets it grow before there is.
+        self._reserve.fill()
+
+    def _read_and_recover(self, found: list[Path], snapshot: Snapshot | None, now: datetime) -> Iterator[Record]:
         if snapshot is None:
             reading = Reading(self._list, self._files.read)
         else:
@@ -150,9 +172,6 @@ class DirectoryLog:
             self._trust_tail()
         else:
             yield from self._recover(reading.broken, now)
-        self._size = self._open_tail().size()
-        self._mark_written()
-        self.durable = self.written
 
     def load_snapshot(self) -> Snapshot | None:
         """Lock the directory, and return the newest snapshot that is usable, if there is one.
@@ -189,7 +208,9 @@ class DirectoryLog:
     def _make_directory(self) -> bool:
         """Make what is missing of the directory; return whether all of it was."""
         where, files = self._where, self._files
+        self._process = files.process()
         kind = files.kind(where)
+        check_disk(where.absolute() if kind else where.absolute().parent, files, allow_network=self._allow_network)
         if kind == "directory":
             strange = [name for name in files.list(where) if name not in _KNOWN]
             ours = files.kind(where / "LOCK") == "file" and files.kind(where / "log") == "directory"
@@ -202,6 +223,7 @@ class DirectoryLog:
             if files.kind(parent) != "directory":
                 raise KharonError(f"{where} cannot be made: {parent} is no directory; make that first")
             self._make(where)
+        check_owner(where, files)
         if files.kind(where / "log") is None:
             self._make(where / "log")
         return kind is None
@@ -231,8 +253,6 @@ class DirectoryLog:
         line = self._chain.header(self._log_id, now)
         self._tail = self._write_new(path, io.BytesIO(line), len(line), replace=False)
         self._places = [Place(1, path)]
-        self._size = len(line)
-        self._mark_written()
         self._closed_cleanly = True  # nothing has happened yet that would have to be said closed
 
     def _tidy(self) -> None:
@@ -274,7 +294,7 @@ class DirectoryLog:
             lines: list[bytes] = []
             if broken is not None:
                 length, whole = whole - broken.commit_byte, broken.commit_byte
-                kept_as = self._quarantine(old, whole, length)
+                kept_as = self._quarantine(path, old, whole, length)
                 cut = TailCut(f"log/{path.name}", whole, length, kept_as)
                 _logger.warning("%s: cut %d bytes of an unfinished last commit, kept as %s", path, length, kept_as)
                 lines = self._chain.commit([cut], now, _CLOCK, self._chain.seq)
@@ -282,11 +302,12 @@ class DirectoryLog:
             self._tail = self._write_new(path, old, whole, b"".join(lines))
         yield from (open_record(line, check_line(line, None)) for line in lines)
 
-    def _quarantine(self, old: BinaryIO, start: int, length: int) -> str:
+    def _quarantine(self, path: Path, old: BinaryIO, start: int, length: int) -> str:
+        """Keep bytes of a segment aside; return as what, under the queue's directory."""
         aside = self._where / "quarantine"
         if self._files.kind(aside) is None:
             self._files.make_directory(aside)
-        stem = f"{self._tail_path.stem}-{start}"
+        stem = f"{path.stem}-{start}"
         name, count = stem, 0
         while self._files.kind(aside / name) is not None:  # an earlier recovery's: nothing kept aside is overwritten
             count += 1
@@ -311,61 +332,116 @@ class DirectoryLog:
     def append(self, events: Sequence[Event], at: datetime, by: str) -> datetime:
         """Append one commit in memory. O(bytes)."""
         self._pending += self._chain.commit(events, at, by, self.durable)
+        self._grows = self._grows or grows(events)
         self._closed_cleanly = False
         return self._chain.at or at
 
     def write(self) -> None:
         """Write what has been appended to the operating system: one call for all of it. A full tail gets a successor.
 
+        If all of it ends something, room that is missing is taken from the reserve. If not, the reserve must be whole
+        first: nothing is begun that could not be ended.
+
         Raises:
             StorageFull: there was no room. Nothing of what was appended since the last `write` is kept.
+            KharonError: the tail is not as this log left it; the log is closed for good. Nothing was written.
+            Closed: this is a forked child of the process that opened the log.
             OSError: the outcome is not known; the log is closed for good.
         """
         if self._pending:
+            self._check_alone()
             self._write_pending()
-            if self._size >= self._segment_bytes:
+            if self._size >= self._segment_bytes and self._reserve.whole:
                 self._begin_segment()
+
+    def _check_alone(self) -> None:
+        """Check that no other process writes this log: locks may lie. Measured: 7 µs, beside 1400 µs for the sync."""
+        if self._files.process() != self._process:
+            self.abandon()  # of this process's copies only: the lock stays with the parent
+            raise Closed(
+                f"{self._where} was opened by process {self._process}, and this is process {self._files.process()}, "
+                f"forked from it: the queue is the parent's. Open queues after forking"
+            )
+        self._open_tail()
+        path = self._tail_path
+        try:
+            found = self._files.mark(path)
+        except OSError:  # what is pending is refused by this, so no later write may bring it
+            self._close_tail()
+            raise
+        if found is not None and found == (*self._mark, self._size):
+            return
+        self._close_tail()
+        if found is None:
+            what = "it is gone: the queue's directory was removed or renamed, or the file was"
+        elif found[:2] != self._mark:
+            what = "another file has its name: the directory, or a link to it, was exchanged"
+        else:
+            what = f"it has {found.size} bytes, and this process left it with {self._size}: something else writes it"
+        raise KharonError(
+            f"{path}: {what}. This log writes no more: see what else uses the queue, run kharon.verify, open it again"
+        )
 
     def _write_pending(self) -> None:
         data = b"".join(self._pending)
         try:
             self._write_seal()  # if there was no room for it when the segment was begun: it comes before any record
-            self._open_tail().write(data)
+            if self._grows and not self._reserve.fill():
+                raise OSError(errno.ENOSPC, "the reserve for settling could not be made whole")
+            self._write_with_room(self._open_tail(), self._size, data, may_give=not self._grows)
         except OSError as error:
-            if error.errno not in _NO_ROOM or self._tail is None:
+            if error.errno not in NO_ROOM or self._tail is None:
                 self._close_tail()
                 raise
             self._take_back()
             raise StorageFull(
                 f"{self._tail_path}: no room for {len(data)} bytes ({error.strerror}); nothing of them was kept. "
-                f"Make room, then open the queue again"
+                f"Make room: what was refused can then be asked for again, without opening the queue anew"
             ) from error
         self._pending.clear()
+        self._grows = False
         self._size += len(data)
         self._mark_written()
+
+    def _write_with_room(self, file: File, size: int, data: bytes, *, may_give: bool) -> None:
+        """Write to a file of `size` bytes, at the cost of the reserve if `may_give`; without room cut it to that."""
+        while True:
+            try:
+                file.write(data)
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                self._cut(file, size)
+                if not (may_give and self._reserve.give(len(data))):
+                    raise
+            else:
+                return
 
     def _mark_written(self) -> None:
         self._written = Chain(self._chain.seq, self._chain.hash, self._chain.at)
         self.written = self._chain.seq
 
     def _take_back(self) -> None:
-        """Go back to the last write, in the file and in memory: what callers are told is not kept must not appear.
+        """Go back to the last write: what callers are told is not kept must not appear.
 
         Not after a crash either, so this is synced: a commit of which all bytes found room, in front of the one that
-        did not, would be whole.
+        did not, would be whole. From the file it is gone already (`_write_with_room`).
         """
-        self._cut(self._open_tail(), self._size)
         self._sync_or_close(self._open_tail().sync)
         self.durable = self.written
         self._pending.clear()
+        self._grows = False
         self._chain = Chain(self._written.seq, self._written.hash, self._written.at)
 
     def _cut(self, file: File, size: int) -> None:
         try:
             file.truncate(size)
-        except OSError:
+        except OSError as error:
             self._close_tail()
-            raise
+            # Never as a lack of room, whatever it was: half a line is in the file.
+            raise OSError(
+                errno.EIO, f"what was written cannot be taken back: {error.strerror}", error.filename
+            ) from error
 
     def sync(self) -> None:
         """Bring what has been written onto the disk. A failure is final: the kernel may have dropped the pages."""
@@ -398,14 +474,15 @@ class DirectoryLog:
         try:
             tail = self._write_new(path, io.BytesIO(line), len(line), replace=False)
         except OSError as error:
-            if error.errno in _NO_ROOM and self._may_go_on(path):
+            if error.errno in NO_ROOM and self._may_go_on(path):
                 return
             self._close_tail()
             raise
         self.unsaved += self._size
         seal = seal_line(self._chain.hash, Seal(self._chain.seq, ahead.hash))
         self._unsealed = _Unsealed(self._open_tail(), self._size, seal)
-        self._tail, self._chain, self._size = tail, ahead, len(line)
+        self._chain = ahead
+        self._use_tail(tail, len(line))
         self._places.append(Place(ahead.seq + 1, path))
         self._mark_written()
         try:
@@ -422,21 +499,30 @@ class DirectoryLog:
             return False
 
     def _write_seal(self) -> None:
-        """Seal the segment before the tail, if it is not yet. After an error but want of room the tail is closed."""
+        """Seal the segment before the tail, if it is not yet; the reserve may be used.
+
+        After an error but want of room the tail is closed.
+        """
         if self._unsealed is None:
             return
         file, size, line = self._unsealed
         try:
-            file.write(line)
+            self._write_with_room(file, size, line, may_give=True)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in NO_ROOM:
                 self._close_tail()
-            else:
-                self._cut(file, size)
             raise
         self._sync_or_close(file.sync)
         file.close()
         self._unsealed = None
+
+    def _use_tail(self, tail: File, size: int) -> None:
+        self._tail, self._size = tail, size
+        try:
+            self._mark = tail.mark()[:2]
+        except OSError:
+            self._close_tail()
+            raise
 
     def _open_tail(self) -> File:
         if self._tail is None:
@@ -450,9 +536,12 @@ class DirectoryLog:
         return LiveReader(self._files, self._places, after, id)
 
     def close(self, now: datetime) -> None:
-        """Write and sync what is left, record that the log was closed, and unlock. O(1) if nothing is left."""
+        """Write and sync what is left, record that the log was closed, and unlock. O(1) if nothing is left.
+
+        A forked child only closes its copies of the files.
+        """
         try:
-            if not self._closed_cleanly:
+            if not self._closed_cleanly and self._files.process() == self._process:
                 self.write()
                 self.sync()  # so that the closing record, as the last witness, vouches for everything before it
                 self._say_closed(now)
@@ -462,7 +551,10 @@ class DirectoryLog:
     def _say_closed(self, now: datetime) -> None:
         whole = self._size
         self.append([LogClosed()], now, _CLOCK)
-        self._write_pending()
+        try:
+            self._write_pending()
+        except StorageFull:
+            return  # all that anybody was told of is on disk; only the next opening has to find that out again
         try:
             self._open_tail().sync()
         except OSError:

@@ -8,15 +8,48 @@ synced, and fail on demand, so that recovery is tested against more crashes than
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, Protocol
+from typing import BinaryIO, Final, Literal, NamedTuple, Protocol
 
-__all__ = ["OS_FILES", "File", "Files", "Kind", "Lock", "OsFiles"]
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows; `can_lock` says no there, and opening is refused with the reason
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["OS_FILES", "File", "Files", "Kind", "Lock", "Look", "Mark", "OsFiles"]
 
 Kind = Literal["file", "directory", "other"]
+_UNSUPPORTED: Final = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY})
+
+
+class Look(NamedTuple):
+    """What is at a path, links not followed.
+
+    Attributes:
+        link: whether it is a symbolic link.
+        owner: the id of the user who owns it.
+        mode: the permission bits.
+    """
+
+    link: bool
+    owner: int
+    mode: int
+
+
+class Mark(NamedTuple):
+    """What tells one file, as it is now, from another, and from itself when somebody else has written it.
+
+    Attributes:
+        device, inode: which file it is.
+        size: in bytes.
+    """
+
+    device: int
+    inode: int
+    size: int
 
 
 class File(Protocol):
@@ -34,6 +67,12 @@ class File(Protocol):
     def size(self) -> int:
         """Return the size in bytes."""
 
+    def mark(self) -> Mark:
+        """Return which file this is, wherever its name is now."""
+
+    def allocate(self, size: int) -> None:
+        """Make the file `size` bytes long, with room of its own on the disk for each. After an error any part is."""
+
     def close(self) -> None:
         """Close it. May be called twice; never raises."""
 
@@ -50,6 +89,27 @@ class Files(Protocol):
 
     def kind(self, path: Path) -> Kind | None:
         """Return what is at `path`, following links; None if there is nothing."""
+
+    def look(self, path: Path, *, follow: bool = False) -> Look | None:
+        """Return what is at `path`, a link itself unless `follow`; None if there is nothing."""
+
+    def mark(self, path: Path) -> Mark | None:
+        """Return which file has the name `path`, not following a link in its last part; None if there is nothing."""
+
+    def writable(self, path: Path) -> bool:
+        """Return whether this process may make files in the directory `path`."""
+
+    def user(self) -> int:
+        """Return the id of the user in whose name this process acts; 0 is root."""
+
+    def process(self) -> int:
+        """Return the id of this process: another one in a forked child."""
+
+    def can_lock(self) -> bool:
+        """Return whether there are locks that end with the process: `flock`."""
+
+    def file_system(self, path: Path) -> str | None:
+        """Return the type of the file system that `path` is on ("ext4", "nfs4" …); None where that cannot be known."""
 
     def list(self, path: Path) -> list[str]:
         """Return the names in a directory, sorted."""
@@ -93,16 +153,35 @@ class _OsFile:
     def write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            view = view[os.write(self._fd, view) :]
+            count = os.write(self._fd, view)
+            if not count:  # else this would go on for ever
+                raise OSError(errno.EIO, "a write wrote nothing and gave no reason")
+            view = view[count:]
 
     def sync(self) -> None:
-        getattr(os, "fdatasync", os.fsync)(self._fd)  # macOS has no fdatasync
+        if not _full_sync(self._fd):
+            getattr(os, "fdatasync", os.fsync)(self._fd)
 
     def truncate(self, size: int) -> None:
         os.ftruncate(self._fd, size)
 
     def size(self) -> int:
         return os.fstat(self._fd).st_size
+
+    def mark(self) -> Mark:
+        return _mark(os.fstat(self._fd))
+
+    def allocate(self, size: int) -> None:
+        allocate = getattr(os, "posix_fallocate", None)  # not on macOS
+        if allocate is not None:
+            try:
+                allocate(self._fd, 0, size)
+            except OSError as error:
+                if error.errno not in _UNSUPPORTED:
+                    raise
+            else:
+                return
+        self.write(bytes(max(0, size - self.size())))
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
@@ -122,6 +201,43 @@ class _OsLock:
                 os.close(fd)
 
 
+def _mark(stat: os.stat_result) -> Mark:
+    return Mark(stat.st_dev, stat.st_ino, stat.st_size)
+
+
+def _full_sync(fd: int) -> bool:
+    """Sync through the drive's own cache too, as macOS does only when asked; return False where that is not known.
+
+    A failure is raised, and not tried again by another call, unless it says that nothing has been tried.
+    """
+    command = getattr(fcntl, "F_FULLFSYNC", None)
+    if command is None:
+        return False
+    try:
+        fcntl.fcntl(fd, command)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        return False
+    return True
+
+
+_ESCAPES: Final = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
+
+
+def file_system_of(path: str, mounts: str) -> str | None:
+    """Return the type of the file system that a path without links is on, by the lines of /proc/self/mounts."""
+    found, longest = None, -1
+    for line in mounts.splitlines():
+        _device, point, kind, *_ = line.split(" ")
+        for escape, character in _ESCAPES.items():
+            point = point.replace(escape, character)
+        inside = path == point or path.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= longest:  # of two mounts at one point, the later hides the earlier
+            found, longest = kind, len(point)
+    return found
+
+
 class OsFiles:
     """The operating system's files."""
 
@@ -134,6 +250,38 @@ class OsFiles:
             return "directory"
         return "file" if stat.S_ISREG(mode) else "other"
 
+    def look(self, path: Path, *, follow: bool = False) -> Look | None:
+        try:
+            found = os.stat(path, follow_symlinks=follow)  # noqa: PTH116 - beside the other look at a path, in `mark`
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return Look(stat.S_ISLNK(found.st_mode), found.st_uid, stat.S_IMODE(found.st_mode))
+
+    def mark(self, path: Path) -> Mark | None:
+        try:
+            return _mark(os.lstat(path))  # not Path.lstat: before each write, and this takes half the time
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def writable(self, path: Path) -> bool:
+        return os.access(path, os.W_OK | os.X_OK)
+
+    def user(self) -> int:
+        return os.geteuid()
+
+    def process(self) -> int:
+        return os.getpid()
+
+    def can_lock(self) -> bool:
+        return hasattr(fcntl, "flock")
+
+    def file_system(self, path: Path) -> str | None:
+        try:
+            mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape")
+        except OSError:
+            return None
+        return file_system_of(os.path.realpath(path), mounts)
+
     def list(self, path: Path) -> list[str]:
         return sorted(os.listdir(path))  # noqa: PTH208 - iterdir and glob differ in which errors they pass over
 
@@ -143,7 +291,8 @@ class OsFiles:
     def sync_directory(self, path: Path) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(fd)
+            if not _full_sync(fd):
+                os.fsync(fd)
         finally:
             os.close(fd)
 
@@ -151,10 +300,11 @@ class OsFiles:
         return _OsFile(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600))
 
     def append(self, path: Path) -> File:
-        return _OsFile(os.open(path, os.O_WRONLY | os.O_APPEND))
+        return _OsFile(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW))
 
     def overwrite(self, path: Path, start: int, data: bytes) -> None:
-        with path.open("r+b", buffering=0) as file:  # not in append mode: a write there goes to the end, wherever
+        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)  # not in append mode: a write there goes to the end, wherever
+        with os.fdopen(fd, "wb", buffering=0) as file:
             file.seek(start)
             view = memoryview(data)
             while view:
@@ -170,11 +320,11 @@ class OsFiles:
         path.unlink(missing_ok=True)
 
     def lock(self, path: Path, holder: bytes) -> Lock:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, holder, 0)
+            os.pwrite(fd, holder, 0)  # before cutting: on a full disk its block must not be given away
+            os.ftruncate(fd, len(holder))
         except BlockingIOError:
             present = os.read(fd, 32).decode("ascii", "replace").strip()
             os.close(fd)

@@ -30,6 +30,7 @@ class MemoryLog:
     def __init__(self, keep: int = 100_000) -> None:
         self._keep = keep
         self._chain = Chain()
+        self._written = Chain()
         self._lines: dict[int, bytes] = {}
         self.first = 1
         self.written = 0
@@ -43,6 +44,7 @@ class MemoryLog:
     def open(self, now: datetime) -> Iterator[Record]:
         """Begin the chain; there are no records yet."""
         self._chain.header(uuid.uuid4().hex, now)
+        self.write()
         return iter(())
 
     def append(self, events: Sequence[Event], at: datetime, by: str) -> datetime:
@@ -59,6 +61,13 @@ class MemoryLog:
     def write(self) -> None:
         """There is nothing to do."""
         self.written = self._chain.seq
+        self._written = Chain(self._chain.seq, self._chain.hash, self._chain.at)
+
+    def take_back(self) -> None:
+        """Forget what was appended since the last `write`, as a log without room does. O(what is forgotten)."""
+        for seq in range(self._written.seq + 1, self._chain.seq + 1):
+            self._lines.pop(seq, None)
+        self._chain = Chain(self._written.seq, self._written.hash, self._written.at)
 
     def sync(self) -> None:
         """There is nothing to do."""

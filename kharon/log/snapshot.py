@@ -284,7 +284,8 @@ def _check_fits(files: Files, snapshot: Snapshot, path: Path, segments: list[Pat
 def take(directory: Path, files: Files = OS_FILES) -> Path | None:
     """Take a snapshot at the end of the last finished segment, verify it, and drop all but the newest `KEPT`.
 
-    May run beside the process that has the queue open: it reads what does not change any more.
+    One that stands further on is of records that a repair cut off since; it is dropped too. May run beside the process
+    that has the queue open: it reads what does not change any more.
 
     Returns:
         The snapshot; None if there is nothing to take, or what there is stands there already.
@@ -312,8 +313,11 @@ def take(directory: Path, files: Files = OS_FILES) -> Path | None:
     assert projection.at is not None  # a segment that is finished has records
     path = directory / "snapshots" / f"{projection.seq:020}.jsonl"
     _write(files, path, Snapshot(log, projection.seq, projection.at, chain.hash, list(projection.tickets.values())))
-    for old in _paths(files, directory)[KEPT:]:
-        files.unlink(old)
+    there = _paths(files, directory)
+    kept = [each for each in there if each.name <= path.name][:KEPT]
+    for old in there:
+        if old not in kept:
+            files.unlink(old)
     return path
 
 

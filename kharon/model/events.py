@@ -22,6 +22,7 @@ __all__ = [
     "Event",
     "LeaseExtended",
     "LogClosed",
+    "LogRepaired",
     "TailCut",
     "TicketAdded",
     "TicketCancelled",
@@ -172,6 +173,19 @@ class TailCut(Event, frozen=True):
     kept_as: str
 
 
+class LogRepaired(Event, frozen=True):
+    """The user's repair cut `length` bytes from `byte` on in `file`, kept aside as `kept_as`.
+
+    `records` of the lines in them could be read, and are lost from the log; what else they were cannot be known.
+    """
+
+    file: str
+    byte: int
+    length: int
+    kept_as: str
+    records: int
+
+
 EVENTS: Final[dict[str, type[Event]]] = {
     event.__name__: event
     for event in (
@@ -190,6 +204,7 @@ EVENTS: Final[dict[str, type[Event]]] = {
         TicketExpired,
         LogClosed,
         TailCut,
+        LogRepaired,
     )
 }
 """Every event by its name in the log."""

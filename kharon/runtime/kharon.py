@@ -118,8 +118,10 @@ class Kharon:
     Every async method is a checkpoint; each returns, or raises, only once the events that it rests on are durable in
     the sense of `Settings.fsync`, and is either carried out or not: a cancellation is noticed before anything has been
     decided, or after it is durable, when the next checkpoint raises it. Each can raise `Closed` when the queue is, and
-    `CommitOutcomeUnknown` or `StorageFull` when the disk fails; that is not said again below. Where a ticket is
-    settled, a `Ticket` that a handler received is fenced (`LeaseLost` if its claim is over), an id is not.
+    `CommitOutcomeUnknown` when the disk fails; that is not said again below. On a full disk whatever lets the queue
+    grow (adding, extending, restarting, updating) raises `StorageFull` until there is room, and nothing of it is kept;
+    settling and deleting go on from `Settings.reserve_bytes`. Where a ticket is settled, a `Ticket` that a handler
+    received is fenced (`LeaseLost` if its claim is over), an id is not.
     """
 
     def __init__(self, queue: _Queue, by: str) -> None:
@@ -556,7 +558,8 @@ class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kh
         QueueLocked: the directory is open already, here or in another process.
         CorruptLog: its log is damaged.
         UnknownFormat: a later version of Kharon wrote it.
-        KharonError: the directory is no queue.
+        KharonError: the directory is no queue, or should not be trusted with one: somebody else owns it or may write
+            it, it is read-only, or on a network file system. The message says what to do.
         OSError: it cannot be read or written.
 
     Leaving the block stops the workers, releasing what they run, and closes the log. What the block raised leaves it
@@ -604,7 +607,13 @@ def _log(where: str | os.PathLike[str] | EventLog, settings: Settings) -> tuple[
             return MemoryLog(settings.memory_records), False
         if not name or "://" in name:
             raise InvalidSettings(f'where: {name!r} is neither a directory nor ":memory:"')
-        return DirectoryLog(name, settings.segment_bytes), True
+        log = DirectoryLog(
+            name,
+            settings.segment_bytes,
+            reserve_bytes=settings.reserve_bytes,
+            allow_network_filesystem=settings.allow_network_filesystem,
+        )
+        return log, True
     if not callable(getattr(where, "append", None)) or not callable(getattr(where, "sync", None)):
         raise InvalidSettings(f'where: a directory, ":memory:", or an EventLog; not {type(where).__name__}')
     return where, False

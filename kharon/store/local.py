@@ -9,14 +9,20 @@ The first to wait for a group leads it: it lets every task that can run do so, a
 gathered, so that a lone caller pays one trip through the scheduler and a crowd shares one sync. The sync is inline;
 a helper for slow disks belongs into `_flush`.
 
-If a write or a sync fails, the projection is ahead of the log. The store is then broken: those in flight are told that
-the outcome is not known (or that there was no room), everybody after them that it is closed.
+If a write finds no room, nothing of the group was kept, so its effects are taken back from the projection, newest first
+(`_retreat`), and the store stays open: whatever lets the queue grow (`model.ending`) is refused, but for a try each
+second; what ends something is decided once more, and goes on from what the log has reserved for it. Reads look again.
+
+If a write or a sync fails otherwise, the projection is ahead of the log. The store is then broken: those in flight are
+told that the outcome is not known, everybody after them that it is closed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import os
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,8 +35,9 @@ from trio.lowlevel import Abort, Task, enable_ki_protection
 from kharon.errors import Closed, CommitOutcomeUnknown, KharonError, StorageFull
 from kharon.log.protocol import EventLog, HasSnapshots
 from kharon.log.record import Record
-from kharon.model.commands import Claim, Command, Context, Expire, Lapse, Settle
+from kharon.model.commands import Claim, Command, Context, Expire, Lapse, Release, Settle
 from kharon.model.decide import decide
+from kharon.model.ending import grows
 from kharon.model.events import TicketEvent
 from kharon.model.evolve import evolve
 from kharon.model.projection import Projection
@@ -48,15 +55,23 @@ _GATHER_PASSES = 3
 _TICK_LIMIT = 200  # lapses, or expiries, of one tick: about 3 ms
 _REPLAY_SLICE = 1000  # records between two looks at whether opening was cancelled
 _READ_SLICE = 256  # records between two checkpoints of a reader: below 1 ms
+_TRY_SECONDS = 1.0  # between two tries whether a full disk has room: each costs an allocation and a write that fail
 _LIST_SLICE = 4096  # tickets between two checkpoints of a list: below 1 ms
 
 
 class _Group:
-    """The commits that will be made durable together."""
+    """The commits that will be made durable together.
 
-    __slots__ = ("effects", "led", "waiting")
+    Attributes:
+        before: the seq and the time of the projection before them.
+        grows: whether any of them lets the queue grow.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("before", "effects", "grows", "led", "waiting")
+
+    def __init__(self, before: tuple[int, datetime | None]) -> None:
+        self.before = before
+        self.grows = False
         self.effects: list[Effect] = []
         self.led = False
         self.waiting: list[Task] = []
@@ -100,6 +115,11 @@ class LocalStore:
         self._opened = False
         self._closed: str | None = "the queue has not been opened"
         self._failure: BaseException | None = None
+        self._process = os.getpid()
+        self._full: StorageFull | None = None  # what the last write that found no room was told
+        self._group_grew = False  # whether any of the group that found no room let the queue grow
+        self._try_at = -math.inf  # when, by Trio's clock, whether there is room may next be tried
+        self._room = trio.lowlevel.ParkingLot()  # workers with a settle for which even the reserve had no room
         self._told = False  # whether anybody has heard of the failure
         self._readers = trio.lowlevel.ParkingLot()
         self._idle = trio.lowlevel.ParkingLot()
@@ -151,25 +171,31 @@ class LocalStore:
     @enable_ki_protection
     async def _lapse_all(self) -> None:
         dead = list(self._projection.claimed())
-        for start in range(0, len(dead), _TICK_LIMIT):
-            for ticket in dead[start : start + _TICK_LIMIT]:
-                self._lapse(ticket, _PROCESS_ENDED)
-            await self._durable()
+        with contextlib.suppress(StorageFull):  # then each lapses when its lease ends
+            for start in range(0, len(dead), _TICK_LIMIT):
+                for ticket in dead[start : start + _TICK_LIMIT]:
+                    self._lapse(ticket, _PROCESS_ENDED)
+                await self._durable()
 
     @enable_ki_protection
     async def close(self) -> None:
         """Make everything durable, say so in the log, and give it up. Others who still use the queue get `Closed`.
 
         Raises:
-            StorageFull, CommitOutcomeUnknown: a write or a sync failed, now or before, and nobody has heard of it yet.
+            CommitOutcomeUnknown: a write or a sync failed, now or before, and nobody has heard of it yet.
         """
         if self._closed is not None and self._failure is None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        if os.getpid() != self._process:
+            self._log.abandon()  # this process's copies of its files; the queue is the parent's
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
         try:
             if self._failure is None:
                 self._closed = "the queue is closed: its `async with` block has ended"  # first: no group begins now
-                await self._durable()
+                with contextlib.suppress(StorageFull):  # that is told to those in flight
+                    await self._durable()
                 self._close_log()
             else:
                 await trio.lowlevel.cancel_shielded_checkpoint()
@@ -188,6 +214,8 @@ class LocalStore:
             return
         try:
             self._log.close(self._clock.now())
+        except StorageFull as full:  # all that anybody was told of is kept; only the word of closing is not
+            _logger.warning("no room to say in the log that it was closed (%s)", full)
         except Exception as error:
             self._broken(error)
             raise _outcome(error) from error
@@ -196,6 +224,7 @@ class LocalStore:
         """Wake everybody who waits for what will not come any more; each of them finds the store closed."""
         self._readers.unpark_all()
         self._idle.unpark_all()
+        self._room.unpark_all()
         self._earlier.set()
         self._notify_closed()
 
@@ -203,13 +232,20 @@ class LocalStore:
         if self._closed is not None:
             self._told = True
             raise Closed(self._closed) from self._failure
+        if os.getpid() != self._process:  # 0.3 µs
+            raise Closed(
+                f"the queue was opened by process {self._process}, and this is process {os.getpid()}, forked from it: "
+                f"it is the parent's. Open queues after forking"
+            )
 
     async def _enter(self) -> None:
         """Begin an async method: notice a cancellation, and a closed store, either of them as a checkpoint."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._closed is not None:
-            await trio.lowlevel.cancel_shielded_checkpoint()
+        try:
             self._check_open()
+        except Closed:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
@@ -219,12 +255,22 @@ class LocalStore:
 
         Raises:
             KharonError: as `decide` refuses; nothing has changed.
-            StorageFull, CommitOutcomeUnknown: the write failed.
+            StorageFull: there was no room; nothing has changed.
+            CommitOutcomeUnknown: the write failed.
             Closed: the queue is closed.
 
         Cost: O(commands log n), and one wait for the commit group.
         """
         await self._enter()
+        try:
+            return await self._submit(commands, by)
+        except StorageFull:
+            # What ends something may have shared its group with what does not: by itself it has the reserve. The
+            # others, and what was refused in sight of them, are told what holds now.
+            return await self._submit(commands, by)
+
+    async def _submit(self, commands: Sequence[Command], by: str) -> list[Ticket | None]:
+        self._check_open()
         try:
             return self._execute(commands, by)
         finally:
@@ -237,14 +283,44 @@ class LocalStore:
     ) -> Ticket | None:
         """Settle a worker's last ticket and claim its next one, both in one commit group. Not cancellable.
 
+        Without room nothing is claimed, and the settle goes on from the reserve. When that is used up too, it waits for
+        room, and that wait is cancellable: the work will be done once more then, since its lease lapses.
+
+        Raises:
+            StorageFull: there was no room to give a claim back.
+
         Cost: O(tubes + log n), and one wait for the commit group.
         """
+        with_claim = claim
+        while True:
+            try:
+                return await self._turn(worker, tubes, settle, settle_by, claim=with_claim)
+            except StorageFull as full:
+                if settle is None:
+                    return None
+                if with_claim or self._group_grew:
+                    with_claim = False
+                    continue
+                if isinstance(settle, Release):
+                    raise
+                await self._wait_for_room(settle, full)
+
+    async def _wait_for_room(self, settle: Settle, full: StorageFull) -> None:
+        try:
+            await self._room.park()
+        except trio.Cancelled:
+            _logger.warning("ticket %r: the end of its attempt is lost, and it will run again: %s", settle.id, full)
+            raise
+
+    async def _turn(
+        self, worker: str, tubes: Sequence[str], settle: Settle | None, settle_by: str, *, claim: bool
+    ) -> Ticket | None:
         self._check_open()
         claimed: list[Ticket | None] = [None]
         try:
             if settle is not None:
                 self._settle(settle, settle_by)
-            if claim:
+            if claim and self._may_grow():
                 self._projection.promote(self._clock.now())
                 ticket = self._projection.first_ready(tubes)
                 if ticket is not None:
@@ -271,8 +347,11 @@ class LocalStore:
         else:
             events = self._decide_in_turn(commands, context)
         if events:
+            growing = grows(events)
+            if growing and not self._may_grow():
+                raise self._no_room()
             at = self._log.append(events, now, by)
-            self._apply(events, at)
+            self._apply(events, at, growing=growing)
         return [projection.get(command.id) for command in commands]
 
     def _decide_in_turn(self, commands: Sequence[Command], context: Context) -> list[TicketEvent]:
@@ -287,11 +366,12 @@ class LocalStore:
             ahead[command.id] = ticket
         return decided
 
-    def _apply(self, events: Sequence[TicketEvent], at: datetime) -> None:
+    def _apply(self, events: Sequence[TicketEvent], at: datetime, *, growing: bool) -> None:
         group = self._group
-        if group is None:
-            group = self._group = _Group()
         projection = self._projection
+        if group is None:
+            group = self._group = _Group((projection.seq, projection.at))
+        group.grows = group.grows or growing
         for event in events:
             seq = projection.seq + 1
             old, new = projection.apply(event, seq, at)
@@ -311,7 +391,8 @@ class LocalStore:
         """Wait until everything that has been decided so far is durable. A checkpoint, and not cancellable.
 
         Raises:
-            StorageFull, CommitOutcomeUnknown: it never will be, or may not be.
+            StorageFull: it never will be: there was no room, and it was taken back.
+            CommitOutcomeUnknown: it may not be.
         """
         group = self._group
         if group is None:
@@ -345,6 +426,9 @@ class LocalStore:
             self._log.write()
             if self._settings.fsync == "always":
                 self._log.sync()
+        except StorageFull as full:
+            self._retreat(group, full)
+            raise self._no_room() from full
         except BaseException as error:
             self._told = True
             for task in group.waiting:
@@ -359,6 +443,44 @@ class LocalStore:
                 trio.lowlevel.reschedule(task)
             if self._readers:
                 self._readers.unpark_all()
+            if self._full is not None and group.grows:
+                self._resume()
+
+    def _may_grow(self) -> bool:
+        """Whether what lets the queue grow is taken: there is room, or it is time to try whether there is."""
+        return self._full is None or trio.current_time() >= self._try_at
+
+    def _no_room(self) -> StorageFull:
+        """Return what one caller is told while there is no room."""
+        assert self._full is not None
+        told = StorageFull(*self._full.args)
+        told.__cause__ = self._full
+        return told
+
+    def _retreat(self, group: _Group, full: StorageFull) -> None:
+        """Take a group for which there was no room back from the projection, newest first; tell those who wait for it.
+
+        Cost: O(its events log n).
+        """
+        effects = group.effects
+        before = group.before
+        for index in range(len(effects) - 1, -1, -1):
+            seq, at = (effects[index - 1].seq, effects[index - 1].at) if index else before
+            self._projection.undo(effects[index].event, effects[index].old, seq, at)
+        self._group_grew = group.grows
+        self._try_at = trio.current_time() + _TRY_SECONDS
+        begins, self._full = self._full is None, full
+        for task in group.waiting:
+            trio.lowlevel.reschedule(task, outcome.Error(self._no_room()))
+        if begins:  # last: a user's logging may raise
+            _logger.error("no room: only what ends something is taken until there is some (%s)", full)
+
+    def _resume(self) -> None:
+        self._full = None
+        self._room.unpark_all()
+        if self._idle:
+            self._wake()
+        _logger.warning("there is room again: everything is taken as before")  # last: a user's logging may raise
 
     def _broken(self, error: BaseException) -> None:
         """Close the store for good."""
@@ -390,6 +512,8 @@ class LocalStore:
 
     def _wake(self) -> None:
         """Wake as many idle workers as there are ready tickets that nobody has been woken for."""
+        if not self._may_grow():
+            return
         ready = self._projection.ready_count(self._idle_tubes)
         count = min(ready - self._waking, self._settings.batch_size, len(self._idle))
         if count > 0:
@@ -400,7 +524,7 @@ class LocalStore:
         """Wait until a claim from these tubes may succeed, or `wake_all` is called."""
         self._check_open()
         self._idle_tubes = tubes
-        if self._projection.ready_count(tubes) > self._waking:
+        if self._may_grow() and self._projection.ready_count(tubes) > self._waking:
             await trio.lowlevel.checkpoint()
             return
         woken = False
@@ -443,6 +567,23 @@ class LocalStore:
         await self._enter()
         now = self._clock.now()
         projection = self._projection
+        least = 0.0
+        try:
+            if await self._keep_up(now):
+                return 0
+        except StorageFull:  # what was due still is: from the reserve at the next tick, or, if that is used up, later
+            least = 0.0 if self._group_grew else _TRY_SECONDS
+        self._earlier = trio.Event()
+        self._promised = projection.next_instant(expiration=self._settings.expiration)
+        if self._promised is None:
+            self._promised = datetime.max.replace(tzinfo=now.tzinfo)
+            return math.inf
+        # One microsecond more than the difference, which is rounded: waking too early would cost another tick.
+        return max(least, (self._promised - self._clock.now()).total_seconds()) + 1e-6
+
+    async def _keep_up(self, now: datetime) -> bool:
+        """Do what is due now, within the limit; return whether the limit was reached, so that more may be due."""
+        projection = self._projection
         lapsed = projection.lapsed(now, _TICK_LIMIT)
         expired = projection.expired(now, _TICK_LIMIT) if self._settings.expiration else []
         try:
@@ -453,30 +594,37 @@ class LocalStore:
                 self._execute((Expire(ticket.id),), _CLOCK)
             if self._idle:
                 self._wake()
+            if self._may_grow():
+                self._room.unpark_all()
         finally:
             await self._durable()
-        if _TICK_LIMIT in (len(lapsed), len(expired)):
-            return 0
-        self._earlier = trio.Event()
-        self._promised = projection.next_instant(expiration=self._settings.expiration)
-        if self._promised is None:
-            self._promised = datetime.max.replace(tzinfo=now.tzinfo)
-            return math.inf
-        # One microsecond more than the difference, which is rounded: waking too early would cost another tick.
-        return max(0.0, (self._promised - self._clock.now()).total_seconds()) + 1e-6
+        return _TICK_LIMIT in (len(lapsed), len(expired))
 
     async def wait_earlier(self) -> None:
         """Wait until something will be due earlier than the last `tick` said."""
         await self._earlier.wait()
+
+    async def _still(self) -> bool:
+        """Wait until what was read is durable; return whether it is: without room it may have been taken back.
+
+        Raises:
+            CommitOutcomeUnknown: it may not be.
+        """
+        try:
+            await self._durable()
+        except StorageFull:
+            return False
+        return True
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def get(self, id: str) -> Ticket | None:
         """Return a ticket as it is now, once that is durable; None if there is none. O(1)."""
         await self._enter()
-        ticket = self._projection.get(id)
-        await self._durable()
-        return ticket
+        while True:
+            ticket = self._projection.get(id)
+            if await self._still():
+                return ticket
 
     async def list(
         self, *, status: Status | None, type: str | None, tube: str | None, group: str | None, limit: int | None
@@ -487,7 +635,8 @@ class LocalStore:
         """
         await self._enter()
         tickets = deque(self._projection.tickets.values())  # values, so this is the state of one moment
-        await self._durable()
+        while not await self._still():
+            tickets = deque(self._projection.tickets.values())
         found: list[Ticket] = []
         wanted = math.inf if limit is None else limit
         number = 0
@@ -530,14 +679,10 @@ def _watched(records: Iterable[Record], check_cancelled: Callable[[], None] | No
 
 def _outcome(error: BaseException) -> KharonError:
     """Return what one caller in flight is told of a failed write: each its own, since raising changes an exception."""
-    told: KharonError
-    if isinstance(error, StorageFull):
-        told = StorageFull(*error.args)
-    else:
-        told = CommitOutcomeUnknown(
-            f"a write failed ({error}), so this commit may or may not be found when the queue is opened again; "
-            f"the queue is closed: look at the disk, open it again, and look"
-        )
+    told = CommitOutcomeUnknown(
+        f"a write failed ({error}), so this commit may or may not be found when the queue is opened again; "
+        f"the queue is closed: look at the disk, open it again, and look"
+    )
     told.__cause__ = error
     return told
 
@@ -553,7 +698,7 @@ class LocalReader:
         """Return the next records that are wanted; perhaps none, although there are more behind them."""
         store = self._store
         await store._enter()
-        await store._durable()
+        await store._still()  # if it was taken back, what is written is what there is
         store._check_open()
         return self._reader.read(_READ_SLICE, store._log.written)
 

@@ -11,7 +11,7 @@ What programs see is the cache; what survives a loss of power is chosen from wha
   is what Linux does. A directory's sync that fails keeps the names to be written: a journal stops at its first error.
 
 Every operation is counted. `Plan` says at which one the power fails, or which one fails with which error, once or from
-there on. Modes, owners and links are not simulated.
+there on. There are one user, who owns all, one process and one device; modes and links are not simulated.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from kharon.log.files import File, Kind, Lock
+from kharon.log.files import File, Kind, Lock, Look, Mark
 
 __all__ = ["SECTOR", "Plan", "PowerLoss", "SimulatedFiles"]
 
 SECTOR = 512
+DEVICE, USER, PROCESS = 7, 1000, 4711
+_INODES = itertools.count(1)
 
 
 class PowerLoss(BaseException):
@@ -105,6 +107,7 @@ class _File:
         self.versions: dict[int, list[bytes]] = {}  # of each sector, since the last sync
         self.sizes: list[int] = []  # since the last sync
         self.lost: set[int] = set()  # sectors of which the cache shows what no sync will write
+        self.inode = next(_INODES)
 
     def write(self, start: int, data: bytes) -> None:
         end = start + len(data)
@@ -123,6 +126,9 @@ class _File:
     def truncate(self, size: int) -> None:
         del self.cache[size:]
         self.sizes.append(size)
+
+    def mark(self) -> Mark:
+        return Mark(DEVICE, self.inode, len(self.cache))
 
     def sync(self) -> None:
         data = bytearray(self.cache)
@@ -160,6 +166,10 @@ class _Directory:
         self.names: dict[str, _File | _Directory] = dict(names or {})
         self.disk = dict(self.names)
         self.changes: list[tuple[str | None, str | None, _File | _Directory]] = []  # (old name, new name, what)
+        self.inode = next(_INODES)
+
+    def mark(self) -> Mark:
+        return Mark(DEVICE, self.inode, 0)
 
     def change(self, old: str | None, new: str | None, what: _File | _Directory) -> None:
         self.changes.append((old, new, what))
@@ -197,8 +207,11 @@ class _Open:
         self._inode = inode
 
     def write(self, data: bytes) -> None:
+        self._append("write", data)
+
+    def _append(self, name: str, data: bytes) -> None:
         plan, inode = self._plan, self._inode
-        if plan.step("write"):
+        if plan.step(name):
             if part := data[: int(len(data) * plan.short)]:
                 inode.write(len(inode.cache), part)
             raise plan.as_error()
@@ -224,6 +237,13 @@ class _Open:
     def size(self) -> int:
         self._plan.check("size")
         return len(self._inode.cache)
+
+    def mark(self) -> Mark:
+        self._plan.check("mark")
+        return self._inode.mark()
+
+    def allocate(self, size: int) -> None:
+        self._append("allocate", bytes(max(0, size - len(self._inode.cache))))
 
     def close(self) -> None:
         pass
@@ -337,6 +357,33 @@ class SimulatedFiles:
         self.plan.check("kind")
         what = self._find(path)
         return None if what is None else "file" if isinstance(what, _File) else "directory"
+
+    def look(self, path: Path, *, follow: bool = False) -> Look | None:
+        self.plan.check("look")
+        what = self._find(path)
+        return None if what is None else Look(False, USER, 0o600 if isinstance(what, _File) else 0o700)
+
+    def mark(self, path: Path) -> Mark | None:
+        self.plan.check("mark_path")
+        what = self._find(path)
+        return None if what is None else what.mark()
+
+    def writable(self, path: Path) -> bool:
+        self.plan.check("writable")
+        return isinstance(self._find(path), _Directory)
+
+    def user(self) -> int:
+        return USER
+
+    def process(self) -> int:
+        return PROCESS
+
+    def can_lock(self) -> bool:
+        return True
+
+    def file_system(self, path: Path) -> str | None:
+        self.plan.check("file_system")
+        return "ext4"
 
     def list(self, path: Path) -> list[str]:
         self.plan.check("list")

@@ -376,7 +376,7 @@ def test_without_room_nothing_is_kept(where, log, monkeypatch, error, room):
     log.append([added("d")], moment(2), "ann")
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", Disk(room, error).write)
-        with pytest.raises(StorageFull, match=rf"{FIRST_NAME}: no room for \d+ bytes .*Make room, then open"):
+        with pytest.raises(StorageFull, match=rf"{FIRST_NAME}: no room for \d+ bytes .*Make room: what was refused"):
             log.write()
     assert segment_of(where).read_bytes() == whole
     assert (log.seq, log.written, log.durable) == (1, 1, 1)

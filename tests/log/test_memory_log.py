@@ -89,3 +89,16 @@ def test_a_slice_of_large_records_is_short(tmp_path, in_memory):
     assert rest == list(range(4, 21))
     reader.close()
     log.abandon()
+
+
+def test_what_is_taken_back_never_was():
+    log = filled(100, 3)
+    log.append([added("more"), added("and more")], NOW, "app")
+    log.take_back()
+    assert (log.seq, log.written) == (3, 3)
+    log.append([added("other")], NOW, "app")
+    log.write()
+    reader = log.reader()
+    assert [record.event.id for record in reader.read(100, log.written)][3:] == ["other"]
+    hashes = [record.hash for record in log.reader().read(100, log.written)]
+    assert len(set(hashes)) == 4

@@ -17,6 +17,7 @@ from kharon.model.events import (
     Event,
     LeaseExtended,
     LogClosed,
+    LogRepaired,
     TailCut,
     TicketAdded,
     TicketCancelled,
@@ -66,6 +67,10 @@ GOLDEN: list[tuple[Event, str]] = [
     (
         TailCut("log/1.jsonl", 7, 8, "quarantine/1-7"),
         '"file":"log/1.jsonl","byte":7,"length":8,"kept_as":"quarantine/1-7"',
+    ),
+    (
+        LogRepaired("log/1.jsonl", 7, 8, "quarantine/1-7", 2),
+        '"file":"log/1.jsonl","byte":7,"length":8,"kept_as":"quarantine/1-7","records":2',
     ),
 ]
 

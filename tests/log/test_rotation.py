@@ -121,7 +121,7 @@ def test_what_is_on_disk_before_what():
     log.write()
     done = [name for name in files.plan.done if name not in ("kind", "unlink")]
     new_segment = ["create", "write", "write", "sync", "rename", "sync_directory"]
-    assert done == ["write", "sync", *new_segment, "write", "sync"]
+    assert done == ["mark_path", "write", "sync", *new_segment, "mark", "write", "sync"]
 
 
 # --- reading on -------------------------------------------------------------------------------------------------------
@@ -489,6 +489,8 @@ def test_without_room_for_a_new_segment_the_old_one_goes_on(name, error):
         ("sync_directory", 1, errno.ENOSPC, {}),
         ("sync", 3, errno.ENOSPC, {}),
         ("write", 4, errno.EIO, {}),
+        ("mark", 1, errno.EIO, {}),
+        ("mark", 1, errno.ENOSPC, {}),
     ],
 )
 def test_a_rotation_that_fails_otherwise_closes_the_log(name, nth, error, more):
@@ -503,6 +505,19 @@ def test_a_rotation_that_fails_otherwise_closes_the_log(name, nth, error, more):
             use()
     again = DirectoryLog(Path("/queue"), SMALL, files.killed())
     assert [record.seq for record in again.open(NOW)] == [1, 2]
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EACCES, errno.ENOSPC])
+def test_what_was_refused_because_the_tail_could_not_be_looked_at_is_never_written(error):
+    log, files = on_simulated_disk()
+    fail_next(files, "mark_path", error)
+    with pytest.raises(OSError, match=os.strerror(error)):
+        log.write()
+    for use in (log.write, log.sync, lambda: put(log, added("c")), lambda: log.close(NOW)):
+        with pytest.raises(OSError, match="the log is not open"):
+            use()
+    again = DirectoryLog(Path("/queue"), SMALL, files.killed())
+    assert [record.event.id for record in again.open(NOW)] == ["a"]
 
 
 def test_a_disk_that_does_not_say_whether_the_successor_is_there_closes_the_log(monkeypatch):

@@ -13,6 +13,7 @@ import attrs
 import pytest
 from log_steps import NOW, added
 
+import kharon
 from kharon import audit
 from kharon.errors import CorruptLog
 from kharon.log.directory import DirectoryLog, segments
@@ -190,6 +191,27 @@ def test_two_are_kept(where):
     log, projection, _ = opened(where)
     assert same(projection, expected)
     log.close(NOW)
+
+
+def test_those_of_records_that_a_repair_cut_off_make_room_for_the_next(where):
+    for start in range(0, 40, 20):
+        fill(where, 20, start)
+        take(where)
+    stale = snapshots_in(where)
+    assert len(stale) == KEPT
+    second = segments(where)[1]
+    second.write_bytes(second.read_bytes()[:-300])
+    last = kharon.repair(where, confirm=True).last
+    assert last < int(stale[0].partition(".")[0])
+    fill(where, 8, 100)
+    path = take(where)
+    assert snapshots_in(where) == [path.name]
+    assert path.name < stale[0], "else this would test nothing"
+    log, projection, replayed = opened(where)
+    log.abandon()
+    _, whole, _ = opened(where, snapshots=False)
+    assert same(projection, whole)
+    assert replayed < projection.seq - last
 
 
 def test_its_bytes_do_not_count_until_they_are_read_back(where):

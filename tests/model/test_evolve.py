@@ -236,6 +236,7 @@ def test_events_give_their_json_as_new_values():
         e.TicketUpdated("t", e.Changes()),
         e.LogClosed(),
         e.TailCut("0.jsonl", 1, 2, "0.cut"),
+        e.LogRepaired("0.jsonl", 1, 2, "0.cut", 3),
     ],
     ids=lambda event: type(event).__name__,
 )

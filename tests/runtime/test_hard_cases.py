@@ -243,7 +243,7 @@ async def test_many_tickets_due_at_one_instant_are_claimed_in_order(autojump_clo
 # --- closing, waiting, asking -----------------------------------------------------------------------------------------
 
 
-async def test_a_ctrl_c_while_the_workers_are_stopped_does_not_keep_them_from_releasing() -> None:
+def test_a_ctrl_c_while_the_workers_are_stopped_does_not_keep_them_from_releasing() -> None:
     log = MemoryLog()
     cleaning = trio.Event()
 
@@ -259,16 +259,23 @@ async def test_a_ctrl_c_while_the_workers_are_stopped_does_not_keep_them_from_re
         await cleaning.wait()
         signal.raise_signal(signal.SIGINT)
 
-    interrupted = False
-    try:
+    async def main():
         async with trio.open_nursery() as nursery, kharon.open(log) as kh:
             await kh.add(Ticket("a", "t"))
             await nursery.start(kh.run, router_of(slow_to_end))
             while kh.stats().claimed == 0:
                 await trio.lowlevel.checkpoint()
             nursery.start_soon(interrupt)
+
+    interrupted = False
+    # Python's own answer to SIGINT, which a process that was started in the background does not have.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        trio.run(main)
     except* KeyboardInterrupt:
         interrupted = True
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert interrupted
     events = [type(record.event).__name__ for record in log.reader().read(100, log.written)]
     assert events == ["TicketAdded", "TicketClaimed", "TicketReleased"]

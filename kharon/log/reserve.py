@@ -1,0 +1,91 @@
+"""The reserve: a file whose bytes mean nothing and whose room on the disk is given up when there is no other.
+
+So that on a full disk what runs can still be settled. It is given up piece by piece, since whatever is given up is
+anybody's: another program that fills the disk gets a piece at the most, and not all of it. A reserve that is lost in a
+crash is made anew, so it is never synced.
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Final
+
+from kharon.log.files import Files
+
+__all__ = ["NO_ROOM", "RESERVE", "Reserve"]
+
+RESERVE: Final = "reserve"
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_PIECE: Final = 64 << 10  # bytes: 200 plain settles; 16 blocks of 4 KiB, so that the tail's own rounding fits in
+
+
+class Reserve:
+    """The reserve of one queue.
+
+    Args:
+        files: the file system.
+        path: of the file.
+        size: how many bytes it should hold; 0: there is none.
+
+    Attributes:
+        left: how many it holds.
+    """
+
+    def __init__(self, files: Files, path: Path, size: int) -> None:
+        self._files = files
+        self._path = path
+        self._size = size
+        self.left = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether it holds all that it should."""
+        return self.left >= self._size
+
+    def fill(self) -> bool:
+        """Take from the disk what is missing; return whether it is whole. Without room it stays as it was.
+
+        Raises:
+            OSError: the disk fails otherwise.
+
+        Cost: O(1) where the file system can allocate, else O(size).
+        """
+        if self.whole:
+            return True
+        there = self._files.look(self._path) is not None
+        try:
+            file = self._files.append(self._path) if there else self._files.create(self._path)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                return False
+            raise
+        try:
+            self.left = file.size()
+            try:
+                file.allocate(self._size)
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                file.truncate(self.left)
+            else:
+                self.left = self._size
+        finally:
+            file.close()
+        return self.whole
+
+    def give(self, size: int) -> bool:
+        """Give up room for `size` bytes and a little more, or all that is left; return whether there was any.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        if not self.left:
+            return False
+        file = self._files.append(self._path)
+        try:
+            self.left = max(0, self.left - -(-size // _PIECE) * _PIECE)
+            file.truncate(self.left)
+        finally:
+            file.close()
+        return True
