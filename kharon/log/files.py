@@ -11,12 +11,16 @@ import contextlib
 import fcntl
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, Protocol
+
+from kharon.log.syncer import bring_to_disk
 
 __all__ = ["OS_FILES", "File", "Files", "Kind", "OsFiles"]
 
 Kind = Literal["file", "directory", "other"]
+_LINUX: Final = sys.platform == "linux"
 
 
 class File(Protocol):
@@ -33,6 +37,14 @@ class File(Protocol):
 
     def size(self) -> int:
         """Return the size in bytes."""
+
+    def twin(self) -> int | None:
+        """Return a descriptor of the file for somebody else to sync; it is closed with the file. None: there is none.
+
+        On Linux it is of an open file description of its own, opened at the first call. There the kernel reports a
+        failed write-back once to each description that was open then: a sync of this file still hears of it after a
+        sync of the twin was told.
+        """
 
     def close(self) -> None:
         """Close it. May be called twice; never raises."""
@@ -86,6 +98,7 @@ class Files(Protocol):
 class _OsFile:
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._twin: int | None = None
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -93,7 +106,7 @@ class _OsFile:
             view = view[os.write(self._fd, view) :]
 
     def sync(self) -> None:
-        getattr(os, "fdatasync", os.fsync)(self._fd)  # macOS has no fdatasync
+        bring_to_disk(self._fd)
 
     def truncate(self, size: int) -> None:
         os.ftruncate(self._fd, size)
@@ -101,11 +114,19 @@ class _OsFile:
     def size(self) -> int:
         return os.fstat(self._fd).st_size
 
+    def twin(self) -> int | None:
+        if self._twin is None:
+            with contextlib.suppress(OSError):  # no /proc, or no descriptor to spare: then there is no twin
+                # By its number, since its name changes. To read only: whoever syncs it has nothing to write.
+                self._twin = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY) if _LINUX else os.dup(self._fd)
+        return self._twin
+
     def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        fds, self._fd, self._twin = (self._fd, self._twin), -1, None
+        for fd in fds:
+            if fd is not None and fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
 
 
 class _OsLock:
