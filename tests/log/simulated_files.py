@@ -225,6 +225,9 @@ class _Open:
         self._plan.check("size")
         return len(self._inode.cache)
 
+    def twin(self) -> int | None:
+        return None
+
     def close(self) -> None:
         pass
 
