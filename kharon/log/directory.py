@@ -97,6 +97,7 @@ class DirectoryLog:
         self._lock: Lock | None = None
         self._tail: File | None = None
         self._unsealed: _Unsealed | None = None
+        self._offered: File | None = None  # the tail whose twin was opened before all that is not synced was written
         self._places: list[Place] = []
         self._size = 0
         self._log_id = ""
@@ -457,6 +458,33 @@ class DirectoryLog:
         except OSError:
             self._close_tail()
             raise
+
+    def begin_sync(self) -> int | None:
+        """Return a descriptor whose sync is as good as `sync`; None: everything is on the disk now.
+
+        The first for each tail is done here: only this file's own description is sure to hear how the writing of what
+        was written before the twin was opened went. A new tail is synced already, and costs nothing.
+
+        Raises:
+            OSError: as `sync`.
+        """
+        tail = self._open_tail()
+        twin = tail.twin()
+        if twin is None or tail is not self._offered:
+            self.sync()
+            self._offered = tail
+        return None if self.durable == self.written else twin
+
+    def end_sync(self, seq: int, error: OSError | None) -> None:
+        """Take in how the sync of `begin_sync` went. A failure is as final as one of `sync`.
+
+        Raises:
+            OSError: `error`.
+        """
+        if error is not None:
+            self._close_tail()
+            raise error
+        self.durable = max(self.durable, seq)  # a new segment may have been begun meanwhile, and synced more
 
     def _begin_segment(self) -> None:
         """Begin a new segment behind the tail, then seal the one that was it.

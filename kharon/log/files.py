@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, NamedTuple, Protocol
 
@@ -19,9 +20,12 @@ try:
 except ImportError:  # pragma: no cover - Windows; `can_lock` says no there, and opening is refused with the reason
     fcntl = None  # type: ignore[assignment]
 
+from kharon.log.syncer import bring_to_disk
+
 __all__ = ["OS_FILES", "File", "Files", "Kind", "Lock", "Look", "Mark", "OsFiles"]
 
 Kind = Literal["file", "directory", "other"]
+_LINUX: Final = sys.platform == "linux"
 _UNSUPPORTED: Final = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY})
 
 
@@ -72,6 +76,14 @@ class File(Protocol):
 
     def allocate(self, size: int) -> None:
         """Make the file `size` bytes long, with room of its own on the disk for each. After an error any part is."""
+
+    def twin(self) -> int | None:
+        """Return a descriptor of the file for somebody else to sync; it is closed with the file. None: there is none.
+
+        On Linux it is of an open file description of its own, opened at the first call. There the kernel reports a
+        failed write-back once to each description that was open then: a sync of this file still hears of it after a
+        sync of the twin was told.
+        """
 
     def close(self) -> None:
         """Close it. May be called twice; never raises."""
@@ -149,6 +161,7 @@ class Files(Protocol):
 class _OsFile:
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._twin: int | None = None
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -159,8 +172,7 @@ class _OsFile:
             view = view[count:]
 
     def sync(self) -> None:
-        if not _full_sync(self._fd):
-            getattr(os, "fdatasync", os.fsync)(self._fd)
+        bring_to_disk(self._fd)
 
     def truncate(self, size: int) -> None:
         os.ftruncate(self._fd, size)
@@ -183,11 +195,19 @@ class _OsFile:
                 return
         self.write(bytes(max(0, size - self.size())))
 
+    def twin(self) -> int | None:
+        if self._twin is None:
+            with contextlib.suppress(OSError):  # no /proc, or no descriptor to spare: then there is no twin
+                # By its number, since its name changes. To read only: whoever syncs it has nothing to write.
+                self._twin = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY) if _LINUX else os.dup(self._fd)
+        return self._twin
+
     def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        fds, self._fd, self._twin = (self._fd, self._twin), -1, None
+        for fd in fds:
+            if fd is not None and fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
 
 
 class _OsLock:
@@ -203,23 +223,6 @@ class _OsLock:
 
 def _mark(stat: os.stat_result) -> Mark:
     return Mark(stat.st_dev, stat.st_ino, stat.st_size)
-
-
-def _full_sync(fd: int) -> bool:
-    """Sync through the drive's own cache too, as macOS does only when asked; return False where that is not known.
-
-    A failure is raised, and not tried again by another call, unless it says that nothing has been tried.
-    """
-    command = getattr(fcntl, "F_FULLFSYNC", None)
-    if command is None:
-        return False
-    try:
-        fcntl.fcntl(fd, command)
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:
-            raise
-        return False
-    return True
 
 
 _ESCAPES: Final = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
@@ -291,8 +294,7 @@ class OsFiles:
     def sync_directory(self, path: Path) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            if not _full_sync(fd):
-                os.fsync(fd)
+            bring_to_disk(fd, directory=True)
         finally:
             os.close(fd)
 

@@ -15,7 +15,7 @@ from kharon.log.record import Record
 from kharon.log.snapshot import Snapshot
 from kharon.model.events import Event
 
-__all__ = ["EventLog", "HasSnapshots", "LogReader"]
+__all__ = ["EventLog", "HasSnapshots", "LogReader", "SyncedElsewhere"]
 
 
 class LogReader(Protocol):
@@ -121,3 +121,32 @@ class EventLog(Protocol):
 
     def abandon(self) -> None:
         """Give up the place without writing anything. May be called twice, and after a failure."""
+
+
+@runtime_checkable
+class SyncedElsewhere(Protocol):
+    """What a log may do besides: offer the file that a sync is about, so that a slow one need not stop the event loop.
+
+    A log without these two is synced by `sync`. `write`, also one that calls `sync` itself, `append` and reading may
+    come between them, as may anything else of an `EventLog`; a second `begin_sync` does not.
+    """
+
+    def begin_sync(self) -> int | None:
+        """Return a descriptor whose sync, in another process, brings all that is written now to where `sync` would.
+
+        It stays open until the next call of a method of the log. Where its sync fails, and nobody hears of that, a
+        `sync` that is called then must still fail; on other systems than Linux that is not asked for.
+
+        Returns:
+            The descriptor; None: nothing is left to be synced, or it has been done in here.
+
+        Raises:
+            OSError: as `sync`.
+        """
+
+    def end_sync(self, seq: int, error: OSError | None) -> None:
+        """Hear how it went; if well, `durable` is at least `seq`, which was `written` at `begin_sync`.
+
+        Raises:
+            OSError: `error`, if there is one. The log must not be used again, but for `abandon`.
+        """

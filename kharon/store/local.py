@@ -6,8 +6,12 @@ that group is. Everything that leaves the store leaves through that wait: replie
 from a group (`deliver`) is called once the group is durable, before its callers go on.
 
 The first to wait for a group leads it: it lets every task that can run do so, and then writes and syncs whatever has
-gathered, so that a lone caller pays one trip through the scheduler and a crowd shares one sync. The sync is inline;
-a helper for slow disks belongs into `_flush`.
+gathered, so that a lone caller pays one trip through the scheduler and a crowd shares one sync.
+
+The sync is inline while the disk is fast, and left to a helper process (`helper`) while it is slow (`pace`), if the log
+offers a descriptor for that. One group is then in flight, and the next one gathers until it has landed: only then is
+that one written, so that what is written is always either durable or in flight, a sync covers exactly its own group,
+and a failure is told to both. Whoever reads while a group is in flight waits for it.
 
 If a write finds no room, nothing of the group was kept, so its effects are taken back from the projection, newest first
 (`_retreat`), and the store stays open: whatever lets the queue grow (`model.ending`) is refused, but for a try each
@@ -20,20 +24,23 @@ told that the outcome is not known, everybody after them that it is closed.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import os
 import random
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from typing import Final, Literal, NoReturn
 
 import outcome
 import trio
 from trio.lowlevel import Abort, Task, enable_ki_protection
 
 from kharon.errors import Closed, CommitOutcomeUnknown, KharonError, StorageFull
-from kharon.log.protocol import EventLog, HasSnapshots
+from kharon.log.protocol import EventLog, HasSnapshots, SyncedElsewhere
 from kharon.log.record import Record
 from kharon.model.commands import Claim, Command, Context, Expire, Lapse, Release, Settle
 from kharon.model.decide import decide
@@ -43,6 +50,8 @@ from kharon.model.evolve import evolve
 from kharon.model.projection import Projection
 from kharon.model.ticket import Status, Ticket
 from kharon.settings import Settings
+from kharon.store.helper import AnswerLost, Helper, Syncer
+from kharon.store.pace import Pace
 from kharon.store.protocol import Clock, Deliver, Effect
 
 __all__ = ["LocalStore"]
@@ -58,27 +67,61 @@ _READ_SLICE = 256  # records between two checkpoints of a reader: below 1 ms
 _TRY_SECONDS = 1.0  # between two tries whether a full disk has room: each costs an allocation and a write that fail
 _LIST_SLICE = 4096  # tickets between two checkpoints of a list: below 1 ms
 
+_LOST_SYNC_IS_REPEATED: Final = sys.platform == "linux"
+"""Whether a sync is done again, inline, if the helper ended before it said how the first went.
+
+That is no retry of a failed sync: nobody knows that it failed. But if it did, the second must not succeed only because
+the kernel has reported the error already, to a process that is gone, and dropped the pages. Linux keeps a cursor into a
+file's errors for each open file description, and the helper was given another one than the log's (`File.twin`): the
+inline sync is the first of its description since the bytes were written, so it hears of whatever went wrong. Elsewhere
+nothing promises that; there a lost answer counts as a failure, and the store breaks.
+"""
+
 
 class _Group:
     """The commits that will be made durable together.
 
     Attributes:
         before: the seq and the time of the projection before them.
+        effects: what they did, in order; empty: this stands for a sync in the background.
         grows: whether any of them lets the queue grow.
+        leader: who writes them, and hears what goes wrong in that; None: nobody waits yet.
+        waiting: who waits for them; the leader, too, while they are in flight or wait for those that are.
     """
 
-    __slots__ = ("before", "effects", "grows", "led", "waiting")
+    __slots__ = ("before", "effects", "grows", "leader", "waiting")
 
     def __init__(self, before: tuple[int, datetime | None]) -> None:
         self.before = before
         self.grows = False
         self.effects: list[Effect] = []
-        self.led = False
+        self.leader: Task | None = None
         self.waiting: list[Task] = []
 
 
 def _no_abort(_raise_cancel: object) -> Abort:
     return Abort.FAILED
+
+
+async def _landing(group: _Group) -> None:
+    """Wait until a group is durable, or will not be. Not cancellable."""
+    group.waiting.append(trio.lowlevel.current_task())
+    await trio.lowlevel.wait_task_rescheduled(_no_abort)
+
+
+def _in_place_of_leader(group: _Group, lead: Callable[[], bool]) -> None:
+    """Do for a group what its leader would, who waits; wake him with what it raises, unless it went in flight.
+
+    Never raises: it is called in the helper's task, where whatever a user's logging raises would end the whole run.
+    """
+    leader = group.leader
+    assert leader is not None
+    group.waiting.remove(leader)
+    landed = outcome.capture(lead)
+    if landed == outcome.Value(False):
+        group.waiting.append(leader)
+    else:
+        trio.lowlevel.reschedule(leader, landed)
 
 
 class LocalStore:
@@ -91,6 +134,7 @@ class LocalStore:
         deliver: called with each durable commit group's effects.
         closed: called when nothing will be delivered any more: the store was closed, or broke. Perhaps twice.
         in_thread: whether the log may be opened in a thread, so that a long replay does not stop the loop.
+        helper: makes what syncs instead of the loop, once the disk has been found slow.
     """
 
     def __init__(
@@ -102,6 +146,7 @@ class LocalStore:
         closed: Callable[[], None],
         *,
         in_thread: bool,
+        helper: Callable[[], Syncer] = Helper,
     ) -> None:
         self._log = log
         self._settings = settings
@@ -111,6 +156,12 @@ class LocalStore:
         self._in_thread = in_thread
         self._projection = Projection()
         self._group: _Group | None = None
+        self._in_flight: _Group | None = None  # written, and being synced by the helper
+        self._elsewhere = log if isinstance(log, SyncedElsewhere) else None
+        self._pace = Pace()
+        self._make_helper = helper
+        self._helper: Syncer | None = None
+        self._always = settings.fsync == "always"
         self._crowd = 0  # how many waited for the last group
         self._opened = False
         self._closed: str | None = "the queue has not been opened"
@@ -196,15 +247,19 @@ class LocalStore:
                 self._closed = "the queue is closed: its `async with` block has ended"  # first: no group begins now
                 with contextlib.suppress(StorageFull):  # that is told to those in flight
                     await self._durable()
+                await self._nothing_in_flight()
                 self._close_log()
             else:
                 await trio.lowlevel.cancel_shielded_checkpoint()
+                await self._nothing_in_flight()
             if self._failure is not None and not self._told:
                 raise _outcome(self._failure)
         finally:
             self._log.abandon()
             self._let_go()
             self._syncer.cancel()
+            if self._helper is not None:
+                await self._helper.close()
             if self._syncer_ended is not None:
                 with trio.CancelScope(shield=True):
                     await self._syncer_ended.wait()
@@ -394,16 +449,19 @@ class LocalStore:
             StorageFull: it never will be: there was no room, and it was taken back.
             CommitOutcomeUnknown: it may not be.
         """
-        group = self._group
+        flight = self._in_flight if self._always else None
+        group = self._group or flight
         if group is None:
             await trio.lowlevel.cancel_shielded_checkpoint()
-        elif group.led:
-            group.waiting.append(trio.lowlevel.current_task())
-            await trio.lowlevel.wait_task_rescheduled(_no_abort)
-        else:
-            group.led = True
-            await self._gather(group)
-            self._flush(group)
+            return
+        if group.leader is None:
+            group.leader = trio.lowlevel.current_task()
+            if flight is None:
+                await self._gather(group)
+                if self._flush(group):
+                    return
+            # else the group goes on gathering until the one in flight has landed: `_answered` writes it then
+        await _landing(group)
 
     async def _gather(self, group: _Group) -> None:
         """Let other tasks add their commits to the group, until it is as large as the last one was, within reason.
@@ -418,26 +476,44 @@ class LocalStore:
                 break
         self._crowd = len(group.waiting)
 
-    def _flush(self, group: _Group) -> None:
+    def _flush(self, group: _Group) -> bool:
+        """Write a group, and sync it if that is what durable means; return whether it is durable, not in flight.
+
+        Raises:
+            StorageFull, CommitOutcomeUnknown: that failed. Those who wait for the group have been told.
+        """
         self._group = None
         try:
             if self._failure is not None:  # a sync in the background failed since these were decided
                 raise self._failure
-            self._log.write()
-            if self._settings.fsync == "always":
-                self._log.sync()
-        except StorageFull as full:
+            full = self._write()
+            landed = full is None and (not self._always or self._sync(group))
+        except BaseException as error:  # noqa: BLE001 - `_fail` raises what it means
+            self._fail(group, error)
+        if full is not None:
             self._retreat(group, full)
             raise self._no_room() from full
-        except BaseException as error:
-            self._told = True
-            for task in group.waiting:
-                trio.lowlevel.reschedule(task, outcome.Error(_outcome(error)))
-            self._broken(error)
-            raise _outcome(error) from error
-        self._unsynced.set()
+        if landed:
+            self._unsynced.set()
+            self._land(group)
+        return landed
+
+    def _write(self) -> StorageFull | None:
+        """Write what has been appended; return why nothing of it was kept, if there was no room.
+
+        Of a `sync` that raises `StorageFull` nobody knows what it has kept, so that breaks the store like any failure.
+        """
         try:
-            self._deliver(group.effects)
+            self._log.write()
+        except StorageFull as full:
+            return full
+        return None
+
+    def _land(self, group: _Group) -> None:
+        """Let out what waited for a group, which is durable now."""
+        try:
+            if group.effects:  # else it stands for a sync in the background, which nothing follows from
+                self._deliver(group.effects)
         finally:  # what is delivered gets logged, and a user's logging may raise: those who wait must not pay for it
             for task in group.waiting:
                 trio.lowlevel.reschedule(task)
@@ -445,6 +521,14 @@ class LocalStore:
                 self._readers.unpark_all()
             if self._full is not None and group.grows:
                 self._resume()
+
+    def _fail(self, group: _Group, error: BaseException) -> NoReturn:
+        """Break the store, tell everybody who waits for a group, and raise what its leader is told."""
+        self._told = self._told or bool(group.effects)  # those who wait for a sync in the background tell nobody
+        for task in group.waiting:
+            trio.lowlevel.reschedule(task, outcome.Error(_outcome(error)))
+        self._broken(error)
+        raise _outcome(error) from error
 
     def _may_grow(self) -> bool:
         """Whether what lets the queue grow is taken: there is room, or it is time to try whether there is."""
@@ -460,9 +544,15 @@ class LocalStore:
     def _retreat(self, group: _Group, full: StorageFull) -> None:
         """Take a group for which there was no room back from the projection, newest first; tell those who wait for it.
 
+        Nothing was decided on top of it. One that gathers while another is in flight is not written before that one has
+        landed, so a group that is being written is the newest; `_flush` writes all that has been decided, and comes
+        here, in one stretch. And the one before it has landed, so nothing that is taken back was let out.
+
         Cost: O(its events log n).
         """
         effects = group.effects
+        assert self._group is None
+        assert self._projection.seq == effects[-1].seq
         before = group.before
         for index in range(len(effects) - 1, -1, -1):
             seq, at = (effects[index - 1].seq, effects[index - 1].at) if index else before
@@ -481,6 +571,64 @@ class LocalStore:
         if self._idle:
             self._wake()
         _logger.warning("there is room again: everything is taken as before")  # last: a user's logging may raise
+
+    def _sync(self, group: _Group) -> bool:
+        """Sync what has been written; return whether it is done, or left to the helper for the sake of a group.
+
+        Raises:
+            OSError: it failed, in here.
+        """
+        if self._elsewhere is None:
+            self._log.sync()
+            return True
+        if self._pace.slow:
+            if self._helper is None:
+                self._helper = self._make_helper()
+                self._helper.start()
+            elif self._helper.ready:
+                return self._sync_elsewhere(self._elsewhere, self._helper, group)
+        begun = trio.current_time()
+        self._log.sync()
+        self._pace.add(trio.current_time() - begun)
+        return True
+
+    def _sync_elsewhere(self, log: SyncedElsewhere, helper: Syncer, group: _Group) -> bool:
+        fd = log.begin_sync()
+        if fd is None:
+            return True
+        if not helper.request(fd, functools.partial(self._answered, log, group, self._log.written)):
+            self._log.sync()
+            return True
+        self._in_flight = group
+        return False
+
+    def _answered(self, log: SyncedElsewhere, group: _Group, seq: int, error: OSError | None, seconds: float) -> None:
+        """The helper's sync has ended: let its group land, and send off the one that gathered meanwhile."""
+        self._in_flight = None
+        gathered = self._group if self._always else None
+        _in_place_of_leader(group, lambda: self._arrive(log, group, seq, error, seconds))
+        if gathered is not None:  # if the store has broken, this tells them so
+            _in_place_of_leader(gathered, lambda: self._flush(gathered))
+
+    def _arrive(
+        self, log: SyncedElsewhere, group: _Group, seq: int, error: OSError | None, seconds: float
+    ) -> Literal[True]:
+        try:
+            if isinstance(error, AnswerLost) and _LOST_SYNC_IS_REPEATED:
+                self._log.sync()
+            else:
+                log.end_sync(seq, error)
+        except Exception as failure:  # noqa: BLE001 - whatever it is, nothing is certain any more
+            self._fail(group, failure)
+        self._pace.add(seconds)
+        self._land(group)
+        return True
+
+    async def _nothing_in_flight(self) -> None:
+        """Wait until the helper has no sync to do. Whoever asked for it hears how it went."""
+        if self._in_flight is not None:
+            with contextlib.suppress(KharonError):
+                await _landing(self._in_flight)
 
     def _broken(self, error: BaseException) -> None:
         """Close the store for good."""
@@ -502,11 +650,18 @@ class LocalStore:
                 self._unsynced = trio.Event()
                 if self._failure is not None:
                     break
-                try:
-                    self._log.sync()
-                except Exception as error:  # noqa: BLE001 - whatever it is, nothing is certain any more
-                    self._broken(error)
+                await self._sync_in_background()
         self._syncer_ended.set()
+
+    @enable_ki_protection
+    async def _sync_in_background(self) -> None:
+        nobody = _Group((self._projection.seq, self._projection.at))
+        nobody.leader = trio.lowlevel.current_task()
+        try:
+            if not self._sync(nobody):
+                await _landing(nobody)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing is certain any more
+            self._broken(error)
 
     # --- time and idle workers ----------------------------------------------------------------------------------------
 
@@ -665,6 +820,11 @@ class LocalStore:
         return LocalReader(self, after, id)
 
     @property
+    def _shown(self) -> int:
+        """The seq up to which records may be shown: the next group may have been written already, and be in flight."""
+        return self._log.durable if self._always else self._log.written
+
+    @property
     def projection(self) -> Projection:
         """The state itself, perhaps ahead of what is durable: for tests, and not to be given out."""
         return self._projection
@@ -700,12 +860,12 @@ class LocalReader:
         await store._enter()
         await store._still()  # if it was taken back, what is written is what there is
         store._check_open()
-        return self._reader.read(_READ_SLICE, store._log.written)
+        return self._reader.read(_READ_SLICE, store._shown)
 
     @property
     def at_end(self) -> bool:
         """Whether all records that are durable now have been read."""
-        return self._reader.seq >= self._store._log.written
+        return self._reader.seq >= self._store._shown
 
     async def wait(self) -> None:
         """Wait until there are records behind those that were read."""

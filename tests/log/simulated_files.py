@@ -245,6 +245,9 @@ class _Open:
     def allocate(self, size: int) -> None:
         self._append("allocate", bytes(max(0, size - len(self._inode.cache))))
 
+    def twin(self) -> int | None:
+        return None
+
     def close(self) -> None:
         pass
 

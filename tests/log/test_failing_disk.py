@@ -105,7 +105,7 @@ class Watched:
     def __init__(self, disk, file):
         self._disk = disk
         self._file = file
-        self.size, self.mark, self.close = file.size, file.mark, file.close
+        self.size, self.mark, self.twin, self.close = file.size, file.mark, file.twin, file.close
 
     def write(self, data):
         self._disk.did("write")

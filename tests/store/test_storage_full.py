@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from offering_log import FakeSyncer
 
 import kharon
 from kharon import Settings, StorageFull, Ticket
@@ -49,6 +50,7 @@ class Watched:
         self._disk = disk
         self._file = file
         self.size, self.mark, self.close, self.sync = file.size, file.mark, file.close, file.sync
+        self.twin = file.twin
 
     def _take(self, size):
         if size > self._disk.room:
@@ -79,7 +81,8 @@ def where(tmp_path):
 
 
 def opened(where, disk, reserve=RESERVE, **settings):
-    log = DirectoryLog(where, files=disk, reserve_bytes=reserve)
+    segment_bytes = settings.get("segment_bytes", Settings().segment_bytes)
+    log = DirectoryLog(where, segment_bytes, files=disk, reserve_bytes=reserve)
     return kharon.open(log, Settings(**settings), clock=TrioClock())
 
 
@@ -680,11 +683,42 @@ async def test_a_queue_that_breaks_on_a_full_disk_lets_go_of_everybody(where, di
             assert isinstance(await outcome_of(kh.get, "a"), kharon.Closed)
 
 
-async def test_random_life_on_a_disk_that_fills_and_empties(where, disk, autojump_clock):
-    """What was acknowledged is there, what was refused is not, and the log tells the same as the projection."""
+class AlwaysSlow:
+    """The pace of a disk that is slow whatever is measured."""
+
+    slow = True
+
+    def add(self, seconds):
+        pass
+
+
+def leave_syncs_to(syncer, store):
+    store._pace = AlwaysSlow()
+    store._helper = syncer
+    syncer.start()
+    syncer.on_request = os.fsync
+
+
+async def answer_by_and_by(syncer, chance):
+    while True:
+        await trio.sleep(chance.random() * 0.2)
+        if syncer.done is not None:
+            syncer.answer()
+
+
+@pytest.mark.parametrize("fsync", ["always", 0.3])
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_random_life_on_a_disk_that_fills_and_empties(where, disk, autojump_clock, elsewhere, fsync):
+    """What was acknowledged is there, what was refused is not, and the log tells the same as the projection.
+
+    Also while groups are in flight, and segments are begun.
+    """
     chance = random.Random(7)
-    there, refused = set(), 0
-    async with opened(where, disk) as kh:
+    there, refused, syncer = set(), 0, FakeSyncer()
+    async with opened(where, disk, 1 << 22, fsync=fsync, segment_bytes=4096) as kh:
+        store = kh._store
+        if elsewhere:
+            leave_syncs_to(syncer, store)
 
         async def live(name):
             nonlocal refused
@@ -705,18 +739,25 @@ async def test_random_life_on_a_disk_that_fills_and_empties(where, disk, autojum
             while True:
                 await trio.sleep(chance.random() * 5)
                 disk.room = chance.choice([0, 100, 500, 1 << 30])
-                holds(kh)
+                store.projection.check()
+                assert store.projection.seq == store._log.seq
+                if store._group is None:
+                    holds(kh)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(weather)
+            nursery.start_soon(answer_by_and_by, syncer, chance)
             async with trio.open_nursery() as living:
                 for name in "abcde":
                     living.start_soon(live, name)
+            assert {ticket.id for ticket in await kh.list(limit=None)} == there
             nursery.cancel_scope.cancel()
         holds(kh, where)
-        assert {ticket.id for ticket in await kh.list(limit=None)} == there
         assert refused > 20
+        assert (len(syncer.fds) > 20) == elsewhere
+        assert len(list((where / "log").iterdir())) > 3
         disk.room = 1 << 30
+        syncer.stop()
     assert {ticket.id for ticket in kharon.replay(where).tickets.values()} == there
 
 

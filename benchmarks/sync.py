@@ -1,0 +1,177 @@
+"""What a commit costs, and how long the loop stands still: synced in the loop, by the helper, and by a bare thread.
+
+    python benchmarks/sync.py [--slow SECONDS] [--seconds SECONDS] [--where DIRECTORY]
+
+Each line is one lone caller that adds tickets, on an idle loop or beside a task that runs stretches of 20 µs to 1 ms of
+Python. Disks: this machine's, and the same made slower by a sleep before each sync. "stall": the longest time in each
+commit for which another task had to wait for its turn, its own stretches not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+import kharon
+from kharon.log.directory import DirectoryLog
+from kharon.log.syncer import bring_to_disk
+from kharon.model import commands as c
+from kharon.runtime.clock import WallClock
+from kharon.store.helper import Done, Helper, Syncer
+from kharon.store.local import LocalStore
+
+STRETCHES = (20e-6, 100e-6, 300e-6, 1e-3)
+
+
+class Disk(DirectoryLog):
+    """A directory whose syncs take longer."""
+
+    slower_by = 0.0
+
+    def sync(self) -> None:
+        if self.slower_by and self.durable != self.written:
+            time.sleep(self.slower_by)
+        super().sync()
+
+
+class BareThread:
+    """What the design warns of: the sync in a thread of this process."""
+
+    def __init__(self, slower_by: float) -> None:
+        self.slower_by = slower_by
+        self.ready = False
+
+    def start(self) -> None:
+        self.ready = True
+
+    def request(self, fd: int, done: Done) -> bool:
+        def sync() -> float:
+            begun = time.perf_counter()
+            if self.slower_by:
+                time.sleep(self.slower_by)
+            bring_to_disk(fd)
+            return time.perf_counter() - begun
+
+        trio.lowlevel.start_thread_soon(sync, self.deliver(done, trio.lowlevel.current_trio_token()))
+        return True
+
+    @staticmethod
+    def deliver(done: Done, token: trio.lowlevel.TrioToken) -> Callable[[object], None]:
+        return lambda result: token.run_sync_soon(lambda: done(None, result.unwrap()))
+
+    async def close(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class Fixed:
+    """A pace that does not change its mind."""
+
+    def __init__(self, *, slow: bool) -> None:
+        self.slow = slow
+
+    def add(self, seconds: float) -> None:
+        pass
+
+
+class Loop:
+    """Keeps the loop busy, or only looks at how long it stands still: in a task that runs at every pass."""
+
+    def __init__(self, *, busy: bool) -> None:
+        self.busy = busy
+        self.stall = 0.0
+
+    async def run(self) -> None:
+        stretches = random.Random(1)
+        left = time.perf_counter()
+        while True:
+            now = time.perf_counter()
+            self.stall = max(self.stall, now - left)
+            if self.busy:
+                until = now + stretches.choice(STRETCHES)
+                while time.perf_counter() < until:
+                    pass
+            left = time.perf_counter()
+            # An idle loop is looked at every half a millisecond; to run at every pass would make it a busy one.
+            await trio.sleep(0 if self.busy else 0.0005)
+
+
+def percentile(values: list[float], part: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * part))]
+
+
+async def measure(where: str, way: str, slower_by: float, seconds: float, *, busy: bool) -> list[float]:
+    """Return the median and the 99th percentile of a commit's seconds, and the same of its longest stall."""
+    made: dict[str, Callable[[], Syncer]] = {
+        "helper": lambda: Helper([str(slower_by)] if slower_by else []),
+        "thread": lambda: BareThread(slower_by),
+    }
+    log, loop = Disk(where), Loop(busy=busy)
+    log.slower_by = slower_by
+    store = LocalStore(
+        log,
+        kharon.Settings(),
+        WallClock(),
+        lambda _effects: None,
+        lambda: None,
+        in_thread=False,
+        helper=made.get(way, Helper),
+    )
+    store._pace = Fixed(slow=way != "loop")  # type: ignore[assignment]
+    await store.open()
+    count, times, stalls = 0, [], []
+
+    async def add() -> None:
+        nonlocal count
+        count += 1
+        await store.submit((c.Add(str(count), kharon.Ticket(str(count), "t")),), "app")
+
+    while way != "loop" and (store._helper is None or not store._helper.ready):
+        await add()
+        await trio.sleep(0.002)
+    for _ in range(3):
+        await add()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(loop.run)
+        await trio.sleep(0.01)
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            loop.stall, begun = 0.0, time.perf_counter()
+            await add()
+            times.append(time.perf_counter() - begun)
+            await trio.sleep(0.001)  # so that the other task has seen the end of a stall
+            stalls.append(loop.stall)
+        nursery.cancel_scope.cancel()
+    await store.close()
+    return [percentile(values, part) for values in (times, stalls) for part in (0.5, 0.99)]
+
+
+async def main(slow: float, seconds: float, base: Path) -> None:
+    columns = ("p50", "p99", "stall p50", "stall p99")
+    print(f"{'milliseconds':<24}{' idle':->40}{' busy':->40}{'p99 busy/idle':>15}")
+    print(f"{'':<24}" + "".join(f"{column:>10}" for column in columns * 2))
+    for disk, slower_by in (("this disk", 0.0), (f"{slow * 1000:g} ms slower", slow)):
+        for way in ("loop", "helper", "thread"):
+            idle = await measure(tempfile.mkdtemp(dir=base), way, slower_by, seconds, busy=False)
+            busy = await measure(tempfile.mkdtemp(dir=base), way, slower_by, seconds, busy=True)
+            figures = "".join(f"{1000 * value:>10.2f}" for value in idle + busy)
+            print(f"{disk + ', ' + way:<24}{figures}{busy[1] / idle[1]:>15.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--slow", type=float, default=0.02, help="seconds by which the slow disk is slower")
+    parser.add_argument("--seconds", type=float, default=2.0, help="how long each of the twelve figures is measured")
+    parser.add_argument("--where", type=Path, default=None, help="a directory on the disk; default: a temporary one")
+    arguments = parser.parse_args()
+    directory = Path(tempfile.mkdtemp(dir=arguments.where, prefix="kharon-benchmark-"))
+    try:
+        trio.run(main, arguments.slow, arguments.seconds, directory)
+    finally:
+        shutil.rmtree(directory)

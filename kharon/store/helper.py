@@ -1,0 +1,189 @@
+"""The parent's side of the helper process that syncs for a slow disk: it is started, asked, missed and reaped here.
+
+A sync in a thread has to win the GIL back before anybody hears of it, and beside a busy loop that takes up to some
+hundred milliseconds; a process has a GIL of its own, and its answer is one readable socket. What it does, and what goes
+over the socket, is in `kharon.log.syncer`. All of it runs in one system task, so that nobody's cancellation reaches it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, TypeAlias
+
+import trio
+
+from kharon.log import syncer
+
+__all__ = ["AnswerLost", "Done", "Helper", "Syncer"]
+
+_logger = logging.getLogger("kharon")
+REAP_SECONDS: Final = 2.0  # it ends in milliseconds, unless a sync hangs in the kernel, and then nothing helps
+
+Done: TypeAlias = Callable[[OSError | None, float], None]
+"""What is called when a sync has ended: with its error, and the seconds it took. Must not raise."""
+
+
+class AnswerLost(OSError):
+    """The helper ended before it said how the sync went: it succeeded, failed, or never began."""
+
+
+class Syncer(Protocol):
+    """Something that syncs descriptors outside of this process's GIL, one at a time.
+
+    Attributes:
+        ready: whether `request` may be called, as far as is known. False before it has started, and once it has failed.
+    """
+
+    ready: bool
+
+    def start(self) -> None:
+        """Begin to start it, in the background. Called once."""
+
+    def request(self, fd: int, done: Done) -> bool:
+        """Have `fd` synced, and `done` called then, from another task. Not before the last request is done.
+
+        Returns:
+            Whether it was asked: if not, it has ended, and `done` will not be called.
+        """
+
+    async def close(self) -> None:
+        """End it. May be called twice. Not cancellable."""
+
+
+class Helper:
+    """A helper process.
+
+    Args:
+        arguments: of its program; tests and benchmarks make its syncs slow with them.
+
+    Attributes:
+        pid: of the process; None: it has not been started yet.
+    """
+
+    def __init__(self, arguments: Sequence[str] = ()) -> None:
+        self.ready = False
+        self.pid: int | None = None
+        self._process = os.getpid()
+        # -I and -S: no environment variable, no site-packages and no working directory has a say in what it runs.
+        self._command = (sys.executable, "-I", "-S", os.path.abspath(syncer.__file__), *arguments)  # noqa: PTH100
+        self._socket: socket.socket | None = None
+        self._answer = b""
+        self._done: Done | None = None
+        self._scope = trio.CancelScope()
+        self._ended: trio.Event | None = None
+
+    def start(self) -> None:
+        """Begin to start it. Costs the loop a millisecond or so, while it forks; `ready` some 20 ms later."""
+        self._ended = trio.Event()
+        trio.lowlevel.spawn_system_task(self._run, self._ended)
+
+    def request(self, fd: int, done: Done) -> bool:
+        """Ask for a sync of `fd`. O(1), and never blocks: one byte in an empty buffer."""
+        assert self._socket is not None
+        assert self._done is None, "one sync at a time"
+        try:
+            socket.send_fds(self._socket, [b"s"], [fd])
+        except OSError:  # nothing was sent; `_run` finds the end of the process, and says so
+            self.ready = False
+            return False
+        self._done = done
+        return True
+
+    async def close(self) -> None:
+        """Close the socket, which ends the process, and reap it."""
+        self._scope.cancel()
+        if self._ended is not None:
+            with trio.CancelScope(shield=True):
+                await self._ended.wait()
+
+    async def _run(self, ended: trio.Event) -> None:
+        process: trio.Process | None = None
+        why = ""
+        try:
+            with self._scope:
+                try:
+                    process = await self._start()
+                    await self._listen()
+                    why = "ended by itself, or was killed"
+                except (OSError, ValueError) as error:  # ValueError: its program is no path that can be started
+                    why = f"could not be used ({error})"
+        finally:
+            self._give_up(why)
+            if process is not None and not self._forked:
+                await _reap(process)
+            ended.set()
+
+    @property
+    def _forked(self) -> bool:
+        """Whether this is a forked child, with a copy of the socket: its answers, and the helper, are the parent's."""
+        return os.getpid() != self._process
+
+    async def _start(self) -> trio.Process:
+        if not sys.executable or getattr(sys, "frozen", False):
+            raise OSError(f"there is no Python to run it: sys.executable, {sys.executable!r}, is another program")
+        self._socket, theirs = socket.socketpair()
+        self._socket.setblocking(False)
+        with theirs, trio.CancelScope(shield=True):  # what has been started must become known here, to be reaped
+            process = await trio.lowlevel.open_process(
+                self._command,
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",  # keeps no file system from being unmounted
+                start_new_session=True,  # the terminal's Ctrl-C is for the parent
+            )
+        self.pid = process.pid
+        return process
+
+    async def _listen(self) -> None:
+        """Take in answers until there will be none any more."""
+        assert self._socket is not None
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            if self._forked:
+                await trio.sleep_forever()
+            try:
+                more = self._socket.recv(syncer.ANSWER_BYTES - len(self._answer))
+            except ConnectionError:  # it ended with a request unread
+                return
+            if not more:
+                return
+            self._answer += more
+            if len(self._answer) == syncer.ANSWER_BYTES:
+                answer, self._answer = self._answer, b""
+                self._take(answer)
+
+    def _take(self, answer: bytes) -> None:
+        failure = int.from_bytes(answer[: syncer.ERRNO_BYTES], "big")
+        seconds = int.from_bytes(answer[syncer.ERRNO_BYTES :], "big") / 1e6
+        done, self._done = self._done, None
+        if done is None:  # its hello
+            self.ready = True
+        else:
+            done(OSError(failure, os.strerror(failure)) if failure else None, seconds)
+
+    def _give_up(self, why: str) -> None:
+        """Close the socket; if nobody wanted that, say so, and tell whoever waits for an answer that none will come."""
+        self.ready = False
+        if self._socket is not None:
+            self._socket.close()
+        if why:
+            _logger.warning("the helper process for slow disks %s; syncs stop the event loop again", why)
+        done, self._done = self._done, None
+        if done is not None and not self._forked:
+            done(AnswerLost("the helper process ended before it said how a sync went"), 0.0)
+
+
+async def _reap(process: trio.Process) -> None:
+    with trio.CancelScope(shield=True):
+        with trio.move_on_after(REAP_SECONDS):
+            await process.wait()
+            return
+        process.kill()
+        with trio.move_on_after(REAP_SECONDS):
+            await process.wait()
