@@ -51,6 +51,23 @@ def _min_poll_interval(value: float | timedelta) -> float:
     return _seconds("min_poll_interval", value)
 
 
+def _compress_after(value: float | timedelta | None) -> float | None:
+    return None if value is None else _seconds("compress_after", value)
+
+
+def _archive_after(value: float | timedelta | None) -> float | None:
+    return None if value is None else _seconds("archive_after", value)
+
+
+def _trim_after(value: float | timedelta | None) -> float | None:
+    return None if value is None else _seconds("trim_after", value)
+
+
+def _count_or_none(settings: Settings, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None:
+        _count(settings, attribute, value)
+
+
 def _tubes(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         raise InvalidSettings(f"Settings.tubes: {value!r} is one name; give a tuple of names: ({value!r},)")
@@ -80,6 +97,12 @@ class Settings:
             disk that much later at the latest; "never": when it is written to the operating system.
         actor: the `by` of the records of your own commands.
         segment_bytes: how large a file of the log may become before the next one is begun; at least 4096.
+        compress_after, archive_after, trim_after: how old the last record of a finished file of the log may become
+            before the file is compressed (which needs `kharon[zstd]`), moved to the archive, removed for good. None:
+            any age. What is needed to rebuild the state is never removed.
+        compress_beyond_bytes, archive_beyond_bytes, trim_beyond_bytes: the same by size: done to the oldest files that
+            make the whole history, as it lies on the disk, larger than this. None: any size.
+        archive_directory: where the archive is; None: `archive` in the queue's directory. Queues may share one.
         memory_records: how many of its newest records a ":memory:" queue keeps for `history` and `records`.
 
     Raises:
@@ -99,6 +122,13 @@ class Settings:
     fsync: Fsync = attrs.field(default="always")
     actor: str = attrs.field(default="app")
     segment_bytes: int = attrs.field(default=8 << 20, validator=_count)
+    compress_after: float | None = attrs.field(default=None, converter=_compress_after)
+    compress_beyond_bytes: int | None = attrs.field(default=None, validator=_count_or_none)
+    archive_after: float | None = attrs.field(default=None, converter=_archive_after)
+    archive_beyond_bytes: int | None = attrs.field(default=None, validator=_count_or_none)
+    trim_after: float | None = attrs.field(default=None, converter=_trim_after)
+    trim_beyond_bytes: int | None = attrs.field(default=None, validator=_count_or_none)
+    archive_directory: str | None = attrs.field(default=None)
     memory_records: int = attrs.field(default=100_000, validator=_count)
 
     @backoff.validator
@@ -127,6 +157,11 @@ class Settings:
     def _check_segment_bytes(self, _attribute: object, value: int) -> None:
         if value < 4096:
             raise InvalidSettings(f"Settings.segment_bytes: {value} bytes are less than 4096")
+
+    @archive_directory.validator
+    def _check_archive_directory(self, _attribute: object, value: object) -> None:
+        if value is not None and (not isinstance(value, str) or not value or "\0" in value or "\n" in value):
+            raise InvalidSettings(f"Settings.archive_directory: {value!r} is no path of a directory, as a str")
 
     @fsync.validator
     def _check_fsync(self, _attribute: object, value: object) -> None:

@@ -20,8 +20,9 @@ import attrs
 
 from kharon.errors import KharonError
 from kharon.log.directory import segments
+from kharon.log.packed import open_segment
 from kharon.log.record import Record
-from kharon.log.segment import Reading
+from kharon.log.segment import Reading, first_of
 from kharon.model.limits import check_instant
 from kharon.model.projection import Projection
 
@@ -38,11 +39,13 @@ class Report:
     Attributes:
         path: the queue's directory.
         log: the log's id, 32 hex digits.
-        first: the seq of the first record, or of the one to come if there is none.
+        first: the seq of the first record, or of the one to come if there is none. If it is more than 1, what was
+            before was trimmed, and the chain is verified from this record on.
+        before: the hash that the first record's segment follows: 64 zeros, or that of the last record trimmed.
         last: the seq of the last record; `first` - 1 if there is none.
         records: how many there are.
         segments: how many files they are in.
-        bytes: how many bytes were verified, headers included.
+        bytes: how many bytes of files were verified, headers included.
         hash: of the last line, 64 hex digits. Kept elsewhere together with `last`, it is the anchor that shows later
             whether whole lines were dropped from the end.
         unfinished: how many bytes of an unfinished last commit stand behind what was verified: being written right now,
@@ -53,6 +56,7 @@ class Report:
     path: Path
     log: str
     first: int
+    before: str
     last: int
     records: int
     segments: int
@@ -83,7 +87,9 @@ def read(path: str | os.PathLike[str], after: int = 0) -> Iterator[Record]:
     return (record for record in _Pass(path).reading.records() if record.seq > after)
 
 
-def replay(path: str | os.PathLike[str], until: int | datetime | None = None) -> Projection:
+def replay(
+    path: str | os.PathLike[str], until: int | datetime | None = None, start: Projection | None = None
+) -> Projection:
     """Fold a queue's log, or the beginning of it, to the projection that it was then.
 
     Args:
@@ -91,12 +97,15 @@ def replay(path: str | os.PathLike[str], until: int | datetime | None = None) ->
         until: None: the whole log. A seq: the records up to it, itself included; one that the log has not reached means
             the whole log, and the projection's `seq` says how far that is. An instant (a timezone-aware datetime): the
             records written at it or before.
+        start: a projection of this log to go on from: it is changed, and returned. None: one without tickets, which
+            can only go on from a log that was not trimmed.
 
     Raises:
         CorruptLog: the log is damaged before `until`, otherwise than by an unfinished last commit.
         UnknownFormat: a later version of Kharon wrote it.
         InvalidTicket: `until` is a datetime without a timezone.
-        KharonError: there is no queue at `path`, or a record cannot follow from those before it.
+        KharonError: there is no queue at `path`; or a record cannot follow from those before it; or what comes behind
+            `start` has been trimmed.
         OSError: it cannot be read.
 
     Cost: O(bytes of the log up to `until`) + O(n log n) for the n tickets that are left.
@@ -106,14 +115,24 @@ def replay(path: str | os.PathLike[str], until: int | datetime | None = None) ->
 
     def wanted(records: Iterator[Record]) -> Iterator[Record]:
         for record in records:
+            if record.seq <= projection.seq:
+                continue
             if (seq is not None and record.seq > seq) or (instant is not None and record.at > instant):
                 return
             yield record
             if record.seq == seq:
                 return  # what is behind it, even if damaged, does not matter
 
-    with contextlib.closing(_Pass(path).reading.records()) as records:
-        return Projection().fold(wanted(records))
+    projection = Projection() if start is None else start
+    audit = _Pass(path)
+    first = first_of(segments(Path(path))[0])
+    if first > projection.seq + 1:
+        raise KharonError(
+            f"{path}: the history begins at record {first}, what was before has been trimmed; replay goes on from a "
+            f"projection at record {first - 1} or later: give it as `start`"
+        )
+    with contextlib.closing(audit.reading.records()) as records:
+        return projection.fold(wanted(records))
 
 
 def verify(path: str | os.PathLike[str]) -> Report:
@@ -139,6 +158,7 @@ def verify(path: str | os.PathLike[str]) -> Report:
         path=Path(path),
         log=reading.log or "",
         first=reading.places[0].first,
+        before=reading.before,
         last=reading.chain.seq,
         records=count,
         segments=len(reading.places),
@@ -161,7 +181,7 @@ class _Pass:
         directory = Path(path)
         _check_path(directory)
         self.sizes: dict[str, int] = {}
-        self.reading = Reading(lambda: segments(directory), self._open)
+        self.reading = Reading(lambda: segments(directory), lambda path: open_segment(self._open, path))
 
     def _open(self, path: Path) -> BinaryIO:
         still = _Still(path)

@@ -2,6 +2,8 @@
 
     LOCK                                held with flock while the queue is open; never unlinked
     log/<first seq, 20 digits>.jsonl    segments; the last one is the tail, which grows
+    log/<first seq, 20 digits>.jsonl.zst   a sealed segment that was compressed
+    archive/, or where ARCHIVE points   sealed segments that were moved out of the way
     quarantine/                         bytes that recovery cut off
 
 `DirectoryLog` takes the lock, recovers, appends, writes, syncs and begins new segments. When to write and sync is the
@@ -22,27 +24,36 @@ from typing import BinaryIO, Final
 
 from kharon.errors import CorruptLog, KharonError, QueueLocked, StorageFull
 from kharon.log.files import OS_FILES, File, Files, Lock
+from kharon.log.moves import Moved, archives, finish_moves
+from kharon.log.packed import PACKED, open_segment
 from kharon.log.record import Chain, Record, Seal, check_line, open_record, seal_line
-from kharon.log.segment import Broken, LiveReader, Place, Reading, Unsealed, segment_name
+from kharon.log.segment import Broken, LiveReader, Place, Reading, Unsealed, first_of, segment_name
 from kharon.model.events import Event, LogClosed, TailCut
 
 __all__ = ["DEFAULT_SEGMENT_BYTES", "DirectoryLog", "segments"]
 
 DEFAULT_SEGMENT_BYTES: Final = 8 << 20
-_KNOWN: Final = frozenset({"LOCK", "log", "quarantine", "snapshots"})
+_KNOWN: Final = frozenset({"ARCHIVE", "LOCK", "archive", "log", "quarantine", "snapshots"})
+_SEGMENTS: Final = (".jsonl", ".jsonl" + PACKED)
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CLOCK: Final = "clock"
 _TEMPORARY: Final = ".tmp"
 
 
 def segments(directory: Path, files: Files = OS_FILES) -> list[Path]:
-    """Return the segments under a queue's directory, oldest first.
+    """Return the segments of a queue's directory, oldest first, wherever they are now.
+
+    Of a segment that a crash left in two places, the older is given: it was whole before the newer was begun.
 
     Raises:
         OSError: they cannot be listed.
     """
-    folder = directory / "log"
-    return [folder / name for name in files.list(folder) if name.endswith(".jsonl")]
+    found: dict[str, Path] = {}
+    for folder in (directory / "log", *archives(directory, files)):  # in this order: what moves, moves to a later one
+        for name in files.list(folder):
+            if name.endswith(_SEGMENTS):
+                found.setdefault(name.partition(".")[0], folder / name)
+    return [found[stem] for stem in sorted(found)]
 
 
 class DirectoryLog:
@@ -101,11 +112,19 @@ class DirectoryLog:
         """
         self._make_directory()
         self._take_lock()
-        if not segments(self._where, self._files):
+        found = segments(self._where, self._files)
+        if not found:
             self._create(now)
             return
-        reading = Reading(lambda: segments(self._where, self._files), self._files.read)
-        yield from reading.records()
+        if first_of(found[0]) != 1:
+            why = f"the log begins at record {first_of(found[0])}, and no snapshot of what came before it is usable"
+            raise CorruptLog(str(found[0]), 1, 0, why)
+        reading = Reading(lambda: segments(self._where, self._files), lambda path: open_segment(self._files.read, path))
+        moves: list[Moved] = []
+        for record in reading.records():
+            if isinstance(record.event, Moved):
+                moves.append(record.event)
+            yield record
         self._chain, self._places, self._log_id = reading.chain, reading.places, reading.log or ""
         self._closed_cleanly = reading.closed and reading.broken is None
         if reading.unsealed is not None:
@@ -118,6 +137,8 @@ class DirectoryLog:
         self._size = self._open_tail().size()
         self._mark_written()
         self.durable = self.written
+        finish_moves(self._files, self._where, moves)
+        self._places = [Place(first_of(path), path) for path in segments(self._where, self._files)]
 
     @property
     def _tail_path(self) -> Path:
@@ -299,11 +320,56 @@ class DirectoryLog:
             raise OSError(errno.EBADF, "the log is not open", str(self._where))
         return self._tail
 
-    # --- reading and closing ------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     def reader(self, after: int = 0, id: str | None = None) -> LiveReader:
         """Return a reader of all segments. It begins at the segment that holds the record behind `after`."""
         return LiveReader(self._files, self._places, after, id)
+
+    # --- retention ----------------------------------------------------------------------------------------------------
+
+    @property
+    def directory(self) -> Path:
+        """The queue's directory."""
+        return self._where
+
+    @property
+    def files(self) -> Files:
+        """The file system."""
+        return self._files
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where the segments are now, oldest first; all but the last are sealed."""
+        return tuple(self._places)
+
+    @property
+    def log_id(self) -> str:
+        """The log's id, 32 hex digits."""
+        return self._log_id
+
+    @property
+    def tail_first(self) -> int:
+        """The seq at which the last segment begins."""
+        return self._places[-1].first
+
+    @property
+    def tail_bytes(self) -> int:
+        """How large the last segment is."""
+        return self._size
+
+    def moved(self, first: int, path: Path) -> None:
+        """Take note that a sealed segment is at `path` from now on. O(segments)."""
+        index = [place.first for place in self._places].index(first)
+        self._places[index] = Place(first, path)
+
+    def trimmed(self, first: int) -> None:
+        """Take note that the first segment, which begins at `first`, is being removed. O(segments)."""
+        assert self._places[0].first == first, "segments are trimmed from the oldest on"
+        assert len(self._places) > 1, "the tail is never trimmed"
+        del self._places[0]
+
+    # --- closing ------------------------------------------------------------------------------------------------------
 
     def close(self, now: datetime) -> None:
         """Write and sync what is left, record that the log was closed, and unlock. O(1) if nothing is left."""

@@ -15,8 +15,9 @@ from typing import BinaryIO, Final, NamedTuple
 
 import msgspec
 
-from kharon.errors import CorruptLog
+from kharon.errors import CorruptLog, KharonError
 from kharon.log.files import Files
+from kharon.log.packed import open_segment
 from kharon.log.record import (
     BadLine,
     Chain,
@@ -29,7 +30,7 @@ from kharon.log.record import (
     open_record,
     open_seal,
 )
-from kharon.model.events import LogClosed
+from kharon.model.events import LogClosed, SegmentTrimmed
 from kharon.model.limits import MAX_LINE_BYTES, ascii_json
 
 __all__ = [
@@ -38,12 +39,16 @@ __all__ = [
     "Place",
     "Reading",
     "Unsealed",
+    "first_of",
     "is_about",
     "is_vouched",
     "judge",
     "needle",
+    "read_records",
     "read_segment",
     "segment_name",
+    "stem_of",
+    "trusted_start",
 ]
 
 _HEADER_LINES: Final = 1
@@ -97,8 +102,23 @@ def read_segment(file: BinaryIO, path: str, chain: Chain, log: str | None) -> It
         raise CorruptLog(path, 1, 0, str(bad)) from None
     chain.hash = header.hash
     yield header
-    byte = commit_byte = len(line)
-    number = _HEADER_LINES
+    yield from read_records(file, path, chain, len(line), _HEADER_LINES)
+
+
+def read_records(file: BinaryIO, path: str, chain: Chain, byte: int, number: int) -> Iterator[Record | Seal]:
+    """Give the records and the seal of a segment from a place on, moving `chain` along, as `read_segment` does.
+
+    Args:
+        file: the segment, standing at the end of a whole commit or of the header.
+        path: its name for messages.
+        chain: the end of the log there.
+        byte: the offset of that place.
+        number: how many lines stand in front of it.
+
+    Raises:
+        Broken: a line is not right; the chain stands at the end of what is whole.
+    """
+    commit_byte = byte
     hash, commit, sealed = chain.hash, list[Record](), False
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
@@ -228,25 +248,36 @@ class LiveReader:
 
     Args:
         files: the file system.
-        places: all segments, oldest first: the log's own list, to which it adds.
+        places: all segments, oldest first: the log's own list, to which it adds, and from which retention takes.
         after: the records up to this seq are passed over.
         id: only records about this ticket; None: all.
     """
 
     def __init__(self, files: Files, places: Sequence[Place], after: int, id: str | None) -> None:
         self._files = files
+        self._begun = False
+        self._path = Path()
+        self._first = 0
+        self._ends: int | None = None  # the first seq of the segment behind this one; None: it may still grow
         self._places = places
         self._after = after
         self._id = id
         self._needle = None if id is None else needle(id)
         self._file: BinaryIO | None = None
         self._line = 0
-        self._index = max(0, bisect_right(places, after + 1, key=lambda place: place.first) - 1)
-        self.seq = places[self._index].first - 1
+        self.seq = self._place(after + 1, begin=True)[0].first - 1
 
     def read(self, limit: int, until: int) -> list[Record]:
-        """Look at the next lines, `limit` at most and none behind `until`; return the records that are wanted."""
+        """Look at the next lines, `limit` at most and none behind `until`; return the records that are wanted.
+
+        Raises:
+            CorruptLog: a line is not what was written.
+            KharonError: what comes next has been trimmed since this reader began.
+        """
         records = []
+        if not self._begun:  # where the history begins is where a reader may begin, but it may not miss any later
+            self.seq = self._place(self._after + 1, begin=True)[0].first - 1
+            self._begun = True
         for _ in range(min(limit, until - self.seq)):
             file = self._segment()
             byte = file.tell()
@@ -261,14 +292,29 @@ class LiveReader:
 
     def _segment(self) -> BinaryIO:
         """Return the segment in which the next record stands, at its line."""
-        if self._index + 1 < len(self._places) and self._places[self._index + 1].first == self.seq + 1:
-            self.close()
-            self._index += 1
+        if self._ends is None or self.seq + 1 == self._ends:
+            place, self._ends = self._place(self.seq + 1, begin=False)
+            if place.first != self._first:
+                self.close()
+                self._first, self._path = place
         if self._file is None:
-            self._file = self._files.read(self._places[self._index].path)
+            self._file = open_segment(self._files.read, self._path)
             self._file.readline(MAX_LINE_BYTES + 1)
             self._line = _HEADER_LINES
         return self._file
+
+    def _place(self, seq: int, *, begin: bool) -> tuple[Place, int | None]:
+        """Return where a record stands, and where the next segment begins, if there is one."""
+        places = self._places
+        index = bisect_right(places, seq, key=lambda place: place.first) - 1
+        if index < 0:
+            if not begin:
+                raise KharonError(
+                    f"record {seq} has been trimmed: this reader fell behind, and the history now begins at record "
+                    f"{places[0].first}; read faster, or trim later"
+                )
+            index = 0
+        return places[index], places[index + 1].first if index + 1 < len(places) else None
 
     def _open(self, line: bytes, byte: int) -> Record:
         try:
@@ -276,7 +322,7 @@ class LiveReader:
             if record.seq != self.seq:
                 raise BadLine(f"it is record {record.seq}; {self.seq} should come next")
         except BadLine as bad:
-            raise CorruptLog(str(self._places[self._index].path), self._line, byte, str(bad)) from None
+            raise CorruptLog(str(self._path), self._line, byte, str(bad)) from None
         return record
 
     def close(self) -> None:
@@ -312,6 +358,9 @@ class Unsealed(NamedTuple):
 class Reading:
     """One pass over a log, from its first segment to its end, that trusts nothing.
 
+    If the first segment does not begin at record 1, what it says that it follows is trusted, and by the end of the log
+    a record must have said that it was trimmed up to there.
+
     Args:
         list_segments: returns the paths of all segments, oldest first; asked again at the end of each.
         open_segment: opens one for reading.
@@ -321,6 +370,7 @@ class Reading:
         log: the log's id; None before the first header.
         places: the segments that were begun, oldest first.
         closed: whether the last record was `LogClosed`.
+        before: the hash that the first segment follows.
         broken: where the unfinished last commit stands; None if there is none.
         unsealed: the last segment but one, if it lacks its seal.
     """
@@ -335,6 +385,10 @@ class Reading:
         self.closed = False
         self.broken: Broken | None = None
         self.unsealed: Unsealed | None = None
+        self._begun = ""  # the stem of the segment that was begun last
+        self._missed: Path | None = None
+        self._trusted: Chain | None = None
+        self.before = self.chain.hash
 
     def records(self) -> Generator[Record, None, None]:
         """Give the records, and stop in front of an unfinished last commit.
@@ -346,26 +400,59 @@ class Reading:
         Cost: O(bytes); the memory of one commit.
         """
         while self.broken is None:
-            index = len(self.places)
             paths = self._list_segments()  # before opening: one that has a successor will not grow any more
-            if index == len(paths):
+            coming = [path for path in paths if stem_of(path) > self._begun]
+            if not coming:
                 if self._seal is not None:
                     why = f"it is sealed, so a segment beginning at record {self.chain.seq + 1} follows; it is missing"
-                    raise CorruptLog(str(paths[-1]), 0, 0, why)
-                return
-            following = paths[index + 1] if index + 1 < len(paths) else None
-            yield from self._read(paths[index], following)
+                    raise CorruptLog(str(self.places[-1].path), 0, 0, why)
+                break
+            self._check_trimmed(paths, coming[0])
+            following = coming[1] if len(coming) > 1 else None
+            try:
+                file = self._open_segment(coming[0])
+            except FileNotFoundError:  # compressed, archived or trimmed since it was listed: look again
+                if coming[0] == self._missed:
+                    raise
+                self._missed = coming[0]
+                continue
+            yield from self._read(coming[0], file, following)
             if following is None and self._seal is None:
-                return
+                break
+        self._check_beginning()
 
-    def _read(self, path: Path, following: Path | None) -> Iterator[Record]:
-        with self._open_segment(path) as file:
+    def _check_trimmed(self, paths: list[Path], path: Path) -> None:
+        """Tell a reader that fell behind from a log with a hole: what is trimmed goes from the oldest on."""
+        behind = _stem(self.chain.seq + 1)
+        if self._begun and stem_of(path) > behind and stem_of(paths[0]) > self._begun:
+            raise KharonError(
+                f"record {self.chain.seq + 1} was trimmed while the log was being read; its history now begins at "
+                f"record {first_of(paths[0])}: read again, faster, or trim later"
+            )
+
+    def _check_beginning(self) -> None:
+        if self._trusted is not None:
+            first = self.places[0]
+            why = (
+                f"the log begins at record {first.first}, and no record says that it was trimmed up to there: the "
+                f"segments before it are missing; if they are in an archive, make that reachable"
+            )
+            raise CorruptLog(str(first.path), 1, 0, why)
+
+    def _read(self, path: Path, opened: BinaryIO, following: Path | None) -> Iterator[Record]:
+        self._begun = stem_of(path)
+        with opened as file:
+            if not self.places and not self.chain.seq and self._begun != _stem(1):
+                self.chain = trusted_start(file, path)
+                self._trusted = Chain(self.chain.seq, self.chain.hash)
+                self.before = self.chain.hash
             try:
                 for item in read_segment(file, str(path), self.chain, self.log):
                     if isinstance(item, Record):
                         if self.unsealed is not None:
                             self._look_for_seal(self.unsealed)
                         self.closed = type(item.event) is LogClosed
+                        self._confirm(item)
                         yield item
                     elif isinstance(item, Header):
                         self._begin(path, item)
@@ -374,7 +461,7 @@ class Reading:
                 whole = file.tell()
             except Broken as broken:
                 # If the next is named for the record that comes next, all of this one's were read: its seal is torn.
-                if following is None or following.stem != _stem(self.chain.seq + 1):
+                if following is None or stem_of(following) != _stem(self.chain.seq + 1):
                     judge(file, broken, last=following is None)
                     self.broken = broken
                     return
@@ -386,8 +473,16 @@ class Reading:
                 line = self.chain.seq - self.places[-1].first + 1 + 2 * _HEADER_LINES
                 self.unsealed = Unsealed(path, whole, self.chain.hash, self.chain.seq, line)
 
+    def _confirm(self, record: Record) -> None:
+        trusted, event = self._trusted, record.event
+        if trusted is not None and type(event) is SegmentTrimmed and event.last == trusted.seq:
+            if event.hash != trusted.hash:
+                why = f"a record says that it follows the hash {event.hash}; it begins behind {trusted.hash}"
+                raise CorruptLog(str(self.places[0].path), 1, 0, why)
+            self._trusted = None
+
     def _begin(self, path: Path, header: Header) -> None:
-        if path.stem != _stem(header.first):
+        if stem_of(path) != _stem(header.first):
             raise CorruptLog(str(path), 1, 0, f"its name is not that of the segment that begins at {header.first}")
         if self._seal is not None and self._seal.next != header.hash:
             raise CorruptLog(str(path), 1, 0, "the segment before it was sealed with another header as the next")
@@ -397,15 +492,44 @@ class Reading:
 
     def _look_for_seal(self, unsealed: Unsealed) -> None:
         """Look again: another process may have written the seal since. If it did not, the seal is lost."""
-        with self._open_segment(unsealed.path) as file:
-            file.seek(unsealed.whole)
-            line = file.readline(MAX_LINE_BYTES + 1)
+        try:
+            with self._open_segment(unsealed.path) as file:
+                file.seek(unsealed.whole)
+                line = file.readline(MAX_LINE_BYTES + 1)
+        except FileNotFoundError:  # compressed, archived or trimmed since, which only a sealed one is
+            self.unsealed = None
+            return
         try:
             check_line(line, unsealed.hash)
             open_seal(line)
         except BadLine:
             raise unsealed.as_corrupt() from None
         self.unsealed = None
+
+
+def trusted_start(file: BinaryIO, path: Path) -> Chain:
+    """Return what a segment's header says that it follows, unproved; `file` is left at its beginning.
+
+    Raises:
+        CorruptLog: there is no such header.
+    """
+    line = file.readline(MAX_LINE_BYTES + 1)
+    file.seek(0)
+    try:
+        header = open_header(line, check_line(line, None))
+    except BadLine as bad:
+        raise CorruptLog(str(path), 1, 0, str(bad)) from None
+    return Chain(header.first - 1, header.previous, header.at)
+
+
+def stem_of(path: Path) -> str:
+    """Return the part of a segment's name that says where it begins, compressed or not."""
+    return path.name.partition(".")[0]
+
+
+def first_of(path: Path) -> int:
+    """Return the seq of a segment's first record, by its name."""
+    return int(stem_of(path))
 
 
 def _stem(first: int) -> str:

@@ -31,7 +31,7 @@ from kharon.log.protocol import EventLog
 from kharon.log.record import Record
 from kharon.model.commands import Claim, Command, Context, Expire, Lapse, Settle
 from kharon.model.decide import decide
-from kharon.model.events import TicketEvent
+from kharon.model.events import Event, TicketEvent
 from kharon.model.evolve import evolve
 from kharon.model.projection import Projection
 from kharon.model.ticket import Status, Ticket
@@ -299,6 +299,34 @@ class LocalStore:
             if coming is not None and coming < self._promised:
                 self._promised = None
                 self._earlier.set()
+
+    @enable_ki_protection
+    async def record(self, event: Event) -> None:
+        """Append an event about the log itself, and wait until it is on disk, whatever `Settings.fsync` says.
+
+        Raises:
+            StorageFull, CommitOutcomeUnknown: the write failed.
+            Closed: the queue is closed.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._closed is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise Closed(self._closed)
+        group = self._group = self._group or _Group()
+        at = self._log.append([event], self._clock.now(), _CLOCK)
+        seq = self._projection.seq + 1
+        self._projection.apply(event, seq, at)
+        told = self._told
+        try:
+            await self._durable()
+        except KharonError:
+            self._told = told or bool(group.waiting)  # whoever records is no user: one has yet to hear of it
+            raise
+        if self._log.durable < seq:
+            try:
+                self._log.sync()
+            except OSError as error:
+                raise self._broken(error) from error
 
     # --- durability ---------------------------------------------------------------------------------------------------
 
