@@ -9,7 +9,7 @@ Everything public is named here. The events are in `kharon.model.events`, tools 
 
 from __future__ import annotations
 
-from kharon.audit import Report, read, replay, verify
+from kharon.audit import Follower, Report, follow, read, replay, verify
 from kharon.errors import (
     Closed,
     CommitOutcomeUnknown,
@@ -21,6 +21,7 @@ from kharon.errors import (
     InvalidTransition,
     KharonError,
     LeaseLost,
+    LogReplaced,
     QueueLocked,
     StorageFull,
     TicketExists,
@@ -53,6 +54,7 @@ __all__ = [
     "EventLog",
     "FinalizerInGroup",
     "FixedDelay",
+    "Follower",
     "HandlerNotFound",
     "Histogram",
     "InvalidSettings",
@@ -62,6 +64,7 @@ __all__ = [
     "KharonError",
     "LeaseLost",
     "LogReader",
+    "LogReplaced",
     "Projection",
     "QueueLocked",
     "Record",
@@ -77,6 +80,7 @@ __all__ = [
     "TicketExists",
     "TicketNotFound",
     "UnknownFormat",
+    "follow",
     "open",
     "read",
     "repair",

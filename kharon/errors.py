@@ -93,6 +93,10 @@ class CorruptLog(KharonError):
         self.why = why
 
 
+class LogReplaced(KharonError):
+    """The log is not the one that was being followed: another one, or the same without records that it had."""
+
+
 class UnknownFormat(KharonError):
     """The log is whole, but a later version of Kharon wrote something in it that this one does not know."""
 

@@ -1,9 +1,10 @@
-"""Reading a directory's log without opening the queue: `read`, `replay`, `verify`. Without Trio, and without the lock.
+"""Reading a directory's log without opening it: `read`, `replay`, `verify`, `follow`. Without Trio, without the lock.
 
 For audits, scripts and whoever wants to know what happened. Nothing in here writes, and none of it stands in the way of
 the process that has the queue open.
 """
 
 from kharon.audit.reading import Report, read, replay, verify
+from kharon.audit.tailing import Follower, follow
 
-__all__ = ["Report", "read", "replay", "verify"]
+__all__ = ["Follower", "Report", "follow", "read", "replay", "verify"]

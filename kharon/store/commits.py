@@ -199,6 +199,25 @@ class Commits:
                 return
         await _landing(group)
 
+    async def on_disk(self) -> None:
+        """Wait until everything that has been decided so far is on disk, whatever "durable" means. Not cancellable.
+
+        For what is done for no user: one has yet to hear of a failure.
+
+        Raises:
+            StorageFull, CommitOutcomeUnknown: as `durable`.
+        """
+        group, seq, told = self._group, self._projection.seq, self.told
+        assert group is not None
+        try:
+            await self.durable()
+            if self._log.durable < seq:
+                await self._sync_written()
+        except CommitOutcomeUnknown:
+            this = trio.lowlevel.current_task()
+            self.told = told or group.leader is not this or any(task is not this for task in group.waiting)
+            raise
+
     def _must_wait(self) -> bool:
         """Whether nothing may be written now."""
         return self._rotation is not None or (self._always and self._in_flight is not None)
@@ -437,15 +456,31 @@ class Commits:
 
     @enable_ki_protection
     async def _sync_in_background(self) -> None:
-        if self._rotation is not None:  # which has all on disk that is written: nothing is, meanwhile
-            return
+        with contextlib.suppress(CommitOutcomeUnknown):  # whoever uses the queue next hears of it
+            await self._sync_written()
+
+    async def _sync_written(self) -> None:
+        """Sync what has been written, for no group's sake. Not cancellable.
+
+        Raises:
+            CommitOutcomeUnknown: it failed; nobody has been told.
+        """
+        await self._helper_idle()
         nobody = _Group((self._projection.seq, self._projection.at))
         nobody.leader = trio.lowlevel.current_task()
         try:
             if not self._sync(nobody):
                 await _landing(nobody)
-        except Exception as error:  # noqa: BLE001 - whatever it is, nothing is certain any more
+        except CommitOutcomeUnknown:
+            raise
+        except Exception as error:
             self.fail(error)
+            raise unknown_outcome(error) from error
+
+    async def _helper_idle(self) -> None:
+        with trio.CancelScope(shield=True):
+            while self._in_flight is not None or self._rotation is not None:
+                await self._idle.park()
 
     async def finish(self) -> None:
         """Wait until everything that was decided is durable, or never will be, and the helper has no sync to do.
@@ -460,9 +495,7 @@ class Commits:
                 await self.durable()
         else:
             await trio.lowlevel.cancel_shielded_checkpoint()
-        with trio.CancelScope(shield=True):
-            while self._in_flight is not None or self._rotation is not None:
-                await self._idle.park()
+        await self._helper_idle()
 
     async def stop(self) -> None:
         """End what runs in the background. Not cancellable."""

@@ -31,7 +31,7 @@ from kharon.log.record import Record
 from kharon.model.commands import Claim, Command, Context, Expire, Lapse, Release, Settle
 from kharon.model.decide import decide
 from kharon.model.ending import grows
-from kharon.model.events import TicketEvent
+from kharon.model.events import Event, TicketEvent
 from kharon.model.evolve import evolve
 from kharon.model.projection import Projection
 from kharon.model.ticket import Status, Ticket
@@ -347,7 +347,7 @@ class LocalStore:
             ahead[command.id] = ticket
         return decided
 
-    def _apply(self, events: Sequence[TicketEvent], at: datetime, *, growing: bool) -> None:
+    def _apply(self, events: Sequence[Event], at: datetime, *, growing: bool) -> None:
         projection = self._projection
         effects = self._commits.join(grows=growing)
         for event in events:
@@ -361,6 +361,35 @@ class LocalStore:
             if coming is not None and coming < self._promised:
                 self._promised = None
                 self._earlier.set()
+
+    # --- records about the log itself ---------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    async def record(self, event: Event) -> None:
+        """Append an event about the log itself, and wait until it is on disk, whatever `Settings.fsync` says.
+
+        Whoever calls this is no user: if it fails, a user has yet to hear of that.
+
+        Raises:
+            StorageFull: there was no room; nothing has changed.
+            CommitOutcomeUnknown: the write failed.
+            Closed: the queue is closed.
+
+        Cost: one wait for the commit group, and a sync more if `Settings.fsync` is not "always".
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            await self._record(event)
+        except StorageFull:  # it may have shared its group with what lets the queue grow: by itself it has the reserve
+            await self._record(event)
+
+    async def _record(self, event: Event) -> None:
+        if self._closed is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise Closed(self._closed) from self._commits.failure
+        at = self._log.append([event], self._clock.now(), _CLOCK)
+        self._apply([event], at, growing=grows([event]))
+        await self._commits.on_disk()
 
     # --- time and idle workers ----------------------------------------------------------------------------------------
 
