@@ -4,6 +4,6 @@ For audits, scripts and whoever wants to know what happened. Nothing in here wri
 the process that has the queue open.
 """
 
-from kharon.audit.reading import Report, read, replay, verify
+from kharon.audit.reading import Report, UnknownEvents, read, replay, verify
 
-__all__ = ["Report", "read", "replay", "verify"]
+__all__ = ["Report", "UnknownEvents", "read", "replay", "verify"]

@@ -27,7 +27,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from kharon.errors import CorruptLog, KharonError, UnknownFormat
 from kharon.log.files import OS_FILES, Files
-from kharon.log.record import BadLine, Chain, Record, check_line, link, open_header
+from kharon.log.record import BadLine, Chain, Record, check_format, check_line, link, open_header
 from kharon.log.segment import Broken, read_segment, segment_name
 from kharon.model.limits import MAX_LINE_BYTES, ascii_json
 from kharon.model.projection import Projection
@@ -203,18 +203,13 @@ def read_snapshot(file: BinaryIO, path: str) -> Snapshot:
         raise BadLine("it has no last line, so not all of it is there")
     except (BadLine, msgspec.MsgspecError, ValueError, RecursionError) as bad:
         raise CorruptLog(path, number, byte, str(bad)) from None
+    except UnknownFormat as unknown:
+        raise UnknownFormat(f"{path}, line {number}: {unknown}") from None
 
 
 def _open_head(line: bytes) -> _Head:
-    head = _head(line)
-    if head.format != FORMAT:
-        raise BadLine(f"its format is {head.format!r}")
-    if head.version != FORMAT_VERSION:
-        raise UnknownFormat(
-            f"the snapshot is in format {head.version}, this version of Kharon knows {FORMAT_VERSION}; "
-            f"a later one is needed"
-        )
-    return head
+    check_format(line, FORMAT, FORMAT_VERSION)
+    return _head(line)
 
 
 def _paths(files: Files, directory: Path) -> list[Path]:
@@ -233,7 +228,7 @@ def has_snapshots(files: Files, directory: Path) -> bool:
 def newest(files: Files, directory: Path, segments: list[Path]) -> Snapshot | None:
     """Return the newest snapshot that is usable: whole, and of this log, which goes on from it.
 
-    A snapshot that is not is passed over, with a warning.
+    A snapshot that is not is passed over, with a warning; one of a later format not if the log's beginning is gone.
 
     Args:
         files: the file system.
@@ -241,10 +236,12 @@ def newest(files: Files, directory: Path, segments: list[Path]) -> Snapshot | No
         segments: the paths of its segments.
 
     Raises:
+        UnknownFormat: none is usable, one of them because it is of a later format, and the log's beginning is gone.
         OSError: something cannot be read.
 
     Cost: O(bytes of the snapshot).
     """
+    later: UnknownFormat | None = None
     for path in _paths(files, directory):
         try:
             with files.read(path) as file:
@@ -252,8 +249,12 @@ def newest(files: Files, directory: Path, segments: list[Path]) -> Snapshot | No
             _check_fits(files, snapshot, path, segments)
         except (CorruptLog, UnknownFormat) as error:
             _logger.warning("snapshot passed over: %s", error)
+            if isinstance(error, UnknownFormat):
+                later = later or error
         else:
             return snapshot
+    if later is not None and segments and segments[0].name != segment_name(1):
+        raise UnknownFormat(f"{later}; what came before {segments[0].name} is in no other")
     return None
 
 
