@@ -1,10 +1,10 @@
 """The versions of the events: how a record of any age is read as the event that it is now.
 
 A record says in `v` which version of its event's fields it was written in. Version 1 is the one in which the event
-came; each later one has a `Change` in `CHANGES`, with an upcaster: a pure function from the fields of the version before
-to those of this one. A record is read by all upcasters from its version to the newest, one after the other, and only then
-decoded, so that the rest of Kharon knows the newest version alone. The newest is what is written; a record that has
-been written stays as it is, and its hash and crc are over its bytes, whatever is read out of them.
+came; each later one has a `Change` in `CHANGES`, with an upcaster: a pure function from the fields of the version
+before to those of this one. A record is read by all upcasters from its version to the newest, one after the other, and
+only then decoded, so that the rest of Kharon knows the newest version alone. The newest is what is written; a record
+that has been written stays as it is, and its hash and crc are over its bytes, whatever is read out of them.
 
 A record in a version, or of an event, that came after the first release says in `needs` which Kharon is the first to
 know it. So one that does not know it can name what is needed, though it was released before.
