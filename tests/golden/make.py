@@ -190,6 +190,33 @@ def successors(where: Path) -> None:
     queue.close()
 
 
+@scenario
+def second_attempts(where: Path) -> None:
+    """Every event about tickets that have failed once before: what it clears, and what it leaves as it was."""
+    queue = Queue(where)
+    ends: dict[str, Callable[[str], c.Command]] = {
+        "claimed": lambda name: c.Extend(name, seconds=90),
+        "done": lambda name: c.Done(name, keep=True, result=b"[1]", expire_in=60.0),
+        "failed": lambda name: c.Fail(name, error_reason="twice", expire_in=60.0),
+        "failed-silently": c.Fail,
+        "cancelled": lambda name: c.Cancel(name, keep=True, error_reason="enough", expire_in=60.0),
+        "retried": lambda name: c.Retry(name, delay=kharon.BackoffDelay(jitter=4), error_reason="twice"),
+        "retried-silently": lambda name: c.Retry(name, delay=2.0),
+        "released": c.Release,
+        "lapsed": lambda name: c.Lapse(name, error_reason="late", backoff=kharon.BackoffDelay(), max_attempts=3),
+        "updated": lambda name: c.Update(name, Changes(nice=1, payload_json=Raw(b"2"))),
+    }
+    for id, end in ends.items():
+        for each in (id, f"{id}, restarted", f"{id}, anew", f"{id}, changed"):
+            queue.do("ann", add(each, payload=1, group="g"), c.Claim(each, "worker-1"))
+            queue.do("worker-1", c.Retry(each, error_reason="once"), c.Claim(each, "worker-2"))
+            queue.do("worker-2", end(each))
+        if id in ("done", "failed", "failed-silently", "cancelled"):
+            queue.do("bob", c.Restart(f"{id}, restarted"))
+        queue.do("bob", add(f"{id}, anew", "other"), c.Update(f"{id}, changed", Changes(tube="late")))
+    queue.close()
+
+
 class _Clock:
     """A clock that stands until it is set."""
 
