@@ -9,7 +9,7 @@ Everything public is named here. The events are in `kharon.model.events`, tools 
 
 from __future__ import annotations
 
-from kharon.audit import Follower, Report, follow, read, replay, verify
+from kharon.audit import Follower, Report, UnknownEvents, follow, read, replay, verify
 from kharon.errors import (
     Closed,
     CommitOutcomeUnknown,
@@ -34,6 +34,7 @@ from kharon.log.repair import Cut, Repair, repair
 from kharon.model.delays import BackoffDelay, FixedDelay
 from kharon.model.projection import Projection
 from kharon.model.ticket import Status, Ticket
+from kharon.model.versions import RELEASE
 from kharon.runtime.kharon import Kharon, RecordStream
 from kharon.runtime.kharon import open_queue as open  # noqa: A004 - kharon.open is the name
 from kharon.runtime.router import Router
@@ -41,7 +42,7 @@ from kharon.runtime.stats import Counts, Histogram, Stats
 from kharon.settings import Settings
 from kharon.store.protocol import Clock
 
-__version__ = "0.1.0"
+__version__ = RELEASE
 
 __all__ = [
     "BackoffDelay",
@@ -79,6 +80,7 @@ __all__ = [
     "Ticket",
     "TicketExists",
     "TicketNotFound",
+    "UnknownEvents",
     "UnknownFormat",
     "follow",
     "open",

@@ -4,7 +4,7 @@ For audits, scripts and whoever wants to know what happened. Nothing in here wri
 the process that has the queue open.
 """
 
-from kharon.audit.reading import Report, read, replay, verify
+from kharon.audit.reading import Report, UnknownEvents, read, replay, verify
 from kharon.audit.tailing import Follower, follow
 
-__all__ = ["Follower", "Report", "follow", "read", "replay", "verify"]
+__all__ = ["Follower", "Report", "UnknownEvents", "follow", "read", "replay", "verify"]

@@ -27,11 +27,31 @@ from kharon.log.segment import Reading, first_of
 from kharon.log.snapshot import usable
 from kharon.model.limits import check_instant
 from kharon.model.projection import Projection
+from kharon.model.versions import Unknown
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # in the standard library from Python 3.12 on
 
-__all__ = ["Report", "read", "replay", "verify"]
+__all__ = ["Report", "UnknownEvents", "read", "replay", "verify"]
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class UnknownEvents:
+    """Records whose event this Kharon does not know, or not in the version in which they were written.
+
+    Attributes:
+        event: its name.
+        version: that version.
+        needs: the first release of Kharon that knows it; None: the records do not say.
+        first: the seq of the first of these records.
+        records: how many there are.
+    """
+
+    event: str
+    version: int
+    needs: str | None
+    first: int
+    records: int
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -53,6 +73,8 @@ class Report:
         unfinished: how many bytes of an unfinished last commit, or of an unfinished seal, stand behind what was
             verified: being written right now, or left by a crash. 0 as a rule.
         closed: whether the log ends with `LogClosed`, with nothing behind it.
+        unknown: what a later version of Kharon wrote, in the order of the log. Its place in the chain was verified like
+            all else, what it says could not be read; this Kharon neither opens nor replays the log. Empty as a rule.
     """
 
     path: Path
@@ -66,6 +88,7 @@ class Report:
     hash: str
     unfinished: int
     closed: bool
+    unknown: tuple[UnknownEvents, ...] = ()
 
 
 def read(path: str | os.PathLike[str], after: int = 0) -> Iterator[Record]:
@@ -164,15 +187,19 @@ def verify(path: str | os.PathLike[str]) -> Report:
 
     Raises:
         CorruptLog: naming file, line and byte where it is not.
-        UnknownFormat: a later version of Kharon wrote it.
+        UnknownFormat: its segments are in a later format. Events that are not known are in the report instead.
         KharonError: there is no queue at `path`.
         OSError: it cannot be read.
 
     Cost: O(bytes of the log); the memory of one commit.
     """
-    audit = _Pass(path)
+    audit = _Pass(path, lenient=True)
     reading = audit.reading
-    count = sum(1 for _ in reading.records())
+    count, unknown = 0, dict[Unknown, list[int]]()
+    for record in reading.records():
+        count += 1
+        if type(record.event) is Unknown:
+            unknown.setdefault(record.event, [record.seq, 0])[1] += 1
     broken, before = reading.broken, reading.before
     unfinished = 0 if broken is None else audit.sizes[broken.path] - broken.commit_byte
     if before is not None and before.path.suffix != PACKED:  # compressed, it is whole, or it was refused
@@ -189,6 +216,10 @@ def verify(path: str | os.PathLike[str]) -> Report:
         hash=reading.last_hash,
         unfinished=unfinished,
         closed=reading.closed and not unfinished,
+        unknown=tuple(
+            UnknownEvents(event=event.name, version=event.version, needs=event.needs, first=first, records=records)
+            for event, (first, records) in unknown.items()
+        ),
     )
 
 
@@ -200,11 +231,13 @@ class _Pass:
         sizes: of the segments that were opened, in bytes, by path.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, lenient: bool = False) -> None:
         directory = Path(path)
         _check_path(directory)
         self.sizes: dict[str, int] = {}
-        self.reading = Reading(lambda: segments(directory), lambda path: open_segment(self._open, path))
+        self.reading = Reading(
+            lambda: segments(directory), lambda path: open_segment(self._open, path), lenient=lenient
+        )
 
     def _open(self, path: Path) -> BinaryIO:
         still = _Still(path)

@@ -24,8 +24,9 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 
 from kharon.errors import InvalidTicket, UnknownFormat
-from kharon.model.events import EVENTS, Event
+from kharon.model.events import Event
 from kharon.model.limits import MAX_DEPTH, MAX_LINE_BYTES, ascii_json
+from kharon.model.versions import RELEASE, VERSIONS, Unknown, later_needed
 
 __all__ = [
     "FORMAT_VERSION",
@@ -35,6 +36,7 @@ __all__ = [
     "Header",
     "Record",
     "Seal",
+    "check_format",
     "check_line",
     "is_seal",
     "link",
@@ -43,6 +45,7 @@ __all__ = [
     "open_seal",
     "relink",
     "seal_line",
+    "unknown_format",
 ]
 
 FORMAT: Final = "kharon-log"
@@ -69,6 +72,7 @@ class Record(msgspec.Struct, frozen=True):
         hash: 64 hex digits, binding this record to every one before it.
         part: (i, n): the i-th of the n records of its commit, from 1.
         durable: the highest seq known to be on disk when this one was written.
+        version: the version of its event's fields in which it was written; `event` is what that means today.
     """
 
     seq: int
@@ -78,6 +82,7 @@ class Record(msgspec.Struct, frozen=True):
     hash: str
     part: tuple[int, int]
     durable: int
+    version: int = 1
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -116,19 +121,29 @@ class BadLine(Exception):
     """These bytes are not a line, or not the line that belongs here."""
 
 
-class _Envelope(msgspec.Struct):
+class _Envelope(msgspec.Struct, kw_only=True):
     seq: int
     durable: int
     part: tuple[int, int]
     at: _Instant
     v: int
     event: str
+    needs: str | None = None
     by: str
 
 
-class _HeaderBody(msgspec.Struct):
+class _Format(msgspec.Struct):
+    """What the first line of a file says of its format, in every format that there will be."""
+
     format: str
     version: int
+    needs: str | None = None
+
+
+class _HeaderBody(msgspec.Struct, kw_only=True, omit_defaults=True):
+    format: str
+    version: int
+    needs: str | None = None
     log: str
     first: int
     previous: str
@@ -137,11 +152,10 @@ class _HeaderBody(msgspec.Struct):
 
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _envelope = msgspec.json.Decoder(_Envelope).decode
+_format = msgspec.json.Decoder(_Format).decode
 _header = msgspec.json.Decoder(_HeaderBody).decode
 _seal_of = msgspec.json.Decoder(Seal).decode
 _SEALED: Final = b'"sealed":'
-_DECODERS: Final = {(name, cls.VERSION): msgspec.json.Decoder(cls).decode for name, cls in EVENTS.items()}
-_NAMES: Final = {cls: b'"v":%d,"event":"%b","by":' % (cls.VERSION, name.encode()) for name, cls in EVENTS.items()}
 
 
 class Chain:
@@ -162,7 +176,9 @@ class Chain:
 
     def header(self, log: str, at: datetime) -> bytes:
         """Return the header line of a segment that begins here, and move on behind it. O(1)."""
-        body = _HeaderBody(FORMAT, FORMAT_VERSION, log, self.seq + 1, self.hash, at)
+        body = _HeaderBody(
+            format=FORMAT, version=FORMAT_VERSION, log=log, first=self.seq + 1, previous=self.hash, at=at
+        )
         line, self.hash = link(self.hash, _encode(body)[1:])
         return line
 
@@ -189,9 +205,9 @@ class Chain:
             seq += 1
             fields = _encode(event)
             body = ascii_json(
-                b'"seq":%d,"durable":%d,"part":[%d,%d],"at":%b,%b%b%b%b'
+                b'"seq":%d,"durable":%d,"part":[%d,%d],"at":%b,%b"by":%b%b%b'
                 % (
-                    *(seq, durable, index, count, when, _NAMES[type(event)], who),
+                    *(seq, durable, index, count, when, VERSIONS.stamps[type(event)], who),
                     b"" if fields == b"{}" else b",",
                     fields[1:],
                 )
@@ -268,30 +284,43 @@ def check_line(line: bytes, previous: str | None, most: int = MAX_LINE_BYTES) ->
     return claimed.decode("ascii", "replace")
 
 
-def open_record(line: bytes, hash: str) -> Record:
-    """Return the record in a checked line.
+def open_record(line: bytes, hash: str, *, lenient: bool = False) -> Record:
+    """Return the record in a checked line, its event in the newest version.
 
     Args:
         line: a line that `check_line` has passed.
         hash: what it returned.
+        lenient: whether an event that is not known is given as `Unknown`.
 
     Raises:
         BadLine: the line is no record.
-        UnknownFormat: the line is a record of a kind that this version does not know.
+        UnknownFormat: its event, or that version of it, is not known here, and `lenient` is False.
+
+    Cost: O(bytes), once more for a version that has to be upcast.
     """
     _check_depth(line)
     try:
         envelope = _envelope(line)
-        decode = _DECODERS.get((envelope.event, envelope.v))
-        if decode is None:
-            raise UnknownFormat(
-                f"record {envelope.seq} is {envelope.event} in version {envelope.v}, which this version of Kharon does "
-                f"not know; a later one wrote it and is needed to open this log"
-            )
-        event = decode(line)
+        read = VERSIONS.readers.get((envelope.event, envelope.v))
+        if read is None:
+            return _open_unknown(envelope, hash, lenient=lenient)
+        event = read(line)
     except _UNREADABLE as error:
         raise BadLine(f"not a record: {error}") from None
-    return Record(envelope.seq, envelope.at, envelope.by, event, hash, envelope.part, envelope.durable)
+    return Record(envelope.seq, envelope.at, envelope.by, event, hash, envelope.part, envelope.durable, envelope.v)
+
+
+def _open_unknown(line: _Envelope, hash: str, *, lenient: bool) -> Record:
+    event = Unknown(line.event, line.v, VERSIONS.newest.get(line.event, 0), line.needs)
+    record = Record(line.seq, line.at, line.by, event, hash, line.part, line.durable, line.v)
+    if not lenient:
+        raise unknown_format(record)
+    return record
+
+
+def unknown_format(record: Record) -> UnknownFormat:
+    """Return the error for a record whose event is not known."""
+    return UnknownFormat(f"record {record.seq} is {record.event}; kharon.verify names all that is not known in the log")
 
 
 def open_seal(line: bytes) -> Seal:
@@ -328,14 +357,28 @@ def open_header(line: bytes, hash: str) -> Header:
         BadLine: the line is no header.
         UnknownFormat: the log is in a later format.
     """
+    check_format(line, FORMAT, FORMAT_VERSION)
     try:
         body = _header(line)
     except _UNREADABLE as error:
         raise BadLine(f"not a header: {error}") from None
-    if body.format != FORMAT:
-        raise BadLine(f"not a header: its format is {body.format!r}")
-    if body.version != FORMAT_VERSION:
-        raise UnknownFormat(
-            f"the log is in format {body.version}, this version of Kharon knows {FORMAT_VERSION}; a later one is needed"
-        )
     return Header(body.version, body.log, body.first, body.previous, body.at, hash)
+
+
+def check_format(line: bytes, format: str, known: int) -> None:
+    """Check that the first line of a file is of this format, in the version that is known. What follows may be read.
+
+    Raises:
+        BadLine: it is not of this format.
+        UnknownFormat: it is of another version, whatever else stands in the line.
+    """
+    try:
+        said = _format(line)
+    except _UNREADABLE as error:
+        raise BadLine(f"not a header: {error}") from None
+    if said.format != format:
+        raise BadLine(f"not a header: its format is {said.format!r}")
+    if said.version != known:
+        raise UnknownFormat(
+            f"it is {format} in format {said.version}, and Kharon {RELEASE} knows {known}: {later_needed(said.needs)}"
+        )

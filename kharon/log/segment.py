@@ -16,7 +16,7 @@ from typing import BinaryIO, Final, NamedTuple
 
 import msgspec
 
-from kharon.errors import CorruptLog, KharonError
+from kharon.errors import CorruptLog, KharonError, UnknownFormat
 from kharon.log.files import Files
 from kharon.log.packed import PACKED, open_segment
 from kharon.log.record import (
@@ -32,9 +32,11 @@ from kharon.log.record import (
     open_record,
     open_seal,
     seal_line,
+    unknown_format,
 )
 from kharon.model.events import LogClosed, SegmentTrimmed
 from kharon.model.limits import MAX_LINE_BYTES, ascii_json
+from kharon.model.versions import Unknown
 
 __all__ = [
     "Broken",
@@ -86,7 +88,9 @@ class Broken(Exception):
         return CorruptLog(self.path, self.line, self.byte, self.why + more)
 
 
-def read_segment(file: BinaryIO, path: str, chain: Chain, log: str | None) -> Iterator[Header | Record | Seal]:
+def read_segment(
+    file: BinaryIO, path: str, chain: Chain, log: str | None, *, lenient: bool = False
+) -> Iterator[Header | Record | Seal]:
     """Give the header, each record, and the seal of a segment, moving `chain` along: records by whole commits only.
 
     Args:
@@ -94,10 +98,12 @@ def read_segment(file: BinaryIO, path: str, chain: Chain, log: str | None) -> It
         path: its name for messages.
         chain: the end of the log in front of this segment; moved behind each commit that was given.
         log: the log's id; None if this is the first segment that is read.
+        lenient: whether events that are not known are given as `Unknown`.
 
     Raises:
         CorruptLog: the header is not right: a header is written before the file has its name, so it cannot be torn. Or
             something stands behind the seal: nothing is ever written there.
+        UnknownFormat: the segment is in a later format; or, unless `lenient`, an event is not known.
         Broken: a line behind it is not right; the chain stands at the end of what is whole.
 
     Cost: O(bytes); the memory of one commit.
@@ -108,12 +114,16 @@ def read_segment(file: BinaryIO, path: str, chain: Chain, log: str | None) -> It
         _check_header(header, chain, log)
     except BadLine as bad:
         raise CorruptLog(path, 1, 0, str(bad)) from None
+    except UnknownFormat as unknown:
+        raise UnknownFormat(f"{path}, line 1: {unknown}") from None
     chain.hash = header.hash
     yield header
-    yield from read_records(file, path, chain, len(line), _HEADER_LINES)
+    yield from read_records(file, path, chain, len(line), _HEADER_LINES, lenient=lenient)
 
 
-def read_records(file: BinaryIO, path: str, chain: Chain, byte: int, number: int) -> Iterator[Record | Seal]:
+def read_records(
+    file: BinaryIO, path: str, chain: Chain, byte: int, number: int, *, lenient: bool = False
+) -> Iterator[Record | Seal]:
     """Give the records and the seal of a segment from a place on, moving `chain` along, as `read_segment` does.
 
     Args:
@@ -122,8 +132,11 @@ def read_records(file: BinaryIO, path: str, chain: Chain, byte: int, number: int
         chain: the end of the log there.
         byte: the offset of that place.
         number: how many lines stand in front of it.
+        lenient: whether events that are not known are given as `Unknown`.
 
     Raises:
+        CorruptLog: something stands behind the seal.
+        UnknownFormat: unless `lenient`: an event is not known.
         Broken: a line is not right; the chain stands at the end of what is whole.
     """
     commit_byte = byte
@@ -134,13 +147,15 @@ def read_records(file: BinaryIO, path: str, chain: Chain, byte: int, number: int
             raise CorruptLog(path, number, byte, "it stands behind the line that seals the segment")
         try:
             hash = check_line(line, hash)
-            item = open_seal(line) if is_seal(line) else open_record(line, hash)
+            item = open_seal(line) if is_seal(line) else open_record(line, hash, lenient=lenient)
             if isinstance(item, Seal):
                 _check_seal(item, chain, commit)
             else:
                 _check_place(item, chain, commit)
         except BadLine as bad:
             raise Broken(path, number, byte, commit_byte, chain.seq + 1, str(bad)) from None
+        except UnknownFormat as unknown:
+            raise UnknownFormat(f"{path}, line {number}: {unknown}") from None
         byte += len(line)
         if isinstance(item, Seal):
             sealed = True
@@ -188,51 +203,63 @@ def _check_place(record: Record, chain: Chain, commit: list[Record]) -> None:
         raise BadLine(f"its time {record.at} lies before that of the record in front of it")
 
 
-def judge(file: BinaryIO, broken: Broken, *, last: bool) -> None:
+def judge(file: BinaryIO, broken: Broken, *, last: bool, lenient: bool = False) -> None:
     """Return if what is broken is an unfinished commit at the end of the log.
 
     Args:
         file: the segment.
         broken: what `read_segment` raised about it.
         last: whether it is the log's last segment.
+        lenient: whether events that are not known may stand in it.
 
     Raises:
         CorruptLog: it is damage.
+        UnknownFormat: it is not, but a later version wrote it, and `lenient` is False: then it is not for this one to
+            cut.
 
     Cost: that of `is_vouched`.
     """
     if not last:
         raise broken.as_corrupt("; this segment is not the last, so it had been finished. Nothing was changed")
-    if is_vouched(file, broken):
+    if is_vouched(file, broken, lenient=lenient):
         raise broken.as_corrupt(
             "; a later line says that it had been on disk, so this is damage and no unfinished commit. "
             "Nothing was changed: restore the file from a copy"
         )
 
 
-def is_vouched(file: BinaryIO, broken: Broken) -> bool:
+def is_vouched(file: BinaryIO, broken: Broken, *, lenient: bool = False) -> bool:
     """Return whether anything behind the broken place proves that its commit had been on disk.
 
     A line there that its own crc vouches for, and that says `durable` (or, if it is a seal, `sealed`) of the commit's
     first record or more, was written when that commit was safe: so the commit has been damaged since, and is no
     unfinished tail. Such a line is looked
     for behind every newline and inside of lines too, because the newline in front of it may be what was damaged. No
-    payload can pass for one: in a line an object is followed by at least the brace that closes the line.
+    payload can pass for one: in a line an object is followed by at least the brace that closes the line. What event it
+    is does not matter for that.
+
+    Raises:
+        UnknownFormat: nothing proves it, but there is an event that is not known, and `lenient` is False.
 
     Cost: O(bytes left), and for a payload full of what looks like the beginning of a line O(its bytes) for each of
     them. `file` is left anywhere.
     """
+    unknown: Record | None = None
     file.seek(broken.byte)
     while line := file.readline(MAX_LINE_BYTES + 1):
         for beginning in _BEGINNINGS.finditer(line):
             rest = line[beginning.start() :]
             try:
                 hash = check_line(rest, None)
-                safe = open_seal(rest).sealed if is_seal(rest) else open_record(rest, hash).durable
+                item = open_seal(rest) if is_seal(rest) else open_record(rest, hash, lenient=True)
             except BadLine:
                 continue
-            if safe >= broken.commit_seq:
+            if (item.sealed if isinstance(item, Seal) else item.durable) >= broken.commit_seq:
                 return True
+            if isinstance(item, Record) and type(item.event) is Unknown:
+                unknown = item
+    if unknown is not None and not lenient:
+        raise unknown_format(unknown)
     return False
 
 
@@ -385,6 +412,7 @@ class Reading:
         open_segment: opens one for reading.
         chain: where to begin: at the end of a segment, whose successors alone are read; None: at the first segment.
         log: the log's id, if it is known.
+        lenient: whether events that are not known are given as `Unknown`: for those who need only the chain.
 
     Attributes:
         chain: where the reading stands.
@@ -404,7 +432,10 @@ class Reading:
         open_segment: Callable[[Path], BinaryIO],
         chain: Chain | None = None,
         log: str | None = None,
+        *,
+        lenient: bool = False,
     ) -> None:
+        self._lenient = lenient
         self._list_segments = list_segments
         self._open_segment = open_segment
         self._seal: Seal | None = None
@@ -433,7 +464,7 @@ class Reading:
 
         Raises:
             CorruptLog: the log is damaged in another way.
-            UnknownFormat: a later version wrote it.
+            UnknownFormat: a later version wrote it; unless `lenient`, also if that goes for an event alone.
 
         Cost: O(bytes); the memory of one commit.
         """
@@ -512,7 +543,7 @@ class Reading:
                 self._trusted = Chain(self.chain.seq, self.chain.hash)
                 self.follows = self.chain.hash
             try:
-                for item in read_segment(file, str(path), self.chain, self.log):
+                for item in read_segment(file, str(path), self.chain, self.log, lenient=self._lenient):
                     if isinstance(item, Record):
                         if self.bare:
                             self._leave_header()
@@ -528,7 +559,7 @@ class Reading:
                 if self.bare:
                     self._leave_header()
                 if not self._is_torn_seal(path, file, broken, following):
-                    judge(file, broken, last=following is None and path.suffix != PACKED)
+                    judge(file, broken, last=following is None and path.suffix != PACKED, lenient=self._lenient)
                     self.broken = broken
                     return
                 whole = broken.commit_byte

@@ -29,7 +29,7 @@ from msgspec import UNSET, Raw, UnsetType
 from kharon.errors import CorruptLog, KharonError, UnknownFormat
 from kharon.log.files import OS_FILES, Files
 from kharon.log.moves import open_moving, segments
-from kharon.log.record import BadLine, Chain, Record, check_line, link, open_header
+from kharon.log.record import BadLine, Chain, Record, check_format, check_line, link, open_header
 from kharon.log.segment import Broken, first_of, read_segment, stem_of
 from kharon.model.limits import MAX_LINE_BYTES, ascii_json
 from kharon.model.projection import Projection
@@ -205,18 +205,13 @@ def read_snapshot(file: BinaryIO, path: str) -> Snapshot:
         raise BadLine("it has no last line, so not all of it is there")
     except (BadLine, msgspec.MsgspecError, ValueError, RecursionError) as bad:
         raise CorruptLog(path, number, byte, str(bad)) from None
+    except UnknownFormat as unknown:
+        raise UnknownFormat(f"{path}, line {number}: {unknown}") from None
 
 
 def _open_head(line: bytes) -> _Head:
-    head = _head(line)
-    if head.format != FORMAT:
-        raise BadLine(f"its format is {head.format!r}")
-    if head.version != FORMAT_VERSION:
-        raise UnknownFormat(
-            f"the snapshot is in format {head.version}, this version of Kharon knows {FORMAT_VERSION}; "
-            f"a later one is needed"
-        )
-    return head
+    check_format(line, FORMAT, FORMAT_VERSION)
+    return _head(line)
 
 
 def _paths(files: Files, directory: Path) -> list[Path]:
@@ -260,7 +255,7 @@ def newest(files: Files, directory: Path, segments: list[Path]) -> Snapshot | No
 def usable(files: Files, directory: Path, segments: list[Path]) -> Iterator[Snapshot]:
     """Give the snapshots that are usable, newest first: whole, and of this log, which goes on from them.
 
-    One that is not is passed over, with a warning.
+    One that is not is passed over, with a warning; one of a later format not if the log's beginning is gone.
 
     Args:
         files: the file system.
@@ -268,10 +263,12 @@ def usable(files: Files, directory: Path, segments: list[Path]) -> Iterator[Snap
         segments: the paths of its segments.
 
     Raises:
+        UnknownFormat: none is usable, one of them because it is of a later format, and the log's beginning is gone.
         OSError: something cannot be read.
 
     Cost: O(bytes of each).
     """
+    found, later = False, None
     for path in _paths(files, directory):
         try:
             with files.read(path) as file:
@@ -279,8 +276,13 @@ def usable(files: Files, directory: Path, segments: list[Path]) -> Iterator[Snap
             _check_fits(files, snapshot, path, segments)
         except (CorruptLog, UnknownFormat) as error:
             _logger.warning("snapshot passed over: %s", error)
+            if isinstance(error, UnknownFormat):
+                later = later or error
         else:
+            found = True
             yield snapshot
+    if later is not None and not found and segments and first_of(segments[0]) != 1:
+        raise UnknownFormat(f"{later}; what came before {segments[0].name} is in no other")
 
 
 def _check_fits(files: Files, snapshot: Snapshot, path: Path, segments: list[Path]) -> None:

@@ -1,15 +1,15 @@
 """The events: facts in the past participle, one class each, as they stand in the log.
 
 An event's class name is its name in the log, and its fields are the rest of its line there, so a field here is a
-promise for ever: new ones come with a default that means "absent", none changes its meaning. `VERSION` is the version
-of the event's fields. Instants are UTC datetimes. `EVENTS` lists all there are. What an event does to a ticket is in
-`evolve`, why it happens in `decide`.
+promise for ever. How one may be changed all the same is in `versions`: read that before you touch a class here.
+Instants are UTC datetimes. `EVENTS` lists all there are. What an event does to a ticket is in `evolve`, why it happens
+in `decide`.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -45,8 +45,6 @@ __all__ = [
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """What all events are. Defaults mean "absent" and are not written."""
-
-    VERSION: ClassVar[int] = 1
 
 
 class TicketEvent(Event, frozen=True):
