@@ -63,8 +63,13 @@ class _FileStep:
     names = False
 
     def __init__(self, file: File) -> None:
-        self.sync = file.sync
-        self.twin = file.twin
+        self._file = file
+
+    def sync(self) -> None:
+        self._file.sync()
+
+    def twin(self) -> int | None:
+        return self._file.twin()
 
 
 class _NamesStep:

@@ -32,7 +32,8 @@ import kharon
 from kharon.log import repair
 from kharon.log.directory import DirectoryLog
 from kharon.log.record import link
-from kharon.log.snapshot import take
+from kharon.log.retention import Limit, MayTrim, Policy, Retention, never
+from kharon.log.snapshot import take, trimmable
 from kharon.model import commands as c
 from kharon.model.decide import decide
 from kharon.model.events import Changes
@@ -75,6 +76,22 @@ class Queue:
         self.log.write()
         if sync:
             self.log.sync()
+
+    def retain(self, policy: Policy, may_trim: MayTrim = never) -> None:
+        """Do to the oldest segments what a policy says, until there are only few left to which it was not done."""
+        retention = Retention(self.log, policy, None, may_trim)
+        for _ in range(len(segments(self.log.directory)) - 2):
+            step = retention.plan(self.now)
+            if step is None:
+                return
+            self.now += timedelta(seconds=0.25)
+            event = retention.prepare(step)
+            self.log.append([event], self.now, "clock")
+            self.projection.apply(event, self.projection.seq + 1, self.now)
+            self.log.write()
+            self.log.sync()
+            retention.settle(step)
+            retention.finish(step)
 
     def pass_time(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
@@ -333,6 +350,53 @@ def several(where: Path) -> None:
     queue.do("ann", *(c.Delete(f"t{number}") for number in range(0, 12, 2)))
     queue.close()
     assert len(segments(where)) > 3
+
+
+def _long(where: Path) -> Queue:
+    """Several segments, of an open log."""
+    queue = Queue(where, SMALL)
+    claimed(queue, "running", "done")
+    queue.do("worker-1", c.Done("done", keep=True, result=b"1"))
+    for number in range(18):
+        queue.do("ann", add(f"t{number}", payload=number))
+    queue.do("ann", *(c.Delete(f"t{number}") for number in range(0, 18, 2)))
+    return queue
+
+
+ALL = Limit(bytes=0)
+
+
+@scenario
+def compressed(where: Path) -> None:
+    """The oldest segments are compressed."""
+    queue = _long(where)
+    queue.retain(Policy(compress=ALL))
+    queue.close()
+    assert len(list((where / "log").glob("*.zst"))) > 2
+
+
+@scenario
+def archived(where: Path) -> None:
+    """The oldest segments are in the archive inside of the queue's directory: some of them compressed."""
+    queue = _long(where)
+    queue.retain(Policy(compress=Limit(bytes=4 * SMALL)))
+    queue.retain(Policy(archive=ALL))
+    queue.close()
+    assert {path.suffix for path in (where / "archive").iterdir()} == {".zst", ".jsonl"}
+
+
+@scenario
+def trimmed(where: Path) -> None:
+    """The oldest segments are gone, and two snapshots tell what they led to."""
+    queue = _long(where)
+    assert take(where) is not None
+    for number in range(8):
+        queue.do("ann", add(f"u{number}"))
+    assert take(where) is not None
+    queue.do("ann", add("behind"))
+    queue.retain(Policy(trim=ALL), lambda upto: upto <= trimmable(where))
+    queue.close()
+    assert (where / "log" / f"{1:020}.jsonl") not in segments(where)
 
 
 @scenario

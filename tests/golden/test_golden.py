@@ -169,7 +169,7 @@ def test_two_of_the_same_are_the_same(name, tmp_path):
 
 def test_every_version_of_every_event_is_in_one(record_property):
     seen: dict[tuple[str, int], list[set[str]]] = defaultdict(list)
-    for path in HERE.glob("*/queue/log/*.jsonl"):
+    for path in HERE.glob("*/queue/log/*.jsonl"):  # what is compressed was written uncompressed, in others
         if path.parents[2].name.startswith("later-"):  # made by hand
             continue
         for line in path.read_bytes().splitlines():

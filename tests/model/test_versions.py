@@ -185,6 +185,9 @@ PINNED = {
     ("LogClosed", 1): "",
     ("TailCut", 1): "file byte length kept_as",
     ("LogRepaired", 1): "file byte length kept_as records",
+    ("SegmentCompressed", 1): "file first last last_hash kept_as bytes sha256",
+    ("SegmentArchived", 1): "file first last last_hash kept_as",
+    ("SegmentTrimmed", 1): "file first last last_hash",
 }
 """The fields of each version of each event; `?`: it has a default. Lines are added here, and none is altered, but for
 a field with a default at its end that an older reader may pass over."""
