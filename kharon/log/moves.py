@@ -24,10 +24,12 @@ from kharon.model.events import SegmentArchived, SegmentCompressed
 __all__ = [
     "ARCHIVE",
     "Moved",
+    "archive_for",
     "archives",
     "chunks",
     "digest",
     "finish_moves",
+    "is_ours",
     "name_archive",
     "open_moving",
     "path_in",
@@ -40,6 +42,8 @@ __all__ = [
 Moved: TypeAlias = SegmentCompressed | SegmentArchived
 ARCHIVE: Final = "ARCHIVE"
 """The file that names the archive directories, one a line: read before the log, whose beginning may lie there."""
+OWNER: Final = "OWNER"
+"""The file in an archive directory that says whose it is: the inode of a queue's `log/`, and the queue's path."""
 _MAX_BYTES: Final = 1 << 16
 _CHUNK_BYTES: Final = 1 << 18
 _TEMPORARY: Final = ".tmp"
@@ -59,12 +63,21 @@ def segments(directory: Path, files: Files = OS_FILES) -> list[Path]:
 
 
 def places_of(directory: Path, files: Files) -> dict[str, list[Path]]:
-    """Return where each segment is, by its stem: at one place, or at several, the one that counts first."""
+    """Return where each segment is, by its stem: at one place, or at several, the one that counts first.
+
+    The oldest are archived first, and into the archive that is named last. So what is in an archive and not older than
+    what is in the next one, or in `log/`, is not this queue's: another one, a copy of it, shares the archive.
+    """
     found: dict[str, list[Path]] = {}
-    for folder in (directory / "log", *archives(directory, files)):  # in this order: what moves, moves to a later one
+    for folder in (
+        directory / "log",
+        *reversed(archives(directory, files)),
+    ):  # what moves, moves to a later one of these
+        oldest = min(found, default="~")
         for name in files.list(folder):
-            if is_segment(name):
-                found.setdefault(stem_of(Path(name)), []).append(folder / name)
+            stem = stem_of(Path(name))
+            if is_segment(name) and stem <= oldest:
+                found.setdefault(stem, []).append(folder / name)
     return found
 
 
@@ -101,6 +114,41 @@ def unreachable(directory: Path, files: Files) -> list[Path]:
     return [path for path in _named(directory, files) if files.kind(path) != "directory"]
 
 
+def archive_for(directory: Path, root: Path, log: str, files: Files) -> Path:
+    """Return the directory to archive segments in: the one that was used last, or, if need be, another in `root`.
+
+    Another one if `root` is another than before; or if this queue is a copy, and the directory the original's.
+    """
+    named = _named(directory, files)
+    if named and named[-1].parent == root and is_ours(directory, named[-1], files):
+        return named[-1]
+    archive, count = root / log, 1
+    while archive in named or not is_ours(directory, archive, files):
+        count += 1
+        archive = root / f"{log}-{count}"
+    return archive
+
+
+def is_ours(directory: Path, archive: Path, files: Files) -> bool:
+    """Return whether an archive directory is this queue's, or nobody's: not that of a queue of which this is a copy.
+
+    Told by the path of the queue's directory, and by its inode: if one of them is still the same, it may have been
+    moved, or restored.
+    """
+    if archive.is_relative_to(directory) or files.kind(archive / OWNER) is None:
+        return True
+    inode, path = _owner(directory, files)
+    with files.read(archive / OWNER) as file:
+        was = file.read(_MAX_BYTES).split(b" ", 1)
+    return inode == was[0] or path == was[-1]
+
+
+def _owner(directory: Path, files: Files) -> tuple[bytes, bytes]:
+    mark = files.mark(directory / "log")
+    assert mark is not None
+    return b"%d" % mark.inode, os.fsencode(directory.absolute())
+
+
 def name_archive(directory: Path, archive: Path, files: Files) -> None:
     """Make an archive directory if need be, and note it where readers look, all of it on disk.
 
@@ -113,14 +161,16 @@ def name_archive(directory: Path, archive: Path, files: Files) -> None:
         if files.kind(archive) != "directory":
             raise KharonError(f"the archive {archive} is not there any more; mount it, or put it back")
         return
-    for folder in (archive.parent, archive):
-        if files.kind(folder) is None:
-            files.make_directory(folder)
-            files.sync_directory(folder.parent)
     lines = [os.fsencode(path_in(directory, path)) + b"\n" for path in (*named, archive)]
     data = b"".join(lines)
     if data.count(b"\n") != len(lines) or len(data) > _MAX_BYTES:
         raise KharonError(f"the archive {archive} cannot be noted in {directory / ARCHIVE}: name a simpler directory")
+    for folder in (archive.parent, archive):
+        if files.kind(folder) is None:
+            files.make_directory(folder)
+            files.sync_directory(folder.parent)
+    if not archive.is_relative_to(directory):
+        write_new(files, archive / OWNER, iter([b" ".join(_owner(directory, files))]))
     write_new(files, directory / ARCHIVE, iter([data]))
 
 
@@ -162,8 +212,8 @@ def write_new(files: Files, path: Path, source: Iterator[bytes]) -> None:
 def finish_moves(files: Files, directory: Path, moves: Sequence[Moved], whole: Collection[str]) -> None:
     """End what a crash left half done: of a segment that is in two places, keep the one that the log speaks of.
 
-    A copy in an archive elsewhere of which the log does not speak is left alone: it may be another's, of a queue that
-    this one is a copy of, and it is taken over when this segment is archived.
+    A copy in an archive elsewhere of which the log does not speak is left alone: it may be that of a queue that this
+    one is a copy of. If it is this one's, it is taken over when the segment is archived again.
 
     Args:
         files: the file system.

@@ -29,7 +29,7 @@ import attrs
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, Files
-from kharon.log.moves import path_in, places_of
+from kharon.log.moves import is_ours, path_in, places_of
 from kharon.log.packed import PACKED, open_segment
 from kharon.log.record import BadLine, Chain, Header, Record, Seal, check_line, open_record, seal_line
 from kharon.log.segment import Broken, Reading, first_of, read_segment, segment_name, stem_of, trusted_start
@@ -367,6 +367,8 @@ class _Work:
         for stem, paths in sorted(places_of(look.where, files).items(), reverse=True):
             if stem in rest or stem in tails:
                 for path in set(paths) - kept:
+                    if not is_ours(look.where, path.parent, files):
+                        continue  # it does not count any more: it is not older than what is in log/
                     files.unlink(path)
                     files.sync_directory(path.parent)
 

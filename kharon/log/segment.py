@@ -340,6 +340,7 @@ class LiveReader:
             place, self._ends = self._place(self.seq + 1, begin=False)
             if place.first != self._first:
                 self.close()
+            if self._file is None:  # one that is open is read on, wherever it has been moved since
                 self._first, self._path = place
         if self._file is None:
             self._file = open_segment(self._files.read, self._path)
