@@ -28,7 +28,7 @@ from kharon.log.guard import check_disk, check_owner
 from kharon.log.record import Chain, Record, Seal, check_line, open_record, seal_line
 from kharon.log.reserve import NO_ROOM, RESERVE, Reserve
 from kharon.log.segment import Broken, Ended, LiveReader, Place, Reading, segment_name
-from kharon.log.snapshot import Snapshot, has_snapshots, newest
+from kharon.log.snapshot import Snapshot, has_snapshots, newest, tidy
 from kharon.model.ending import grows
 from kharon.model.events import Event, LogClosed, TailCut
 from kharon.model.limits import MAX_LINE_BYTES
@@ -265,6 +265,7 @@ class DirectoryLog:
         for name in self._files.list(folder):
             if name.endswith(".jsonl" + _TEMPORARY):
                 self._files.unlink(folder / name)
+        tidy(self._files, self._where)
         self._files.sync_directory(folder)
 
     def _trust_tail(self) -> None:

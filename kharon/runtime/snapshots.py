@@ -8,6 +8,7 @@ but the directory's name, and nothing waits for it. What a snapshot is and how i
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ from kharon.log.directory import DirectoryLog
 __all__ = ["Snapshots"]
 
 _logger = logging.getLogger("kharon")
-_PROGRAM = "import sys; sys.path[:] = {path!r}; from kharon.log.snapshot import main; sys.exit(main())"
+_PROGRAM = "import sys; sys.path[:] = {path!r}; from kharon.log.snapshot import main; sys.exit(main(lifeline=0))"
 
 
 class Snapshots:
@@ -69,11 +70,12 @@ class Snapshots:
     async def _take(self) -> None:
         program = _PROGRAM.format(path=sys.path)
         command = [sys.executable, "-c", program, str(self._directory.absolute())]
+        theirs, ours = os.pipe()  # closed with this process, however it ends: then that one ends too
         try:
             ended = await trio.run_process(
                 command,
                 check=False,
-                stdin=subprocess.DEVNULL,
+                stdin=theirs,
                 stdout=subprocess.DEVNULL,
                 capture_stderr=True,
                 start_new_session=True,  # a Ctrl-C is for the application to handle
@@ -81,6 +83,9 @@ class Snapshots:
         except Exception as error:  # noqa: BLE001 - nobody waits for a snapshot, so nobody could be told
             _logger.warning("no snapshot of %s: %s", self._directory, error)
             return
+        finally:
+            os.close(theirs)
+            os.close(ours)
         if ended.returncode:
             why = ended.stderr.decode("utf-8", "replace").strip().splitlines()
             _logger.warning("no snapshot of %s: %s", self._directory, why[-1] if why else ended.returncode)
