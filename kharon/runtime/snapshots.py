@@ -15,6 +15,7 @@ import sys
 import trio
 
 from kharon.log.directory import DirectoryLog
+from kharon.store.waiting import wait_out
 
 __all__ = ["Snapshots"]
 
@@ -53,8 +54,7 @@ class Snapshots:
         """End, and the process too if it runs: an unfinished snapshot has another name, and does not count."""
         self._scope.cancel()
         if self._ended is not None:
-            with trio.CancelScope(shield=True):
-                await self._ended.wait()
+            await wait_out(self._ended)
 
     async def _run(self, ended: trio.Event) -> None:
         with self._scope:

@@ -37,7 +37,7 @@ from typing import Final, Literal, NoReturn
 
 import outcome
 import trio
-from trio.lowlevel import Abort, Task, enable_ki_protection
+from trio.lowlevel import Task, enable_ki_protection
 
 from kharon.errors import Closed, CommitOutcomeUnknown, KharonError, StorageFull
 from kharon.log.protocol import EventLog, HasSnapshots, SyncedElsewhere
@@ -53,6 +53,7 @@ from kharon.settings import Settings
 from kharon.store.helper import AnswerLost, Helper, Syncer
 from kharon.store.pace import Pace
 from kharon.store.protocol import Clock, Deliver, Effect
+from kharon.store.waiting import no_abort, wait_out
 
 __all__ = ["LocalStore"]
 
@@ -99,14 +100,10 @@ class _Group:
         self.waiting: list[Task] = []
 
 
-def _no_abort(_raise_cancel: object) -> Abort:
-    return Abort.FAILED
-
-
 async def _landing(group: _Group) -> None:
     """Wait until a group is durable, or will not be. Not cancellable."""
     group.waiting.append(trio.lowlevel.current_task())
-    await trio.lowlevel.wait_task_rescheduled(_no_abort)
+    await trio.lowlevel.wait_task_rescheduled(no_abort)
 
 
 def _in_place_of_leader(group: _Group, lead: Callable[[], bool]) -> None:
@@ -261,8 +258,7 @@ class LocalStore:
             if self._helper is not None:
                 await self._helper.close()
             if self._syncer_ended is not None:
-                with trio.CancelScope(shield=True):
-                    await self._syncer_ended.wait()
+                await wait_out(self._syncer_ended)
 
     def _close_log(self) -> None:
         if self._failure is not None:

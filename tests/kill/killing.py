@@ -139,6 +139,10 @@ class Killer:
         assert self.end("kill") == KILLED, "the process ended by itself"
         self.deaths["random"] += 1
 
+    def interrupt(self) -> None:
+        """Press Ctrl-C, in the process alone."""
+        os.kill(self.pid, signal.SIGINT)  # it has not been reaped, so nobody else has its pid
+
     def die(self, failpoint: str, **options: object) -> None:
         """Start a process that dies at a failpoint, and see that it died there and nowhere else."""
         self.start(failpoint=failpoint, **options)

@@ -18,7 +18,7 @@ LIVES = 13 * int(os.environ.get("KHARON_KILL_SCALE", "1"))
 
 
 @pytest.mark.parametrize("fsync", ["always", "0.05", "never"])
-@pytest.mark.parametrize("segment_bytes", [4096, 256 << 10])
+@pytest.mark.parametrize("segment_bytes", [16 << 10, 256 << 10])
 def test_what_was_acknowledged_before_sigkill_is_found_again(tmp_path, fsync, segment_bytes, record_property):
     """One queue, whose processes die one after the other, with snapshots taken meanwhile."""
     moments = random.Random(f"{fsync} {segment_bytes}")
@@ -26,7 +26,7 @@ def test_what_was_acknowledged_before_sigkill_is_found_again(tmp_path, fsync, se
     with Killer(tmp_path / "queue") as killer:
         for life in range(LIVES):
             # From "while it opens", through "while it recovers from the last kill", to "in full swing".
-            lines = (1, 1 + moments.randrange(20), moments.randrange(1, 2000))[life % 3]
+            lines = (1, 1 + moments.randrange(20), moments.randrange(1, 1500))[life % 3]
             killer.kill(lines, prefix=str(life), **options)
             nobody_is_left(killer.where)
             check_found(killer.where, killer.facts)

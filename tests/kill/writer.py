@@ -8,6 +8,7 @@ found. `zygote.py` forks it; `play` is where it begins.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -127,6 +128,7 @@ async def use(
     snapshot_bytes: int | None = None,
     full: bool = False,
     helper: bool = False,
+    alone: bool = False,
 ) -> None:
     """Use a queue until this process dies, or, with `until`, has added so much; the rest is as its settings.
 
@@ -140,6 +142,7 @@ async def use(
         segment_bytes, snapshot_bytes: as in the settings.
         full: whether the disk is full now and then.
         helper: whether it is so slow that the helper syncs.
+        alone: whether to `run_alone`.
     """
     dying = Dying(failpoint, count, lambda name: die(name, store._helper))
     settings = kharon.Settings(
@@ -165,7 +168,38 @@ async def use(
         if full:
             local._TRY_SECONDS = 0.0  # else each round of this would take a second
             await fill_the_disk(kh, prefix, files)
+        if alone:
+            await run_alone(kh, prefix)
         await swing(kh, prefix, tasks, until, pause)
+
+
+async def run_alone(kh: kharon.Kharon, prefix: str) -> None:
+    """Run handlers that add the next tickets, in the task that opened the queue, and in no nursery but Kharon's."""
+    numbers = itertools.count()
+    router = kharon.Router()
+
+    @router.handler("chain")
+    async def chain(kh: kharon.Kharon, ticket: kharon.Ticket) -> None:
+        id = f"{prefix}-{next(numbers)}"
+        await kh.add(kharon.Ticket(id, "chain"))
+        say("added", id)
+        await kh.done(ticket, result=[])
+        say("done", ticket.id)
+
+    await kh.add_many([kharon.Ticket(f"{prefix}-{next(numbers)}", "chain") for _ in range(8)])
+    await kh.run(router)
+
+
+def interrupted(**options) -> None:
+    """Use a queue until Ctrl-C, and raise that alone where no nursery of this program's own has put it into a group."""
+    try:
+        trio.run(lambda: use(**options))
+    except BaseExceptionGroup as group:
+        if options["alone"] or group.split(KeyboardInterrupt)[1] is not None:
+            raise
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # who presses it again now is too late
 
 
 def mend(*, where: str, failpoint: str, count: int = 1) -> None:
@@ -175,12 +209,14 @@ def mend(*, where: str, failpoint: str, count: int = 1) -> None:
 
 
 def play(*, part: str = "use", snapshot: tuple[str, str, str] | None = None, **options) -> None:
-    """Do what the test says: `use` or `mend`; `snapshot`: as `arrange_snapshots`."""
+    """Do what the test says: `use`, `mend` or be `interrupted`; `snapshot`: as `arrange_snapshots`."""
     logging.disable()  # the retries are meant
     say("opening", options["where"])
     if snapshot is not None:
         failpoints.arrange_snapshots(*snapshot)
     if part == "mend":
         mend(**options)
+    elif part == "interrupted":
+        interrupted(**options)
     else:
         trio.run(lambda: use(**options))

@@ -26,6 +26,9 @@ def fork(options: dict) -> int:
         writer.say("started", str(os.getpid()))
         writer.play(**options)
         status = 0
+    except KeyboardInterrupt:
+        writer.say("ended-by", "KeyboardInterrupt")
+        status = 0
     except BaseException:  # noqa: BLE001 - it is this process's end, and its test reads why
         traceback.print_exc()
     finally:

@@ -1,0 +1,35 @@
+"""Waiting that nothing cuts short: neither a cancellation nor a Ctrl-C, which Trio delivers to the main task's waits.
+
+For what is sure to come: a commit group that lands, a background task that has been told to end. A Ctrl-C that comes
+meanwhile is raised at the main task's next wait of another kind, or at the end of the run.
+"""
+
+from __future__ import annotations
+
+import trio
+from trio.lowlevel import Abort
+
+__all__ = ["no_abort", "wait_out"]
+
+
+def no_abort(_raise_cancel: object) -> Abort:
+    """Refuse to stop waiting: for `trio.lowlevel.wait_task_rescheduled`."""
+    return Abort.FAILED
+
+
+async def wait_out(event: trio.Event) -> None:
+    """Wait until an event is set, whatever comes in between. Lets others run in any case.
+
+    A shielded scope would not do: it holds off cancellations only.
+    """
+    if event.is_set():
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return
+    task = trio.lowlevel.current_task()
+
+    async def wake() -> None:
+        await event.wait()
+        trio.lowlevel.reschedule(task)
+
+    trio.lowlevel.spawn_system_task(wake)
+    await trio.lowlevel.wait_task_rescheduled(no_abort)
