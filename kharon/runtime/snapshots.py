@@ -54,7 +54,7 @@ class Snapshots:
         """End, and the process too if it runs: an unfinished snapshot has another name, and does not count."""
         self._scope.cancel()
         if self._ended is not None:
-            await wait_out(self._ended)
+            await wait_out(self._ended.wait)
 
     async def _run(self, ended: trio.Event) -> None:
         with self._scope:

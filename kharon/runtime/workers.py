@@ -143,7 +143,7 @@ class Crew:
         if self._run_scope is not None:
             self._run_scope.cancel()
             if not self._is_inside():
-                await wait_out(self._ended)
+                await wait_out(self._ended.wait)
 
     def _is_inside(self) -> bool:
         """Return whether the present task is a handler's, or was started by one: it cannot wait for `run` to end."""

@@ -6,6 +6,8 @@ meanwhile is raised at the main task's next wait of another kind, or at the end 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import trio
 from trio.lowlevel import Abort
 
@@ -17,18 +19,15 @@ def no_abort(_raise_cancel: object) -> Abort:
     return Abort.FAILED
 
 
-async def wait_out(event: trio.Event) -> None:
-    """Wait until an event is set, whatever comes in between. Lets others run in any case.
+async def wait_out(wait: Callable[[], Awaitable[object]]) -> None:
+    """Wait until `wait`, which must not raise, returns; whatever comes in between. Lets others run in any case.
 
-    A shielded scope would not do: it holds off cancellations only.
+    A shielded scope would not do: it holds off cancellations only. So it is a system task that waits.
     """
-    if event.is_set():
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        return
     task = trio.lowlevel.current_task()
 
     async def wake() -> None:
-        await event.wait()
+        await wait()
         trio.lowlevel.reschedule(task)
 
     trio.lowlevel.spawn_system_task(wake)

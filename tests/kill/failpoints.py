@@ -163,6 +163,16 @@ HELPER = names("""
     helper.answer.after       those who waited have been woken, and have not run
 """)
 
+HELPER_ROTATION = names("""
+    successor.create.after
+    successor.write.after     the new segment is to be synced by the helper
+    successor.rename.before   it has been
+    helper.ask-names.before   the name is to be synced by the helper
+    helper.ask-names.after    it syncs it
+    seal.write.half           it has
+    seal.write.after
+""")
+
 SNAPSHOT = names("""
     snapshot.begin.before     its process has just been started
     snapshot.create.after     an empty file under a temporary name
@@ -193,15 +203,16 @@ REPAIR = names("""
 
 
 class Dying:
-    """Calls `die` at the `count`-th passing of the failpoint `name`."""
+    """Calls `die` at the `count`-th passing of the failpoint `name`; not as long as it is not `armed`."""
 
     def __init__(self, name: str | None, count: int, die: Die) -> None:
-        self._name = name
+        self.name = name
+        self.armed = True
         self._left = count
         self._die = die
 
     def passes(self, place: str) -> None:
-        if place == self._name:
+        if place == self.name and self.armed:
             self._left -= 1
             if self._left == 0:
                 self._die(place)
@@ -291,8 +302,14 @@ class DyingFiles(OsFiles):
         self._overwritten: Path | None = None
 
     def half_of(self, operation: str, data: bytes) -> int:
-        """How many bytes are written before the failpoint in the middle of a write: all, unless there is one."""
-        return len(data) // 2 if self.dying._name == f"{operation}.half" else len(data)
+        """How many bytes are written before the failpoint in the middle of a write: all, unless there is one.
+
+        Never whole lines only: of a group that would leave whole commits, and nothing half written.
+        """
+        if self.dying.name != f"{operation}.half":
+            return len(data)
+        half = len(data) // 2
+        return half + data[:half].endswith(b"\n")
 
     def need_room(self, file: File, data: bytes) -> None:
         """Take room for `data`, or write a part of it and say that there was no more."""
@@ -381,6 +398,7 @@ class DyingHelper(Helper):
     def __init__(self, dying: Dying, say: Callable[[str], object]) -> None:
         super().__init__(("0.003",))
         self._dying = dying
+        dying.armed = dying.name == "helper.start.after"  # else not before it is used
         self._say = say
 
     async def _start(self):
@@ -389,15 +407,16 @@ class DyingHelper(Helper):
         self._dying.passes("helper.start.after")
         return process
 
-    def request(self, fd: int, done: Done) -> bool:
-        with self._dying.around("helper.ask"):
-            asked = super().request(fd, done)
+    def request(self, fd: int, done: Done, *, names: bool = False) -> bool:
+        with self._dying.around("helper.ask-names" if names else "helper.ask"):
+            asked = super().request(fd, done, names=names)
         self._dying.passes("helper.sync.killed")
         return asked
 
     def _take(self, answer: bytes) -> None:
         if self._done is None:
             super()._take(answer)
+            self._dying.armed = True
         else:
             with self._dying.around("helper.answer"):
                 super()._take(answer)

@@ -10,7 +10,18 @@ import random
 import shutil
 
 import pytest
-from failpoints import CLOSING, FIRST_OPENING, GROUPS, HELPER, NO_ROOM, RECOVERY, REPAIR, ROTATION, SNAPSHOT
+from failpoints import (
+    CLOSING,
+    FIRST_OPENING,
+    GROUPS,
+    HELPER,
+    HELPER_ROTATION,
+    NO_ROOM,
+    RECOVERY,
+    REPAIR,
+    ROTATION,
+    SNAPSHOT,
+)
 from killing import Killer, check_found, check_reopened, check_snapshots, is_over, nobody_is_left, until
 
 import kharon
@@ -163,6 +174,12 @@ def test_killed_while_the_helper_syncs(killer, take):
         killer.deaths["random"] += 1
         the_helper_ends(killer)
         look(killer)
+
+
+@pytest.mark.parametrize("take", range(SCALE))
+def test_killed_while_the_helper_syncs_a_new_segment(killer, take):
+    tell(killer, HELPER_ROTATION, f"helper rotation {take}", most=5, helper=True, segment_bytes=16 << 10)
+    the_helper_ends(killer)
 
 
 def the_helper_ends(killer: Killer) -> None:

@@ -21,7 +21,7 @@ from failpoints import Dying, DyingFiles, DyingHelper
 import kharon
 from kharon.log.directory import DirectoryLog
 from kharon.log.repair import repair
-from kharon.store import local
+from kharon.store import commits as commits_module
 
 SEGMENT_BYTES = 4096
 
@@ -144,7 +144,7 @@ async def use(
         helper: whether it is so slow that the helper syncs.
         alone: whether to `run_alone`.
     """
-    dying = Dying(failpoint, count, lambda name: die(name, store._helper))
+    dying = Dying(failpoint, count, lambda name: die(name, commits._helper))
     settings = kharon.Settings(
         workers=8,
         fsync=fsync if fsync in ("always", "never") else float(fsync),
@@ -159,14 +159,14 @@ async def use(
         files = DyingFiles(Path(where), dying)
         log = DirectoryLog(where, segment_bytes, files, reserve_bytes=settings.reserve_bytes)
     queue = kharon.open(log, settings)
-    store = queue._queue.store
+    commits = queue._queue.store._commits
     if helper:
-        store._pace = _Slow()
-        store._helper = DyingHelper(dying, lambda pid: say("helper", pid))
-        store._helper.start()
+        commits._pace = _Slow()
+        commits._helper = DyingHelper(dying, lambda pid: say("helper", pid))
+        commits._helper.start()
     async with queue as kh:
         if full:
-            local._TRY_SECONDS = 0.0  # else each round of this would take a second
+            commits_module.TRY_SECONDS = 0.0  # else each round of this would take a second
             await fill_the_disk(kh, prefix, files)
         if alone:
             await run_alone(kh, prefix)

@@ -174,11 +174,11 @@ def test_opening_and_closing_are_finished_first(tmp_path, monkeypatch, place):
     trio.run(again)
 
 
-async def test_waiting_out_ends_with_the_event_and_not_before():
+async def test_waiting_out_ends_with_what_is_waited_for_and_not_before():
     event, ended = trio.Event(), []
 
     async def wait():
-        await wait_out(event)
+        await wait_out(event.wait)
         ended.append(True)
         await trio.lowlevel.checkpoint()
         ended.append("not cancelled")
@@ -193,4 +193,4 @@ async def test_waiting_out_ends_with_the_event_and_not_before():
             event.set()
             await trio.testing.wait_all_tasks_blocked()
         assert ended == [True]
-    await wait_out(event)
+    await wait_out(event.wait)
