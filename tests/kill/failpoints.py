@@ -17,8 +17,11 @@ What a file is:
     taken-back    the sync of a tail from which a group was cut for which there was no room
     quarantine    bytes cut from a segment
     snapshot      a snapshot, and old-snapshot one that is dropped
-    dropped       a segment that a repair takes away
-    reserve, lock, queue, log, parent   what their names say; the last three are directories
+    compressed    a segment that is being compressed
+    archived      a segment in an archive; archives is the list of these
+    recorded      a commit group with a record of a segment that was compressed, archived or trimmed, and its sync
+    dropped       a segment that is taken away: by a repair, or because it was moved or trimmed
+    reserve, lock, queue, log, archive, parent   what their names say; the last four are directories
 
 The operation `names` is the sync of a directory: that of the file renamed last in it, if one was.
 """
@@ -186,6 +189,45 @@ SNAPSHOT = names("""
     old-snapshot.unlink.after
 """)
 
+RECORDED = """
+    recorded.write.before     the new file is complete and has its name
+    recorded.write.half       half a record says so
+    recorded.write.after      it does, and is not on disk
+    recorded.sync.after       it is, and the old file is still there
+    dropped.unlink.before
+    dropped.unlink.after      that is gone, and that is not on disk
+"""
+
+COMPRESSING = names(
+    """
+    compressed.create.after   an empty file under a temporary name
+    compressed.write.half
+    compressed.write.after    all of it, before its sync
+    compressed.sync.after     on disk, before it has its name
+    compressed.rename.after   it has its name, which is not on disk
+    compressed.names.after    it is, and the two have not been compared
+"""
+    + RECORDED
+)
+
+ARCHIVING = names(
+    """
+    archive.make.after        the directory is there
+    archives.create.after     the list of archives is to be written
+    archives.write.half
+    archives.sync.after
+    archives.rename.after     it names the archive, which is empty
+    archived.create.after     an empty file under a temporary name
+    archived.write.half
+    archived.sync.after       on disk, before it has its name
+    archived.rename.after     it has its name, which is not on disk
+    archived.names.after      it is, and the two have not been compared
+"""
+    + RECORDED
+)
+
+TRIMMING = names(RECORDED)
+
 REPAIR = names("""
     quarantine.make.after
     quarantine.write.half     the first of the bytes that are cut
@@ -268,6 +310,8 @@ class _DyingFile:
 def _line(data: bytes) -> str | None:
     if data.startswith(b'"sealed":', 92):
         return "seal"
+    if b'"event":"Segment' in data:
+        return "recorded"
     return "closing" if b'"event":"LogClosed"' in data[-1000:] else None
 
 
@@ -327,6 +371,8 @@ class DyingFiles(OsFiles):
             if not path.name.endswith(".tmp"):
                 return "tail"
             target = path.with_suffix("")
+            if target.suffix != ".jsonl":
+                return "compressed"
             segments = sorted(path.parent.glob("*.jsonl"))
             if target not in segments:
                 return "successor" if segments else "first"
@@ -337,8 +383,8 @@ class DyingFiles(OsFiles):
         if path == self._where.parent:
             return "parent"
         if path.parent == self._where:
-            return {"LOCK": "lock"}.get(path.name, path.name)
-        return {"snapshots": "snapshot"}.get(folder, folder)
+            return {"LOCK": "lock", "ARCHIVE": "archives", "ARCHIVE.tmp": "archives"}.get(path.name, path.name)
+        return {"snapshots": "snapshot", "archive": "archived"}.get(folder, folder)
 
     def make_directory(self, path: Path) -> None:
         with self.dying.around(f"{self._what(path)}.make"):
@@ -377,7 +423,7 @@ class DyingFiles(OsFiles):
         file.what = file._line = self._what(new)
 
     def unlink(self, path: Path) -> None:
-        what = "stale" if path.suffix == ".tmp" else {"tail": "dropped", "snapshot": "old-snapshot"}[self._what(path)]
+        what = "stale" if path.suffix == ".tmp" else {"snapshot": "old-snapshot"}.get(self._what(path), "dropped")
         with self.dying.around(f"{what}.unlink"):
             super().unlink(path)
 

@@ -22,7 +22,7 @@ from failpoints import (
     ROTATION,
     SNAPSHOT,
 )
-from killing import Killer, check_found, check_reopened, check_snapshots, is_over, nobody_is_left, until
+from killing import Facts, Killer, check_found, check_reopened, check_snapshots, is_over, nobody_is_left, until
 
 import kharon
 
@@ -33,9 +33,8 @@ TAKES = [(number, MODES[number % 3]) for number in range(SCALE)]
 
 @pytest.fixture
 def killer(tmp_path, record_property):
-    with Killer(tmp_path / "queue") as killer:
+    with Killer(tmp_path / "queue", record_property) as killer:
         yield killer
-    killer.report(record_property)
 
 
 def tell(killer: Killer, story: tuple[str, ...], seed: str, most: int = 1, **options: object) -> None:
@@ -61,6 +60,7 @@ def look(killer: Killer) -> None:
 def test_killed_while_it_is_opened_for_the_first_time(killer, take, fsync):
     tell(killer, FIRST_OPENING, f"first {take}", fsync=fsync)
     assert len(killer.facts) == 0
+    killer.report()
 
 
 @pytest.mark.parametrize("fsync", MODES)
@@ -69,6 +69,7 @@ def test_killed_while_it_writes_a_commit_group(killer, take, fsync):
     story = GROUPS if fsync == "always" else [name for name in GROUPS if "sync" not in name]
     tell(killer, story, f"groups {take}", most=40, fsync=fsync)
     assert len(killer.facts) > 20
+    killer.report()
 
 
 @pytest.mark.parametrize("fsync", MODES)
@@ -76,22 +77,26 @@ def test_killed_while_it_writes_a_commit_group(killer, take, fsync):
 def test_killed_while_it_begins_a_new_segment(killer, take, fsync):
     tell(killer, ROTATION, f"rotation {take}", most=20, fsync=fsync)
     assert len(killer.facts) > 100
+    killer.report()
 
 
 @pytest.mark.parametrize(("take", "fsync"), TAKES)
 def test_killed_while_it_recovers_from_the_last_kill(killer, take, fsync):
     tell(killer, RECOVERY, f"recovery {take}", fsync=fsync)
+    killer.report()
 
 
 @pytest.mark.parametrize(("take", "fsync"), TAKES)
 def test_killed_while_it_closes_and_opens_what_was_closed(killer, take, fsync):
     tell(killer, CLOSING, f"closing {take}", fsync=fsync, until=5)
+    killer.report()
 
 
 @pytest.mark.parametrize(("take", "fsync"), TAKES)
 def test_killed_while_the_disk_is_full(killer, take, fsync):
     tell(killer, NO_ROOM, f"full {take}", most=8, fsync=fsync, full=True)
     assert len(killer.facts.refused) > 10
+    killer.report()
 
 
 # --- processes of its own ---------------------------------------------------------------------------------------------
@@ -150,6 +155,7 @@ def test_killed_while_a_snapshot_is_taken(killer, pipe, take, victim):
         look(killer)
         check_snapshots(killer.where)
     assert len(list((killer.where / "snapshots").glob("*.jsonl"))) >= 2
+    killer.report()
 
 
 @pytest.mark.parametrize("take", range(SCALE))
@@ -174,12 +180,14 @@ def test_killed_while_the_helper_syncs(killer, take):
         killer.deaths["random"] += 1
         the_helper_ends(killer)
         look(killer)
+    killer.report()
 
 
 @pytest.mark.parametrize("take", range(SCALE))
 def test_killed_while_the_helper_syncs_a_new_segment(killer, take):
     tell(killer, HELPER_ROTATION, f"helper rotation {take}", most=5, helper=True, segment_bytes=16 << 10)
     the_helper_ends(killer)
+    killer.report()
 
 
 def the_helper_ends(killer: Killer) -> None:
@@ -210,4 +218,5 @@ def test_killed_while_it_repairs(killer, take):
         assert kharon.replay(where, until=plan.last).tickets == kept.tickets
     assert kharon.replay(where).tickets == kept.tickets
     assert list(where.rglob("*.tmp")) == []
-    check_reopened(where, where.with_name("copy"), killer.facts.__class__())
+    check_reopened(where, where.with_name("copy"), Facts())
+    killer.report()

@@ -26,7 +26,7 @@ def test_ctrl_c_closes_the_queue_in_good_order(tmp_path, fsync, alone, helper, r
     options = {"fsync": fsync, "alone": alone, "helper": helper, "segment_bytes": 32 << 10, "snapshot_bytes": 64 << 10}
     where = tmp_path / "queue"
     snapshots = 0
-    with Killer(where) as killer:
+    with Killer(where, record_property) as killer:
         for life in range(LIVES):
             killer.start(part="interrupted", prefix=str(life), **options)
             killer.lines((1, 2 + moments.randrange(20), 1 + moments.randrange(600), 500)[life % 4])
@@ -43,7 +43,7 @@ def test_ctrl_c_closes_the_queue_in_good_order(tmp_path, fsync, alone, helper, r
             check_in_good_order(where, killer)
         record_property("interrupts", LIVES)
         record_property("interrupts while a snapshot was taken", snapshots)
-        record_property("acknowledged", len(killer.facts))
+        record_property("facts acknowledged", len(killer.facts))
     check_reopened(where, tmp_path / "copy", killer.facts)
     events = [record.event for record in kharon.read(where)]
     assert any(isinstance(event, TicketReleased) for event in events)

@@ -23,7 +23,7 @@ def test_what_was_acknowledged_before_sigkill_is_found_again(tmp_path, fsync, se
     """One queue, whose processes die one after the other, with snapshots taken meanwhile."""
     moments = random.Random(f"{fsync} {segment_bytes}")
     options = {"fsync": fsync, "segment_bytes": segment_bytes, "snapshot_bytes": 300_000}
-    with Killer(tmp_path / "queue") as killer:
+    with Killer(tmp_path / "queue", record_property) as killer:
         for life in range(LIVES):
             # From "while it opens", through "while it recovers from the last kill", to "in full swing".
             lines = (1, 1 + moments.randrange(20), moments.randrange(1, 1500))[life % 3]
@@ -32,12 +32,13 @@ def test_what_was_acknowledged_before_sigkill_is_found_again(tmp_path, fsync, se
             check_found(killer.where, killer.facts)
         check_reopened(killer.where, tmp_path / "copy", killer.facts)
         assert len(killer.facts) > 1000, "the writers were killed before they had done anything"
-        killer.report(record_property)
+        killer.report()
 
 
-async def test_a_killed_queue_opens_and_goes_on(tmp_path):
-    with Killer(tmp_path / "queue") as killer:
+async def test_a_killed_queue_opens_and_goes_on(tmp_path, record_property):
+    with Killer(tmp_path / "queue", record_property) as killer:
         killer.kill(1500, prefix="0")
+        killer.report()
     router = kharon.Router()
 
     @router.handler("work")

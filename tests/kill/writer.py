@@ -129,6 +129,7 @@ async def use(
     full: bool = False,
     helper: bool = False,
     alone: bool = False,
+    retention: dict | None = None,
 ) -> None:
     """Use a queue until this process dies, or, with `until`, has added so much; the rest is as its settings.
 
@@ -143,6 +144,7 @@ async def use(
         full: whether the disk is full now and then.
         helper: whether it is so slow that the helper syncs.
         alone: whether to `run_alone`.
+        retention: more settings: what is to be compressed, archived, trimmed.
     """
     dying = Dying(failpoint, count, lambda name: die(name, commits._helper))
     settings = kharon.Settings(
@@ -153,6 +155,7 @@ async def use(
         segment_bytes=segment_bytes,
         snapshot_bytes=snapshot_bytes,
         reserve_bytes=256 << 10,
+        **(retention or {}),
     )
     log: str | DirectoryLog = where
     if failpoint is not None:
