@@ -34,7 +34,7 @@ from kharon.log.protocol import Rotation, Step
 from kharon.log.record import Chain, Record, Seal, check_line, open_record, relink, seal_line
 from kharon.log.reserve import NO_ROOM, RESERVE, Reserve
 from kharon.log.segment import Broken, Ended, LiveReader, Place, Reading, first_of, segment_name, stem_of
-from kharon.log.snapshot import Snapshot, has_snapshots, newest
+from kharon.log.snapshot import Snapshot, has_snapshots, newest, tidy
 from kharon.model.ending import grows
 from kharon.model.events import Event, LogClosed, TailCut
 from kharon.model.limits import MAX_LINE_BYTES
@@ -345,6 +345,7 @@ class DirectoryLog:
         for name in self._files.list(folder):
             if name.endswith((".jsonl" + _TEMPORARY, ".jsonl" + PACKED + _TEMPORARY)):
                 self._files.unlink(folder / name)
+        tidy(self._files, self._where)
         self._files.sync_directory(folder)
 
     def _trust_tail(self) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import islice
@@ -36,7 +37,18 @@ from kharon.model.projection import Projection
 from kharon.model.ticket import Draft, Status, Ticket
 from kharon.model.ticket import seal as seal_ticket
 
-__all__ = ["KEPT", "Snapshot", "has_snapshots", "kept_since", "newest", "read_snapshot", "take", "trimmable", "usable"]
+__all__ = [
+    "KEPT",
+    "Snapshot",
+    "has_snapshots",
+    "kept_since",
+    "newest",
+    "read_snapshot",
+    "take",
+    "tidy",
+    "trimmable",
+    "usable",
+]
 
 _logger = logging.getLogger("kharon")
 
@@ -306,6 +318,19 @@ def _check_fits(files: Files, snapshot: Snapshot, path: Path, segments: list[Pat
         raise CorruptLog(str(path), 1, 0, f"it is of the log {snapshot.log}; {following.name} is of {header.log}")
 
 
+def tidy(files: Files, directory: Path) -> None:
+    """Remove what was being written when the process that took a snapshot died.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    folder = directory / "snapshots"
+    if files.kind(folder) == "directory":
+        for name in files.list(folder):
+            if name.endswith(".jsonl" + _TEMPORARY):
+                files.unlink(folder / name)
+
+
 # --- taking -----------------------------------------------------------------------------------------------------------
 
 
@@ -375,8 +400,8 @@ def _write(files: Files, path: Path, snapshot: Snapshot) -> None:
     if files.kind(path.parent) is None:
         files.make_directory(path.parent)
         files.sync_directory(path.parent.parent)
+    tidy(files, path.parent.parent)
     temporary = path.with_name(path.name + _TEMPORARY)
-    files.unlink(temporary)
     file = files.create(temporary)
     try:
         for lines in _batched(_lines(snapshot), 1 << 20):
@@ -415,11 +440,17 @@ def _batched(lines: Iterable[bytes], size: int) -> Iterator[bytes]:
     yield b"".join(piece)
 
 
-def main() -> int:
+def main(lifeline: int | None = None) -> int:
     """Take a snapshot of the queue in the directory that the last argument names; say on stderr why not.
 
     If the argument in front of it is `trimmable`, say on stdout up to which seq records may be trimmed then.
+
+    Args:
+        lifeline: a descriptor of which the process that wants the snapshot has the other end: when that closes,
+            however that process ended, this one ends too. None: there is none.
     """
+    if lifeline is not None:
+        threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     try:
         os.nice(10)  # whoever has the queue open goes first
         take(Path(sys.argv[-1]))
@@ -429,3 +460,10 @@ def main() -> int:
         print(error, file=sys.stderr)  # noqa: T201 - a program of its own
         return 1
     return 0
+
+
+def _end_with(lifeline: int) -> None:
+    """End this process when the other end of a descriptor closes: as a kill would, so nothing has to be in order."""
+    while os.read(lifeline, 1):
+        pass
+    os._exit(1)

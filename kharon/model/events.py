@@ -216,7 +216,7 @@ class SegmentArchived(Event, frozen=True):
 
 
 class SegmentTrimmed(Event, frozen=True):
-    """The segment `file`, records `first` to `last`, is removed: the log begins behind `last`, which has the hash `last_hash`."""
+    """The segment `file`, records `first` to `last`, is removed. `last_hash` is the hash that the log begins behind."""
 
     file: str
     first: int

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, ParamSpec, Self, TypeAlias, TypeVar
 
 import trio
 from msgspec import Raw
+from trio.lowlevel import enable_ki_protection
 
 from kharon.errors import InvalidSettings, InvalidTicket, TicketNotFound
 from kharon.log.directory import DirectoryLog
@@ -607,6 +608,7 @@ class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kh
         log, in_thread = _log(where, settings)
         self._queue = _Queue(log, settings, clock or WallClock(), in_thread=in_thread)
 
+    @enable_ki_protection  # what has been opened is closed, in good order, whenever a Ctrl-C comes
     async def __aenter__(self) -> Kharon:
         await self._queue.store.open()
         if self._queue.snapshots is not None:
@@ -615,6 +617,7 @@ class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kh
             self._queue.keeper.start()
         return Kharon(self._queue, self._queue.settings.actor)
 
+    @enable_ki_protection
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:

@@ -19,6 +19,7 @@ from kharon.log.retention import Limit, Policy, Retention
 from kharon.model.events import Event
 from kharon.settings import Settings
 from kharon.store.protocol import Clock
+from kharon.store.waiting import wait_out
 
 __all__ = ["Keeper", "policy_of"]
 
@@ -75,8 +76,7 @@ class Keeper:
         self._scope.cancel()
         self._retention.stop()
         if self._ended is not None:
-            with trio.CancelScope(shield=True):
-                await self._ended.wait()
+            await wait_out(self._ended.wait)
 
     async def _run(self, ended: trio.Event) -> None:
         with self._scope:

@@ -8,7 +8,7 @@ but the directory's name, and nothing waits for it. What a snapshot is and how i
 from __future__ import annotations
 
 import logging
-import subprocess
+import os
 import sys
 from collections.abc import Callable
 
@@ -16,11 +16,12 @@ import trio
 
 from kharon.log.directory import DirectoryLog
 from kharon.log.snapshot import kept_since
+from kharon.store.waiting import wait_out
 
 __all__ = ["Snapshots"]
 
 _logger = logging.getLogger("kharon")
-_PROGRAM = "import sys; sys.path[:] = {path!r}; from kharon.log.snapshot import main; sys.exit(main())"
+_PROGRAM = "import sys; sys.path[:] = {path!r}; from kharon.log.snapshot import main; sys.exit(main(lifeline=0))"
 
 
 class Snapshots:
@@ -73,8 +74,7 @@ class Snapshots:
         """End, and the process too if it runs: an unfinished snapshot has another name, and does not count."""
         self._scope.cancel()
         if self._ended is not None:
-            with trio.CancelScope(shield=True):
-                await self._ended.wait()
+            await wait_out(self._ended.wait)
 
     async def _run(self, ended: trio.Event) -> None:
         with self._scope:
@@ -92,11 +92,12 @@ class Snapshots:
         program = _PROGRAM.format(path=sys.path)
         what = ["trimmable"] if self._trims else []
         command = [sys.executable, "-c", program, *what, str(self._directory.absolute())]
+        theirs, ours = os.pipe()  # closed with this process, however it ends: then that one ends too
         try:
             ended = await trio.run_process(
                 command,
                 check=False,
-                stdin=subprocess.DEVNULL,
+                stdin=theirs,
                 capture_stdout=True,
                 capture_stderr=True,
                 start_new_session=True,  # a Ctrl-C is for the application to handle
@@ -104,6 +105,9 @@ class Snapshots:
         except Exception as error:  # noqa: BLE001 - nobody waits for a snapshot, so nobody could be told
             _logger.warning("no snapshot of %s: %s", self._directory, error)
             return
+        finally:
+            os.close(theirs)
+            os.close(ours)
         if ended.returncode:
             why = ended.stderr.decode("utf-8", "replace").strip().splitlines()
             _logger.warning("no snapshot of %s: %s", self._directory, why[-1] if why else ended.returncode)

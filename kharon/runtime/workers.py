@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import trio
-from trio.lowlevel import enable_ki_protection
+from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from kharon.errors import Closed, HandlerNotFound, InvalidTransition, KharonError, QueueLocked
 from kharon.model import commands as c
@@ -32,6 +32,7 @@ from kharon.runtime.router import PayloadMismatch, Route, Router
 from kharon.runtime.stats import Collector
 from kharon.settings import Settings
 from kharon.store.protocol import Clock, Effect, Store
+from kharon.store.waiting import wait_out
 
 __all__ = ["Crew"]
 
@@ -69,6 +70,7 @@ class Crew:
 
     # --- run, drain, stop ---------------------------------------------------------------------------------------------
 
+    @enable_ki_protection
     async def run(self, router: Router, task_status: trio.TaskStatus[None]) -> None:
         """Run workers until cancelled, drained or closed."""
         await trio.lowlevel.checkpoint()
@@ -106,6 +108,7 @@ class Crew:
                 task_status.started()
             keeper.cancel_scope.cancel()
 
+    @enable_ki_protection  # a Ctrl-C reaches handlers, and the task that waits for all of this; no claim is lost by it
     async def _watched(self, scope: trio.CancelScope, loop: Callable[..., Any], *args: Any) -> None:
         try:
             await loop(*args)
@@ -140,8 +143,7 @@ class Crew:
         if self._run_scope is not None:
             self._run_scope.cancel()
             if not self._is_inside():
-                with trio.CancelScope(shield=True):
-                    await self._ended.wait()
+                await wait_out(self._ended.wait)
 
     def _is_inside(self) -> bool:
         """Return whether the present task is a handler's, or was started by one: it cannot wait for `run` to end."""
@@ -270,6 +272,7 @@ class Crew:
             max_attempts=settings.max_attempts,
         )
 
+    @disable_ki_protection
     async def _call(self, route: Route, kh: Any, ticket: Ticket) -> None:
         given = route.prepare(ticket)
         if not route.in_thread:

@@ -32,7 +32,7 @@ from typing import Final, Literal, NoReturn
 
 import outcome
 import trio
-from trio.lowlevel import Abort, Task, enable_ki_protection
+from trio.lowlevel import Task, enable_ki_protection
 
 from kharon.errors import CommitOutcomeUnknown, KharonError, StorageFull
 from kharon.log.protocol import EventLog, Rotation, Step, SyncedElsewhere
@@ -40,6 +40,7 @@ from kharon.model.projection import Projection
 from kharon.store.helper import AnswerLost, Syncer
 from kharon.store.pace import Pace
 from kharon.store.protocol import Deliver, Effect
+from kharon.store.waiting import no_abort, wait_out
 
 __all__ = ["TRY_SECONDS", "Commits", "unknown_outcome"]
 
@@ -82,14 +83,10 @@ class _Group:
         self.waiting: list[Task] = []
 
 
-def _no_abort(_raise_cancel: object) -> Abort:
-    return Abort.FAILED
-
-
 async def _landing(group: _Group) -> None:
     """Wait until a group is durable, or will not be. Not cancellable."""
     group.waiting.append(trio.lowlevel.current_task())
-    await trio.lowlevel.wait_task_rescheduled(_no_abort)
+    await trio.lowlevel.wait_task_rescheduled(no_abort)
 
 
 def _in_place_of_leader(group: _Group, lead: Callable[[], bool]) -> None:
@@ -478,9 +475,11 @@ class Commits:
             raise unknown_outcome(error) from error
 
     async def _helper_idle(self) -> None:
-        with trio.CancelScope(shield=True):
-            while self._in_flight is not None or self._rotation is not None:
-                await self._idle.park()
+        await wait_out(self._nothing_under_way)
+
+    async def _nothing_under_way(self) -> None:
+        while self._in_flight is not None or self._rotation is not None:
+            await self._idle.park()
 
     async def finish(self) -> None:
         """Wait until everything that was decided is durable, or never will be, and the helper has no sync to do.
@@ -503,8 +502,7 @@ class Commits:
         if self._helper is not None:
             await self._helper.close()
         if self._syncer_ended is not None:
-            with trio.CancelScope(shield=True):
-                await self._syncer_ended.wait()
+            await wait_out(self._syncer_ended.wait)
 
 
 def _error_of(step: Step) -> OSError | None:

@@ -19,6 +19,7 @@ from typing import Final, Protocol, TypeAlias
 import trio
 
 from kharon.log import syncer
+from kharon.store.waiting import wait_out
 
 __all__ = ["AnswerLost", "Done", "Helper", "Syncer"]
 
@@ -104,8 +105,7 @@ class Helper:
         """Close the socket, which ends the process, and reap it."""
         self._scope.cancel()
         if self._ended is not None:
-            with trio.CancelScope(shield=True):
-                await self._ended.wait()
+            await wait_out(self._ended.wait)
 
     async def _run(self, ended: trio.Event) -> None:
         process: trio.Process | None = None

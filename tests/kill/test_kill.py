@@ -1,82 +1,51 @@
 """Kill a writing process with SIGKILL at random moments; everything that it acknowledged must be found again.
 
 SIGKILL leaves the page cache, so it tests what every `fsync` mode promises for the death of a process. What a loss of
-power may take is for a simulated disk to test, not for this.
+power may take is for a simulated disk to test, not for this. Deaths at chosen places are in `test_failpoints.py`.
+`KHARON_KILL_SCALE` multiplies the lives of each queue.
 """
 
 import os
 import random
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import trio
+from killing import Killer, check_found, check_reopened, nobody_is_left
 
 import kharon
-from kharon.model.events import TicketDone
 
-WRITER = Path(__file__).with_name("writer.py")
-ROUNDS = 10 * int(os.environ.get("KHARON_KILL_SCALE", "1"))
-
-
-def run_and_kill(where: Path, fsync: str, round_: int, lines: int) -> list[tuple[str, str]]:
-    """Start the writer, kill it when it has said so many lines, and return all that it said."""
-    command = [sys.executable, str(WRITER), str(where), fsync, str(round_)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
-        assert writer.stdout is not None
-        said = []
-        try:
-            said = [writer.stdout.readline() for _ in range(lines)]
-        finally:
-            writer.send_signal(signal.SIGKILL)
-        said += writer.stdout.readlines()  # what it had said before the signal reached it
-    assert writer.returncode == -signal.SIGKILL, "the writer ended by itself"
-    # The last line may have been cut by the kill; it was acknowledged all the same, but its id is not whole.
-    whole = [line.decode().split() for line in said if line.endswith(b"\n")]
-    return [(verb, id) for verb, id in whole if verb != "opening"]
+LIVES = 13 * int(os.environ.get("KHARON_KILL_SCALE", "1"))
 
 
 @pytest.mark.parametrize("fsync", ["always", "0.05", "never"])
-def test_what_was_acknowledged_before_sigkill_is_found_again(tmp_path: Path, fsync: str) -> None:
-    where = tmp_path / "queue"
-    moments = random.Random(fsync)
-    acknowledged: dict[str, str] = {}
-    for round_ in range(ROUNDS):
-        # From "while it opens", through "while it recovers from the last kill", to "in full swing".
-        lines = moments.choice([1, 1 + moments.randrange(20), moments.randrange(1, 3000)])
-        for verb, id in run_and_kill(where, fsync, round_, lines):
-            if verb != "added" or id not in acknowledged:  # a settle may be said before the adding is
-                acknowledged[id] = verb
-        if not (where / "log").is_dir() or not list((where / "log").glob("*.jsonl")):
-            assert not acknowledged
-            continue
-        projection = kharon.replay(where)
-        removed = {
-            record.event.id
-            for record in kharon.read(where)
-            if isinstance(record.event, TicketDone) and not record.event.keep
-        }
-        for id, verb in acknowledged.items():
-            ticket = projection.tickets.get(id)
-            if verb == "acked" or ticket is None:
-                assert id in removed, f"{id} was {verb}, and is lost"
-            elif verb != "added":
-                assert ticket.status == verb, f"{id} was {verb}, and is {ticket.status}"
-    assert len(acknowledged) > 1000, "the writers were killed before they had done anything"
+@pytest.mark.parametrize("segment_bytes", [16 << 10, 256 << 10])
+def test_what_was_acknowledged_before_sigkill_is_found_again(tmp_path, fsync, segment_bytes, record_property):
+    """One queue, whose processes die one after the other, with snapshots taken meanwhile."""
+    moments = random.Random(f"{fsync} {segment_bytes}")
+    options = {"fsync": fsync, "segment_bytes": segment_bytes, "snapshot_bytes": 300_000}
+    with Killer(tmp_path / "queue", record_property) as killer:
+        for life in range(LIVES):
+            # From "while it opens", through "while it recovers from the last kill", to "in full swing".
+            lines = (1, 1 + moments.randrange(20), moments.randrange(1, 1500))[life % 3]
+            killer.kill(lines, prefix=str(life), **options)
+            nobody_is_left(killer.where)
+            check_found(killer.where, killer.facts)
+        check_reopened(killer.where, tmp_path / "copy", killer.facts)
+        assert len(killer.facts) > 1000, "the writers were killed before they had done anything"
+        killer.report()
 
 
-async def test_a_killed_queue_opens_and_goes_on(tmp_path: Path) -> None:
-    where = tmp_path / "queue"
-    said = run_and_kill(where, "always", 0, 1500)
+async def test_a_killed_queue_opens_and_goes_on(tmp_path, record_property):
+    with Killer(tmp_path / "queue", record_property) as killer:
+        killer.kill(1500, prefix="0")
+        killer.report()
     router = kharon.Router()
 
     @router.handler("work")
     async def work(kh: kharon.Kharon, ticket: kharon.Ticket) -> None:
         await kh.done(ticket)
 
-    async with kharon.open(where, kharon.Settings(workers=16)) as kh:
+    async with kharon.open(killer.where, kharon.Settings(workers=16)) as kh:
         left = await kh.list(status="pending", limit=None)
         async with trio.open_nursery() as nursery:
             await nursery.start(kh.run, router)
@@ -84,6 +53,6 @@ async def test_a_killed_queue_opens_and_goes_on(tmp_path: Path) -> None:
                 assert (await kh.wait(ticket.id)).status == "done"
             await kh.drain()
         assert await kh.list(status="pending") == []
-    report = kharon.verify(where)
+    report = kharon.verify(killer.where)
     assert report.closed
-    assert said
+    assert len(killer.facts) > 100

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import queue
 import shutil
 import subprocess
 import sys
@@ -424,6 +425,40 @@ def test_the_program_says_what_is_wrong_in_one_line(where, monkeypatch, capsys):
     shutil.rmtree(where)
     assert main() == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_program_ends_with_the_process_that_wants_it(where, monkeypatch):
+    """When the other end of its lifeline closes; what is sent down there does not matter."""
+    fill(where, 20)
+    monkeypatch.setattr(os, "nice", lambda step: step)
+    monkeypatch.setattr(sys, "argv", ["snapshot", str(where)])
+    ended = queue.Queue()
+    monkeypatch.setattr(os, "_exit", ended.put)
+    theirs, ours = os.pipe()
+    try:
+        assert main(lifeline=theirs) == 0
+        os.write(ours, b"x")
+        assert ended.empty()
+        os.close(ours)
+        assert ended.get(timeout=30) == 1
+    finally:
+        os.close(theirs)
+
+
+def test_what_was_being_written_when_its_process_died_is_removed_by_opening_and_by_the_next(where):
+    fill(where, 20)
+    (where / "snapshots").mkdir()
+    left = where / "snapshots" / "00000000000000000003.jsonl.tmp"
+    other = where / "snapshots" / "notes"
+    for path in (left, other):
+        path.write_bytes(b"half")
+    log, _, _ = opened(where)
+    assert not left.exists()
+    log.close(NOW)
+    left.write_bytes(b"half")
+    assert take(where) is not None
+    assert not left.exists()
+    assert other.exists()
 
 
 def test_it_counts_what_is_in_none(where):
