@@ -49,7 +49,7 @@ def main(
         return 0
     if not _all_apply(chosen, root):
         return 2
-    with tempfile.TemporaryDirectory(prefix="kharon-mutants-") as work:
+    with tempfile.TemporaryDirectory(prefix="kharon-mutants-", ignore_cleanup_errors=True) as work:
         return _run(chosen, Copies(root, Path(work), limit_seconds), max(1, options.jobs))
 
 
@@ -69,7 +69,7 @@ def _all_apply(mutants: Sequence[Mutant], root: Path) -> bool:
 def _run(mutants: Sequence[Mutant], copies: Copies, jobs: int) -> int:
     begun = time.monotonic()
     tests = list(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
-    print(f"{len(tests)} files of tests without any bug …", flush=True)
+    print("the tests without any bug …", flush=True)
     clean = copies.unchanged(tests)
     if clean.verdict != "SURVIVED":
         print(f"{clean.output}\nERROR     these tests must be green before any bug is planted")

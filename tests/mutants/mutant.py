@@ -20,7 +20,8 @@ class Mutant:
         file: the file that is changed, relative to the root of the project.
         before: text that stands in it exactly once.
         after: what stands there instead.
-        tests: test files, relative to the root; a test in one of them must fail. The quickest come first.
+        tests: test files, relative to the root, or single tests of a file whose others are slow (`file::test`): one of
+            them must fail. The quickest come first.
         hangs: whether a test that never ends is how this bug shows.
     """
 
