@@ -402,6 +402,9 @@ class SimulatedFiles:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
         folder.change(None, path.name, what)
 
+    def directory_twin(self, path: Path) -> None:
+        return None
+
     def sync_directory(self, path: Path) -> None:
         self.plan.check("sync_directory")
         self._folder(path).sync()

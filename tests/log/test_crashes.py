@@ -407,8 +407,9 @@ def crash_everywhere(scenario: Callable[[World], None]) -> int:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_crash_at_every_operation(scenario):
+def test_a_crash_at_every_operation(scenario, record_property):
     count = crash_everywhere(scenario)
+    record_property("disks that a crash left", count)
     assert count >= (LEAST[scenario] if SCALE >= 1 else 1)
 
 
@@ -443,7 +444,7 @@ def failures(scenario: Callable[[World], None]) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_every_operation_fails(scenario):
+def test_every_operation_fails(scenario, record_property):
     chance = random.Random(scenario.__name__)
     count = 0
     plans = failures(scenario)
@@ -455,4 +456,5 @@ def test_every_operation_fails(scenario):
         for disk in world.files.survivors(int(3 * SCALE), chance):
             verify(world, disk, world.on_disk, go_on=False)
             count += 1
+    record_property("operations that failed", len(plans))
     assert count >= len(plans) > 100
