@@ -224,6 +224,28 @@ def test_what_is_not_the_line_that_belongs_here(line, why):
         check_line(line, ZEROS)
 
 
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        (b'"v":1', b'"v": 1'),
+        (b'"seq":1,"durable":0', b'"durable":0,"seq":1'),
+        (b'"ann"', b'"\\u0061nn"'),
+        (b'"payload":[1.5]', b'"payload":[1.50]'),
+        (b'"nice":512', b'"nice":7,"nice":512'),
+    ],
+)
+def test_what_says_the_same_in_other_bytes_is_another_line(was, becomes):
+    """The hash is of the bytes: nobody has to agree with anybody how JSON is written."""
+    (line,) = Chain().commit([added("a", b"[1.5]")], NOW, "ann", 0)
+    body = line[92:-1].replace(was, becomes)
+    assert json.loads(b"{" + body) == json.loads(b"{" + line[92:-1])
+    assert body != line[92:-1]
+    altered = line[:82] + b"%08x" % zlib.crc32(body) + line[90:92] + body + b"\n"
+    assert check_line(altered, None) == hash_of(line)
+    with pytest.raises(BadLine, match="its hash does not follow"):
+        check_line(altered, GENESIS)
+
+
 def test_without_the_line_before_a_line_vouches_for_itself_only():
     foreign = seal(record_body(), "1" * 64)
     assert check_line(foreign, None) == hash_of(foreign)

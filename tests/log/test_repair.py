@@ -357,3 +357,22 @@ def test_a_repair_that_dies_anywhere_can_be_done_again(where, tmp_path, error):
         assert kept
         kharon.verify(copy)
     assert steps > 20
+
+
+def test_until_a_repair_has_written_the_tail_all_that_stands_behind_is_there(where, tmp_path):
+    """If it were not, damage at the very end of a segment would look like a commit that was never finished."""
+    path = segments(where)[2]
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-2]) + bytes(len(lines[-2]) + len(lines[-1])))  # the last record, and the seal
+    plan = kharon.repair(where)
+    assert plan.gone > 0
+    for steps in range(200):
+        copy = tmp_path / f"copy-{steps}"
+        shutil.copytree(where, copy)
+        with contextlib.suppress(Crash):
+            kharon.repair(copy, confirm=True, files=Dying(steps))
+            break
+        with contextlib.suppress(CorruptLog):
+            opened(copy)[0].abandon()
+            assert any(isinstance(record.event, LogRepaired) for record in kharon.read(copy)), "it says what is missing"
+    assert steps > 10

@@ -1,0 +1,185 @@
+"""Bugs in the store: what leaves it before it is durable, what is told to whom, what a full disk takes back."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .mutant import Mutant
+
+__all__ = ["MUTANTS"]
+
+_STORE: Final = "kharon/store/local.py"
+_HELPER: Final = "kharon/store/helper.py"
+_LOCAL: Final = ("tests/store/test_local_store.py",)
+_SYNCER: Final = ("tests/store/test_syncer.py",)
+_FULL: Final = ("tests/store/test_storage_full.py",)
+
+MUTANTS: Final = (
+    # --- effects follow durability ------------------------------------------------------------------------------------
+    Mutant(
+        name="reply-before-the-sync",
+        thought="The records are written, and the sync will follow; the caller need not wait for it.",
+        file=_STORE,
+        before="            landed = full is None and (not self._always or self._sync(group))\n",
+        after="""\
+            landed = full is None
+            if landed and self._always:
+                trio.lowlevel.current_trio_token().run_sync_soon(self._log.sync)
+""",
+        tests=_LOCAL,
+    ),
+    Mutant(
+        name="effects-before-the-write-between-syncs",
+        thought="With an interval, writing can wait for the sync as well.",
+        file=_STORE,
+        before="            full = self._write()\n",
+        after="            full = self._write() if self._always else None\n",
+        tests=_LOCAL,
+    ),
+    Mutant(
+        name="read-before-it-is-durable",
+        thought="A read changes nothing, so it has nothing to wait for.",
+        file=_STORE,
+        before="            if await self._still():\n                return ticket\n",
+        after="            await trio.lowlevel.checkpoint()\n            return ticket\n",
+        tests=_LOCAL,
+    ),
+    Mutant(
+        name="refusal-before-it-is-durable",
+        thought="A refusal writes nothing, so it has nothing to wait for.",
+        file=_STORE,
+        before="""\
+        try:
+            return self._execute(commands, by)
+        finally:
+            # A refusal, too, tells of a state that has to be durable first.
+            await self._durable()
+""",
+        after="""\
+        try:
+            tickets = self._execute(commands, by)
+        except KharonError:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
+        await self._durable()
+        return tickets
+""",
+        tests=_LOCAL,
+    ),
+    Mutant(
+        name="handler-before-its-claim-is-durable",
+        thought="A claim that is lost in a crash is claimed again, so its handler can begin at once.",
+        file=_STORE,
+        before="        finally:\n            await self._durable()\n        return claimed[0]\n",
+        after="""\
+        finally:
+            if settle is None and claimed[0] is not None:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            else:
+                await self._durable()
+        return claimed[0]
+""",
+        tests=_LOCAL,
+    ),
+    Mutant(
+        name="read-shows-what-is-in-flight",
+        thought="What has been written can be read.",
+        file=_STORE,
+        before="        return self._log.durable if self._always else self._log.written\n",
+        after="        return self._log.written\n",
+        tests=_SYNCER,
+    ),
+    Mutant(
+        name="next-group-written-beside-the-one-in-flight",
+        thought="While one group is being synced the next one can be written.",
+        file=_STORE,
+        before="            if flight is None:\n",
+        after="            if group is not flight:\n",
+        tests=_SYNCER,
+    ),
+    # --- failures -----------------------------------------------------------------------------------------------------
+    Mutant(
+        name="outcome-unknown-told-to-the-leader-only",
+        thought="One of a group is told that the write failed; the others can go on.",
+        file=_STORE,
+        before="            trio.lowlevel.reschedule(task, outcome.Error(_outcome(error)))\n",
+        after="            trio.lowlevel.reschedule(task)\n",
+        tests=_LOCAL,
+    ),
+    Mutant(
+        name="failure-in-the-background-only-logged",
+        thought="Nobody waits for a sync in the background, so a line in the application's log is enough.",
+        file=_STORE,
+        before="        except Exception as error:  # noqa: BLE001 - whatever it is, nothing is certain any more\n"
+        "            self._broken(error)\n",
+        after="        except Exception as error:  # noqa: BLE001 - whatever it is, nothing is certain any more\n"
+        '            _logger.error("a sync failed: %s", error)\n',
+        tests=_LOCAL,
+    ),
+    Mutant(
+        name="lost-answer-taken-for-success",
+        thought="A helper that has ended has no error to tell.",
+        file=_HELPER,
+        before='done(AnswerLost("the helper process ended before it said how a sync went"), 0.0)',
+        after="done(None, 0.0)",
+        tests=_SYNCER,
+    ),
+    Mutant(
+        name="lost-answer-not-looked-into",
+        thought="The helper was asked to sync, and whatever ended it, the kernel goes on.",
+        file=_STORE,
+        before="and _LOST_SYNC_IS_REPEATED:\n                self._log.sync()\n",
+        after="and _LOST_SYNC_IS_REPEATED:\n                log.end_sync(seq, None)\n",
+        tests=_SYNCER,
+    ),
+    Mutant(
+        name="lost-answer-repeated-anywhere",
+        thought="A sync can be done twice on every system.",
+        file=_STORE,
+        before="            if isinstance(error, AnswerLost) and _LOST_SYNC_IS_REPEATED:\n",
+        after="            if isinstance(error, AnswerLost):\n",
+        tests=_SYNCER,
+    ),
+    Mutant(
+        name="helpers-errno-dropped",
+        thought="The helper answers when it has synced.",
+        file=_HELPER,
+        before="done(OSError(failure, os.strerror(failure)) if failure else None, seconds)",
+        after="done(None, seconds)",
+        tests=_SYNCER,
+    ),
+    # --- no room ------------------------------------------------------------------------------------------------------
+    Mutant(
+        name="taken-back-oldest-first",
+        thought="What is undone can be undone in any order.",
+        file=_STORE,
+        before="        for index in range(len(effects) - 1, -1, -1):\n",
+        after="        for index in range(len(effects)):\n",
+        tests=_FULL,
+    ),
+    Mutant(
+        name="full-store-refuses-settles-too",
+        thought="While there is no room nothing is taken.",
+        file=_STORE,
+        before="            if growing and not self._may_grow():\n",
+        after="            if not self._may_grow():\n",
+        tests=_FULL,
+    ),
+    # --- commits ------------------------------------------------------------------------------------------------------
+    Mutant(
+        name="many-commands-as-many-commits",
+        thought="Nothing comes between them, so commands can be executed one by one.",
+        file=_STORE,
+        before="            return self._execute(commands, by)\n",
+        after="            return [ticket for command in commands for ticket in self._execute((command,), by)]\n",
+        tests=_LOCAL,
+    ),
+    Mutant(
+        name="claim-of-a-dead-process-not-counted",
+        thought="It was not the ticket's fault that the process ended.",
+        file=_STORE,
+        before="                    self._lapse(ticket, _PROCESS_ENDED)\n",
+        after="                    self._execute((Release(ticket.id, ticket.claim),), _CLOCK)\n",
+        tests=_LOCAL,
+    ),
+)

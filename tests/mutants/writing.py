@@ -1,0 +1,243 @@
+"""Bugs in writing the log: syncs left out or done again, full disks, second writers, the files themselves."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .mutant import Mutant
+
+__all__ = ["MUTANTS"]
+
+_DIRECTORY: Final = "kharon/log/directory.py"
+_FILES: Final = "kharon/log/files.py"
+_SYNCER: Final = "kharon/log/syncer.py"
+_LOG: Final = "tests/log/test_directory_log.py"
+_ROTATION: Final = "tests/log/test_rotation.py"
+_FAILING: Final = "tests/log/test_failing_disk.py"
+
+MUTANTS: Final = (
+    # --- syncs --------------------------------------------------------------------------------------------------------
+    Mutant(
+        name="no-directory-sync-after-a-rename",
+        thought="The bytes are on disk, and a rename is atomic, so the new file is there.",
+        file=_DIRECTORY,
+        before="            self._sync_or_close(lambda: files.sync_directory(path.parent))\n",
+        after="",
+        tests=(_ROTATION,),
+    ),
+    Mutant(
+        name="no-file-sync-before-a-rename",
+        thought="The directory is synced behind the rename, and that brings the file along.",
+        file=_DIRECTORY,
+        before="            self._sync_or_close(file.sync)\n            if not replace",
+        after="            if not replace",
+        tests=(_ROTATION,),
+    ),
+    Mutant(
+        name="no-sync-of-what-a-first-opening-makes",
+        thought="Whoever makes a directory need not sync the one above it.",
+        file=_DIRECTORY,
+        before="            self._files.sync_directory(self._where.absolute().parent)\n",
+        after="            pass\n",
+        tests=("tests/log/test_recovery.py::test_what_a_first_opening_makes_is_synced_with_its_directories",),
+    ),
+    Mutant(
+        name="failed-sync-tried-again",
+        thought="A sync that failed may work the second time, and then everything is on disk.",
+        file=_DIRECTORY,
+        before="""\
+        try:
+            sync()
+        except OSError:
+            self._close_tail()
+            raise
+""",
+        after="""\
+        try:
+            sync()
+        except OSError:
+            try:
+                sync()
+            except OSError:
+                self._close_tail()
+                raise
+""",
+        tests=(_LOG, "tests/log/test_syncer_process.py"),
+    ),
+    Mutant(
+        name="failed-sync-leaves-the-log-open",
+        thought="The caller is told that the sync failed; the next one can go on.",
+        file=_DIRECTORY,
+        before="""\
+        try:
+            sync()
+        except OSError:
+            self._close_tail()
+            raise
+""",
+        after="        sync()\n",
+        tests=(_LOG,),
+    ),
+    Mutant(
+        name="full-sync-made-up-for-by-a-weaker-one",
+        thought="Where F_FULLFSYNC fails, fsync is better than nothing.",
+        file=_SYNCER,
+        before="""\
+            if error.errno not in _UNSUPPORTED:  # some network and USB file systems know no such command
+                raise
+""",
+        after="            del error\n",
+        tests=(_FAILING,),
+    ),
+    Mutant(
+        name="durable-written-too-high",
+        thought="What was written will be on disk by the time anybody reads this line.",
+        file=_DIRECTORY,
+        before="self._chain.commit(events, at, by, self.durable)",
+        after="self._chain.commit(events, at, by, self.written)",
+        tests=(_LOG, _ROTATION),
+    ),
+    Mutant(
+        name="twin-shares-the-logs-description",
+        thought="A dup of the descriptor is the same file, and cheaper than opening it again.",
+        file=_FILES,
+        before='os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY) if _LINUX else os.dup(self._fd)',
+        after="os.dup(self._fd)",
+        tests=("tests/log/test_syncer_process.py",),
+    ),
+    Mutant(
+        name="first-sync-of-a-tail-left-to-the-helper",
+        thought="The helper can do the first sync of a tail as well as all others.",
+        file=_DIRECTORY,
+        before="if twin is None or tail is not self._offered:",
+        after="if twin is None:",
+        tests=("tests/log/test_syncer_process.py",),
+    ),
+    # --- segments -----------------------------------------------------------------------------------------------------
+    Mutant(
+        name="tail-not-synced-before-its-successor",
+        thought="The commit is synced by its caller right after this.",
+        file=_DIRECTORY,
+        before="        self.sync()\n        assert self._chain.at is not None",
+        after="        assert self._chain.at is not None",
+        tests=(_ROTATION,),
+    ),
+    Mutant(
+        name="seal-not-synced",
+        thought="A seal is no record, and nobody waits for it.",
+        file=_DIRECTORY,
+        before="        self._sync_or_close(file.sync)\n        file.close()\n        self._unsealed = None",
+        after="        file.close()\n        self._unsealed = None",
+        tests=(_ROTATION,),
+    ),
+    # --- no room ------------------------------------------------------------------------------------------------------
+    Mutant(
+        name="bytes-without-room-left-in-the-file",
+        thought="The write failed, so nothing was written.",
+        file=_DIRECTORY,
+        before="                self._cut(file, size)\n",
+        after="",
+        tests=(_LOG,),
+    ),
+    Mutant(
+        name="taken-back-and-not-synced",
+        thought="The file was cut, and the next sync will say so to the disk.",
+        file=_DIRECTORY,
+        before="        self._sync_or_close(self._open_tail().sync)\n        self.durable = self.written\n",
+        after="",
+        tests=(_FAILING,),
+    ),
+    Mutant(
+        name="no-room-refuses-settles-too",
+        thought="A full disk is full, whatever is to be written.",
+        file=_DIRECTORY,
+        before="data, may_give=not self._grows)",
+        after="data, may_give=False)",
+        tests=(_FAILING,),
+    ),
+    Mutant(
+        name="adds-eat-the-reserve",
+        thought="As long as the write itself finds room there is no need to look at the reserve.",
+        file=_DIRECTORY,
+        before="""\
+            if self._grows and not self._reserve.fill():
+                raise OSError(errno.ENOSPC, "the reserve for settling could not be made whole")
+""",
+        after="",
+        tests=(_FAILING,),
+    ),
+    Mutant(
+        name="short-write-taken-for-all",
+        thought="A call of os.write writes what it is given, or raises.",
+        file=_FILES,
+        before="            view = view[count:]\n",
+        after="            return\n",
+        tests=(_LOG,),
+    ),
+    # --- who writes ---------------------------------------------------------------------------------------------------
+    Mutant(
+        name="second-writer-not-noticed",
+        thought="The lock keeps others out, so the file can only have the size that we left it with.",
+        file=_DIRECTORY,
+        before="if found is not None and found == (*self._mark, self._size):",
+        after="if found is not None and found[:2] == self._mark:",
+        tests=(_FAILING,),
+    ),
+    Mutant(
+        name="exchanged-tail-not-noticed",
+        thought="A file with our name and our size is our file.",
+        file=_DIRECTORY,
+        before="if found is not None and found == (*self._mark, self._size):",
+        after="if found is not None and found.size == self._size:",
+        tests=(_FAILING,),
+    ),
+    Mutant(
+        name="fork-not-noticed",
+        thought="A forked child has the files open and the lock held, so it may write.",
+        file=_DIRECTORY,
+        before="        if self._files.process() != self._process:\n            self.abandon()",
+        after="        if self._files.process() != self._process and self._lock is None:\n            self.abandon()",
+        tests=(_FAILING,),
+    ),
+    Mutant(
+        name="lock-shared",
+        thought="A shared lock is a lock.",
+        file=_FILES,
+        before="fcntl.LOCK_EX | fcntl.LOCK_NB",
+        after="fcntl.LOCK_SH | fcntl.LOCK_NB",
+        tests=(_LOG,),
+    ),
+    Mutant(
+        name="lock-unlinked",
+        thought="A lock file that is left behind is litter.",
+        file=_DIRECTORY,
+        before="            self._lock.release()\n",
+        after='            self._lock.release()\n            self._files.unlink(self._where / "LOCK")\n',
+        tests=(_LOG,),
+    ),
+    Mutant(
+        name="readable-by-everybody",
+        thought="The umask sees to the mode.",
+        file=_FILES,
+        before="os.O_CREAT | os.O_EXCL, 0o600)",
+        after="os.O_CREAT | os.O_EXCL, 0o666)",
+        tests=(_LOG,),
+    ),
+    Mutant(
+        name="writable-by-the-group",
+        thought="A group is trusted by whoever made it.",
+        file="kharon/log/guard.py",
+        before="_OTHERS_WRITE: Final = 0o022",
+        after="_OTHERS_WRITE: Final = 0o002",
+        tests=(_FAILING,),
+    ),
+    # --- closing ------------------------------------------------------------------------------------------------------
+    Mutant(
+        name="closed-though-its-last-sync-failed",
+        thought="The line that says closed is harmless, since closing raised.",
+        file=_DIRECTORY,
+        before="            self._open_tail().truncate(whole)  # it was not closed",
+        after="            # it was not closed",
+        tests=(_LOG,),
+    ),
+)
