@@ -462,7 +462,8 @@ class Commits:
         Raises:
             CommitOutcomeUnknown: it failed; nobody has been told.
         """
-        await self._helper_idle()
+        if self._in_flight is not None or self._rotation is not None:
+            await self._helper_idle()
         nobody = _Group((self._projection.seq, self._projection.at))
         nobody.leader = trio.lowlevel.current_task()
         try:
