@@ -25,6 +25,7 @@ __all__ = ["Copies", "Result", "Verdict"]
 NEEDED: Final = ("kharon", "tests", "pyproject.toml")
 """What a copy holds."""
 Verdict = Literal["caught", "SURVIVED", "HANGS", "ERROR"]
+_UNCHANGED_LIMIT_SECONDS: Final = 1200.0  # for all tests, one behind the other
 _GREEN, _RED = 0, 1  # pytest's exit codes: all passed, some failed
 _LINES: Final = 25  # of pytest's output, where that is what explains
 
@@ -70,7 +71,7 @@ class Copies:
 
     def unchanged(self, tests: Iterable[str]) -> Result:
         """Run tests in the copy as it is, and leave there what Python compiles for the copies of it."""
-        return _run(self._whole, tests, None)
+        return _run(self._whole, tests, _UNCHANGED_LIMIT_SECONDS)
 
     def with_bug(self, mutant: Mutant) -> Result:
         """Run a mutant's tests in a copy with that bug.
@@ -87,7 +88,7 @@ class Copies:
             shutil.rmtree(copy, ignore_errors=True)
 
 
-def _run(copy: Path, tests: Iterable[str], limit_seconds: float | None) -> Result:
+def _run(copy: Path, tests: Iterable[str], limit_seconds: float) -> Result:
     scratch = copy / "scratch"
     scratch.mkdir()
     command = [sys.executable, "-m", "pytest", "-x", "-q", f"--basetemp={scratch / 'tmp'}"]

@@ -21,7 +21,7 @@ MUTANTS: Final = (
         name="no-directory-sync-after-a-rename",
         thought="The bytes are on disk, and a rename is atomic, so the new file is there.",
         file=_DIRECTORY,
-        before="            self._sync_or_close(lambda: files.sync_directory(path.parent))\n",
+        before="            yield from self._synced(names)\n",
         after="",
         tests=(_ROTATION,),
     ),
@@ -29,7 +29,7 @@ MUTANTS: Final = (
         name="no-file-sync-before-a-rename",
         thought="The directory is synced behind the rename, and that brings the file along.",
         file=_DIRECTORY,
-        before="            self._sync_or_close(file.sync)\n            if not replace",
+        before="            yield from self._synced(_FileStep(file))\n            if not replace",
         after="            if not replace",
         tests=(_ROTATION,),
     ),
@@ -118,17 +118,43 @@ MUTANTS: Final = (
         name="tail-not-synced-before-its-successor",
         thought="The commit is synced by its caller right after this.",
         file=_DIRECTORY,
-        before="        self.sync()\n        assert self._chain.at is not None",
-        after="        assert self._chain.at is not None",
+        before="""\
+        if self.durable != self.written:
+            yield from self._synced(_FileStep(old))
+            self.durable = self.written
+""",
+        after="",
         tests=(_ROTATION,),
     ),
     Mutant(
         name="seal-not-synced",
         thought="A seal is no record, and nobody waits for it.",
         file=_DIRECTORY,
-        before="        self._sync_or_close(file.sync)\n        file.close()\n        self._unsealed = None",
-        after="        file.close()\n        self._unsealed = None",
+        before="        yield from self._synced(_FileStep(file))\n        file.close()\n",
+        after="        yield from ()\n        file.close()\n",
         tests=(_ROTATION,),
+    ),
+    Mutant(
+        name="failed-sync-of-a-rotation-leaves-the-log-open",
+        thought="A rotation that fails can be begun again when the next commit is written.",
+        file=_DIRECTORY,
+        before="""\
+        try:
+            yield step
+        except OSError:
+            self._close_tail()
+            raise
+""",
+        after="        yield step\n",
+        tests=(_FAILING,),
+    ),
+    Mutant(
+        name="hash-from-before-a-rotation",
+        thought="What was appended while a segment was begun has its hash already.",
+        file=_DIRECTORY,
+        before="        self._pending, hash = relink(ahead.hash, self._pending)\n",
+        after="        hash = self._chain.hash if self._pending else ahead.hash\n",
+        tests=("tests/store/test_rotation_elsewhere.py",),
     ),
     # --- no room ------------------------------------------------------------------------------------------------------
     Mutant(

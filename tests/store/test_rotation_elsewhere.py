@@ -241,7 +241,7 @@ async def test_closing_waits_for_a_rotation(tmp_path, log, syncer):
     assert kharon.verify(tmp_path / "queue").closed
 
 
-async def test_a_segment_that_a_fast_disk_has_begun_is_synced_in_the_loop_once(log, files, syncer):
+async def test_a_segment_that_a_fast_disk_has_begun_is_synced_in_the_loop_once(log, files, syncer, mock_clock):
     async with opened(log, syncer, slow=False) as kh, trio.open_nursery() as nursery:
         while len(log._places) < 2:
             await kh.add(Ticket(str(log.seq), "t"))
