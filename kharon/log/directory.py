@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from kharon.errors import Closed, CorruptLog, KharonError, QueueLocked, StorageFull
-from kharon.log.files import OS_FILES, File, Files, Lock
+from kharon.log.files import OS_FILES, File, Files, Lock, naming
 from kharon.log.guard import check_disk, check_owner
 from kharon.log.record import Chain, Record, Seal, check_line, open_record, seal_line
 from kharon.log.reserve import NO_ROOM, RESERVE, Reserve
@@ -56,6 +56,7 @@ def segments(directory: Path, files: Files = OS_FILES) -> list[Path]:
 class _Unsealed(NamedTuple):
     """The segment before the tail, while the seal has still to be written: open, its size, and the line."""
 
+    path: Path
     file: File
     size: int
     line: bytes
@@ -146,7 +147,9 @@ class DirectoryLog:
             yield from self._read_and_recover(found, snapshot, now)
         else:
             self._create(now, made=self._made)
-        self._use_tail(self._open_tail(), self._open_tail().size())
+        with naming(self._tail_path):
+            size = self._open_tail().size()
+        self._use_tail(self._tail_path, self._open_tail(), size)
         self._mark_written()
         self.durable = self.written
         # Without room for it the queue opens all the same, and takes nothing that lets it grow before there is.
@@ -281,7 +284,7 @@ class DirectoryLog:
         line = end[end.rindex(b"\n", 0, -1) + 1 :]
         self._files.overwrite(path, size - len(line), line)
         self._tail = self._files.append(path)
-        self._sync_or_close(self._tail.sync)
+        self._sync_or_close(path, self._tail.sync)
 
     def _recover(self, broken: Broken | None, now: datetime) -> Iterator[Record]:
         """Write the whole part of the tail to a new inode: a failed sync may have left it in the page cache only.
@@ -389,7 +392,7 @@ class DirectoryLog:
             self._write_seal()  # if there was no room for it when the segment was begun: it comes before any record
             if self._grows and not self._reserve.fill():
                 raise OSError(errno.ENOSPC, "the reserve for settling could not be made whole")
-            self._write_with_room(self._open_tail(), self._size, data, may_give=not self._grows)
+            self._write_with_room(self._tail_path, self._open_tail(), self._size, data, may_give=not self._grows)
         except OSError as error:
             if error.errno not in NO_ROOM or self._tail is None:
                 self._close_tail()
@@ -404,15 +407,16 @@ class DirectoryLog:
         self._size += len(data)
         self._mark_written()
 
-    def _write_with_room(self, file: File, size: int, data: bytes, *, may_give: bool) -> None:
+    def _write_with_room(self, path: Path, file: File, size: int, data: bytes, *, may_give: bool) -> None:
         """Write to a file of `size` bytes, at the cost of the reserve if `may_give`; without room cut it to that."""
         while True:
             try:
-                file.write(data)
+                with naming(path):
+                    file.write(data)
             except OSError as error:
                 if error.errno not in NO_ROOM:
                     raise
-                self._cut(file, size)
+                self._cut(path, file, size)
                 if not (may_give and self._reserve.give(len(data))):
                     raise
             else:
@@ -428,20 +432,20 @@ class DirectoryLog:
         Not after a crash either, so this is synced: a commit of which all bytes found room, in front of the one that
         did not, would be whole. From the file it is gone already (`_write_with_room`).
         """
-        self._sync_or_close(self._open_tail().sync)
+        self._sync_or_close(self._tail_path, self._open_tail().sync)
         self.durable = self.written
         self._pending.clear()
         self._grows = False
         self._chain = Chain(self._written.seq, self._written.hash, self._written.at)
 
-    def _cut(self, file: File, size: int) -> None:
+    def _cut(self, path: Path, file: File, size: int) -> None:
         try:
             file.truncate(size)
         except OSError as error:
             self._close_tail()
             # Never as a lack of room, whatever it was: half a line is in the file.
             raise OSError(
-                errno.EIO, f"what was written cannot be taken back: {error.strerror}", error.filename
+                errno.EIO, f"what was written cannot be taken back: {error.strerror}", str(path)
             ) from error
 
     def sync(self) -> None:
@@ -449,12 +453,13 @@ class DirectoryLog:
         tail = self._open_tail()
         if self.durable == self.written:
             return
-        self._sync_or_close(tail.sync)
+        self._sync_or_close(self._tail_path, tail.sync)
         self.durable = self.written
 
-    def _sync_or_close(self, sync: Callable[[], None]) -> None:
+    def _sync_or_close(self, path: Path, sync: Callable[[], None]) -> None:
         try:
-            sync()
+            with naming(path):
+                sync()
         except OSError:
             self._close_tail()
             raise
@@ -483,7 +488,8 @@ class DirectoryLog:
         """
         if error is not None:
             self._close_tail()
-            raise error
+            with naming(self._tail_path):
+                raise error
         self.durable = max(self.durable, seq)  # a new segment may have been begun meanwhile, and synced more
 
     def _begin_segment(self) -> None:
@@ -508,9 +514,9 @@ class DirectoryLog:
             raise
         self.unsaved += self._size
         seal = seal_line(self._chain.hash, Seal(self._chain.seq, ahead.hash))
-        self._unsealed = _Unsealed(self._open_tail(), self._size, seal)
+        self._unsealed = _Unsealed(self._tail_path, self._open_tail(), self._size, seal)
         self._chain = ahead
-        self._use_tail(tail, len(line))
+        self._use_tail(path, tail, len(line))
         self._places.append(Place(ahead.seq + 1, path))
         self._mark_written()
         try:
@@ -533,21 +539,22 @@ class DirectoryLog:
         """
         if self._unsealed is None:
             return
-        file, size, line = self._unsealed
+        path, file, size, line = self._unsealed
         try:
-            self._write_with_room(file, size, line, may_give=True)
+            self._write_with_room(path, file, size, line, may_give=True)
         except OSError as error:
             if error.errno not in NO_ROOM:
                 self._close_tail()
             raise
-        self._sync_or_close(file.sync)
+        self._sync_or_close(path, file.sync)
         file.close()
         self._unsealed = None
 
-    def _use_tail(self, tail: File, size: int) -> None:
+    def _use_tail(self, path: Path, tail: File, size: int) -> None:
         self._tail, self._size = tail, size
         try:
-            self._mark = tail.mark()[:2]
+            with naming(path):
+                self._mark = tail.mark()[:2]
         except OSError:
             self._close_tail()
             raise
@@ -583,11 +590,12 @@ class DirectoryLog:
             self._write_pending()
         except StorageFull:
             return  # all that anybody was told of is on disk; only the next opening has to find that out again
-        try:
-            self._open_tail().sync()
-        except OSError:
-            self._open_tail().truncate(whole)  # it was not closed in good order; the next opener is to recover
-            raise
+        with naming(self._tail_path):
+            try:
+                self._open_tail().sync()
+            except OSError:
+                self._open_tail().truncate(whole)  # it was not closed in good order; the next opener is to recover
+                raise
         self.durable = self.written
         self._closed_cleanly = True
 
@@ -618,19 +626,20 @@ class DirectoryLog:
         files.unlink(temporary)
         file = files.create(temporary)
         try:
-            while length > 0:
-                chunk = source.read(min(length, 1 << 20))
-                if not chunk:
-                    why = "it became shorter while it was copied; another program writes to it"
-                    raise CorruptLog(str(path), 0, 0, why)
-                file.write(chunk)
-                length -= len(chunk)
-            file.write(more)
-            self._sync_or_close(file.sync)
+            with naming(temporary):
+                while length > 0:
+                    chunk = source.read(min(length, 1 << 20))
+                    if not chunk:
+                        why = "it became shorter while it was copied; another program writes to it"
+                        raise CorruptLog(str(path), 0, 0, why)
+                    file.write(chunk)
+                    length -= len(chunk)
+                file.write(more)
+            self._sync_or_close(temporary, file.sync)
             if not replace and files.kind(path) is not None:  # nobody else makes one: we hold the lock
                 raise FileExistsError(errno.EEXIST, "exists already, though the directory did not show it", str(path))
             files.rename(temporary, path)
-            self._sync_or_close(lambda: files.sync_directory(path.parent))
+            self._sync_or_close(path.parent, lambda: files.sync_directory(path.parent))
         except BaseException:
             file.close()
             with contextlib.suppress(OSError):

@@ -5,8 +5,8 @@ up to its last whole commit in front of the damage. What stands behind cannot be
 line is bound to all lines before it. All bytes that are cut are kept in `quarantine/`, and `LogRepaired` records say
 so. A seal that is damaged, and nothing else, is written anew and costs no record.
 
-The tail is written first and what stands behind it is moved last, so that after a crash in between the log is still
-refused as damaged, and repair can be called again. A log without damage, unfinished commit included, is left alone:
+The tail, in which the records are, is written first, then the seals, and what stands behind it is moved last: so after a
+crash in between the log is still refused as damaged, and repair can be called again. A log without damage, unfinished commit included, is left alone:
 opening sees to that.
 """
 
@@ -265,9 +265,6 @@ class _Work:
             path = look.where / cut.file
             with files.read(path) as old:
                 cuts.append(attrs.evolve(cut, kept_as=log._quarantine(path, old, cut.byte, cut.length)))
-        for part, following in zip(look.parts, look.parts[1:], strict=False):
-            if part.seal is None:
-                self._write(part, seal_line(part.hash, Seal(part.seq, following.header)))
         events = [LogRepaired(cut.file, cut.byte, cut.length, cut.kept_as or "", cut.records) for cut in cuts]
         if not events:  # a seal that was missing without a trace: the record names where it is now
             events = [LogRepaired(file, 0, 0, "", 0) for file in plan.seals]
@@ -275,6 +272,9 @@ class _Work:
         chain = Chain(tail.seq, tail.hash, look.chain.at)  # the walk's own may stand behind a header that is cut
         lines = chain.commit(events, datetime.now(UTC), self._actor, tail.seq)
         self._write(tail, b"".join(lines))
+        for part, following in zip(look.parts, look.parts[1:], strict=False):
+            if part.seal is None:
+                self._write(part, seal_line(part.hash, Seal(part.seq, following.header)))
         for path in reversed(look.rest):
             files.unlink(path)
         files.sync_directory(look.where / "log")

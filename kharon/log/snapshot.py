@@ -26,7 +26,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from kharon.errors import CorruptLog, KharonError, UnknownFormat
-from kharon.log.files import OS_FILES, Files
+from kharon.log.files import OS_FILES, Files, naming
 from kharon.log.record import BadLine, Chain, Record, check_line, link, open_header
 from kharon.log.segment import Broken, read_segment, segment_name
 from kharon.model.limits import MAX_LINE_BYTES, ascii_json
@@ -349,9 +349,10 @@ def _write(files: Files, path: Path, snapshot: Snapshot) -> None:
     files.unlink(temporary)
     file = files.create(temporary)
     try:
-        for lines in _batched(_lines(snapshot), 1 << 20):
-            file.write(lines)
-        file.sync()
+        with naming(temporary):
+            for lines in _batched(_lines(snapshot), 1 << 20):
+                file.write(lines)
+            file.sync()
     finally:
         file.close()
     with files.read(temporary) as written:
