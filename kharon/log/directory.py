@@ -444,9 +444,7 @@ class DirectoryLog:
         except OSError as error:
             self._close_tail()
             # Never as a lack of room, whatever it was: half a line is in the file.
-            raise OSError(
-                errno.EIO, f"what was written cannot be taken back: {error.strerror}", str(path)
-            ) from error
+            raise OSError(errno.EIO, f"what was written cannot be taken back: {error.strerror}", str(path)) from error
 
     def sync(self) -> None:
         """Bring what has been written onto the disk. A failure is final: the kernel may have dropped the pages."""

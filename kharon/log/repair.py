@@ -5,9 +5,9 @@ up to its last whole commit in front of the damage. What stands behind cannot be
 line is bound to all lines before it. All bytes that are cut are kept in `quarantine/`, and `LogRepaired` records say
 so. A seal that is damaged, and nothing else, is written anew and costs no record.
 
-The tail, in which the records are, is written first, then the seals, and what stands behind it is moved last: so after a
-crash in between the log is still refused as damaged, and repair can be called again. A log without damage, unfinished commit included, is left alone:
-opening sees to that.
+The tail, which has these records, is written first, then the seals, and what stands behind it is moved last: so after a
+crash in between the log is still refused as damaged, and repair can be called again. A log without damage, unfinished
+commit included, is left alone: opening sees to that.
 """
 
 from __future__ import annotations

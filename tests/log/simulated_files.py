@@ -2,11 +2,11 @@
 
 What programs see is the cache; what survives a loss of power is chosen from what the disk may hold:
 
-- Of a file's bytes since its last sync each sector holds, independently of all others, what was synced or anything that
-  was written to it since. So writes are lost and torn, and come to the disk in any order: the sectors of one write, those
-  of several writes to one file, and those of several files. A sector is written whole or not at all, and has 512 bytes or
-  4096, as disks do. A file's size is any that it had since its last sync, or that a torn write would have given it. A
-  sector that was never written within the size is zeros.
+- Of a file's bytes since its last sync each sector holds, independently of all others, what was synced or anything
+  that was written to it since. So writes are lost and torn, and come to the disk in any order: the sectors of one
+  write, those of several writes to one file, and those of several files. A sector is written whole or not at all, and
+  has 512 bytes or 4096, as disks do. A file's size is any that it had since its last sync, or that a torn write would
+  have given it. A sector that was never written within the size is zeros.
 - Of a directory's names each creation, renaming and removal since its last sync happened or did not, independently.
 - A sync that fails leaves the bytes to be written by the next one ("keeps"), or marks them as written although they
   are not ("drops"): then the cache shows them, no later sync writes them, and only writing to a sector again does. That
@@ -37,7 +37,7 @@ from kharon.log.files import File, Kind, Lock, Look, Mark
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # in the standard library from Python 3.12 on
 
-__all__ = ["CHANGING", "SECTOR", "Plan", "PowerLoss", "SimulatedFiles"]
+__all__ = ["CHANGING", "SECTOR", "Plan", "PowerLoss", "SimulatedFiles", "check_named"]
 
 SECTOR = 512
 CHANGING = frozenset(
@@ -47,6 +47,12 @@ CHANGING = frozenset(
 """The operations in front of which another disk may be left than in front of the one before."""
 DEVICE, USER, PROCESS = 7, 1000, 4711
 _INODES = itertools.count(1)
+
+
+def check_named(error: OSError, *errnos: int) -> None:
+    """An error of the disk says which file it is about; and it is one of these, if any are given."""
+    assert error.filename, f"{error!r} says nothing of where it was"
+    assert not errnos or error.errno in errnos
 
 
 class PowerLoss(BaseException):
@@ -185,7 +191,7 @@ class _File:
         self.sizes.clear()
 
     def fail(self, *, drops: bool) -> None:
-        """A sync failed. If it drops what should be synced, that is taken for synced; not the size, which is no page."""
+        """A sync failed. If it drops what should be synced, that counts as synced; not so the size, which is no page."""
         self.failures += 1
         if drops:
             self.lost |= self.versions.keys()
@@ -285,6 +291,7 @@ class _Open:
         self._inode = inode
         self._heard = inode.failures
         self._twin: int | None = None
+        files.unclosed.add(self)
 
     def write(self, data: bytes) -> None:
         plan, inode = self._plan, self._inode
@@ -338,11 +345,12 @@ class _Open:
     def twin(self) -> int | None:
         if self._twin is None and self._files.twins is not None:
             self._twin = len(self._files.twins)
-            self._files.twins.append(_Open(self._files, self._inode))
+            self._files.twins.append(twin := _Open(self._files, self._inode))
+            twin.close()  # as soon as this one is; whoever was given it has a descriptor of their own
         return self._twin
 
     def close(self) -> None:
-        pass
+        self._files.unclosed.discard(self)
 
 
 class _Raw(io.RawIOBase):
@@ -402,6 +410,7 @@ class SimulatedFiles:
         self.plan = plan or Plan()
         self.bytes_in_sector = bytes_in_sector
         self.locked = False
+        self.unclosed: set[_Open] = set()  # the files that are open for appending
         self.twins: list[_Open] | None = None  # the descriptors given out for others to sync; None: there are no twins
 
     # --- what survives ------------------------------------------------------------------------------------------------
