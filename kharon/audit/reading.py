@@ -20,7 +20,7 @@ import attrs
 
 from kharon.errors import InvalidTicket, KharonError
 from kharon.log.directory import segments
-from kharon.log.files import OS_FILES
+from kharon.log.files import OS_FILES, naming
 from kharon.log.packed import PACKED, open_segment
 from kharon.log.record import Record
 from kharon.log.segment import Reading, first_of
@@ -260,13 +260,15 @@ class _Still(io.FileIO):
     """A file that does not grow: it ends where it ended when it was opened.
 
     Attributes:
+        path: of the file.
         size: in bytes.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
+        self.path = path
         self.size = os.fstat(self.fileno()).st_size
 
     def readinto(self, buffer: Buffer, /) -> int:
-        with memoryview(buffer) as view:
+        with naming(self.path), memoryview(buffer) as view:
             return super().readinto(view[: max(0, self.size - self.tell())])

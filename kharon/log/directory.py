@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, TypeVar
 
 from kharon.errors import Closed, CorruptLog, KharonError, QueueLocked, StorageFull
-from kharon.log.files import OS_FILES, File, Files, Lock
+from kharon.log.files import OS_FILES, File, Files, Lock, naming
 from kharon.log.guard import check_disk, check_owner
 from kharon.log.moves import ARCHIVE, Moved, finish_moves, segments, unreachable
 from kharon.log.packed import PACKED, open_segment
@@ -52,6 +52,7 @@ _TEMPORARY: Final = ".tmp"
 class _Unsealed(NamedTuple):
     """The segment before the tail, while the seal has still to be written: open, its size, and the line."""
 
+    path: Path
     file: File
     size: int
     line: bytes
@@ -205,7 +206,9 @@ class DirectoryLog:
             raise CorruptLog(str(found[0]), 1, 0, why)
         else:
             yield from self._read_and_recover(found, snapshot, now)
-        self._use_tail(self._open_tail(), self._open_tail().size())
+        with naming(self._tail_path):
+            size = self._open_tail().size()
+        self._use_tail(self._tail_path, self._open_tail(), size)
         self._mark_written()
         self.durable = self.written
         # Without room for it the queue opens all the same, and takes nothing that lets it grow before there is.
@@ -362,7 +365,7 @@ class DirectoryLog:
         line = end[end.rindex(b"\n", 0, -1) + 1 :]
         self._files.overwrite(path, size - len(line), line)
         self._tail = self._files.append(path)
-        self._sync_or_close(self._tail.sync)
+        self._sync_or_close(path, self._tail.sync)
 
     def _recover(self, broken: Broken | None, now: datetime) -> Iterator[Record]:
         """Write the whole part of the tail to a new inode: a failed sync may have left it in the page cache only.
@@ -472,7 +475,7 @@ class DirectoryLog:
             self._write_seal()  # if there was no room for it when the segment was begun: it comes before any record
             if self._grows and not self._reserve.fill():
                 raise OSError(errno.ENOSPC, "the reserve for settling could not be made whole")
-            self._write_with_room(self._open_tail(), self._size, data, may_give=not self._grows)
+            self._write_with_room(self._tail_path, self._open_tail(), self._size, data, may_give=not self._grows)
         except OSError as error:
             if error.errno not in NO_ROOM or self._tail is None:
                 self._close_tail()
@@ -487,15 +490,16 @@ class DirectoryLog:
         self._size += len(data)
         self._mark_written()
 
-    def _write_with_room(self, file: File, size: int, data: bytes, *, may_give: bool) -> None:
+    def _write_with_room(self, path: Path, file: File, size: int, data: bytes, *, may_give: bool) -> None:
         """Write to a file of `size` bytes, at the cost of the reserve if `may_give`; without room cut it to that."""
         while True:
             try:
-                file.write(data)
+                with naming(path):
+                    file.write(data)
             except OSError as error:
                 if error.errno not in NO_ROOM:
                     raise
-                self._cut(file, size)
+                self._cut(path, file, size)
                 if not (may_give and self._reserve.give(len(data))):
                     raise
             else:
@@ -511,33 +515,32 @@ class DirectoryLog:
         Not after a crash either, so this is synced: a commit of which all bytes found room, in front of the one that
         did not, would be whole. From the file it is gone already (`_write_with_room`).
         """
-        self._sync_or_close(self._open_tail().sync)
+        self._sync_or_close(self._tail_path, self._open_tail().sync)
         self.durable = self.written
         self._pending.clear()
         self._grows = False
         self._chain = Chain(self._written.seq, self._written.hash, self._written.at)
 
-    def _cut(self, file: File, size: int) -> None:
+    def _cut(self, path: Path, file: File, size: int) -> None:
         try:
             file.truncate(size)
         except OSError as error:
             self._close_tail()
             # Never as a lack of room, whatever it was: half a line is in the file.
-            raise OSError(
-                errno.EIO, f"what was written cannot be taken back: {error.strerror}", error.filename
-            ) from error
+            raise OSError(errno.EIO, f"what was written cannot be taken back: {error.strerror}", str(path)) from error
 
     def sync(self) -> None:
         """Bring what has been written onto the disk. A failure is final: the kernel may have dropped the pages."""
         tail = self._open_tail()
         if self.durable == self.written:
             return
-        self._sync_or_close(tail.sync)
+        self._sync_or_close(self._tail_path, tail.sync)
         self.durable = self.written
 
-    def _sync_or_close(self, sync: Callable[[], None]) -> None:
+    def _sync_or_close(self, path: Path, sync: Callable[[], None]) -> None:
         try:
-            sync()
+            with naming(path):
+                sync()
         except OSError:
             self._close_tail()
             raise
@@ -566,7 +569,8 @@ class DirectoryLog:
         """
         if error is not None:
             self._close_tail()
-            raise error
+            with naming(self._tail_path):
+                raise error
         self.durable = max(self.durable, seq)  # a new segment may have been begun meanwhile, and synced more
 
     def rotation(self) -> Rotation | None:
@@ -585,7 +589,7 @@ class DirectoryLog:
         """
         old = self._open_tail()
         if self.durable != self.written:
-            yield from self._synced(_FileStep(old))
+            yield from self._synced(self._tail_path, _FileStep(old))
             self.durable = self.written
         end = self._written
         assert end.at is not None  # there are records: they filled the tail
@@ -600,11 +604,11 @@ class DirectoryLog:
             self._close_tail()
             raise
         self.unsaved += self._size
-        self._unsealed = _Unsealed(old, self._size, seal_line(end.hash, Seal(end.seq, ahead.hash)))
+        self._unsealed = _Unsealed(self._tail_path, old, self._size, seal_line(end.hash, Seal(end.seq, ahead.hash)))
         self._written = ahead
         self._pending, hash = relink(ahead.hash, self._pending)
         self._chain = Chain(self._chain.seq, hash, self._chain.at)
-        self._use_tail(tail, len(line))
+        self._use_tail(path, tail, len(line))
         self._places.append(Place(ahead.seq + 1, path))
         if not self.rotates and tail.twin() is not None:
             self._offered = tail  # all of it is on disk, so there is nothing that the twin could have missed
@@ -614,10 +618,11 @@ class DirectoryLog:
             if self._tail is None:
                 raise
 
-    def _synced(self, step: Step) -> Rotation:
+    def _synced(self, path: Path, step: Step) -> Rotation:
         """Have something synced. A failure is final."""
         try:
-            yield step
+            with naming(path):
+                yield step
         except OSError:
             self._close_tail()
             raise
@@ -639,21 +644,22 @@ class DirectoryLog:
     def _seal_tail(self) -> Rotation:
         if self._unsealed is None:
             return
-        file, size, line = self._unsealed
+        path, file, size, line = self._unsealed
         try:
-            self._write_with_room(file, size, line, may_give=True)
+            self._write_with_room(path, file, size, line, may_give=True)
         except OSError as error:
             if error.errno not in NO_ROOM:
                 self._close_tail()
             raise
-        yield from self._synced(_FileStep(file))
+        yield from self._synced(path, _FileStep(file))
         file.close()
         self._unsealed = None
 
-    def _use_tail(self, tail: File, size: int) -> None:
+    def _use_tail(self, path: Path, tail: File, size: int) -> None:
         self._tail, self._size = tail, size
         try:
-            self._mark = tail.mark()[:2]
+            with naming(path):
+                self._mark = tail.mark()[:2]
         except OSError:
             self._close_tail()
             raise
@@ -734,11 +740,12 @@ class DirectoryLog:
             self._write_pending()
         except StorageFull:
             return  # all that anybody was told of is on disk; only the next opening has to find that out again
-        try:
-            self._open_tail().sync()
-        except OSError:
-            self._open_tail().truncate(whole)  # it was not closed in good order; the next opener is to recover
-            raise
+        with naming(self._tail_path):
+            try:
+                self._open_tail().sync()
+            except OSError:
+                self._open_tail().truncate(whole)  # it was not closed in good order; the next opener is to recover
+                raise
         self.durable = self.written
         self._closed_cleanly = True
 
@@ -775,19 +782,20 @@ class DirectoryLog:
         file = files.create(temporary)
         names = _NamesStep(files, path.parent)
         try:
-            while length > 0:
-                chunk = source.read(min(length, 1 << 20))
-                if not chunk:
-                    why = "it became shorter while it was copied; another program writes to it"
-                    raise CorruptLog(str(path), 0, 0, why)
-                file.write(chunk)
-                length -= len(chunk)
-            file.write(more)
-            yield from self._synced(_FileStep(file))
+            with naming(temporary):
+                while length > 0:
+                    chunk = source.read(min(length, 1 << 20))
+                    if not chunk:
+                        why = "it became shorter while it was copied; another program writes to it"
+                        raise CorruptLog(str(path), 0, 0, why)
+                    file.write(chunk)
+                    length -= len(chunk)
+                file.write(more)
+            yield from self._synced(temporary, _FileStep(file))
             if not replace and files.kind(path) is not None:  # nobody else makes one: we hold the lock
                 raise FileExistsError(errno.EEXIST, "exists already, though the directory did not show it", str(path))
             files.rename(temporary, path)
-            yield from self._synced(names)
+            yield from self._synced(path.parent, names)
         except BaseException:
             file.close()
             with contextlib.suppress(OSError):

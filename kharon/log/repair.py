@@ -5,14 +5,9 @@ up to its last whole commit in front of the damage. What stands behind cannot be
 line is bound to all lines before it. All bytes that are cut are kept in `quarantine/`, and `LogRepaired` records say
 so. A seal that is damaged, and nothing else, is written anew and costs no record.
 
-The tail is written first and what stands behind it is removed last, so that after a crash in between the log is still
-refused as damaged, and repair can be called again. A log without damage, unfinished commit included, is left alone:
-opening sees to that.
-
-What is kept of a damaged segment that was compressed or archived is written to `log/` as it was before; a compressed
-file is kept aside whole. Of a log whose beginning was trimmed the rest is worth nothing without a snapshot, so if none
-is usable with what would be kept, nothing is done. And if no record that is kept says that it was trimmed, one is
-written.
+The tail, in which the records are, is written first, then the seals, and what stands behind it is moved last: so after
+a crash in between the log is still refused as damaged, and repair can be called again. A log without damage, unfinished
+commit included, is left alone:
 """
 
 from __future__ import annotations
@@ -336,9 +331,6 @@ class _Work:
             path = look.where / cut.file
             with files.read(path) as old:
                 cuts.append(attrs.evolve(cut, kept_as=log._quarantine(path, old, cut.byte, cut.length)))
-        for part, following in zip(look.parts, look.parts[1:], strict=False):
-            if part.seal is None:
-                self._write(part, seal_line(part.hash, Seal(part.seq, following.header)))
         events: list[Event] = [
             LogRepaired(cut.file, cut.byte, cut.length, cut.kept_as or "", cut.records) for cut in cuts
         ]
@@ -350,6 +342,9 @@ class _Work:
         chain = Chain(tail.seq, tail.hash, look.chain.at)  # the walk's own may stand behind a header that is cut
         lines = chain.commit(events, datetime.now(UTC), self._actor, tail.seq)
         self._write(tail, b"".join(lines))
+        for part, following in zip(look.parts, look.parts[1:], strict=False):
+            if part.seal is None:
+                self._write(part, seal_line(part.hash, Seal(part.seq, following.header)))
         self._remove_rest()
         return attrs.evolve(plan, cuts=tuple(cuts), done=True)
 

@@ -11,7 +11,7 @@ import errno
 from pathlib import Path
 from typing import Final
 
-from kharon.log.files import Files
+from kharon.log.files import File, Files, naming
 
 __all__ = ["NO_ROOM", "RESERVE", "Reserve"]
 
@@ -61,18 +61,22 @@ class Reserve:
                 return False
             raise
         try:
-            self.left = file.size()
-            try:
-                file.allocate(self._size)
-            except OSError as error:
-                if error.errno not in NO_ROOM:
-                    raise
-                file.truncate(self.left)
-            else:
-                self.left = self._size
+            with naming(self._path):
+                self._allocate(file)
         finally:
             file.close()
         return self.whole
+
+    def _allocate(self, file: File) -> None:
+        self.left = file.size()
+        try:
+            file.allocate(self._size)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            file.truncate(self.left)
+        else:
+            self.left = self._size
 
     def give(self, size: int) -> bool:
         """Give up room for `size` bytes and a little more, or all that is left; return whether there was any.
@@ -85,7 +89,8 @@ class Reserve:
         file = self._files.append(self._path)
         try:
             self.left = max(0, self.left - -(-size // _PIECE) * _PIECE)
-            file.truncate(self.left)
+            with naming(self._path):
+                file.truncate(self.left)
         finally:
             file.close()
         return True

@@ -28,7 +28,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from kharon.errors import CorruptLog, KharonError, UnknownFormat
-from kharon.log.files import OS_FILES, Files
+from kharon.log.files import OS_FILES, Files, naming
 from kharon.log.moves import open_moving, segments
 from kharon.log.record import BadLine, Chain, Record, check_format, check_line, link, open_header
 from kharon.log.segment import Broken, first_of, read_segment, stem_of
@@ -404,9 +404,10 @@ def _write(files: Files, path: Path, snapshot: Snapshot) -> None:
     temporary = path.with_name(path.name + _TEMPORARY)
     file = files.create(temporary)
     try:
-        for lines in _batched(_lines(snapshot), 1 << 20):
-            file.write(lines)
-        file.sync()
+        with naming(temporary):
+            for lines in _batched(_lines(snapshot), 1 << 20):
+                file.write(lines)
+            file.sync()
     finally:
         file.close()
     with files.read(temporary) as written:
