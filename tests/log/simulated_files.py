@@ -495,6 +495,11 @@ class SimulatedFiles:
         """Return a copy of the disk for another process: the cache is as it was, and nobody holds the lock."""
         return SimulatedFiles(self.root.copy({}), bytes_in_sector=self.bytes_in_sector)
 
+    def write_back(self, path: Path) -> None:
+        """What the system may do by itself with what is not synced. If that fails, who has the file open hears of it."""
+        if self.plan.step("write_back"):
+            self._file(path).fail(drops=self.plan.drops)
+
     def sync_twin(self, descriptor: int) -> None:
         """Do what another process does that was given the descriptor of a twin."""
         assert self.twins is not None

@@ -74,6 +74,7 @@ class Offering(World):
         """Have what is written synced by a helper, while something else is done; its answer may be lost."""
         log = self.log
         assert log is not None
+        self.files.write_back(segments(WHERE, self.files)[-1])
         seq, descriptor = log.written, log.begin_sync()
         if descriptor is None:
             return
