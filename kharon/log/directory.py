@@ -28,7 +28,7 @@ from typing import BinaryIO, Final, NamedTuple, TypeVar
 from kharon.errors import Closed, CorruptLog, KharonError, QueueLocked, StorageFull
 from kharon.log.files import OS_FILES, File, Files, Lock, naming
 from kharon.log.guard import check_disk, check_owner
-from kharon.log.moves import ARCHIVE, Moved, finish_moves, segments, unreachable
+from kharon.log.moves import ARCHIVE, Archives, Moved, archives, finish_moves, places_of, segments
 from kharon.log.packed import PACKED, open_segment
 from kharon.log.protocol import Rotation, Step
 from kharon.log.record import Chain, Record, Seal, check_line, open_record, relink, seal_line
@@ -163,6 +163,7 @@ class DirectoryLog:
         self._closed_cleanly = False
         self._made = False
         self._snapshot: Snapshot | None = None
+        self._archives = Archives([], [])  # as they were found on opening
         self.rotates = True
         self.written = 0
         self.durable = 0
@@ -198,7 +199,7 @@ class DirectoryLog:
             snapshot = None
             self._prepare()
         self._files.sync_directory(self._where)
-        found = segments(self._where, self._files)
+        found = self._list()
         if not found:
             self._create(now, made=self._made)
         elif snapshot is None and first_of(found[0]) != 1:
@@ -238,9 +239,10 @@ class DirectoryLog:
             self._trust_tail()
         else:
             yield from self._recover(reading.broken, now)
-        finish_moves(self._files, self._where, moves, {stem_of(place.path) for place in reading.places})
-        self._places = [Place(first_of(path), path) for path in self._list()]
-        for path in unreachable(self._where, self._files):
+        read = {stem_of(place.path) for place in reading.places}
+        found = finish_moves(self._files, self._where, self._archives, moves, read)
+        self._places = [Place(first_of(path), path) for path in found]
+        for path in self._archives.unreachable:
             _logger.warning("%s: its archive %s cannot be reached; what lies there is not read", self._where, path)
 
     def _check_tail(self) -> None:
@@ -262,7 +264,7 @@ class DirectoryLog:
         Cost: O(tickets).
         """
         self._prepare()
-        found = segments(self._where, self._files)
+        found = self._list()
         self._snapshot = newest(self._files, self._where, found)
         if self._snapshot is None and found and first_of(found[0]) != 1:
             why = f"the log begins at record {first_of(found[0])}, and no snapshot of what came before it is usable"
@@ -272,6 +274,7 @@ class DirectoryLog:
     def _prepare(self) -> None:
         self._made = self._make_directory()
         self._take_lock()
+        self._archives = archives(self._where, self._files)
         if not self._list():
             there = "there are snapshots of it" if has_snapshots(self._files, self._where) else None
             if there is None and self._files.kind(self._where / ARCHIVE) is not None:
@@ -280,7 +283,7 @@ class DirectoryLog:
                 raise CorruptLog(str(self._where / "log"), 0, 0, f"{there}, and no segments")
 
     def _list(self) -> list[Path]:
-        return segments(self._where, self._files)
+        return [paths[0] for _, paths in sorted(places_of(self._where, self._files, self._archives).items())]
 
     def _read(self, path: Path) -> BinaryIO:
         return open_segment(self._files.read, path)

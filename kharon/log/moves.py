@@ -13,7 +13,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO, Final, TypeAlias
+from typing import BinaryIO, Final, NamedTuple, TypeAlias
 
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.files import OS_FILES, Files
@@ -23,6 +23,8 @@ from kharon.model.events import SegmentArchived, SegmentCompressed
 
 __all__ = [
     "ARCHIVE",
+    "OWNER",
+    "Archives",
     "Moved",
     "archive_for",
     "archives",
@@ -35,7 +37,6 @@ __all__ = [
     "path_in",
     "places_of",
     "segments",
-    "unreachable",
     "write_new",
 ]
 
@@ -62,17 +63,20 @@ def segments(directory: Path, files: Files = OS_FILES) -> list[Path]:
     return [paths[0] for _, paths in sorted(places_of(directory, files).items())]
 
 
-def places_of(directory: Path, files: Files) -> dict[str, list[Path]]:
+def places_of(directory: Path, files: Files, known: Archives | None = None) -> dict[str, list[Path]]:
     """Return where each segment is, by its stem: at one place, or at several, the one that counts first.
+
+    Args:
+        directory: the queue's.
+        files: the file system.
+        known: its archives, for whoever has the lock; None: they are looked up.
 
     The oldest are archived first, and into the archive that is named last. So what is in an archive and not older than
     what is in the next one, or in `log/`, is not this queue's: another one, a copy of it, shares the archive.
     """
     found: dict[str, list[Path]] = {}
-    for folder in (
-        directory / "log",
-        *reversed(archives(directory, files)),
-    ):  # what moves, moves to a later one of these
+    there = (known or archives(directory, files)).reachable
+    for folder in (directory / "log", *reversed(there)):  # in this order: what moves, moves to a later one of these
         oldest = min(found, default="~")
         for name in files.list(folder):
             stem = stem_of(Path(name))
@@ -104,14 +108,19 @@ def _named(directory: Path, files: Files) -> list[Path]:
     return [directory / os.fsdecode(line) for line in lines if line]
 
 
-def archives(directory: Path, files: Files) -> list[Path]:
-    """Return the archive directories of a queue that can be reached."""
-    return [path for path in _named(directory, files) if files.kind(path) == "directory"]
+class Archives(NamedTuple):
+    """The archive directories of a queue, in the order of their use: those that are there, and those that are not."""
+
+    reachable: list[Path]
+    unreachable: list[Path]
 
 
-def unreachable(directory: Path, files: Files) -> list[Path]:
-    """Return the archive directories of a queue that cannot be reached: not mounted, or removed."""
-    return [path for path in _named(directory, files) if files.kind(path) != "directory"]
+def archives(directory: Path, files: Files) -> Archives:
+    """Return the archive directories of a queue."""
+    found = Archives([], [])
+    for path in _named(directory, files):
+        (found.reachable if files.kind(path) == "directory" else found.unreachable).append(path)
+    return found
 
 
 def archive_for(directory: Path, root: Path, log: str, files: Files) -> Path:
@@ -209,7 +218,9 @@ def write_new(files: Files, path: Path, source: Iterator[bytes]) -> None:
     files.sync_directory(path.parent)
 
 
-def finish_moves(files: Files, directory: Path, moves: Sequence[Moved], whole: Collection[str]) -> None:
+def finish_moves(
+    files: Files, directory: Path, known: Archives, moves: Sequence[Moved], whole: Collection[str]
+) -> list[Path]:
     """End what a crash left half done: of a segment that is in two places, keep the one that the log speaks of.
 
     A copy in an archive elsewhere of which the log does not speak is left alone: it may be that of a queue that this
@@ -218,8 +229,12 @@ def finish_moves(files: Files, directory: Path, moves: Sequence[Moved], whole: C
     Args:
         files: the file system.
         directory: the queue's.
+        known: its archives.
         moves: what the log says of moves, oldest first.
         whole: the stems of the segments that have been read and are whole where they count.
+
+    Returns:
+        Where each segment is now, oldest first.
 
     Raises:
         OSError: a file could not be read or removed.
@@ -227,17 +242,21 @@ def finish_moves(files: Files, directory: Path, moves: Sequence[Moved], whole: C
     Cost: that of listing; of reading each segment that is there twice.
     """
     spoken = {(directory / move.file, directory / move.kept_as) for move in moves}
-    for old, *copies in places_of(directory, files).values():
+    places = []
+    for _, (counts, *copies) in sorted(places_of(directory, files, known).items()):
+        old = counts
         for copy in copies:
             same = _is_same(files, old, copy)
             if same and (old, copy) in spoken:
                 _remove(files, old)
-                old = copy  # noqa: PLW2901 - from now on that is where it is
+                old = copy
             elif copy.is_relative_to(directory):
                 if same or stem_of(old) in whole:
                     _remove(files, copy)
                 else:
                     _logger.warning("%s and %s should hold the same; one of them is damaged", old, copy)
+        places.append(old)
+    return places
 
 
 def digest(files: Files, path: Path) -> str:

@@ -25,12 +25,12 @@ from kharon.log.moves import (
     ARCHIVE,
     OWNER,
     archive_for,
+    archives,
     chunks,
     digest,
     is_ours,
     name_archive,
     path_in,
-    unreachable,
     write_new,
 )
 from kharon.log.packed import MAX_UNPACKED_BYTES, PACKED, load_zstd, open_segment, packed
@@ -221,7 +221,7 @@ class Retention:
 
     def _check_archives(self) -> None:
         """Check that no older segment may be where it cannot be seen: trimming a later one would leave a hole."""
-        lost = unreachable(self._directory, self._files)
+        lost = archives(self._directory, self._files).unreachable
         if lost:
             raise KharonError(
                 f"the archive {lost[0]} cannot be reached; until it can, nothing is archived or trimmed. If it is gone "

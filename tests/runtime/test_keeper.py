@@ -178,7 +178,7 @@ async def test_a_failed_sync_of_its_record_breaks_the_queue_and_a_user_hears_of_
     await fill(kh, 8)
     monkeypatch.setattr(kharon.log.retention.Retention, "prepare", then_fail)
     with trio.fail_after(60):
-        with pytest.raises((kharon.CommitOutcomeUnknown, kharon.Closed)):  # noqa: PT012 - it may be any of these
+        with pytest.raises((kharon.CommitOutcomeUnknown, kharon.Closed)):  # noqa: PT012 - whenever it is noticed
             while True:
                 await fill(kh)
         await kh._queue.keeper._ended.wait()
