@@ -11,10 +11,12 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import trio
 
 from kharon.log.directory import DirectoryLog
+from kharon.store.helper import reap
 from kharon.store.waiting import wait_out
 
 __all__ = ["Snapshots"]
@@ -57,35 +59,55 @@ class Snapshots:
             await wait_out(self._ended.wait)
 
     async def _run(self, ended: trio.Event) -> None:
-        with self._scope:
-            while True:
-                await self._due.wait()
-                self._due = trio.Event()
-                held = self._log.unsaved
-                await self._take()
-                # Taken or not: what could not be saved now is tried again with what comes.
-                self._log.unsaved -= held
-        ended.set()
+        try:
+            with self._scope:
+                while True:
+                    await self._due.wait()
+                    self._due = trio.Event()
+                    held = self._log.unsaved
+                    await self._take()
+                    # Taken or not: what could not be saved now is tried again with what comes.
+                    self._log.unsaved -= held
+        finally:
+            ended.set()
 
     async def _take(self) -> None:
         program = _PROGRAM.format(path=sys.path)
         command = [sys.executable, "-c", program, str(self._directory.absolute())]
         theirs, ours = os.pipe()  # closed with this process, however it ends: then that one ends too
         try:
-            ended = await trio.run_process(
-                command,
-                check=False,
-                stdin=theirs,
-                stdout=subprocess.DEVNULL,
-                capture_stderr=True,
-                start_new_session=True,  # a Ctrl-C is for the application to handle
-            )
+            status, said = await _run(command, theirs)
         except Exception as error:  # noqa: BLE001 - nobody waits for a snapshot, so nobody could be told
             _logger.warning("no snapshot of %s: %s", self._directory, error)
             return
         finally:
             os.close(theirs)
             os.close(ours)
-        if ended.returncode:
-            why = ended.stderr.decode("utf-8", "replace").strip().splitlines()
-            _logger.warning("no snapshot of %s: %s", self._directory, why[-1] if why else ended.returncode)
+        if status:
+            why = said.decode("utf-8", "replace").strip().splitlines()
+            _logger.warning("no snapshot of %s: %s", self._directory, why[-1] if why else status)
+
+
+async def _run(command: Sequence[str], stdin: int) -> tuple[int, bytes]:
+    """Run a program; return its status, and what it said on stderr. If cancelled, kill it.
+
+    In one task, which is a system task and so out of the reach of Ctrl-C. Those that `trio.run_process` starts are not,
+    and what is raised in there ends the whole run.
+    """
+    with trio.CancelScope(shield=True):  # what has been started must become known here, to be ended
+        process = await trio.lowlevel.open_process(
+            command,
+            stdin=stdin,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # a Ctrl-C is for the application to handle
+        )
+    try:
+        assert process.stderr is not None
+        async with process.stderr:
+            said = b"".join([piece async for piece in process.stderr])
+        return await process.wait(), said
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await reap(process)
