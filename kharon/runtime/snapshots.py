@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
 from kharon.log.directory import DirectoryLog
 from kharon.log.snapshot import kept_since
+from kharon.store.helper import reap
 from kharon.store.waiting import wait_out
 
 __all__ = ["Snapshots"]
@@ -77,16 +79,18 @@ class Snapshots:
             await wait_out(self._ended.wait)
 
     async def _run(self, ended: trio.Event) -> None:
-        with self._scope:
-            while True:
-                await self._due.wait()
-                self._due = trio.Event()
-                held = self._log.unsaved
-                await self._take()
-                self._taken()
-                # Taken or not: what could not be saved now is tried again with what comes.
-                self._log.unsaved -= held
-        ended.set()
+        try:
+            with self._scope:
+                while True:
+                    await self._due.wait()
+                    self._due = trio.Event()
+                    held = self._log.unsaved
+                    await self._take()
+                    self._taken()
+                    # Taken or not: what could not be saved now is tried again with what comes.
+                    self._log.unsaved -= held
+        finally:
+            ended.set()
 
     async def _take(self) -> None:
         program = _PROGRAM.format(path=sys.path)
@@ -94,22 +98,42 @@ class Snapshots:
         command = [sys.executable, "-c", program, *what, str(self._directory.absolute())]
         theirs, ours = os.pipe()  # closed with this process, however it ends: then that one ends too
         try:
-            ended = await trio.run_process(
-                command,
-                check=False,
-                stdin=theirs,
-                capture_stdout=True,
-                capture_stderr=True,
-                start_new_session=True,  # a Ctrl-C is for the application to handle
-            )
+            status, told, said = await _run(command, theirs)
         except Exception as error:  # noqa: BLE001 - nobody waits for a snapshot, so nobody could be told
             _logger.warning("no snapshot of %s: %s", self._directory, error)
             return
         finally:
             os.close(theirs)
             os.close(ours)
-        if ended.returncode:
-            why = ended.stderr.decode("utf-8", "replace").strip().splitlines()
-            _logger.warning("no snapshot of %s: %s", self._directory, why[-1] if why else ended.returncode)
+        if status:
+            why = said.decode("utf-8", "replace").strip().splitlines()
+            _logger.warning("no snapshot of %s: %s", self._directory, why[-1] if why else status)
         elif self._trims:
-            self._trimmable = int(ended.stdout)
+            self._trimmable = int(told)
+
+
+async def _run(command: Sequence[str], stdin: int) -> tuple[int, bytes, bytes]:
+    """Run a program; return its status, and what it said on stdout, which is little, and stderr. If cancelled, kill it.
+
+    In one task, which is a system task and so out of the reach of Ctrl-C. Those that `trio.run_process` starts are not,
+    and what is raised in there ends the whole run.
+    """
+    with trio.CancelScope(shield=True):  # what has been started must become known here, to be ended
+        process = await trio.lowlevel.open_process(
+            command,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # a Ctrl-C is for the application to handle
+        )
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        async with process.stdout, process.stderr:
+            said = b"".join([piece async for piece in process.stderr])
+            told = b"".join([piece async for piece in process.stdout])
+        return await process.wait(), told, said
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await reap(process)

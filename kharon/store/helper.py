@@ -21,7 +21,7 @@ import trio
 from kharon.log import syncer
 from kharon.store.waiting import wait_out
 
-__all__ = ["AnswerLost", "Done", "Helper", "Syncer"]
+__all__ = ["AnswerLost", "Done", "Helper", "Syncer", "reap"]
 
 _logger = logging.getLogger("kharon")
 REAP_SECONDS: Final = 2.0  # it ends in milliseconds, unless a sync hangs in the kernel, and then nothing helps
@@ -121,7 +121,7 @@ class Helper:
         finally:
             self._give_up(why)
             if process is not None and not self._forked:
-                await _reap(process)
+                await reap(process)
             ended.set()
 
     @property
@@ -186,7 +186,8 @@ class Helper:
                 _logger.warning("the helper process for slow disks %s; syncs stop the event loop again", why)
 
 
-async def _reap(process: trio.Process) -> None:
+async def reap(process: trio.Process) -> None:
+    """Wait until a process that has been told to end has; after a while kill it, and wait a little. Not cancellable."""
     with trio.CancelScope(shield=True):
         with trio.move_on_after(REAP_SECONDS):
             await process.wait()

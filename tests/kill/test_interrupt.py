@@ -49,7 +49,7 @@ def test_ctrl_c_closes_the_queue_in_good_order(tmp_path, fsync, alone, helper, r
     assert any(isinstance(event, TicketReleased) for event in events)
     assert len(killer.facts) > 100
     assert snapshots > 0
-    assert len(list((where / "log").iterdir())) > 3
+    assert len(list((where / "log").iterdir())) > 1
 
 
 def check_in_good_order(where, killer: Killer) -> None:

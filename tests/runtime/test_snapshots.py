@@ -70,6 +70,20 @@ async def test_a_snapshot_that_cannot_be_taken_is_a_warning(tmp_path, monkeypatc
     assert "Traceback" not in caplog.text
 
 
+async def test_the_process_is_looked_after_by_system_tasks_alone(tmp_path, monkeypatch):
+    """A Ctrl-C may be raised in any other task, and would end the whole run where that one belongs to a system task."""
+    begun = tmp_path / "begun"
+    program = f"import time; open({str(begun)!r}, 'w').close(); time.sleep(3600)"
+    monkeypatch.setattr("kharon.runtime.snapshots._PROGRAM", program)
+    async with kharon.open(tmp_path / "queue", SMALL) as kh:
+        await kh.add_many([kharon.Ticket(f"t{number}", "x") for number in range(100)])
+        await until(begun.is_file)
+        nurseries = trio.lowlevel.current_root_task().child_nurseries
+        system = [task for nursery in nurseries for task in nursery.child_tasks if "Snapshots" in task.name]
+        assert len(system) == 1
+        assert system[0].child_nurseries == []
+
+
 async def test_closing_ends_the_process_that_takes_one(tmp_path, monkeypatch):
     """It is stopped in the middle: by a program that says that it has begun, and then does not end."""
     where, begun = tmp_path / "queue", tmp_path / "begun"

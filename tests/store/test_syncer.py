@@ -886,7 +886,7 @@ async def test_a_forked_child_takes_no_answer_from_its_parent(tmp_path):
     await helper.close()
     assert answers == []
     assert processes[0]._proc.returncode is None, "it was left to its parent"
-    await helper_module._reap(processes[0])
+    await helper_module.reap(processes[0])
 
 
 async def test_closing_while_it_starts_leaves_nothing_behind():
