@@ -28,7 +28,7 @@ from typing import BinaryIO, Final, NamedTuple, TypeVar
 from kharon.errors import Closed, CorruptLog, KharonError, QueueLocked, StorageFull
 from kharon.log.files import OS_FILES, File, Files, Lock, naming
 from kharon.log.guard import check_disk, check_owner
-from kharon.log.moves import ARCHIVE, Archives, Moved, archives, finish_moves, places_of, segments
+from kharon.log.moves import ARCHIVE, Archives, Moved, archives, finish_moves, places_of, segments, tidy_moves
 from kharon.log.packed import PACKED, open_segment
 from kharon.log.protocol import Rotation, Step
 from kharon.log.record import Chain, Record, Seal, check_line, open_record, relink, seal_line
@@ -352,6 +352,7 @@ class DirectoryLog:
             if name.endswith((".jsonl" + _TEMPORARY, ".jsonl" + PACKED + _TEMPORARY)):
                 self._files.unlink(folder / name)
         tidy(self._files, self._where)
+        tidy_moves(self._files, self._where)
         self._files.sync_directory(folder)
 
     def _trust_tail(self) -> None:

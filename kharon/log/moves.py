@@ -37,6 +37,7 @@ __all__ = [
     "path_in",
     "places_of",
     "segments",
+    "tidy_moves",
     "write_new",
 ]
 
@@ -257,6 +258,22 @@ def finish_moves(
                     _logger.warning("%s and %s should hold the same; one of them is damaged", old, copy)
         places.append(old)
     return places
+
+
+def tidy_moves(files: Files, directory: Path) -> None:
+    """Remove what was being written of an archive, or of the list of them, when a process died.
+
+    In an archive elsewhere it is left alone, as in `finish_moves`.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    files.unlink(directory / (ARCHIVE + _TEMPORARY))
+    for folder in archives(directory, files):
+        if folder.is_relative_to(directory):
+            for name in files.list(folder):
+                if name.endswith(_TEMPORARY):
+                    files.unlink(folder / name)
 
 
 def digest(files: Files, path: Path) -> str:
