@@ -204,9 +204,11 @@ class _Look:
     def _confirm(self, record: Record) -> None:
         event, trimmed = record.event, self.trimmed
         if trimmed is not None and type(event) is SegmentTrimmed and event.last == trimmed.last:
-            if event.hash != trimmed.hash:
+            if event.last_hash != trimmed.last_hash:
                 why = "which is not what its header says; what is right cannot be known: restore the log from a copy"
-                raise KharonError(f"{self.where}: record {record.seq} says that the log follows {event.hash}, {why}")
+                raise KharonError(
+                    f"{self.where}: record {record.seq} says that the log follows {event.last_hash}, {why}"
+                )
             self.trimmed = None
 
     def _load(self, corrupt: CorruptLog) -> None:
