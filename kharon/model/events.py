@@ -218,7 +218,10 @@ class SegmentArchived(Event, frozen=True):
 
 
 class SegmentTrimmed(Event, frozen=True):
-    """The segment `file`, records `first` to `last`, is removed: the log begins behind `last`, whose hash is `last_hash`."""
+    """The segment `file`, records `first` to `last`, is removed: the log begins behind it.
+
+    `last_hash` is that of its last record.
+    """
 
     file: str
     first: int
