@@ -269,7 +269,7 @@ def tidy_moves(files: Files, directory: Path) -> None:
         OSError: it cannot be.
     """
     files.unlink(directory / (ARCHIVE + _TEMPORARY))
-    for folder in archives(directory, files):
+    for folder in archives(directory, files).reachable:
         if folder.is_relative_to(directory):
             for name in files.list(folder):
                 if name.endswith(_TEMPORARY):
