@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import attrs
 
+from kharon.audit.snapshots import Snapshots
 from kharon.errors import InvalidTicket, KharonError
 from kharon.log.directory import segments
 from kharon.log.record import Record
@@ -48,6 +49,10 @@ class Report:
         unfinished: how many bytes of an unfinished last commit, or of an unfinished seal, stand behind what was
             verified: being written right now, or left by a crash. 0 as a rule.
         closed: whether the log ends with `LogClosed`, with nothing behind it.
+        snapshots: how many snapshots say what the log says.
+        bad_snapshots: of the others, what is wrong with each, beginning with its path. The log is whole all the same,
+            and opening passes over those that are damaged; one whose tickets are not the log's it would believe.
+            Remove the file: another one will be made.
     """
 
     path: Path
@@ -60,6 +65,8 @@ class Report:
     hash: str
     unfinished: int
     closed: bool
+    snapshots: int = 0
+    bad_snapshots: tuple[str, ...] = ()
 
 
 def read(path: str | os.PathLike[str], after: int = 0) -> Iterator[Record]:
@@ -130,11 +137,12 @@ def verify(path: str | os.PathLike[str]) -> Report:
         KharonError: there is no queue at `path`.
         OSError: it cannot be read.
 
-    Cost: O(bytes of the log); the memory of one commit.
+    Cost: O(bytes of the log); the memory of one commit, or of the tickets if there are snapshots to compare with.
     """
     audit = _Pass(path)
     reading = audit.reading
-    count = sum(1 for _ in reading.records())
+    snapshots = Snapshots(Path(path))  # listed first: what is written while the log is read is not in this reading
+    snapshots.compare(reading)
     broken, before = reading.broken, reading.before
     unfinished = 0 if broken is None else audit.sizes[broken.path] - broken.commit_byte
     if before is not None:
@@ -144,12 +152,14 @@ def verify(path: str | os.PathLike[str]) -> Report:
         log=reading.log or "",
         first=reading.places[0].first,
         last=reading.chain.seq,
-        records=count,
+        records=reading.chain.seq - reading.places[0].first + 1,
         segments=len(reading.places),
         bytes=sum(audit.sizes.values()) - unfinished,
         hash=reading.last_hash,
         unfinished=unfinished,
         closed=reading.closed and not unfinished,
+        snapshots=snapshots.good,
+        bad_snapshots=tuple(snapshots.bad),
     )
 
 
