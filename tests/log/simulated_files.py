@@ -23,7 +23,7 @@ import itertools
 import math
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -273,6 +273,21 @@ class SimulatedFiles:
         self.root = root or _Directory()
         self.plan = plan or Plan()
         self.locked = False
+
+    @classmethod
+    def holding(cls, contents: Mapping[str, bytes]) -> SimulatedFiles:
+        """Return a disk that holds these files, by their paths from the root on, and the directories they are in."""
+        root = _Directory()
+        for path, data in contents.items():
+            *folders, name = path.split("/")
+            folder = root
+            for each in folders:
+                inside = folder.names.get(each)
+                if not isinstance(inside, _Directory):
+                    inside = folder.names[each] = folder.disk[each] = _Directory()
+                folder = inside
+            folder.names[name] = folder.disk[name] = _File(data)
+        return cls(root)
 
     # --- what survives ------------------------------------------------------------------------------------------------
 
