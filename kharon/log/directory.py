@@ -16,6 +16,7 @@ import errno
 import io
 import logging
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -41,16 +42,23 @@ DEFAULT_SEGMENT_BYTES: Final = 8 << 20
 _KNOWN: Final = frozenset({"LOCK", "log", "quarantine", "snapshots", RESERVE})
 _CLOCK: Final = "clock"
 _TEMPORARY: Final = ".tmp"
+_IS_SEGMENT: Final = re.compile(r"(?!0{20})[0-9]{20}\.jsonl", re.ASCII).fullmatch
 
 
 def segments(directory: Path, files: Files = OS_FILES) -> list[Path]:
     """Return the segments under a queue's directory, oldest first.
 
     Raises:
+        CorruptLog: a file is among them whose name is not that of a segment, so nobody can say where it belongs.
         OSError: they cannot be listed.
     """
     folder = directory / "log"
-    return [folder / name for name in files.list(folder) if name.endswith(".jsonl")]
+    found = [folder / name for name in files.list(folder) if name.endswith(".jsonl")]
+    for path in found:
+        if not _IS_SEGMENT(path.name):
+            why = "its name is not that of a segment, which is the seq of its first record in 20 digits; move it away"
+            raise CorruptLog(str(path), 0, 0, why)
+    return found
 
 
 class _Unsealed(NamedTuple):

@@ -9,7 +9,7 @@ of the event's fields. Instants are UTC datetimes. `EVENTS` lists all there are.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -20,6 +20,7 @@ __all__ = [
     "EVENTS",
     "Changes",
     "Event",
+    "Instant",
     "LeaseExtended",
     "LogClosed",
     "LogRepaired",
@@ -38,6 +39,10 @@ __all__ = [
     "TicketRetried",
     "TicketUpdated",
 ]
+
+
+Instant: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
+"""An instant as it is read: one without a timezone is refused, since it cannot be compared with the others."""
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -59,7 +64,7 @@ class TicketAdded(TicketEvent, frozen=True):
     payload_json: Raw = msgspec.field(name="payload")
     tube: str
     nice: int
-    runat: datetime
+    runat: Instant
     group: str | None = None
 
     @property
@@ -72,14 +77,14 @@ class TicketClaimed(TicketEvent, frozen=True):
     """A worker took the ticket; its lease ends at `lease_until`. `attempt` counts from 1."""
 
     attempt: int
-    lease_until: datetime
+    lease_until: Instant
     worker: str
 
 
 class LeaseExtended(TicketEvent, frozen=True):
     """The lease ends later than it would have."""
 
-    lease_until: datetime
+    lease_until: Instant
 
 
 class TicketDone(TicketEvent, frozen=True):
@@ -88,7 +93,7 @@ class TicketDone(TicketEvent, frozen=True):
     keep: bool = False
     # UNSET and not None: msgspec does not decode `Raw | None`.
     result_json: Raw | UnsetType = msgspec.field(default=UNSET, name="result")
-    expire_at: datetime | None = None
+    expire_at: Instant | None = None
 
     @property
     def result(self) -> Any:
@@ -100,7 +105,7 @@ class TicketFailed(TicketEvent, frozen=True):
     """The ticket failed for good, and is kept."""
 
     error_reason: str | None = None
-    expire_at: datetime | None = None
+    expire_at: Instant | None = None
 
 
 class TicketCancelled(TicketEvent, frozen=True):
@@ -108,7 +113,7 @@ class TicketCancelled(TicketEvent, frozen=True):
 
     keep: bool = False
     error_reason: str | None = None
-    expire_at: datetime | None = None
+    expire_at: Instant | None = None
 
 
 class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -118,13 +123,13 @@ class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
     payload_json: Raw | UnsetType = msgspec.field(default=UNSET, name="payload")
     tube: str | UnsetType = UNSET
     group: str | UnsetType | None = UNSET
-    runat: datetime | UnsetType = UNSET
+    runat: Instant | UnsetType = UNSET
 
 
 class TicketRetried(TicketEvent, frozen=True):
     """The ticket is pending again, due at `runat`, with the changes that were asked for."""
 
-    runat: datetime
+    runat: Instant
     error_reason: str | None = None
     changes: Changes | None = None
 
@@ -136,14 +141,14 @@ class TicketReleased(TicketEvent, frozen=True):
 class TicketLapsed(TicketEvent, frozen=True):
     """The lease ended before anything settled the ticket; it is pending again, due at `runat`."""
 
-    runat: datetime
+    runat: Instant
     error_reason: str
 
 
 class TicketRestarted(TicketEvent, frozen=True):
     """A terminal ticket is pending again as if new, due at `runat`."""
 
-    runat: datetime
+    runat: Instant
 
 
 class TicketUpdated(TicketEvent, frozen=True):

@@ -75,37 +75,46 @@ def same(one: Projection, other: Projection) -> bool:
 # --- what is in one ---------------------------------------------------------------------------------------------------
 
 
-def every_field() -> Ticket:
-    later = NOW + timedelta(seconds=1)
-    draft = draft_of(
+LATER = NOW + timedelta(seconds=1)
+
+
+def every_field() -> tuple[Draft, Draft]:
+    """Two tickets that have between them every field that a ticket can have: one claimed, one failed."""
+    claimed = draft_of(
         Ticket("ü", "näme", payload={"a": ["\U0001f600", None, 1.5]}, tube="t", nice=-1, runat=NOW, group="g")
     )
-    successor = draft_of(Ticket("ü", "other", payload=[1], runat=later))
-    successor.ctime = successor.mtime = later
+    successor = draft_of(Ticket("ü", "other", payload=[1], runat=LATER))
+    successor.ctime = successor.mtime = LATER
     successor.version = successor.order = 8
-    draft.status = Status.FAILED
-    draft.attempts, draft.version, draft.claim, draft.order = 3, 9, 7, 5
-    draft.ctime, draft.mtime, draft.lease_until, draft.expire_at = NOW, later, later, later
-    draft.error_reason, draft._result, draft.blocked_by, draft.worker = "why", b'{"r":1}', ("x", "y"), "worker-1"
-    draft.successor = seal(successor)
-    return seal(draft)
+    claimed.attempts, claimed.version, claimed.claim, claimed.order = 3, 9, 7, 5
+    claimed.ctime, claimed.mtime, claimed.lease_until, claimed.worker = NOW, LATER, LATER, "worker-1"
+    claimed.blocked_by, claimed.successor = ("x", "y"), seal(successor)
+    failed = draft_of(Ticket("f", "name", runat=NOW))
+    failed.status, failed.error_reason, failed._result = Status.FAILED, "why", b'{"r":1}'
+    failed.attempts, failed.version, failed.order = 1, 6, 4
+    failed.ctime, failed.mtime, failed.expire_at = NOW, LATER, LATER
+    return claimed, failed
 
 
 def test_every_field_of_a_ticket_comes_back(where):
     fill(where, 12)
-    ticket = every_field()
-    unset = [field.name for field in attrs.fields(Draft) if getattr(ticket, field.name) == field.default]
+    tickets = [seal(draft) for draft in every_field()]
+    unset = [
+        field.name
+        for field in attrs.fields(Draft)
+        if all(getattr(ticket, field.name) == field.default for ticket in tickets)
+    ]
     assert unset == [], "set these too, so that this test would miss them"
     path = take(where)
     with path.open("rb") as file:
         snapshot = read_snapshot(file, str(path))
-    snapshot.tickets.append(ticket)
+    snapshot.tickets.extend(tickets)
     write(OS_FILES, path, snapshot)
     with path.open("rb") as file:
         again = read_snapshot(file, str(path))
     assert again == snapshot
-    assert again.tickets[-1] == ticket
-    assert again.tickets[-1].payload == {"a": ["\U0001f600", None, 1.5]}
+    assert again.tickets[-2:] == tickets
+    assert again.tickets[-2].payload == {"a": ["\U0001f600", None, 1.5]}
     assert path.read_bytes().isascii()
 
 
@@ -114,7 +123,7 @@ def test_a_ticket_that_fills_its_limits_comes_back(where):
     path = take(where)
     with path.open("rb") as file:
         snapshot = read_snapshot(file, str(path))
-    draft = draft_of(every_field())
+    draft, _ = every_field()
     draft._payload = draft._result = b'"%b"' % (b"x" * (960 << 10))
     successor = draft_of(draft.successor)
     successor._payload = draft._payload
