@@ -235,7 +235,9 @@ def _check_successor(fields: _Fields, successor: _Fields, seq: int) -> None:
     """Check that a ticket can have a successor, and that it is one."""
     unclaimed = successor.claim is None and successor.successor is None
     if fields.claim is None or not unclaimed or successor.id != fields.id:
-        raise BadLine(f"ticket {fields.id!r}: only one that is claimed has a successor, which is of its id and unclaimed")
+        raise BadLine(
+            f"ticket {fields.id!r}: only one that is claimed has a successor, which is of its id and unclaimed"
+        )
     _check_fields(successor, seq)
 
 

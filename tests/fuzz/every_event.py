@@ -30,5 +30,3 @@ EVENTS: list[e.Event] = [
     e.LogRepaired("log/x", 1, 2, "quarantine/x", 3),
     e.LogClosed(),
 ]
-
-

@@ -1,10 +1,18 @@
-"""The fuzzer of one target: `fuzz_one.py <target> [options of libFuzzer] [folders]`. `python -m tests.fuzz` starts it."""
+"""The fuzzer of one target: `fuzz_one.py [options of libFuzzer] [folders]`, which `python -m tests.fuzz` starts.
+
+The environment says the rest, since libFuzzer starts its first argument anew when it merges: FUZZ_TARGET, the name of
+the target; FUZZ_PROGRAM, an executable that starts this one; FUZZ_OUTCOMES, the file into which what came of the inputs
+is written about once a second, because Python runs no more when libFuzzer ends.
+"""
 
 from __future__ import annotations
 
-import atexit
 import collections
+import json
+import os
 import sys
+import time
+from pathlib import Path
 
 import atheris
 
@@ -16,12 +24,17 @@ _MAX_HAVOC_BYTES = 1 << 16
 
 
 def main() -> None:
-    target = sys.argv.pop(1)
+    target, said = os.environ["FUZZ_TARGET"], Path(os.environ["FUZZ_OUTCOMES"])
     check = targets.TARGETS[target]
     outcomes: collections.Counter[str] = collections.Counter()
+    written = 0.0
 
     def one_input(data: bytes) -> None:
+        nonlocal written
         outcomes[check(data)] += 1
+        if time.monotonic() > written + 1:
+            written = time.monotonic()
+            said.write_text(json.dumps(outcomes))
 
     def havoc(data: bytes) -> bytes:
         return atheris.Mutate(data, min(len(data) + 64, _MAX_HAVOC_BYTES)) if data else b"{}"
@@ -29,8 +42,7 @@ def main() -> None:
     def custom_mutator(data: bytes, max_size: int, seed: int) -> bytes:
         return mutate(target, data, seed, havoc)[:max_size]
 
-    atexit.register(lambda: print("outcomes:", dict(outcomes.most_common()), file=sys.stderr, flush=True))
-    atheris.Setup(sys.argv, one_input, custom_mutator=custom_mutator)
+    atheris.Setup([os.environ["FUZZ_PROGRAM"], *sys.argv[1:]], one_input, custom_mutator=custom_mutator)
     atheris.Fuzz()
 
 

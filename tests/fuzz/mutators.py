@@ -25,8 +25,8 @@ _BODY: Final = 92
 _ZEROS: Final = b"0" * 64
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*|true|false|null|\[[^\[\]]*\]|\{[^{}]*\}')
 _NAMES: Final = [
-    *("log/%020d.jsonl" % number for number in (0, 1, 2, 3, 5, 9, 10**19)),
-    *("snapshots/%020d.jsonl" % number for number in (1, 2, 3, 5, 9)),
+    *(f"log/{number:020}.jsonl" for number in (0, 1, 2, 3, 5, 9, 10**19)),
+    *(f"snapshots/{number:020}.jsonl" for number in (1, 2, 3, 5, 9)),
     *("LOCK", "reserve", "quarantine/1", "log/x.jsonl", "log/1.jsonl", "log/00000000000000000001.jsonl.tmp"),
 ]
 _WORDS: Final = [
@@ -108,9 +108,9 @@ def mend_directory(contents: dict[str, bytes], *, number: bool = True) -> dict[s
                 made[before] = b"".join([*old, link(hashes.get(seq, _ZEROS), sealing)])
         unsealed = (path, lines, _set(seal, b"sealed", b"%d" % seq)) if seal else None
         made[path] = b"".join(lines)
-    for path in contents:
+    for path, data in contents.items():
         if path.startswith("snapshots/"):
-            head, *rest = lines_of(contents[path]) or [b""]
+            head, *rest = lines_of(data) or [b""]
             body = body_of(head)
             seq_there = re.search(rb'"seq":([0-9]{1,18})\b', body)
             at = int(seq_there[1]) if seq_there else 0
@@ -189,7 +189,7 @@ def mutate(target: str, data: bytes, seed: int, havoc: Callable[[bytes], bytes])
             lines = change_lines(lines, chance, havoc)
         changed = b"".join(lines)
         return mend(changed) if chance.random() < 0.9 else changed
-    contents = files_of(data) or {"log/%020d.jsonl" % 1: b""}
+    contents = files_of(data) or {f"log/{1:020}.jsonl": b""}
     for _ in range(chance.choice((1, 1, 2, 4))):
         path = chance.choice(sorted(contents)) if contents else ""
         if not contents or chance.random() < 0.25:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
-from msgspec import Raw
-from simulated_files import SimulatedFiles
 from every_event import EVENTS, LATER, NOW
+from msgspec import Raw
 from mutators import mend_directory
+from simulated_files import SimulatedFiles
 from targets import WHERE, written
 
 from kharon.log.directory import DirectoryLog
@@ -19,6 +19,8 @@ from kharon.log.snapshot import take
 from kharon.model import events as e
 
 ID = b'"log":"%b"' % (b"e" * 32)
+
+
 def lines() -> Iterator[bytes]:
     chain = Chain()
     yield chain.header("e" * 32, NOW)

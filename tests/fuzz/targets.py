@@ -245,8 +245,7 @@ def _verified(files: SimulatedFiles) -> tuple[KharonError | None, list[Record]]:
     try:
         if not segments(WHERE, files):
             return KharonError("there is no log"), records
-        for record in Reading(lambda: segments(WHERE, files), files.read).records():
-            records.append(record)
+        records.extend(Reading(lambda: segments(WHERE, files), files.read).records())
     except FileNotFoundError:
         return KharonError("there is no log"), records
     except (CorruptLog, UnknownFormat) as error:
@@ -284,13 +283,17 @@ def _check_chain(files: SimulatedFiles, records: list[Record]) -> None:
             for raw in file:
                 parts = parts_of(raw)
                 if parts is not None and parts[0] in hashes:
-                    must(previous is not None and follows(raw, previous), "a record does not follow from the line before")
+                    must(
+                        previous is not None and follows(raw, previous), "a record does not follow from the line before"
+                    )
                     must(json.loads(raw)["seq"] == records[found].seq, "a record stands elsewhere")
                     found += 1
                 if not raw.startswith(b'"sealed":', 92):
                     previous = parts[0] if parts is not None else None
     must(found == len(records), "records that are not in the files")
-    must([record.seq for record in records] == [*range(records[0].seq, records[-1].seq + 1)] if records else True, "gap")
+    must(
+        [record.seq for record in records] == [*range(records[0].seq, records[-1].seq + 1)] if records else True, "gap"
+    )
 
 
 def _repaired(files: SimulatedFiles, *, damaged: bool) -> None:
@@ -306,7 +309,9 @@ def _repaired(files: SimulatedFiles, *, damaged: bool) -> None:
         must((done.last, done.lost, done.records) == (plan.last, plan.lost, plan.records), "not what was said")
         whole, verified = _verified(copy)
         must(whole is None, f"after the repair: {whole}")
-        must(len(verified) == plan.last + (len(plan.cuts) or len(plan.seals)), "after the repair there are other records")
+        must(
+            len(verified) == plan.last + (len(plan.cuts) or len(plan.seals)), "after the repair there are other records"
+        )
 
 
 TARGETS: Final[dict[str, Callable[[bytes], str]]] = {"line": line, "directory": directory, "snapshot": snapshot}

@@ -134,6 +134,94 @@ def test_a_ticket_that_fills_its_limits_comes_back(where):
         assert read_snapshot(file, str(path)) == whole
 
 
+def relinked(path: Path, old: bytes, new: bytes, *, number: int = -2) -> None:
+    """Change a snapshot in one line, and make a chain of it again, as one who knows the format can."""
+    lines = path.read_bytes().splitlines()
+    assert lines[number].count(old) == 1
+    lines[number] = lines[number].replace(old, new)
+    _, _, hash = lines[0].partition(b'"record":"')
+    hash, made = hash[:64].decode(), []
+    for line in lines:
+        each, hash = link(hash, line[92:])
+        made.append(each)
+    path.write_bytes(b"".join(made))
+
+
+@pytest.fixture
+def of_two(where):
+    """A snapshot of one ticket that is claimed and has a successor, and one that failed."""
+    fill(where, 12)
+    path = take(where)
+    with path.open("rb") as file:
+        snapshot = read_snapshot(file, str(path))
+    write(
+        OS_FILES, path, Snapshot(snapshot.log, 9, snapshot.at, snapshot.hash, [seal(draft) for draft in every_field()])
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("number", "old", "new", "why"),
+    [
+        (-2, b'"version":6', b'"version":10', "added by record 4 and changed by 10, in a snapshot at 9"),
+        (-2, b'"order":4', b'"order":7', "added by record 7 and changed by 6"),
+        (-2, b'"order":4', b'"order":0', "added by record 0"),
+        (-2, b'"attempts":1', b'"attempts":-1', "-1 attempts"),
+        (-2, b'"status":"failed",', b"", "pending and expires"),
+        (
+            -2,
+            b'"status":"failed"',
+            b'"status":"failed","claim":5,"lease_until":"2026-01-01T00:00:00Z","worker":"w"',
+            "it is failed and claimed",
+        ),
+        (-2, b'"status":"failed"', b'"status":"failed","worker":"w"', "claimed in part"),
+        (-2, b'"status":"failed"', b'"status":"failed","lease_until":"2026-01-01T00:00:00Z"', "claimed in part"),
+        (-2, b'"result":{"r":1}', b'"result":1e999', "out of range"),
+        (-2, b'"payload":null', b'"payload":-1e999', "out of range"),
+        (-2, b'"payload":null', b'"payload":' + b"[" * 68 + b"]" * 68, "not a ticket: nested deeper than 67 levels"),
+        (-2, b'"expire_at":"2026-01-01T00:00:01Z"', b'"expire_at":"2026-01-01T00:00:01"', "timezone"),
+        (-2, b'"ctime":"2026-01-01T00:00:00Z"', b'"ctime":"2026-01-01T00:00:00"', "timezone"),
+        (-2, b'"id":"f"', b'"id":"\\u00fc"', "it is the second ticket 'ü'"),
+        (-3, b'"claim":7,', b"", "claimed in part"),
+        (-3, b'"lease_until":"2026-01-01T00:00:01Z",', b"", "claimed in part"),
+        (-3, b'"claim":7,"worker":"worker-1",', b'"worker":"worker-1",', "claimed in part"),
+        (-3, b'"version":8', b'"version":99', "changed by 99"),
+        (
+            -3,
+            b'"successor":{"id":"\\u00fc"',
+            b'"successor":{"id":"x"',
+            "only one that is claimed has a successor, which is of its id",
+        ),
+        (-3, b'"order":8', b'"order":8,"claim":8', "unclaimed"),
+        (0, b'"at":"2026-01-01T00:00:00Z"', b'"at":"2026-01-01T00:00:00"', "timezone"),
+    ],
+)
+def test_a_ticket_that_no_log_folds_to_is_refused(of_two, number, old, new, why):
+    """Its chain may be right: what reads it must not find out later, in the middle of something else."""
+    with of_two.open("rb") as file:
+        assert [ticket.id for ticket in read_snapshot(file, str(of_two)).tickets] == ["ü", "f"]
+    relinked(of_two, old, new, number=number)
+    with of_two.open("rb") as file, pytest.raises(CorruptLog, match=why) as caught:
+        read_snapshot(file, str(of_two))
+    assert caught.value.line == {0: 1, -3: 2, -2: 3}[number]
+
+
+def test_a_successor_of_a_ticket_that_is_not_claimed_is_refused(of_two):
+    relinked(of_two, b'"claim":7,', b"", number=1)
+    relinked(of_two, b'"worker":"worker-1",', b"", number=1)
+    relinked(of_two, b'"lease_until":"2026-01-01T00:00:01Z",', b"", number=1)
+    with of_two.open("rb") as file, pytest.raises(CorruptLog, match="only one that is claimed has a successor"):
+        read_snapshot(file, str(of_two))
+
+
+def test_a_successor_of_a_successor_is_refused(of_two):
+    _, _, own = of_two.read_bytes().splitlines()[1].partition(b'"successor":')
+    own = own.removesuffix(b"}}")
+    relinked(of_two, own, own[:-1] + b',"successor":' + own + b"}", number=1)
+    with of_two.open("rb") as file, pytest.raises(CorruptLog, match="only one that is claimed has a successor"):
+        read_snapshot(file, str(of_two))
+
+
 # --- taking one, and opening with it ----------------------------------------------------------------------------------
 
 
