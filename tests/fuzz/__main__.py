@@ -88,7 +88,7 @@ def fuzz(target: str, seconds: int, work: Path) -> Result:
     if ran.returncode and not findings:  # it did not come so far
         raise SystemExit(f"{target}: the fuzzer ended with {ran.returncode}\n{ran.stderr[-4000:]}")
     for finding in findings:
-        print(f"\n{target}: {finding}\n{excerpt(ran.stderr)}", flush=True)
+        print(f"\n{target}: {finding}\n{excerpt(ran.stdout + ran.stderr)}", flush=True)
     status = re.findall(r"^#\d+\s+\w+\s+cov: (\d+) ft: (\d+) corp: (\d+)", ran.stderr, re.MULTILINE)
     coverage, features, inputs = map(int, status[-1]) if status else (0, 0, 0)
     runs = re.search(r"stat::number_of_executed_units: *(\d+)", ran.stderr)
@@ -98,7 +98,7 @@ def fuzz(target: str, seconds: int, work: Path) -> Result:
 
 def excerpt(said: str) -> str:
     """What Python said of a finding, without libFuzzer's dump of the input."""
-    found = re.search(r"=== Uncaught Python exception: ===\n(.*?)\n==\d+==", said, re.DOTALL)
+    found = re.search(r"=== Uncaught Python exception: ===\n(.*?)(?:\n\n|\n==\d|$)", said, re.DOTALL)
     return found[1] if found else said[-2000:]
 
 
@@ -106,7 +106,7 @@ def keep(target: str, work: Path) -> None:
     """Replace the corpus by the fewest and shortest inputs that reach all that it and the new ones reach."""
     merged = work / f"{target}-merged"
     merged.mkdir()
-    ran = start(target, work, "-merge=1", str(merged), str(CORPUS / target), str(work / target))
+    ran = start(target, work, "-set_cover_merge=1", str(merged), str(CORPUS / target), str(work / target))
     if ran.returncode or not any(merged.iterdir()):
         raise SystemExit(f"{target}: merging ended with {ran.returncode}\n{ran.stderr[-4000:]}")
     shutil.rmtree(CORPUS / target)

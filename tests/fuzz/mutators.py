@@ -81,8 +81,20 @@ def mend(data: bytes) -> bytes:
     return b"".join(made)
 
 
-def mend_directory(contents: dict[str, bytes], *, number: bool = True) -> dict[str, bytes]:
-    """Make a chain of the segments, and let each snapshot follow from it; with `number` records are counted anew."""
+def half_mend(data: bytes) -> bytes:
+    """Put the crc of each line right, and leave its hash: what an editor of history would do who forgot the chain."""
+    lines = []
+    for line in lines_of(data):
+        body = body_of(line)
+        lines.append(b'%b","crc":"%08x",%b\n' % (line[:73].ljust(73, b"0"), zlib.crc32(body), body))
+    return b"".join(lines)
+
+
+def mend_directory(contents: dict[str, bytes], *, number: bool = True, links: bool = True) -> dict[str, bytes]:
+    """Make a chain of the segments, and let each snapshot follow from it.
+
+    With `number` records are counted anew; with `links` a header and a seal say which lines they stand beside.
+    """
     made = dict(contents)
     previous, seq, hashes = _ZEROS, 0, {}
     unsealed: tuple[str, list[bytes], bytes] | None = None
@@ -93,9 +105,9 @@ def mend_directory(contents: dict[str, bytes], *, number: bool = True) -> dict[s
             if body.startswith(b'"sealed":'):
                 seal = body
                 continue
-            if not index:
+            if not index and links:
                 body = _set(_set(body, b"previous", b'"%b"' % previous), b"first", b"%d" % (seq + 1))
-            elif number:
+            elif index and number:
                 body = _set(body, b"seq", b"%d" % (seq + 1))
             lines.append(link(previous, body))
             previous = lines[-1][9:73]
@@ -104,7 +116,8 @@ def mend_directory(contents: dict[str, bytes], *, number: bool = True) -> dict[s
                 hashes[seq] = previous
             elif unsealed is not None:
                 before, old, sealing = unsealed
-                sealing = _set(sealing, b"next", b'"%b"' % previous)
+                if links:
+                    sealing = _set(sealing, b"next", b'"%b"' % previous)
                 made[before] = b"".join([*old, link(hashes.get(seq, _ZEROS), sealing)])
         unsealed = (path, lines, _set(seal, b"sealed", b"%d" % seq)) if seal else None
         made[path] = b"".join(lines)
@@ -188,7 +201,7 @@ def mutate(target: str, data: bytes, seed: int, havoc: Callable[[bytes], bytes])
         for _ in range(chance.choice((1, 1, 2, 4))):
             lines = change_lines(lines, chance, havoc)
         changed = b"".join(lines)
-        return mend(changed) if chance.random() < 0.9 else changed
+        return chance.choice((mend,) * 8 + (half_mend, bytes))(changed)
     contents = files_of(data) or {f"log/{1:020}.jsonl": b""}
     for _ in range(chance.choice((1, 1, 2, 4))):
         path = chance.choice(sorted(contents)) if contents else ""
@@ -197,7 +210,11 @@ def mutate(target: str, data: bytes, seed: int, havoc: Callable[[bytes], bytes])
         else:
             contents[path] = b"".join(change_lines(lines_of(contents[path]), chance, havoc))
     torn = chance.random() < 0.3
-    mended = mend_directory(contents, number=chance.random() < 0.8) if chance.random() < 0.9 else contents
+    mended = contents
+    if chance.random() < 0.8:
+        mended = mend_directory(contents, number=chance.random() < 0.8, links=chance.random() < 0.9)
+    elif chance.random() < 0.5:
+        mended = {path: half_mend(data) if path.startswith("log/") else data for path, data in contents.items()}
     if torn:  # behind the mending: what a crash, or damage, does to a chain
         mended = change_files(mended, chance) if chance.random() < 0.5 and mended else _tear(mended, chance)
     return written(mended)

@@ -14,11 +14,13 @@ import io
 import json
 import logging
 import re
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Final
+from pathlib import Path, PurePosixPath
+from types import CodeType
+from typing import Final, Self
 
 import msgspec
 from msgspec import Raw
@@ -39,8 +41,8 @@ from kharon.log.record import (
 from kharon.log.repair import repair
 from kharon.log.segment import Reading
 from kharon.log.snapshot import Snapshot, _lines, read_snapshot
-from kharon.model.events import Event
-from kharon.model.limits import MAX_LINE_BYTES, from_json
+from kharon.model.events import Event, TailCut
+from kharon.model.limits import MAX_DEPTH, MAX_LINE_BYTES, from_json
 from kharon.model.projection import Projection
 
 __all__ = ["TARGETS", "Finding", "directory", "files_of", "line", "snapshot", "written"]
@@ -115,7 +117,8 @@ def _record(raw: bytes) -> str:
     must(open_record(raw, "h") == record, "read twice, it is another record")
     body = raw[92:]
     must(body.isascii(), "a record that is not ASCII was taken")
-    fields = json.loads(b"{" + body)
+    fields = json.loads(b"{" + body, parse_int=lambda digits: int(digits[:4000]))  # Python's limit, not JSON's
+    must(depth(fields) <= MAX_DEPTH + 2, "it is nested deeper than anything may be")
     same = (fields["seq"], fields["durable"], fields["part"], fields["event"], fields["by"])
     must(
         same == (record.seq, record.durable, list(record.part), type(record.event).__name__, record.by),
@@ -131,6 +134,12 @@ def _record(raw: bytes) -> str:
     must((back.seq, back.at, back.by, back.durable) == (record.seq, record.at, record.by, record.durable), "place")
     must(_values(back.event) == _values(record.event), "written again and read back it is another event")
     return "record"
+
+
+def depth(value: object) -> int:
+    """How many lists and objects are inside one another."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inside is None else 1 + max(map(depth, inside), default=0)
 
 
 def _values(event: Event | msgspec.Struct) -> dict[str, object]:
@@ -218,7 +227,9 @@ def directory(data: bytes) -> str:
     contents = {f"q/{path}": content for path, content in files_of(data).items()}
     files = SimulatedFiles.holding(contents or {"q/LOCK": b""})
     before = files.state()
-    whole, verified = _verified(files)
+    whole, verified, unfinished = _verified(files)
+    if whole is None and not unfinished:
+        _check_with_the_page(contents, verified)
     _repaired(files, damaged=isinstance(whole, CorruptLog))
     must(files.state() - before <= {("/q/log", b"/")} and before <= files.state(), "looking changed something")
     try:
@@ -228,29 +239,33 @@ def directory(data: bytes) -> str:
         must(before <= files.state() or type(refused) is KharonError, "it was refused, and changed")
         return f"refused: {type(refused).__name__}"
     _check_chain(files, records)
+    _check_added(files, before, records, verified if whole is None else None)
     again, same = _replayed(files)
     must((again, same) == (projection, records), "opened again, it is another state")
     changed = files.state()
     _replayed(files)
     must(files.state() == changed, "opened a third time, it is changed again")
-    whole, verified = _verified(files)
+    whole, verified, _ = _verified(files)
     if whole is None:  # else what is in front of a snapshot is damaged, which opening does not look at
         must(len(verified) >= len(records), "fewer records than opening gave")
         must(verified[len(verified) - len(records) :] == records, "opening and verifying read something else")
     return "opened" if whole is None else "opened, and not whole"
 
 
-def _verified(files: SimulatedFiles) -> tuple[KharonError | None, list[Record]]:
-    records = []
+def _verified(files: SimulatedFiles) -> tuple[KharonError | None, list[Record], bool]:
+    """What verifying says: why the log is not whole, its records, and whether an unfinished commit is at its end."""
+    records: list[Record] = []
+    nothing = KharonError("there is no log")
     try:
         if not segments(WHERE, files):
-            return KharonError("there is no log"), records
-        records.extend(Reading(lambda: segments(WHERE, files), files.read).records())
+            return nothing, records, False
+        reading = Reading(lambda: segments(WHERE, files), files.read)
+        records.extend(reading.records())
     except FileNotFoundError:
-        return KharonError("there is no log"), records
+        return nothing, records, False
     except (CorruptLog, UnknownFormat) as error:
-        return error, records
-    return None, records
+        return error, records, False
+    return None, records, reading.broken is not None
 
 
 def _replayed(files: SimulatedFiles) -> tuple[Projection, list[Record]]:
@@ -276,24 +291,107 @@ def _replayed(files: SimulatedFiles) -> tuple[Projection, list[Record]]:
 
 def _check_chain(files: SimulatedFiles, records: list[Record]) -> None:
     """The records stand in the files, one behind the other, each following from the line before it."""
-    hashes = {record.hash.encode(): record for record in records}
-    previous, found = None, 0
+    hashes = iter([record.hash.encode() for record in records])
+    previous, awaited, found = None, next(hashes, None), 0
     for path in segments(WHERE, files):
         with files.read(path) as file:
             for raw in file:
                 parts = parts_of(raw)
-                if parts is not None and parts[0] in hashes:
+                if parts is not None and parts[0] == awaited:
                     must(
                         previous is not None and follows(raw, previous), "a record does not follow from the line before"
                     )
-                    must(json.loads(raw)["seq"] == records[found].seq, "a record stands elsewhere")
-                    found += 1
+                    must(json.loads(raw)["seq"] == records[found].seq == records[0].seq + found, "its seq is another")
+                    awaited, found = next(hashes, None), found + 1
                 if not raw.startswith(b'"sealed":', 92):
                     previous = parts[0] if parts is not None else None
     must(found == len(records), "records that are not in the files")
-    must(
-        [record.seq for record in records] == [*range(records[0].seq, records[-1].seq + 1)] if records else True, "gap"
-    )
+
+
+def _check_added(
+    files: SimulatedFiles, before: frozenset[tuple[str, bytes]], records: list[Record], verified: list[Record] | None
+) -> None:
+    """Opening adds no record, or that it cut bytes which nothing vouched for."""
+    new = {path for path, _ in files.state()} - {path for path, _ in before}
+    last = records[-1] if records else None
+    cut = last is not None and isinstance(last.event, TailCut) and f"/q/{last.event.kept_as}" in new
+    if verified is not None:
+        known = records[:-1] if cut else records
+        must(known == verified[len(verified) - len(known) :], "opening gives what verifying did not, or less")
+        must(not known or not verified or known[-1] == verified[-1], "opening gives less than verifying did")
+    if cut:
+        with files.read(WHERE / last.event.kept_as) as file:
+            must(not vouches(file.read(), last.seq), "what was cut had been on disk")
+
+
+def vouches(data: bytes, first: int) -> bool:
+    """Whether a line, not of the commit that begins at `first`, says that the record `first` was on disk."""
+    for found in re.finditer(rb'\{"hash":"', data):
+        raw = data[found.start() : data.find(b"\n", found.start()) + 1]
+        parts = parts_of(raw)
+        try:
+            record = open_record(raw, "h") if parts else None
+        except (BadLine, UnknownFormat):
+            continue
+        if record is not None and record.durable >= first and record.seq - record.part[0] + 1 != first:
+            return True
+    return False
+
+
+class _PathsInMemory:
+    """What the verifier of the page on the format uses of `pathlib`, for files in memory."""
+
+    def __init__(self, contents: dict[str, bytes]) -> None:
+        self._contents = contents
+
+    def Path(self, *parts: str) -> _PathsInMemory:  # noqa: N802 - as it is called there
+        return self
+
+    def glob(self, _pattern: str) -> list[_PathInMemory]:
+        found = [path for path in self._contents if path.startswith("q/log/") and path.endswith(".jsonl")]
+        return [_PathInMemory(path, self._contents[path]) for path in sorted(found)]
+
+
+class _PathInMemory(PurePosixPath):
+    __slots__ = ("data",)
+
+    def __new__(cls, path: str, data: bytes) -> Self:
+        made = super().__new__(cls, path)
+        made.data = data
+        return made
+
+    def read_bytes(self) -> bytes:
+        return self.data
+
+
+def _page() -> CodeType:
+    page = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
+    source = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[-1]
+    return compile(source.replace(", pathlib,", ","), "docs/format.md", "exec")
+
+
+PAGE: Final = _page()
+
+
+def _check_with_the_page(contents: dict[str, bytes], verified: list[Record]) -> None:
+    """What Kharon takes for whole the fifty lines of docs/format.md take for whole too, and for the same.
+
+    But for an unfinished end, of which they may say something else: they do not know what fields an event must have, so
+    they take for a record, or for a witness, what Kharon does not.
+    """
+    said: list[str] = []
+    arguments, sys.argv = sys.argv, ["verify.py", "q"]
+    try:
+        exec(PAGE, {"print": said.append, "pathlib": _PathsInMemory(contents)})
+    except SystemExit as stopped:
+        raise Finding(f"verified, and the page says: {stopped}") from None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return  # fields of other types: that much care is not in fifty lines
+    finally:
+        sys.argv = arguments
+    last = verified[-1] if verified else None
+    must(f"whole: {last.seq if last else 0} records, " in said[0], f"{last}, and the page says: {said[0]}")
+    must(last is None or said[0].endswith(f"last hash {last.hash}"), "the page has another hash")
 
 
 def _repaired(files: SimulatedFiles, *, damaged: bool) -> None:
@@ -307,7 +405,7 @@ def _repaired(files: SimulatedFiles, *, damaged: bool) -> None:
         copy = files.killed()
         done = repair(WHERE, confirm=True, files=copy)
         must((done.last, done.lost, done.records) == (plan.last, plan.lost, plan.records), "not what was said")
-        whole, verified = _verified(copy)
+        whole, verified, _ = _verified(copy)
         must(whole is None, f"after the repair: {whole}")
         must(
             len(verified) == plan.last + (len(plan.cuts) or len(plan.seals)), "after the repair there are other records"

@@ -110,7 +110,7 @@ def test_opening_what_verifying_refuses_is_found(monkeypatch):
     (first, *_) = sorted(path for path in files if path.startswith("log/"))
     files[first] = files[first].replace(b'"by":"ann"', b'"by":"bob"', 1)
     assert TARGETS["directory"](written(files)) == "refused: CorruptLog"
-    monkeypatch.setattr(targets, "_verified", lambda files: (None, []))
+    monkeypatch.setattr(targets, "_verified", lambda files: (None, [], False))
     with pytest.raises(Finding):
         TARGETS["directory"](written(files))
 
