@@ -253,7 +253,7 @@ def directory(data: bytes) -> str:
 
 
 def _verified(files: SimulatedFiles) -> tuple[KharonError | None, list[Record], bool]:
-    """What verifying says: why the log is not whole, its records, and whether an unfinished commit is at its end."""
+    """What verifying says: why the log is not whole, its records, and whether it ends with what is unfinished."""
     records: list[Record] = []
     nothing = KharonError("there is no log")
     try:
@@ -265,7 +265,8 @@ def _verified(files: SimulatedFiles) -> tuple[KharonError | None, list[Record], 
         return nothing, records, False
     except (CorruptLog, UnknownFormat) as error:
         return error, records, False
-    return None, records, reading.broken is not None
+    unsealed = reading.before is not None and not reading.before.sealed
+    return None, records, reading.broken is not None or unsealed
 
 
 def _replayed(files: SimulatedFiles) -> tuple[Projection, list[Record]]:
