@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
+import zlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -166,6 +168,36 @@ def test_they_agree_about_garbage(where, tail):
         file.write(tail)
     assert verify(where) == judgement(where)
     assert f" {len(tail)} bytes unfinished" in verify(where)
+
+
+def reseal(line: bytes, previous: bytes, old: bytes, new: bytes) -> bytes:
+    """A line with something else in its body, and the sum and the hash that are right for it."""
+    assert line.count(old) == 1
+    body = line[92:-1].replace(old, new)
+    hash = hashlib.sha256(previous + body).hexdigest().encode()
+    return b'{"hash":"%b","crc":"%08x",%b\n' % (hash, zlib.crc32(body), body)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "records"),
+    [
+        (b'"id":"a"', '"id":"ö"'.encode(), 0),  # a line is ASCII
+        (b'"id":"a"', b'"id":"a","hash":"0"', 2),  # the hash is what stands at its place, whatever the body says
+    ],
+)
+def test_they_agree_about_what_is_sealed_anew(tmp_path, old, new, records):
+    where = tmp_path / "queue"
+    log = DirectoryLog(where)
+    list(log.open(NOW))
+    log.append([TicketDeleted("a"), TicketDeleted("b")], NOW, "ann")
+    log.write()
+    log.abandon()
+    header, first, second = segment_of(where).read_bytes().splitlines(keepends=True)
+    first = reseal(first, header[9:73], old, new)
+    second = reseal(second, first[9:73], b'"id":"b"', b'"id":"c"')
+    segment_of(where).write_bytes(header + first + second)
+    assert verify(where) == judgement(where)
+    assert f"whole: {records} records" in verify(where)
 
 
 @pytest.fixture(params=["records", "header", "unsealed", "half a seal"])

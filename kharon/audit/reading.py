@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import attrs
 
+from kharon.audit.snapshots import Snapshots
 from kharon.errors import InvalidTicket, KharonError
 from kharon.log.directory import segments
 from kharon.log.files import OS_FILES, naming
@@ -75,6 +76,10 @@ class Report:
         closed: whether the log ends with `LogClosed`, with nothing behind it.
         unknown: what a later version of Kharon wrote, in the order of the log. Its place in the chain was verified like
             all else, what it says could not be read; this Kharon neither opens nor replays the log. Empty as a rule.
+        snapshots: how many snapshots say what the log says.
+        bad_snapshots: of the others, what is wrong with each, beginning with its path. The log is whole all the same,
+            and opening passes over those that are damaged; one whose tickets are not the log's it would believe.
+            Remove the file: another one will be made.
     """
 
     path: Path
@@ -89,6 +94,8 @@ class Report:
     unfinished: int
     closed: bool
     unknown: tuple[UnknownEvents, ...] = ()
+    snapshots: int = 0
+    bad_snapshots: tuple[str, ...] = ()
 
 
 def read(path: str | os.PathLike[str], after: int = 0) -> Iterator[Record]:
@@ -191,15 +198,20 @@ def verify(path: str | os.PathLike[str]) -> Report:
         KharonError: there is no queue at `path`.
         OSError: it cannot be read.
 
-    Cost: O(bytes of the log); the memory of one commit.
+    Cost: O(bytes of the log); the memory of one commit, or of the tickets if there are snapshots to compare with.
     """
     audit = _Pass(path, lenient=True)
     reading = audit.reading
-    count, unknown = 0, dict[Unknown, list[int]]()
-    for record in reading.records():
-        count += 1
-        if type(record.event) is Unknown:
-            unknown.setdefault(record.event, [record.seq, 0])[1] += 1
+    unknown = dict[Unknown, list[int]]()
+
+    def records() -> Iterator[Record]:
+        for record in reading.records():
+            if type(record.event) is Unknown:
+                unknown.setdefault(record.event, [record.seq, 0])[1] += 1
+            yield record
+
+    snapshots = Snapshots(Path(path))  # listed first: what is written while the log is read is not in this reading
+    snapshots.compare(reading, records())
     broken, before = reading.broken, reading.before
     unfinished = 0 if broken is None else audit.sizes[broken.path] - broken.commit_byte
     if before is not None and before.path.suffix != PACKED:  # compressed, it is whole, or it was refused
@@ -210,7 +222,7 @@ def verify(path: str | os.PathLike[str]) -> Report:
         first=reading.places[0].first,
         follows=reading.follows,
         last=reading.chain.seq,
-        records=count,
+        records=reading.chain.seq - reading.places[0].first + 1,
         segments=len(reading.places),
         bytes=sum(audit.sizes.values()) - unfinished,
         hash=reading.last_hash,
@@ -220,6 +232,8 @@ def verify(path: str | os.PathLike[str]) -> Report:
             UnknownEvents(event=event.name, version=event.version, needs=event.needs, first=first, records=records)
             for event, (first, records) in unknown.items()
         ),
+        snapshots=snapshots.good,
+        bad_snapshots=tuple(snapshots.bad),
     )
 
 

@@ -18,7 +18,7 @@ from typing import BinaryIO, Final, NamedTuple, TypeAlias
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.files import OS_FILES, Files
 from kharon.log.packed import open_segment
-from kharon.log.segment import is_segment, stem_of
+from kharon.log.segment import first_of, is_segment, stem_of
 from kharon.model.events import SegmentArchived, SegmentCompressed
 
 __all__ = [
@@ -59,6 +59,7 @@ def segments(directory: Path, files: Files = OS_FILES) -> list[Path]:
     in `log/` before one in an archive, the plain one before the compressed one.
 
     Raises:
+        CorruptLog: a file is among them whose name is not that of a segment, so nobody can say where it belongs.
         OSError: they cannot be listed.
     """
     return [paths[0] for _, paths in sorted(places_of(directory, files).items())]
@@ -74,6 +75,10 @@ def places_of(directory: Path, files: Files, known: Archives | None = None) -> d
 
     The oldest are archived first, and into the archive that is named last. So what is in an archive and not older than
     what is in the next one, or in `log/`, is not this queue's: another one, a copy of it, shares the archive.
+
+    Raises:
+        CorruptLog: a file is among them whose name is not that of a segment.
+        OSError: they cannot be listed.
     """
     found: dict[str, list[Path]] = {}
     there = (known or archives(directory, files)).reachable
@@ -81,8 +86,10 @@ def places_of(directory: Path, files: Files, known: Archives | None = None) -> d
         oldest = min(found, default="~")
         for name in files.list(folder):
             stem = stem_of(Path(name))
-            if is_segment(name) and stem <= oldest:
-                found.setdefault(stem, []).append(folder / name)
+            if is_segment(name):
+                first_of(folder / name)
+                if stem <= oldest:
+                    found.setdefault(stem, []).append(folder / name)
     return found
 
 

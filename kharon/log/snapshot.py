@@ -30,9 +30,10 @@ from msgspec import UNSET, Raw, UnsetType
 from kharon.errors import CorruptLog, KharonError, UnknownFormat
 from kharon.log.files import OS_FILES, Files, naming
 from kharon.log.moves import open_moving, segments
-from kharon.log.record import BadLine, Chain, Record, check_format, check_line, link, open_header
+from kharon.log.record import BadLine, Chain, Record, check_depth, check_format, check_line, link, open_header
 from kharon.log.segment import Broken, first_of, read_segment, stem_of
-from kharon.model.limits import MAX_LINE_BYTES, ascii_json
+from kharon.model.events import Instant
+from kharon.model.limits import MAX_DEPTH, MAX_LINE_BYTES, ascii_json, from_json
 from kharon.model.projection import Projection
 from kharon.model.ticket import Draft, Status, Ticket
 from kharon.model.ticket import seal as seal_ticket
@@ -57,6 +58,7 @@ FORMAT_VERSION: Final = 1
 KEPT: Final = 2
 """How many snapshots are kept: the newest, and one to fall back to."""
 _MAX_BYTES: Final = 4 * MAX_LINE_BYTES  # a ticket's payload, its result, and as much for its successor
+_MAX_NESTING: Final = MAX_DEPTH + 3  # a payload, in the successor of a ticket, in its line
 _TEMPORARY: Final = ".tmp"
 _encode = msgspec.json.Encoder().encode
 
@@ -84,7 +86,7 @@ class _Head(msgspec.Struct):
     version: int
     log: str
     seq: int
-    at: datetime
+    at: Instant
     record: str
 
 
@@ -100,16 +102,16 @@ class _Fields(msgspec.Struct, omit_defaults=True):
     payload: Raw
     tube: str
     nice: int
-    runat: datetime
-    ctime: datetime
-    mtime: datetime
+    runat: Instant
+    ctime: Instant
+    mtime: Instant
     version: int
     order: int
     group: str | None = None
     status: Status = Status.PENDING
     attempts: int = 0
-    lease_until: datetime | None = None
-    expire_at: datetime | None = None
+    lease_until: Instant | None = None
+    expire_at: Instant | None = None
     error_reason: str | None = None
     result: Raw | UnsetType = UNSET
     blocked_by: tuple[str, ...] = ()
@@ -193,12 +195,12 @@ def read_snapshot(file: BinaryIO, path: str) -> Snapshot:
         CorruptLog: it is not what was written, or not all of it.
         UnknownFormat: a later version wrote it.
 
-    Cost: O(bytes); measured 4 µs a ticket.
+    Cost: O(bytes); measured 6 µs a ticket.
     """
     number, byte = 0, 0
     previous: str | None = None
     head: _Head | None = None
-    tickets: list[Ticket] = []
+    tickets: dict[str, Ticket] = {}
     try:
         while line := file.readline(_MAX_BYTES + 1):
             number += 1
@@ -209,9 +211,11 @@ def read_snapshot(file: BinaryIO, path: str) -> Snapshot:
             elif line.startswith(b'"tickets":', 92):
                 if _end(line).tickets != len(tickets) or file.read(1):
                     raise BadLine(f"it ends after {len(tickets)} tickets, or does not end here")
-                return Snapshot(head.log, head.seq, head.at, head.record, tickets)
+                return Snapshot(head.log, head.seq, head.at, head.record, list(tickets.values()))
             else:
-                tickets.append(_ticket(_line(line).ticket))
+                ticket = _open_ticket(line, head.seq)
+                if tickets.setdefault(ticket.id, ticket) is not ticket:
+                    raise BadLine(f"it is the second ticket {ticket.id!r}")
             previous = hash
             byte += len(line)
         raise BadLine("it has no last line, so not all of it is there")
@@ -224,6 +228,48 @@ def read_snapshot(file: BinaryIO, path: str) -> Snapshot:
 def _open_head(line: bytes) -> _Head:
     check_format(line, FORMAT, FORMAT_VERSION)
     return _head(line)
+
+
+def _open_ticket(line: bytes, seq: int) -> Ticket:
+    """Return the ticket in a checked line of a snapshot at `seq`; raise `BadLine` if no log folds to such a one."""
+    check_depth(line, _MAX_NESTING, "a ticket")
+    fields = _line(line).ticket
+    _check_fields(fields, seq)
+    if fields.successor is not None:
+        _check_successor(fields, fields.successor, seq)
+    return _ticket(fields)
+
+
+def _check_successor(fields: _Fields, successor: _Fields, seq: int) -> None:
+    """Check that a ticket can have a successor, and that it is one."""
+    unclaimed = successor.claim is None and successor.successor is None
+    if fields.claim is None or not unclaimed or successor.id != fields.id:
+        raise BadLine(
+            f"ticket {fields.id!r}: only one that is claimed has a successor, which is of its id and unclaimed"
+        )
+    _check_fields(successor, seq)
+
+
+def _check_fields(fields: _Fields, seq: int) -> None:
+    """Check what `Projection.check` would find, so that opening refuses the file instead of working with it."""
+    why = None
+    pending = fields.status is Status.PENDING
+    claimed = fields.claim is not None
+    if not 0 < fields.order <= fields.version <= seq:
+        why = f"it was added by record {fields.order} and changed by {fields.version}, in a snapshot at {seq}"
+    elif fields.attempts < 0:
+        why = f"{fields.attempts} attempts"
+    elif (fields.lease_until is not None) != claimed or (fields.worker is not None) != claimed:
+        why = "it is claimed in part only"
+    elif claimed and not pending:
+        why = f"it is {fields.status} and claimed"
+    elif pending and fields.expire_at is not None:
+        why = "it is pending and expires"
+    if why is not None:
+        raise BadLine(f"ticket {fields.id!r}: {why}")
+    from_json(fields.payload)
+    if fields.result is not UNSET:
+        from_json(fields.result)
 
 
 def _paths(files: Files, directory: Path) -> list[Path]:

@@ -9,7 +9,7 @@ in `decide`.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -20,6 +20,7 @@ __all__ = [
     "EVENTS",
     "Changes",
     "Event",
+    "Instant",
     "LeaseExtended",
     "LogClosed",
     "LogRepaired",
@@ -43,6 +44,10 @@ __all__ = [
 ]
 
 
+Instant: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
+"""An instant as it is read: one without a timezone is refused, since it cannot be compared with the others."""
+
+
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """What all events are. Defaults mean "absent" and are not written."""
 
@@ -60,7 +65,7 @@ class TicketAdded(TicketEvent, frozen=True):
     payload_json: Raw = msgspec.field(name="payload")
     tube: str
     nice: int
-    runat: datetime
+    runat: Instant
     group: str | None = None
 
     @property
@@ -73,14 +78,14 @@ class TicketClaimed(TicketEvent, frozen=True):
     """A worker took the ticket; its lease ends at `lease_until`. `attempt` counts from 1."""
 
     attempt: int
-    lease_until: datetime
+    lease_until: Instant
     worker: str
 
 
 class LeaseExtended(TicketEvent, frozen=True):
     """The lease ends later than it would have."""
 
-    lease_until: datetime
+    lease_until: Instant
 
 
 class TicketDone(TicketEvent, frozen=True):
@@ -89,7 +94,7 @@ class TicketDone(TicketEvent, frozen=True):
     keep: bool = False
     # UNSET and not None: msgspec does not decode `Raw | None`.
     result_json: Raw | UnsetType = msgspec.field(default=UNSET, name="result")
-    expire_at: datetime | None = None
+    expire_at: Instant | None = None
 
     @property
     def result(self) -> Any:
@@ -101,7 +106,7 @@ class TicketFailed(TicketEvent, frozen=True):
     """The ticket failed for good, and is kept."""
 
     error_reason: str | None = None
-    expire_at: datetime | None = None
+    expire_at: Instant | None = None
 
 
 class TicketCancelled(TicketEvent, frozen=True):
@@ -109,7 +114,7 @@ class TicketCancelled(TicketEvent, frozen=True):
 
     keep: bool = False
     error_reason: str | None = None
-    expire_at: datetime | None = None
+    expire_at: Instant | None = None
 
 
 class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -119,13 +124,13 @@ class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
     payload_json: Raw | UnsetType = msgspec.field(default=UNSET, name="payload")
     tube: str | UnsetType = UNSET
     group: str | UnsetType | None = UNSET
-    runat: datetime | UnsetType = UNSET
+    runat: Instant | UnsetType = UNSET
 
 
 class TicketRetried(TicketEvent, frozen=True):
     """The ticket is pending again, due at `runat`, with the changes that were asked for."""
 
-    runat: datetime
+    runat: Instant
     error_reason: str | None = None
     changes: Changes | None = None
 
@@ -137,14 +142,14 @@ class TicketReleased(TicketEvent, frozen=True):
 class TicketLapsed(TicketEvent, frozen=True):
     """The lease ended before anything settled the ticket; it is pending again, due at `runat`."""
 
-    runat: datetime
+    runat: Instant
     error_reason: str
 
 
 class TicketRestarted(TicketEvent, frozen=True):
     """A terminal ticket is pending again as if new, due at `runat`."""
 
-    runat: datetime
+    runat: Instant
 
 
 class TicketUpdated(TicketEvent, frozen=True):

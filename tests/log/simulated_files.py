@@ -28,7 +28,7 @@ import itertools
 import math
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -416,6 +416,21 @@ class SimulatedFiles:
         self.unclosed: set[_Open] = set()  # the files that are open for appending
         self.twins: list[_Open] | None = None  # the descriptors given out for others to sync; None: there are no twins
 
+    @classmethod
+    def holding(cls, contents: Mapping[str, bytes]) -> SimulatedFiles:
+        """Return a disk that holds these files, by their paths from the root on, and the directories they are in."""
+        root = _Directory()
+        for path, data in contents.items():
+            *folders, name = path.split("/")
+            folder = root
+            for each in folders:
+                inside = folder.names.get(each)
+                if not isinstance(inside, _Directory):
+                    inside = folder.names[each] = folder.disk[each] = _Directory()
+                folder = inside
+            folder.names[name] = folder.disk[name] = _File(SECTOR, data)
+        return cls(root)
+
     # --- what survives ------------------------------------------------------------------------------------------------
 
     def survivor(self, choose: Callable[[int], int]) -> SimulatedFiles:
@@ -486,6 +501,18 @@ class SimulatedFiles:
                 add(b"%b %d:" % (name.encode(), len(what.cache)))
                 if name != "reserve":
                     add(what.cache)
+
+    def contents(self) -> frozenset[tuple[str, bytes]]:
+        """Return all that is on a disk, as programs see it, but for the lock; the bytes of a directory are "/"."""
+        return frozenset(self._contents("", self.root))
+
+    def _contents(self, path: str, folder: _Directory) -> Iterator[tuple[str, bytes]]:
+        for name, what in folder.names.items():
+            if isinstance(what, _Directory):
+                yield f"{path}/{name}", b"/"
+                yield from self._contents(f"{path}/{name}", what)
+            elif name != "LOCK":
+                yield f"{path}/{name}", bytes(what.cache)
 
     def whole_state(self) -> bytes:
         """Return what tells all that may come of a disk from any other: `state`, and what is not synced. A hash."""

@@ -28,6 +28,7 @@ from log_steps import (
     two_segments,
 )
 
+import kharon
 from kharon.errors import CorruptLog, KharonError, QueueLocked, StorageFull, UnknownFormat
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.record import Chain
@@ -594,3 +595,30 @@ def test_no_file_stays_open(where):
     with pytest.raises(CorruptLog):
         opened(place(where.with_name("other"), data[100:]))
     assert open_files() == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{1:020} (copy).jsonl",  # sorts in front of what it is a copy of
+        f"{0:020}.jsonl",
+        "-1.jsonl",
+        "1.jsonl",
+        f"{10**20}.jsonl",
+        "x.jsonl",
+        "\u0661" * 20 + ".jsonl",  # digits, to Python
+    ],
+)
+def test_a_file_among_the_segments_that_has_no_segment_s_name(where, name):
+    """Nobody can say where it belongs; whoever opens, and whoever verifies, says so in the same words."""
+    log, _ = opened(where)
+    put(log, added("a"))
+    log.close(NOW)
+    path = where / "log" / name
+    path.write_bytes(segment_of(where).read_bytes())
+    for read in (lambda: records_in(where), lambda: kharon.audit.verify(where), lambda: kharon.repair(where)):
+        with pytest.raises(CorruptLog, match="its name is not that of a segment") as caught:
+            read()
+        assert caught.value.file == str(path)
+    path.rename(where / "copy.jsonl")
+    assert [record.seq for record in records_in(where)] == [1, 2]

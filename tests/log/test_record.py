@@ -218,6 +218,8 @@ LINE = seal(record_body())
         (LINE[:9] + LINE[9:73].upper() + LINE[73:], "hash"),
         (seal(record_body(), "1" * 64), "hash"),
         (seal(record_body(id="x" * MAX_LINE_BYTES)), "longer than"),
+        (seal(record_body().replace(b"ann", b"\xff\xff\xff")), "not ASCII"),
+        (seal(record_body().replace(b"ann", "jörg".encode())), "not ASCII"),
     ],
 )
 def test_what_is_not_the_line_that_belongs_here(line, why):
@@ -268,7 +270,6 @@ def test_without_the_line_before_a_line_vouches_for_itself_only():
         record_body(id=7),
         record_body(event="TicketClaimed"),  # whose fields are missing
         record_body()[:-1] + b',"deep":' + b"[" * 5000 + b"]" * 5000 + b"}",
-        record_body().replace(b"ann", b"\xff\xff\xff"),
         record_body() + b"}",
     ],
 )
@@ -331,3 +332,55 @@ def test_no_field_of_an_event_is_also_one_of_the_record():
     ours = {"hash", "crc", *(field.encode_name for field in msgspec.structs.fields(_Envelope))}
     for event in EVENTS.values():
         assert not ours & {field.encode_name for field in msgspec.structs.fields(event)}
+
+
+INSTANTS = ["runat", "lease_until", "expire_at"]
+NAIVE = "2026-01-01T00:00:00"
+UNREADABLE = [b"1e999", b"-1e999", b"9" * 5000, b'{"a":[1e400]}']
+
+
+def events_with(**fields: object) -> list[bytes]:
+    """Records of every kind of event that can have these fields."""
+    every: dict[str, dict[str, object]] = {
+        "TicketAdded": {"type": "t", "payload": None, "tube": "t", "nice": 1, "runat": "2026-01-01T00:00:00Z"},
+        "TicketClaimed": {"attempt": 1, "lease_until": "2026-01-01T00:00:00Z", "worker": "w"},
+        "LeaseExtended": {"lease_until": "2026-01-01T00:00:00Z"},
+        "TicketDone": {"result": None, "expire_at": "2026-01-01T00:00:00Z"},
+        "TicketFailed": {"expire_at": "2026-01-01T00:00:00Z"},
+        "TicketCancelled": {"expire_at": "2026-01-01T00:00:00Z"},
+        "TicketRetried": {"runat": "2026-01-01T00:00:00Z"},
+        "TicketLapsed": {"runat": "2026-01-01T00:00:00Z", "error_reason": "late"},
+        "TicketRestarted": {"runat": "2026-01-01T00:00:00Z"},
+    }
+    (name,) = fields
+    found = [record_body(event=event, **(had | fields)) for event, had in every.items() if name in had]
+    if name in {"runat", "payload"}:
+        changed = {"changes": fields, "runat": "2026-01-01T00:00:00Z"}
+        found += [record_body(event=event, **changed) for event in ("TicketRetried", "TicketUpdated")]
+    return found
+
+
+@pytest.mark.parametrize("name", INSTANTS)
+def test_an_instant_without_a_timezone_is_no_record(name):
+    """It could be folded, and then not be compared with any other: the queue would break far from the log."""
+    found = events_with(**{name: NAIVE})
+    assert len(found) == {"runat": 6, "lease_until": 2, "expire_at": 3}[name]
+    for body in found:
+        line = seal(body)
+        with pytest.raises(BadLine, match="not a record"):
+            open_record(line, check_line(line, ZEROS))
+    for body in events_with(**{name: NAIVE + "Z"}):
+        line = seal(body)
+        assert open_record(line, check_line(line, ZEROS)).seq == 1
+
+
+@pytest.mark.parametrize("value", UNREADABLE, ids=["large", "small", "long", "inside"])
+def test_json_that_no_handler_could_be_given_is_no_record(value):
+    found = [*events_with(payload="VALUE"), *events_with(result="VALUE")]
+    assert len(found) == 4
+    for body in found:
+        line = seal(body.replace(b'"VALUE"', value))
+        with pytest.raises(BadLine, match="not a record"):
+            open_record(line, check_line(line, ZEROS))
+        line = seal(body.replace(b'"VALUE"', b"1e300"))
+        assert open_record(line, check_line(line, ZEROS)).seq == 1

@@ -7,6 +7,7 @@ import pytest
 from log_steps import NOW, ZEROS, added, chained, hash_of, header_body, moment, record_body
 
 from kharon.errors import CorruptLog, UnknownFormat
+from kharon.log import segment
 from kharon.log.files import OS_FILES
 from kharon.log.record import Chain, Header, Record
 from kharon.log.segment import Broken, LiveReader, Place, is_about, is_vouched, judge, needle, read_segment
@@ -254,3 +255,21 @@ def test_a_reader_notices_damage(live):
         live(header + one).read(9, 2)
     reader.close()
     reader.close()
+
+
+def test_what_only_resembles_the_beginning_of_a_line_is_not_looked_at(monkeypatch):
+    """A payload may be full of it, and looking costs the bytes behind it each time: 8 s for a line of 1 MiB, before."""
+    looked = []
+
+    def counted(line, previous, real=segment.check_line):
+        looked.append(len(line))
+        return real(line, previous)
+
+    monkeypatch.setattr(segment, "check_line", counted)
+    broken = Broken("segment", 2, 0, 0, 1, "")
+    vouching = chained(record_body(seq=3, durable=2))
+    data = b'{"hash":"' * 1000 + b"\n" + b'{"hash":"0123456789012345678901234567890123456789"},' * 1000 + b"\n"
+    assert not is_vouched(io.BytesIO(data), broken)
+    assert looked == []
+    assert is_vouched(io.BytesIO(data + b"x" + vouching), broken)
+    assert looked == [len(vouching)]

@@ -76,37 +76,46 @@ def same(one: Projection, other: Projection) -> bool:
 # --- what is in one ---------------------------------------------------------------------------------------------------
 
 
-def every_field() -> Ticket:
-    later = NOW + timedelta(seconds=1)
-    draft = draft_of(
+LATER = NOW + timedelta(seconds=1)
+
+
+def every_field() -> tuple[Draft, Draft]:
+    """Two tickets that have between them every field that a ticket can have: one claimed, one failed."""
+    claimed = draft_of(
         Ticket("ü", "näme", payload={"a": ["\U0001f600", None, 1.5]}, tube="t", nice=-1, runat=NOW, group="g")
     )
-    successor = draft_of(Ticket("ü", "other", payload=[1], runat=later))
-    successor.ctime = successor.mtime = later
+    successor = draft_of(Ticket("ü", "other", payload=[1], runat=LATER))
+    successor.ctime = successor.mtime = LATER
     successor.version = successor.order = 8
-    draft.status = Status.FAILED
-    draft.attempts, draft.version, draft.claim, draft.order = 3, 9, 7, 5
-    draft.ctime, draft.mtime, draft.lease_until, draft.expire_at = NOW, later, later, later
-    draft.error_reason, draft._result, draft.blocked_by, draft.worker = "why", b'{"r":1}', ("x", "y"), "worker-1"
-    draft.successor = seal(successor)
-    return seal(draft)
+    claimed.attempts, claimed.version, claimed.claim, claimed.order = 3, 9, 7, 5
+    claimed.ctime, claimed.mtime, claimed.lease_until, claimed.worker = NOW, LATER, LATER, "worker-1"
+    claimed.blocked_by, claimed.successor = ("x", "y"), seal(successor)
+    failed = draft_of(Ticket("f", "name", runat=NOW))
+    failed.status, failed.error_reason, failed._result = Status.FAILED, "why", b'{"r":1}'
+    failed.attempts, failed.version, failed.order = 1, 6, 4
+    failed.ctime, failed.mtime, failed.expire_at = NOW, LATER, LATER
+    return claimed, failed
 
 
 def test_every_field_of_a_ticket_comes_back(where):
     fill(where, 12)
-    ticket = every_field()
-    unset = [field.name for field in attrs.fields(Draft) if getattr(ticket, field.name) == field.default]
+    tickets = [seal(draft) for draft in every_field()]
+    unset = [
+        field.name
+        for field in attrs.fields(Draft)
+        if all(getattr(ticket, field.name) == field.default for ticket in tickets)
+    ]
     assert unset == [], "set these too, so that this test would miss them"
     path = take(where)
     with path.open("rb") as file:
         snapshot = read_snapshot(file, str(path))
-    snapshot.tickets.append(ticket)
+    snapshot.tickets.extend(tickets)
     write(OS_FILES, path, snapshot)
     with path.open("rb") as file:
         again = read_snapshot(file, str(path))
     assert again == snapshot
-    assert again.tickets[-1] == ticket
-    assert again.tickets[-1].payload == {"a": ["\U0001f600", None, 1.5]}
+    assert again.tickets[-2:] == tickets
+    assert again.tickets[-2].payload == {"a": ["\U0001f600", None, 1.5]}
     assert path.read_bytes().isascii()
 
 
@@ -115,7 +124,7 @@ def test_a_ticket_that_fills_its_limits_comes_back(where):
     path = take(where)
     with path.open("rb") as file:
         snapshot = read_snapshot(file, str(path))
-    draft = draft_of(every_field())
+    draft, _ = every_field()
     draft._payload = draft._result = b'"%b"' % (b"x" * (960 << 10))
     successor = draft_of(draft.successor)
     successor._payload = draft._payload
@@ -124,6 +133,94 @@ def test_a_ticket_that_fills_its_limits_comes_back(where):
     write(OS_FILES, path, whole)
     with path.open("rb") as file:
         assert read_snapshot(file, str(path)) == whole
+
+
+def relinked(path: Path, old: bytes, new: bytes, *, number: int = -2) -> None:
+    """Change a snapshot in one line, and make a chain of it again, as one who knows the format can."""
+    lines = path.read_bytes().splitlines()
+    assert lines[number].count(old) == 1
+    lines[number] = lines[number].replace(old, new)
+    _, _, hash = lines[0].partition(b'"record":"')
+    hash, made = hash[:64].decode(), []
+    for line in lines:
+        each, hash = link(hash, line[92:])
+        made.append(each)
+    path.write_bytes(b"".join(made))
+
+
+@pytest.fixture
+def of_two(where):
+    """A snapshot of one ticket that is claimed and has a successor, and one that failed."""
+    fill(where, 12)
+    path = take(where)
+    with path.open("rb") as file:
+        snapshot = read_snapshot(file, str(path))
+    write(
+        OS_FILES, path, Snapshot(snapshot.log, 9, snapshot.at, snapshot.hash, [seal(draft) for draft in every_field()])
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("number", "old", "new", "why"),
+    [
+        (-2, b'"version":6', b'"version":10', "added by record 4 and changed by 10, in a snapshot at 9"),
+        (-2, b'"order":4', b'"order":7', "added by record 7 and changed by 6"),
+        (-2, b'"order":4', b'"order":0', "added by record 0"),
+        (-2, b'"attempts":1', b'"attempts":-1', "-1 attempts"),
+        (-2, b'"status":"failed",', b"", "pending and expires"),
+        (
+            -2,
+            b'"status":"failed"',
+            b'"status":"failed","claim":5,"lease_until":"2026-01-01T00:00:00Z","worker":"w"',
+            "it is failed and claimed",
+        ),
+        (-2, b'"status":"failed"', b'"status":"failed","worker":"w"', "claimed in part"),
+        (-2, b'"status":"failed"', b'"status":"failed","lease_until":"2026-01-01T00:00:00Z"', "claimed in part"),
+        (-2, b'"result":{"r":1}', b'"result":1e999', "out of range"),
+        (-2, b'"payload":null', b'"payload":-1e999', "out of range"),
+        (-2, b'"payload":null', b'"payload":' + b"[" * 68 + b"]" * 68, "not a ticket: nested deeper than 67 levels"),
+        (-2, b'"expire_at":"2026-01-01T00:00:01Z"', b'"expire_at":"2026-01-01T00:00:01"', "timezone"),
+        (-2, b'"ctime":"2026-01-01T00:00:00Z"', b'"ctime":"2026-01-01T00:00:00"', "timezone"),
+        (-2, b'"id":"f"', b'"id":"\\u00fc"', "it is the second ticket 'ü'"),
+        (-3, b'"claim":7,', b"", "claimed in part"),
+        (-3, b'"lease_until":"2026-01-01T00:00:01Z",', b"", "claimed in part"),
+        (-3, b'"claim":7,"worker":"worker-1",', b'"worker":"worker-1",', "claimed in part"),
+        (-3, b'"version":8', b'"version":99', "changed by 99"),
+        (
+            -3,
+            b'"successor":{"id":"\\u00fc"',
+            b'"successor":{"id":"x"',
+            "only one that is claimed has a successor, which is of its id",
+        ),
+        (-3, b'"order":8', b'"order":8,"claim":8', "unclaimed"),
+        (0, b'"at":"2026-01-01T00:00:00Z"', b'"at":"2026-01-01T00:00:00"', "timezone"),
+    ],
+)
+def test_a_ticket_that_no_log_folds_to_is_refused(of_two, number, old, new, why):
+    """Its chain may be right: what reads it must not find out later, in the middle of something else."""
+    with of_two.open("rb") as file:
+        assert [ticket.id for ticket in read_snapshot(file, str(of_two)).tickets] == ["ü", "f"]
+    relinked(of_two, old, new, number=number)
+    with of_two.open("rb") as file, pytest.raises(CorruptLog, match=why) as caught:
+        read_snapshot(file, str(of_two))
+    assert caught.value.line == {0: 1, -3: 2, -2: 3}[number]
+
+
+def test_a_successor_of_a_ticket_that_is_not_claimed_is_refused(of_two):
+    relinked(of_two, b'"claim":7,', b"", number=1)
+    relinked(of_two, b'"worker":"worker-1",', b"", number=1)
+    relinked(of_two, b'"lease_until":"2026-01-01T00:00:01Z",', b"", number=1)
+    with of_two.open("rb") as file, pytest.raises(CorruptLog, match="only one that is claimed has a successor"):
+        read_snapshot(file, str(of_two))
+
+
+def test_a_successor_of_a_successor_is_refused(of_two):
+    _, _, own = of_two.read_bytes().splitlines()[1].partition(b'"successor":')
+    own = own.removesuffix(b"}}")
+    relinked(of_two, own, own[:-1] + b',"successor":' + own + b"}", number=1)
+    with of_two.open("rb") as file, pytest.raises(CorruptLog, match="only one that is claimed has a successor"):
+        read_snapshot(file, str(of_two))
 
 
 # --- taking one, and opening with it ----------------------------------------------------------------------------------

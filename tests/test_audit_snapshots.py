@@ -1,0 +1,186 @@
+"""What `kharon.verify` says about snapshots: each is held against the log, since opening will believe it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec import Raw
+
+from kharon import audit
+from kharon.audit import snapshots as audit_snapshots
+from kharon.errors import CorruptLog
+from kharon.log.directory import DirectoryLog
+from kharon.log.files import OS_FILES
+from kharon.log.record import link
+from kharon.log.snapshot import Snapshot, read_snapshot, take
+from kharon.log.snapshot import _write as write
+from kharon.model.events import Event, TicketAdded, TicketDeleted
+from kharon.model.projection import Projection
+from kharon.model.ticket import draft_of, seal
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def added(id: str) -> TicketAdded:
+    return TicketAdded(id, "type", Raw(b"[1]"), "default", 512, NOW)
+
+
+def grow(where: Path, *events: Event) -> None:
+    """Append each event in a segment of its own, and take a snapshot behind each."""
+    log = DirectoryLog(where, segment_bytes=1)
+    log.load_snapshot()
+    list(log.open(NOW))
+    for event in events:
+        log.append([event], NOW, "ann")
+        log.write()
+        take(where)
+    log.close(NOW)
+
+
+@pytest.fixture
+def where(tmp_path):
+    """A queue of three records in three segments, with snapshots at 2 and 3, that was closed."""
+    grow(tmp_path / "queue", added("a"), added("b"), TicketDeleted("a"))
+    assert [path.name for path in paths(tmp_path / "queue")] == [f"{2:020}.jsonl", f"{3:020}.jsonl"]
+    return tmp_path / "queue"
+
+
+def paths(where: Path) -> list[Path]:
+    return sorted((where / "snapshots").iterdir())
+
+
+def read(path: Path) -> Snapshot:
+    with path.open("rb") as file:
+        return read_snapshot(file, str(path))
+
+
+def forge(path: Path, **changes: object) -> None:
+    """Write a snapshot that says something else, with hashes and sums that are right."""
+    write(OS_FILES, path, msgspec.structs.replace(read(path), **changes))
+
+
+def opened(where: Path) -> Projection:
+    log, projection = DirectoryLog(where), Projection()
+    snapshot = log.load_snapshot()
+    if snapshot is not None:
+        projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+    projection.fold(log.open(NOW))
+    log.abandon()
+    return projection
+
+
+def verdict(where: Path, caplog: pytest.LogCaptureFixture) -> tuple[int, list[str]]:
+    """How many snapshots are good, and what is said of the others, without their path; the same as a warning."""
+    caplog.clear()
+    report = audit.verify(where)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"bad snapshot: {bad}" for bad in report.bad_snapshots
+    ]
+    assert (report.records, report.last) == (4, 4), "the log is whole all the same"
+    return report.snapshots, [bad.removeprefix(f"{where}/snapshots/") for bad in report.bad_snapshots]
+
+
+def test_snapshots_that_say_what_the_log_says(where, caplog):
+    assert verdict(where, caplog) == (2, [])
+
+
+def test_a_snapshot_that_is_damaged(where, caplog):
+    path = paths(where)[0]
+    path.write_bytes(path.read_bytes().replace(b'"type":"type"', b'"type":"tape"'))
+    (good, (bad,)) = verdict(where, caplog)
+    assert good == 1
+    assert bad.startswith(f"{path.name}, line 2 (byte "), "the older one, at which opening does not even look"
+
+
+def test_a_snapshot_of_tickets_that_the_log_never_gave(where, caplog):
+    """Its chain is right, so opening believes it: only folding the log shows what it is."""
+    path = paths(where)[1]
+    draft = draft_of(read(path).tickets[0])
+    draft.nice = 1
+    forge(path, tickets=[seal(draft)])
+    assert opened(where).tickets["b"].nice == 1
+    assert audit.replay(where).tickets["b"].nice == 512
+    assert verdict(where, caplog) == (1, [f"{path.name}: its tickets are not those that the log gives at record 3"])
+
+
+def test_a_snapshot_whose_tickets_are_in_another_order(where, caplog):
+    path = paths(where)[0]
+    forge(path, tickets=list(reversed(read(path).tickets)))
+    assert verdict(where, caplog) == (1, [f"{path.name}: its tickets are not those that the log gives at record 2"])
+
+
+@pytest.mark.parametrize("changes", [{"hash": "0" * 64}, {"at": NOW + timedelta(1)}, {"log": "e" * 32}])
+def test_a_snapshot_of_another_log(where, caplog, changes):
+    path = paths(where)[0]
+    forge(path, **changes)
+    why = "it follows from another record 2 than the log's: it is of another log"
+    assert verdict(where, caplog) == (1, [f"{path.name}: {why}"])
+
+
+def test_snapshots_with_each_other_s_names(where, caplog):
+    one, other = paths(where)
+    aside = where / "aside"
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+    why = [
+        f"{one.name}: it is the snapshot at record 3, which is not its name",
+        f"{other.name}: it is the snapshot at record 2, which is not its name",
+    ]
+    assert verdict(where, caplog) == (0, why)
+
+
+def test_a_snapshot_of_records_that_are_not_there(where, caplog):
+    """A repair leaves such a one, until the next is taken."""
+    path = where / "snapshots" / f"{9:020}.jsonl"
+    write(OS_FILES, path, msgspec.structs.replace(read(paths(where)[1]), seq=9))
+    assert verdict(where, caplog) == (2, [f"{path.name}: the log has no record 9"])
+
+
+def test_a_snapshot_in_a_later_format(where, caplog):
+    path = paths(where)[0]
+    line, _ = link("0" * 64, path.read_bytes().splitlines()[0][92:].replace(b'"version":1', b'"version":2'))
+    path.write_bytes(line)
+    (good, (bad,)) = verdict(where, caplog)
+    assert good == 1
+    assert "is in format 2" in bad
+    assert bad.startswith(path.name)
+
+
+def test_a_snapshot_that_is_gone_by_the_time_it_is_read(where, caplog, monkeypatch):
+    """A newer one may be taken while the log is read, and the oldest removed then."""
+
+    def listed(files, directory, real=audit_snapshots._paths):
+        return [*real(files, directory), where / "snapshots" / f"{1:020}.jsonl"]
+
+    monkeypatch.setattr(audit_snapshots, "_paths", listed)
+    assert verdict(where, caplog) == (2, [])
+
+
+def test_a_log_that_no_ticket_could_have_had(tmp_path, caplog):
+    """Its chain is right, and that is what is verified; but no snapshot can say what it folds to."""
+    where = tmp_path / "queue"
+    grow(where, added("a"), added("b"))
+    log = DirectoryLog(where)
+    log.load_snapshot()
+    list(log.open(NOW))
+    log.append([TicketDeleted("x")], NOW, "ann")
+    log.close(NOW)
+    path = where / "snapshots" / f"{9:020}.jsonl"
+    write(OS_FILES, path, msgspec.structs.replace(read(paths(where)[1]), seq=9))
+    report = audit.verify(where)
+    assert (report.last, report.snapshots) == (5, 2)
+    (bad,) = report.bad_snapshots
+    assert bad.startswith(f"{path}: the log does not fold to any state: record 4: TicketDeleted of ticket 'x'")
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_damaged_log_is_refused_before_its_snapshots(where, number):
+    path = sorted((where / "log").iterdir())[number]
+    path.write_bytes(path.read_bytes().replace(b'"by":"ann"', b'"by":"bob"'))
+    with pytest.raises(CorruptLog) as caught:
+        audit.verify(where)
+    assert (caught.value.file, caught.value.line) == (str(path), 2)
