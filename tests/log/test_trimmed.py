@@ -217,8 +217,72 @@ def test_an_archive_that_cannot_be_reached(where, tmp_path, caplog):
     assert "cannot be reached; what lies there is not read" in caplog.text
     with pytest.raises(CorruptLog, match=r"no record says that it was trimmed.*if they are in an archive"):
         audit.verify(where)
+    refused_without = rf"no snapshot was loaded .*; it may be in {archive}/\w+, which cannot be reached: mount that"
+    with pytest.raises(CorruptLog, match=refused_without):
+        list(DirectoryLog(where).open(NOW))
     (tmp_path / "elsewhere").rename(archive)
     assert audit.verify(where).first > 1
+
+
+class Unsynced(OsFiles):
+    """The next sync of a directory by this name fails, and what was not synced is forgotten at the end."""
+
+    fails = ""
+
+    def __init__(self):
+        self.unsynced = set()
+
+    def _named(self, path):
+        self.unsynced.add(path)
+
+    def rename(self, old, new):
+        super().rename(old, new)
+        self._named(new)
+
+    def make_directory(self, path):
+        super().make_directory(path)
+        self._named(path)
+
+    def sync_directory(self, path):
+        if path.name == self.fails:
+            self.fails = ""
+            raise OSError(5, "Input/output error")
+        self.unsynced = {each for each in self.unsynced if each.parent != path}
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+@pytest.mark.parametrize("fails", ["queue", "archive", "the log's id"])
+def test_a_name_whose_sync_failed_is_synced_again_before_it_is_relied_on(tmp_path, fails, elsewhere):
+    files = Unsynced()
+    log = begin(tmp_path / "queue", files)
+    fill(log, "a", 40)
+    root = tmp_path / "archive"
+    root.mkdir()
+    retention = Retention(log, ARCHIVE_ALL, root if elsewhere else None)
+    files.unsynced.clear()
+    files.fails = log.log_id if fails == "the log's id" else fails
+    for _ in range(2):
+        try:
+            step = retention.plan(moment(9999))
+            put(log, retention.prepare(step), at=9999)
+        except OSError:
+            continue
+        assert {path for path in files.unsynced if path.suffix != ".tmp"} == set()
+    assert files.fails == ""
+    log.abandon()
+
+
+def test_the_directory_of_the_snapshots_is_synced_again(tmp_path):
+    files = Unsynced()
+    log = begin(tmp_path / "queue", files)
+    fill(log, "a", 20)
+    files.unsynced.clear()
+    files.fails = "queue"
+    with pytest.raises(OSError, match="Input"):
+        take(log.directory, files)
+    assert take(log.directory, files)
+    assert files.unsynced == set()
+    log.abandon()
 
 
 def test_an_archive_directory_is_not_made(log, tmp_path):
@@ -415,6 +479,30 @@ def test_nothing_more_is_trimmed_before_what_was_to_be_removed_is_gone(tmp_path)
     retention.settle(again)
     retention.finish(again)
     assert audit.verify(log.directory).first == again.segment.last + 1
+    log.abandon()
+
+
+@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL])
+@pytest.mark.parametrize("crash", [True, False])
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_copy_that_nobody_speaks_of_does_not_come_back_when_the_segment_is_trimmed(
+    log, tmp_path, policy, crash, elsewhere
+):
+    archive = tmp_path / "archive" if elsewhere else None
+    (tmp_path / "archive").mkdir()
+    retention = Retention(log, policy, archive)
+    retention.prepare(retention.plan(moment(9999)))  # and there was no room to record it
+    assert take(log.directory)
+    fill(log, "b", 20)
+    put(log, added("more"), at=9999)
+    assert take(log.directory)
+    put(log, added("most"), at=9999)
+    if crash:
+        log.abandon()
+        log = begin(log.directory)
+    carry_out(log, TRIM, archive)
+    report = audit.verify(log.directory)
+    assert report.first == log.first > 10
     log.abandon()
 
 
