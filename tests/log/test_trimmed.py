@@ -19,6 +19,7 @@ from kharon.log.files import OsFiles
 from kharon.log.moves import ARCHIVE, name_archive, open_moving, write_new
 from kharon.log.record import Record
 from kharon.log.retention import Limit, Policy, Retention
+from kharon.log.segment import Reading
 from kharon.log.snapshot import kept_since, main, newest, take, trimmable
 from kharon.model.events import LogRepaired, SegmentTrimmed, TicketDeleted
 from kharon.model.projection import Projection
@@ -155,8 +156,12 @@ def test_replaying_it_is_replaying_the_whole(where, whole):
         ):
             audit.replay(where, early)
     expected = audit.replay(where).tickets
-    spoil(snapshots(where)[1])
-    assert audit.replay(where).tickets == expected
+    one, two = snapshots(where)
+    for bad in (one, two):
+        data = bad.read_bytes()
+        spoil(bad)
+        assert audit.replay(where).tickets == expected, "the other one does"
+        bad.write_bytes(data)
 
 
 def test_a_replay_that_is_overtaken_by_a_trim_says_so(where, monkeypatch):
@@ -327,6 +332,47 @@ def test_two_copies_of_a_queue_with_one_archive(log, tmp_path):
     kharon.repair(copy, confirm=True)
     assert audit.verify(copy).segments == 1
     assert sorted(path.name for path in (archive / one.log_id).iterdir())[: len(both)] == [path.name for path in both]
+
+
+def test_what_somebody_else_has_put_into_the_archive_is_not_taken_over(log):
+    retention = Retention(log, ARCHIVE_ALL)
+    step = retention.plan(moment(9999))
+    copy = log.directory / retention.prepare(step).kept_as
+    copy.write_bytes(copy.read_bytes()[:-9])
+    with pytest.raises(KharonError, match=r"is there already, and is not what .* holds: somebody else writes there"):
+        retention.prepare(step)
+    assert step.segment.path.exists()
+
+
+def test_what_moves_while_its_seal_is_looked_for_was_sealed(log):
+    """A reader without the lock: the seal was not there, and the segment is gone when it looks again."""
+    log.abandon()
+    one, two, *_ = segments(log.directory)
+    data = one.read_bytes()
+    one.write_bytes(data[: data.rindex(b"\n", 0, -1) + 1])
+
+    def read(path):
+        if path == two:
+            one.unlink()
+        return packed.open_segment(FILES.read, path)
+
+    reading = Reading(lambda: segments(log.directory), read)
+    assert len(list(reading.records())) == log.seq
+
+
+def test_how_long_a_compressed_segment_is_is_not_looked_for(log):
+    carry_out(log, COMPRESS, steps=1)
+    path = segments(log.directory)[0]
+    with packed.open_segment(FILES.read, path) as file, pytest.raises(OSError, match="shows when it has been read"):
+        file.seek(0, os.SEEK_END)
+
+
+def test_it_has_grown_once_for_each_segment(log):
+    retention = Retention(log, COMPRESS)
+    assert retention.has_grown()
+    assert not retention.has_grown()
+    fill(log, "b")
+    assert retention.has_grown()
 
 
 def refused(where: Path, match: str) -> None:
@@ -635,6 +681,19 @@ def test_damage_in_front_of_the_first_usable_snapshot_of_a_trimmed_log(where):
         ):
             kharon.repair(where, confirm=confirm)
     assert state(where) == expected, "as it is, it opens with the newer one"
+
+
+def test_damage_behind_the_record_of_a_trim(where):
+    path = segments(where)[-1]
+    log = begin(where)
+    put(log, added("x"), at=9999)
+    put(log, added("y"), at=9999)
+    log.abandon()
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:-2], lines[-2][:-9] + b"\n", lines[-1]]))
+    done = repaired(where)
+    assert done.missing is None, "the record is kept"
+    assert type(list(audit.read(where))[-1].event) is LogRepaired
 
 
 def test_a_beginning_that_was_removed_by_hand(where):
