@@ -312,6 +312,27 @@ def test_a_rewound_log_whose_segments_are_named_alike(where, tmp_path):
         poll_thrice(follower)
 
 
+def test_a_rewound_log_that_begins_its_next_segment_earlier(where, tmp_path):
+    log = begin(where, 1)
+    log.abandon()
+    shutil.copytree(where, tmp_path / "copy")
+    log = begin(where)
+    for name in "abcd":
+        put(log, name)
+    follower = kharon.follow(where, durable=False)
+    assert seqs(follower) == [1, 2, 3, 4, 5, 6]
+    log.abandon()
+    log = begin(tmp_path / "copy")
+    log.append([TicketAdded("big", "type", Raw(b'"%b"' % (b"x" * 3000)), "default", 512, NOW)], NOW, "ann")
+    log.write()
+    put(log, "next")
+    log.abandon()
+    shutil.rmtree(where)
+    shutil.copytree(tmp_path / "copy", where)
+    with pytest.raises(LogReplaced, match=r"was read with the hash .*, and now it ends at record 3"):
+        poll_thrice(follower)
+
+
 def test_damage_is_damage(where):
     log = begin(where, 30)
     log.close(NOW)

@@ -203,8 +203,7 @@ class DirectoryLog:
         if not found:
             self._create(now, made=self._made)
         elif snapshot is None and first_of(found[0]) != 1:
-            why = f"the log begins at record {first_of(found[0])}, and no snapshot was loaded of what came before it"
-            raise CorruptLog(str(found[0]), 1, 0, why)
+            raise self._beheaded(found[0], "was loaded of what came before it")
         else:
             yield from self._read_and_recover(found, snapshot, now)
         with naming(self._tail_path):
@@ -267,9 +266,16 @@ class DirectoryLog:
         found = self._list()
         self._snapshot = newest(self._files, self._where, found)
         if self._snapshot is None and found and first_of(found[0]) != 1:
-            why = f"the log begins at record {first_of(found[0])}, and no snapshot of what came before it is usable"
-            raise CorruptLog(str(found[0]), 1, 0, why)
+            raise self._beheaded(found[0], "of what came before it is usable")
         return self._snapshot
+
+    def _beheaded(self, path: Path, what: str) -> CorruptLog:
+        why = f"the log begins at record {first_of(path)}, and no snapshot {what}"
+        if self._archives.unreachable:
+            why += (
+                f"; it may be in {self._archives.unreachable[0]}, which cannot be reached: mount that, or put it back"
+            )
+        return CorruptLog(str(path), 1, 0, why)
 
     def _prepare(self) -> None:
         self._made = self._make_directory()

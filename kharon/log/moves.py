@@ -177,16 +177,18 @@ def name_archive(directory: Path, archive: Path, files: Files) -> None:
     if archive in named:
         if files.kind(archive) != "directory":
             raise KharonError(f"the archive {archive} is not there any more; mount it, or put it back")
+        files.sync_directory(directory)  # here and below: what is there may not be on disk, if an earlier sync failed
         return
     lines = [os.fsencode(path_in(directory, path)) + b"\n" for path in (*named, archive)]
     data = b"".join(lines)
     if data.count(b"\n") != len(lines) or len(data) > _MAX_BYTES:
         raise KharonError(f"the archive {archive} cannot be noted in {directory / ARCHIVE}: name a simpler directory")
-    for folder in (archive.parent, archive):
+    inside = archive.is_relative_to(directory)
+    for folder in (archive.parent, archive) if inside else (archive,):
         if files.kind(folder) is None:
             files.make_directory(folder)
-            files.sync_directory(folder.parent)
-    if not archive.is_relative_to(directory):
+        files.sync_directory(folder.parent)
+    if not inside:
         write_new(files, archive / OWNER, iter([b" ".join(_owner(directory, files))]))
     write_new(files, directory / ARCHIVE, iter([data]))
 
@@ -231,8 +233,7 @@ def finish_moves(
 ) -> list[Path]:
     """End what a crash left half done: of a segment that is in two places, keep the one that the log speaks of.
 
-    A copy in an archive elsewhere of which the log does not speak is left alone: it may be that of a queue that this
-    one is a copy of. If it is this one's, it is taken over when the segment is archived again.
+    A copy in the archive of a queue that this one is a copy of is left alone.
 
     Args:
         files: the file system.
@@ -258,7 +259,7 @@ def finish_moves(
             if same and (old, copy) in spoken:
                 _remove(files, old)
                 old = copy
-            elif copy.is_relative_to(directory):
+            elif is_ours(directory, copy.parent, files):
                 if same or stem_of(old) in whole:
                     _remove(files, copy)
                 else:

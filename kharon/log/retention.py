@@ -31,10 +31,11 @@ from kharon.log.moves import (
     is_ours,
     name_archive,
     path_in,
+    places_of,
     write_new,
 )
 from kharon.log.packed import MAX_UNPACKED_BYTES, PACKED, load_zstd, open_segment, packed
-from kharon.log.segment import Place, trusted_start
+from kharon.log.segment import Place, stem_of, trusted_start
 from kharon.model.events import Event, SegmentArchived, SegmentCompressed, SegmentTrimmed
 
 __all__ = ["Limit", "MayTrim", "Policy", "Retention", "Sealed", "Step", "never", "next_step"]
@@ -155,6 +156,7 @@ class Retention:
         self._known: dict[Place, Sealed] = {}
         self._looked = 0
         self._archive = Path()  # where the next segment goes
+        self._goes: list[Path] = []  # all that is to be trimmed next: a copy of which no record speaks, too
         self._left: list[Path] = []  # what was to be removed, and may not have been
         self._stopped = False
 
@@ -207,7 +209,9 @@ class Retention:
         file = path_in(self._directory, segment.path)
         place = (file, segment.first, segment.last, segment.hash)
         if step.action == "trim":
-            self._check_ours(segment.path.parent)
+            self._goes = places_of(self._directory, self._files)[stem_of(segment.path)]
+            for path in self._goes:
+                self._check_ours(path.parent)
             return SegmentTrimmed(*place)
         if step.action == "archive":
             self._choose_archive()
@@ -249,7 +253,9 @@ class Retention:
         if self._files.kind(target) is None:
             write_new(self._files, target, self._source(path))
             self._compare(path, target)
-        elif digest(self._files, path) != digest(self._files, target):
+        elif digest(self._files, path) == digest(self._files, target):
+            self._files.sync_directory(target.parent)  # it may have been that which failed when it was written
+        else:
             raise KharonError(f"{target} is there already, and is not what {path} holds: somebody else writes there")
 
     def _source(self, path: Path) -> Iterator[bytes]:
@@ -271,7 +277,7 @@ class Retention:
 
     def settle(self, step: Step) -> None:
         """Let readers look for the segment where it is now. Called on the log's thread once the record is on disk."""
-        self._left.append(step.segment.path)
+        self._left += self._goes if step.action == "trim" else [step.segment.path]
         if step.action == "trim":
             self._log.trimmed(step.segment.first)
         else:

@@ -470,7 +470,7 @@ class Reading:
 
         Cost: O(bytes); the memory of one commit.
         """
-        while self.broken is None:
+        while True:
             paths = self._list_segments()  # before opening: one that has a successor will not grow any more
             coming = [path for path in paths if stem_of(path) > self._begun]
             if not coming:

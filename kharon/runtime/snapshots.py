@@ -109,7 +109,7 @@ class Snapshots:
             why = said.decode("utf-8", "replace").strip().splitlines()
             _logger.warning("no snapshot of %s: %s", self._directory, why[-1] if why else status)
         elif self._trims:
-            self._trimmable = int(told)
+            self._trimmable = int((told.split() or [b"0"])[-1])
 
 
 async def _run(command: Sequence[str], stdin: int) -> tuple[int, bytes, bytes]:

@@ -19,6 +19,7 @@ from kharon.log.files import OsFiles
 from kharon.log.moves import ARCHIVE, name_archive, open_moving, write_new
 from kharon.log.record import Record
 from kharon.log.retention import Limit, Policy, Retention
+from kharon.log.segment import Reading
 from kharon.log.snapshot import kept_since, main, newest, take, trimmable
 from kharon.model.events import LogRepaired, SegmentTrimmed, TicketDeleted
 from kharon.model.projection import Projection
@@ -155,8 +156,12 @@ def test_replaying_it_is_replaying_the_whole(where, whole):
         ):
             audit.replay(where, early)
     expected = audit.replay(where).tickets
-    spoil(snapshots(where)[1])
-    assert audit.replay(where).tickets == expected
+    one, two = snapshots(where)
+    for bad in (one, two):
+        data = bad.read_bytes()
+        spoil(bad)
+        assert audit.replay(where).tickets == expected, "the other one does"
+        bad.write_bytes(data)
 
 
 def test_a_replay_that_is_overtaken_by_a_trim_says_so(where, monkeypatch):
@@ -217,8 +222,72 @@ def test_an_archive_that_cannot_be_reached(where, tmp_path, caplog):
     assert "cannot be reached; what lies there is not read" in caplog.text
     with pytest.raises(CorruptLog, match=r"no record says that it was trimmed.*if they are in an archive"):
         audit.verify(where)
+    refused_without = rf"no snapshot was loaded .*; it may be in {archive}/\w+, which cannot be reached: mount that"
+    with pytest.raises(CorruptLog, match=refused_without):
+        list(DirectoryLog(where).open(NOW))
     (tmp_path / "elsewhere").rename(archive)
     assert audit.verify(where).first > 1
+
+
+class Unsynced(OsFiles):
+    """The next sync of a directory by this name fails, and what was not synced is forgotten at the end."""
+
+    fails = ""
+
+    def __init__(self):
+        self.unsynced = set()
+
+    def _named(self, path):
+        self.unsynced.add(path)
+
+    def rename(self, old, new):
+        super().rename(old, new)
+        self._named(new)
+
+    def make_directory(self, path):
+        super().make_directory(path)
+        self._named(path)
+
+    def sync_directory(self, path):
+        if path.name == self.fails:
+            self.fails = ""
+            raise OSError(5, "Input/output error")
+        self.unsynced = {each for each in self.unsynced if each.parent != path}
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+@pytest.mark.parametrize("fails", ["queue", "archive", "the log's id"])
+def test_a_name_whose_sync_failed_is_synced_again_before_it_is_relied_on(tmp_path, fails, elsewhere):
+    files = Unsynced()
+    log = begin(tmp_path / "queue", files)
+    fill(log, "a", 40)
+    root = tmp_path / "archive"
+    root.mkdir()
+    retention = Retention(log, ARCHIVE_ALL, root if elsewhere else None)
+    files.unsynced.clear()
+    files.fails = log.log_id if fails == "the log's id" else fails
+    for _ in range(2):
+        try:
+            step = retention.plan(moment(9999))
+            put(log, retention.prepare(step), at=9999)
+        except OSError:
+            continue
+        assert {path for path in files.unsynced if path.suffix != ".tmp"} == set()
+    assert files.fails == ""
+    log.abandon()
+
+
+def test_the_directory_of_the_snapshots_is_synced_again(tmp_path):
+    files = Unsynced()
+    log = begin(tmp_path / "queue", files)
+    fill(log, "a", 20)
+    files.unsynced.clear()
+    files.fails = "queue"
+    with pytest.raises(OSError, match="Input"):
+        take(log.directory, files)
+    assert take(log.directory, files)
+    assert files.unsynced == set()
+    log.abandon()
 
 
 def test_an_archive_directory_is_not_made(log, tmp_path):
@@ -263,6 +332,47 @@ def test_two_copies_of_a_queue_with_one_archive(log, tmp_path):
     kharon.repair(copy, confirm=True)
     assert audit.verify(copy).segments == 1
     assert sorted(path.name for path in (archive / one.log_id).iterdir())[: len(both)] == [path.name for path in both]
+
+
+def test_what_somebody_else_has_put_into_the_archive_is_not_taken_over(log):
+    retention = Retention(log, ARCHIVE_ALL)
+    step = retention.plan(moment(9999))
+    copy = log.directory / retention.prepare(step).kept_as
+    copy.write_bytes(copy.read_bytes()[:-9])
+    with pytest.raises(KharonError, match=r"is there already, and is not what .* holds: somebody else writes there"):
+        retention.prepare(step)
+    assert step.segment.path.exists()
+
+
+def test_what_moves_while_its_seal_is_looked_for_was_sealed(log):
+    """A reader without the lock: the seal was not there, and the segment is gone when it looks again."""
+    log.abandon()
+    one, two, *_ = segments(log.directory)
+    data = one.read_bytes()
+    one.write_bytes(data[: data.rindex(b"\n", 0, -1) + 1])
+
+    def read(path):
+        if path == two:
+            one.unlink()
+        return packed.open_segment(FILES.read, path)
+
+    reading = Reading(lambda: segments(log.directory), read)
+    assert len(list(reading.records())) == log.seq
+
+
+def test_how_long_a_compressed_segment_is_is_not_looked_for(log):
+    carry_out(log, COMPRESS, steps=1)
+    path = segments(log.directory)[0]
+    with packed.open_segment(FILES.read, path) as file, pytest.raises(OSError, match="shows when it has been read"):
+        file.seek(0, os.SEEK_END)
+
+
+def test_it_has_grown_once_for_each_segment(log):
+    retention = Retention(log, COMPRESS)
+    assert retention.has_grown()
+    assert not retention.has_grown()
+    fill(log, "b")
+    assert retention.has_grown()
 
 
 def refused(where: Path, match: str) -> None:
@@ -418,6 +528,30 @@ def test_nothing_more_is_trimmed_before_what_was_to_be_removed_is_gone(tmp_path)
     log.abandon()
 
 
+@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL])
+@pytest.mark.parametrize("crash", [True, False])
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_copy_that_nobody_speaks_of_does_not_come_back_when_the_segment_is_trimmed(
+    log, tmp_path, policy, crash, elsewhere
+):
+    archive = tmp_path / "archive" if elsewhere else None
+    (tmp_path / "archive").mkdir()
+    retention = Retention(log, policy, archive)
+    retention.prepare(retention.plan(moment(9999)))  # and there was no room to record it
+    assert take(log.directory)
+    fill(log, "b", 20)
+    put(log, added("more"), at=9999)
+    assert take(log.directory)
+    put(log, added("most"), at=9999)
+    if crash:
+        log.abandon()
+        log = begin(log.directory)
+    carry_out(log, TRIM, archive)
+    report = audit.verify(log.directory)
+    assert report.first == log.first > 10
+    log.abandon()
+
+
 def test_what_is_being_written_is_given_up_when_it_is_stopped(log):
     retention = Retention(log, COMPRESS)
     step = retention.plan(moment(9999))
@@ -547,6 +681,19 @@ def test_damage_in_front_of_the_first_usable_snapshot_of_a_trimmed_log(where):
         ):
             kharon.repair(where, confirm=confirm)
     assert state(where) == expected, "as it is, it opens with the newer one"
+
+
+def test_damage_behind_the_record_of_a_trim(where):
+    path = segments(where)[-1]
+    log = begin(where)
+    put(log, added("x"), at=9999)
+    put(log, added("y"), at=9999)
+    log.abandon()
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:-2], lines[-2][:-9] + b"\n", lines[-1]]))
+    done = repaired(where)
+    assert done.missing is None, "the record is kept"
+    assert type(list(audit.read(where))[-1].event) is LogRepaired
 
 
 def test_a_beginning_that_was_removed_by_hand(where):
