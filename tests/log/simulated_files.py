@@ -493,7 +493,7 @@ class SimulatedFiles:
         return SimulatedFiles(self.root.copy({}), bytes_in_sector=self.bytes_in_sector)
 
     def write_back(self, path: Path) -> None:
-        """What the system may do by itself with what is not synced. If that fails, who has the file open hears of it."""
+        """What the system may do by itself with what is not synced. If it fails, each open file hears of it."""
         if self.plan.step("write_back"):
             self._file(path).fail(drops=self.plan.drops)
 

@@ -258,7 +258,7 @@ def test_how_many_crash_states_are_looked_at():
 @pytest.mark.parametrize("scenario", MORE)
 def test_every_operation_fails(scenario, record_property):
     count = fail_everywhere(scenario, MORE[scenario])
-    record_property("operations failed", count)
+    record_property("operations that failed", count)
     assert count > 100
 
 
@@ -416,7 +416,7 @@ def test_a_repair_that_is_stopped_anywhere_can_be_called_again(damage, record_pr
             count += 1
             damaged.go_on(left)
     record_property("crash states", count)
-    record_property("disks opened after a crash", len(damaged.seen))
+    record_property("disks that a crash left", len(damaged.seen))
     assert count > 40
 
 
@@ -448,7 +448,7 @@ def test_a_repair_whose_disk_fails_can_be_called_again(damage, record_property):
             damaged.go_on(left)
         damaged.go_on(disk.killed())
         count += 1
-    record_property("operations failed", count)
+    record_property("operations that failed", count)
     assert count > 100
 
 
@@ -510,7 +510,7 @@ def test_every_operation_of_reading_fails(read, record_property):
         assert read(again) == expected
         assert open_with_snapshot(again) == open_with_snapshot(disk.killed())
         count += 1
-    record_property("operations failed", count)
+    record_property("operations that failed", count)
     assert count > 100
 
 

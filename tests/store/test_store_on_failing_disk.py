@@ -360,7 +360,7 @@ def test_what_was_told_survives_a_crash_at_every_operation(program, fsync, recor
     assert len(plan.kept) > 20
     assert not trial.told.broken
     record_property("crash states", found.states)
-    record_property("disks opened after a crash", found.disks)
+    record_property("disks that a crash left", found.disks)
 
 
 def ways_to_fail(done: list[str]) -> Iterator[dict[str, object]]:
@@ -393,6 +393,6 @@ def test_whichever_operation_fails_nobody_is_lied_to_or_left_waiting(program, fs
             found.check(left, told, durable, exact=fsync == "always")
         count += 1
         broken += told.broken or trial.told.broken
-    record_property("operations failed", count)
+    record_property("operations that failed", count)
     assert count > 100
     assert broken > 20
