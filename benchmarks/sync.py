@@ -21,6 +21,7 @@ import trio
 
 import kharon
 from kharon.log.directory import DirectoryLog
+from kharon.log.files import File, OsFiles
 from kharon.log.syncer import bring_to_disk
 from kharon.model import commands as c
 from kharon.runtime.clock import WallClock
@@ -28,17 +29,34 @@ from kharon.store.helper import Done, Helper, Syncer
 from kharon.store.local import LocalStore
 
 STRETCHES = (20e-6, 100e-6, 300e-6, 1e-3)
+SEGMENT_BYTES = 8 << 10  # so that a segment is begun every twenty commits, and shows in the 99th percentile
 
 
-class Disk(DirectoryLog):
-    """A directory whose syncs take longer."""
+class Disk(OsFiles):
+    """The machine's disk, with syncs that take longer."""
 
-    slower_by = 0.0
+    def __init__(self, slower_by: float) -> None:
+        self.slower_by = slower_by
 
-    def sync(self) -> None:
-        if self.slower_by and self.durable != self.written:
+    def create(self, path: Path) -> File:
+        return self._slower(super().create(path))
+
+    def append(self, path: Path) -> File:
+        return self._slower(super().append(path))
+
+    def _slower(self, file: File) -> File:
+        sync = file.sync
+
+        def slow_sync() -> None:
             time.sleep(self.slower_by)
-        super().sync()
+            sync()
+
+        file.sync = slow_sync  # type: ignore[method-assign]
+        return file
+
+    def sync_directory(self, path: Path) -> None:
+        time.sleep(self.slower_by)
+        super().sync_directory(path)
 
 
 class BareThread:
@@ -51,12 +69,12 @@ class BareThread:
     def start(self) -> None:
         self.ready = True
 
-    def request(self, fd: int, done: Done) -> bool:
+    def request(self, fd: int, done: Done, *, names: bool = False) -> bool:
         def sync() -> float:
             begun = time.perf_counter()
             if self.slower_by:
                 time.sleep(self.slower_by)
-            bring_to_disk(fd)
+            bring_to_disk(fd, directory=names)
             return time.perf_counter() - begun
 
         trio.lowlevel.start_thread_soon(sync, self.deliver(done, trio.lowlevel.current_trio_token()))
@@ -112,8 +130,7 @@ async def measure(where: str, way: str, slower_by: float, seconds: float, *, bus
         "helper": lambda: Helper([str(slower_by)] if slower_by else []),
         "thread": lambda: BareThread(slower_by),
     }
-    log, loop = Disk(where), Loop(busy=busy)
-    log.slower_by = slower_by
+    log, loop = DirectoryLog(where, SEGMENT_BYTES, Disk(slower_by)), Loop(busy=busy)
     store = LocalStore(
         log,
         kharon.Settings(),
@@ -123,7 +140,7 @@ async def measure(where: str, way: str, slower_by: float, seconds: float, *, bus
         in_thread=False,
         helper=made.get(way, Helper),
     )
-    store._pace = Fixed(slow=way != "loop")  # type: ignore[assignment]
+    store._commits._pace = Fixed(slow=way != "loop")  # type: ignore[assignment]
     await store.open()
     count, times, stalls = 0, [], []
 
@@ -132,7 +149,7 @@ async def measure(where: str, way: str, slower_by: float, seconds: float, *, bus
         count += 1
         await store.submit((c.Add(str(count), kharon.Ticket(str(count), "t")),), "app")
 
-    while way != "loop" and (store._helper is None or not store._helper.ready):
+    while way != "loop" and ((helper := store._commits._helper) is None or not helper.ready):
         await add()
         await trio.sleep(0.002)
     for _ in range(3):

@@ -72,7 +72,7 @@ def test_commands_are_those_that_ci_runs() -> None:
         f"{setup}. && .venv/bin/python examples/checksums.py",
         "$ .venv/bin/python examples/checksums.py .venv",
         "$ .venv/bin/python examples/checksums.py .venv",
-        f"{setup}-e '.[test]' && .venv/bin/python -m pytest -q",
+        f"{setup}-e '.[test]' && .venv/bin/python -m pytest -q -n auto",
     ]
 
 

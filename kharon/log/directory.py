@@ -17,15 +17,16 @@ import io
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple, TypeVar
 
 from kharon.errors import Closed, CorruptLog, KharonError, QueueLocked, StorageFull
 from kharon.log.files import OS_FILES, File, Files, Lock, naming
 from kharon.log.guard import check_disk, check_owner
-from kharon.log.record import Chain, Record, Seal, check_line, open_record, seal_line
+from kharon.log.protocol import Rotation, Step
+from kharon.log.record import Chain, Record, Seal, check_line, open_record, relink, seal_line
 from kharon.log.reserve import NO_ROOM, RESERVE, Reserve
 from kharon.log.segment import Broken, Ended, LiveReader, Place, Reading, segment_name
 from kharon.log.snapshot import Snapshot, has_snapshots, newest
@@ -62,6 +63,60 @@ class _Unsealed(NamedTuple):
     line: bytes
 
 
+class _FileStep:
+    """The sync of a file, as a step of a rotation."""
+
+    names = False
+
+    def __init__(self, file: File) -> None:
+        self.sync = file.sync
+        self.twin = file.twin
+
+
+class _NamesStep:
+    """The sync of a directory, as a step of a rotation."""
+
+    names = True
+
+    def __init__(self, files: Files, path: Path) -> None:
+        self._files = files
+        self._path = path
+        self._fd: int | None = None
+
+    def sync(self) -> None:
+        self._files.sync_directory(self._path)
+
+    def twin(self) -> int | None:
+        if self._fd is None:
+            with contextlib.suppress(OSError):  # no descriptor to spare, perhaps: then it is done here
+                self._fd = self._files.directory_twin(self._path)
+        return self._fd
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+_Made = TypeVar("_Made")
+
+
+def _at_once(steps: Generator[Step, None, _Made]) -> _Made:
+    """Do every sync here; return what comes of the steps."""
+    failure: BaseException | None = None
+    while True:
+        try:
+            step = next(steps) if failure is None else steps.throw(failure)
+        except StopIteration as end:
+            made: _Made = end.value
+            return made
+        failure = None
+        try:
+            step.sync()
+        except BaseException as error:  # noqa: BLE001 - raised again, in the steps
+            failure = error
+
+
 class DirectoryLog:
     """A log in a directory.
 
@@ -75,6 +130,7 @@ class DirectoryLog:
 
     Attributes:
         directory: the directory.
+        rotates: whether `write` begins a new segment when it is time for one; if not, `rotation` does.
         unsaved: how many bytes of finished segments no snapshot holds; whoever takes one subtracts what it holds.
     """
 
@@ -108,6 +164,7 @@ class DirectoryLog:
         self._closed_cleanly = False
         self._made = False
         self._snapshot: Snapshot | None = None
+        self.rotates = True
         self.written = 0
         self.durable = 0
         self.unsaved = 0
@@ -341,7 +398,9 @@ class DirectoryLog:
         return self._chain.at or at
 
     def write(self) -> None:
-        """Write what has been appended to the operating system: one call for all of it. A full tail gets a successor.
+        """Write what has been appended to the operating system: one call for all of it.
+
+        A full tail gets a successor, unless that is left to `rotation`.
 
         If all of it ends something, room that is missing is taken from the reserve. If not, the reserve must be whole
         first: nothing is begun that could not be ended.
@@ -355,8 +414,8 @@ class DirectoryLog:
         if self._pending:
             self._check_alone()
             self._write_pending()
-            if self._size >= self._segment_bytes and self._reserve.whole:
-                self._begin_segment()
+            if self.rotates and (rotation := self.rotation()) is not None:
+                _at_once(rotation)
 
     def _check_alone(self) -> None:
         """Check that no other process writes this log: locks may lie. Measured: 7 µs, beside 1400 µs for the sync."""
@@ -490,38 +549,60 @@ class DirectoryLog:
                 raise error
         self.durable = max(self.durable, seq)  # a new segment may have been begun meanwhile, and synced more
 
-    def _begin_segment(self) -> None:
+    def rotation(self) -> Rotation | None:
+        """Return what begins a new segment behind the tail, if that is full; not while room is short. O(1)."""
+        if self._size < self._segment_bytes or not self._reserve.whole:
+            return None
+        return self._begin_segment()
+
+    def _begin_segment(self) -> Rotation:
         """Begin a new segment behind the tail, then seal the one that was it.
 
         In this order, and each on disk before the next, so that a sealed segment without a successor is damage, and so
         is an unsealed one whose successor has records. What was written before is on disk when this begins, so that
-        nothing of it is lost if there is no room: then the next write tries again. Costs four syncs, once in
-        `segment_bytes`.
+        nothing of it is lost if there is no room: then the next write tries again. Costs three syncs, and one for what
+        was written, once in `segment_bytes`. What is appended in between is written to the new segment.
         """
-        self.sync()
-        assert self._chain.at is not None  # there are records: they filled the tail
-        ahead = Chain(self._chain.seq, self._chain.hash, self._chain.at)
-        line = ahead.header(self._log_id, self._chain.at)
-        path = self._where / "log" / segment_name(self._chain.seq + 1)
+        old = self._open_tail()
+        if self.durable != self.written:
+            yield from self._synced(self._tail_path, _FileStep(old))
+            self.durable = self.written
+        end = self._written
+        assert end.at is not None  # there are records: they filled the tail
+        ahead = Chain(end.seq, end.hash, end.at)
+        line = ahead.header(self._log_id, end.at)
+        path = self._where / "log" / segment_name(end.seq + 1)
         try:
-            tail = self._write_new(path, io.BytesIO(line), len(line), replace=False)
+            tail = yield from self._new_file(path, io.BytesIO(line), len(line), replace=False)
         except OSError as error:
             if error.errno in NO_ROOM and self._may_go_on(path):
                 return
             self._close_tail()
             raise
         self.unsaved += self._size
-        seal = seal_line(self._chain.hash, Seal(self._chain.seq, ahead.hash))
-        self._unsealed = _Unsealed(self._tail_path, self._open_tail(), self._size, seal)
-        self._chain = ahead
+        seal = seal_line(end.hash, Seal(end.seq, ahead.hash))
+        self._unsealed = _Unsealed(self._tail_path, old, self._size, seal)
+        self._written = ahead
+        self._pending, hash = relink(ahead.hash, self._pending)
+        self._chain = Chain(self._chain.seq, hash, self._chain.at)
         self._use_tail(path, tail, len(line))
         self._places.append(Place(ahead.seq + 1, path))
-        self._mark_written()
+        if not self.rotates and tail.twin() is not None:
+            self._offered = tail  # all of it is on disk, so there is nothing that the twin could have missed
         try:
-            self._write_seal()
+            yield from self._seal_tail()
         except OSError:
             if self._tail is None:
                 raise
+
+    def _synced(self, path: Path, step: Step) -> Rotation:
+        """Have something synced. A failure is final."""
+        try:
+            with naming(path):
+                yield step
+        except OSError:
+            self._close_tail()
+            raise
 
     def _may_go_on(self, successor: Path) -> bool:
         """Return whether the tail is still the last segment, and no sync has failed."""
@@ -535,6 +616,9 @@ class DirectoryLog:
 
         After an error but want of room the tail is closed.
         """
+        _at_once(self._seal_tail())
+
+    def _seal_tail(self) -> Rotation:
         if self._unsealed is None:
             return
         path, file, size, line = self._unsealed
@@ -544,7 +628,7 @@ class DirectoryLog:
             if error.errno not in NO_ROOM:
                 self._close_tail()
             raise
-        self._sync_or_close(path, file.sync)
+        yield from self._synced(path, _FileStep(file))
         file.close()
         self._unsealed = None
 
@@ -619,10 +703,16 @@ class DirectoryLog:
         The file has its name only once its bytes are on disk, and the name is on disk when this returns. Without
         `replace` a file that has the name already is an error, and stays.
         """
+        return _at_once(self._new_file(path, source, length, more, replace=replace))
+
+    def _new_file(
+        self, path: Path, source: BinaryIO, length: int, more: bytes = b"", *, replace: bool = True
+    ) -> Generator[Step, None, File]:
         files = self._files
         temporary = path.with_name(path.name + _TEMPORARY)
         files.unlink(temporary)
         file = files.create(temporary)
+        names = _NamesStep(files, path.parent)
         try:
             with naming(temporary):
                 while length > 0:
@@ -633,14 +723,19 @@ class DirectoryLog:
                     file.write(chunk)
                     length -= len(chunk)
                 file.write(more)
-            self._sync_or_close(temporary, file.sync)
+            yield from self._synced(temporary, _FileStep(file))
             if not replace and files.kind(path) is not None:  # nobody else makes one: we hold the lock
                 raise FileExistsError(errno.EEXIST, "exists already, though the directory did not show it", str(path))
             files.rename(temporary, path)
-            self._sync_or_close(path.parent, lambda: files.sync_directory(path.parent))
+            yield from self._synced(path.parent, names)
+        except GeneratorExit:  # forgotten on the way, perhaps by a forked child: by now the name may be another's
+            file.close()
+            raise
         except BaseException:
             file.close()
             with contextlib.suppress(OSError):
                 files.unlink(temporary)
             raise
+        finally:
+            names.close()
         return file

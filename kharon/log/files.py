@@ -148,6 +148,9 @@ class Files(Protocol):
     def sync_directory(self, path: Path) -> None:
         """Bring a directory's names onto the disk."""
 
+    def directory_twin(self, path: Path) -> int | None:
+        """Return a descriptor of a directory for somebody else to sync; the caller closes it. None: there is none."""
+
     def create(self, path: Path) -> File:
         """Make a new file, with mode 0600, and open it. Its name is on disk once its directory is synced."""
 
@@ -330,6 +333,9 @@ class OsFiles:
                 bring_to_disk(fd, directory=True)
         finally:
             os.close(fd)
+
+    def directory_twin(self, path: Path) -> int | None:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
     def create(self, path: Path) -> File:
         return _OsFile(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600))

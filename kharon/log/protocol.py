@@ -7,15 +7,15 @@ as a `Record` comes back equal. `kharon.testing.check_log` is the conformance su
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from datetime import datetime
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from kharon.log.record import Record
 from kharon.log.snapshot import Snapshot
 from kharon.model.events import Event
 
-__all__ = ["EventLog", "HasSnapshots", "LogReader", "SyncedElsewhere"]
+__all__ = ["EventLog", "HasSnapshots", "LogReader", "Rotation", "Step", "SyncedElsewhere"]
 
 
 class LogReader(Protocol):
@@ -123,13 +123,47 @@ class EventLog(Protocol):
         """Give up the place without writing anything. May be called twice, and after a failure."""
 
 
+class Step(Protocol):
+    """A sync that a log needs before it goes on."""
+
+    @property
+    def names(self) -> bool:
+        """Whether it is of a directory."""
+
+    def sync(self) -> None:
+        """Do it here.
+
+        Raises:
+            OSError: it failed, or was done before, elsewhere, and had failed there.
+        """
+
+    def twin(self) -> int | None:
+        """Return a descriptor for somebody else to sync, open until the log goes on; None: there is none."""
+
+
+Rotation: TypeAlias = Generator[Step, None, None]
+"""The beginning of a new segment: it gives each sync that it needs, and is told of a failure by `throw`.
+
+It raises what ends the log. `append` and reading may come between; `write`, `sync` and `begin_sync` do not.
+"""
+
+
 @runtime_checkable
 class SyncedElsewhere(Protocol):
     """What a log may do besides: offer the file that a sync is about, so that a slow one need not stop the event loop.
 
-    A log without these two is synced by `sync`. `write`, also one that calls `sync` itself, `append` and reading may
-    come between them, as may anything else of an `EventLog`; a second `begin_sync` does not.
+    A log without these is synced by `sync`. `write`, also one that calls `sync` itself, `append` and reading may come
+    between `begin_sync` and `end_sync`, as may anything else of an `EventLog`; a second `begin_sync` does not.
+
+    Attributes:
+        rotates: whether `write` begins a new segment by itself when it is time for one, with its syncs. Whoever sets it
+            to False asks `rotation` after each `end_sync`.
     """
+
+    rotates: bool
+
+    def rotation(self) -> Rotation | None:
+        """Return what begins a new segment, to be gone through now; None: it is not time for one. O(1)."""
 
     def begin_sync(self) -> int | None:
         """Return a descriptor whose sync, in another process, brings all that is written now to where `sync` would.

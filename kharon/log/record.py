@@ -41,6 +41,7 @@ __all__ = [
     "open_header",
     "open_record",
     "open_seal",
+    "relink",
     "seal_line",
 ]
 
@@ -208,6 +209,24 @@ def link(previous: str, body: bytes) -> tuple[bytes, str]:
     """Return the line that has this body and follows the line whose hash is `previous`, and its hash. O(bytes)."""
     hash = sha256(previous.encode() + body).hexdigest()
     return b'{"hash":"%b","crc":"%08x",%b\n' % (hash.encode(), zlib.crc32(body), body), hash
+
+
+def relink(previous: str, lines: Sequence[bytes]) -> tuple[list[bytes], str]:
+    """Return lines as they are behind another line than the one they were made for, and the hash of the last.
+
+    For lines that nobody has seen: a record that has been written is never another.
+
+    Args:
+        previous: the hash of the line that they follow now.
+        lines: one behind the other.
+
+    Cost: O(bytes).
+    """
+    linked = []
+    for line in lines:
+        anew, previous = link(previous, line[_BODY:-1])
+        linked.append(anew)
+    return linked, previous
 
 
 def seal_line(previous: str, seal: Seal) -> bytes:

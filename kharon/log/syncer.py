@@ -4,7 +4,7 @@ As a module: `bring_to_disk`, the one primitive behind every sync of the log. As
 it serves the socket that is its standard input, one sync at a time, until that socket closes, which it does however
 its parent ends. It has an interpreter, and so a GIL, of its own: a busy parent cannot keep it from its work.
 
-    request   one byte, any, with the descriptor to be synced as SCM_RIGHTS
+    request   one byte, f for a file or d for a directory, with its descriptor as SCM_RIGHTS
     answer    2 bytes: 0, or the errno of the failed sync; 6 bytes: the microseconds it took; both big-endian
     hello     an answer, before the first request: it is ready
 
@@ -25,10 +25,11 @@ try:
 except ImportError:  # pragma: no cover - Windows, where the log is imported, and refuses to be opened
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["ANSWER_BYTES", "ERRNO_BYTES", "bring_to_disk", "serve"]
+__all__ = ["ANSWER_BYTES", "DIRECTORY", "ERRNO_BYTES", "FILE", "bring_to_disk", "serve"]
 
 ANSWER_BYTES = 8
 ERRNO_BYTES = 2
+FILE, DIRECTORY = b"f", b"d"
 _UNSUPPORTED = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY})
 
 
@@ -79,7 +80,7 @@ def serve(sock: socket.socket, slower_by: float = 0.0) -> None:
         begun, failure = time.monotonic(), 0
         try:
             time.sleep(slower_by)
-            bring_to_disk(fds[0])
+            bring_to_disk(fds[0], directory=request == DIRECTORY)
         except OSError as error:
             failure = error.errno or 0xFFFF  # never 0, which is success
         finally:

@@ -7,6 +7,7 @@ over the socket, is in `kharon.log.syncer`. All of it runs in one system task, s
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -44,8 +45,13 @@ class Syncer(Protocol):
     def start(self) -> None:
         """Begin to start it, in the background. Called once."""
 
-    def request(self, fd: int, done: Done) -> bool:
+    def request(self, fd: int, done: Done, *, names: bool = False) -> bool:
         """Have `fd` synced, and `done` called then, from another task. Not before the last request is done.
+
+        Args:
+            fd: of a file, or of a directory.
+            done: is called when it is over.
+            names: whether it is a directory.
 
         Returns:
             Whether it was asked: if not, it has ended, and `done` will not be called.
@@ -82,12 +88,12 @@ class Helper:
         self._ended = trio.Event()
         trio.lowlevel.spawn_system_task(self._run, self._ended)
 
-    def request(self, fd: int, done: Done) -> bool:
+    def request(self, fd: int, done: Done, *, names: bool = False) -> bool:
         """Ask for a sync of `fd`. O(1), and never blocks: one byte in an empty buffer."""
         assert self._socket is not None
         assert self._done is None, "one sync at a time"
         try:
-            socket.send_fds(self._socket, [b"s"], [fd])
+            socket.send_fds(self._socket, [syncer.DIRECTORY if names else syncer.FILE], [fd])
         except OSError:  # nothing was sent; `_run` finds the end of the process, and says so
             self.ready = False
             return False
@@ -172,11 +178,12 @@ class Helper:
         self.ready = False
         if self._socket is not None:
             self._socket.close()
-        if why:
-            _logger.warning("the helper process for slow disks %s; syncs stop the event loop again", why)
         done, self._done = self._done, None
         if done is not None and not self._forked:
             done(AnswerLost("the helper process ended before it said how a sync went"), 0.0)
+        if why:
+            with contextlib.suppress(Exception):  # a user's logging may raise, and this is a system task
+                _logger.warning("the helper process for slow disks %s; syncs stop the event loop again", why)
 
 
 async def _reap(process: trio.Process) -> None:

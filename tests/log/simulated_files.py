@@ -41,7 +41,7 @@ __all__ = ["CHANGING", "SECTOR", "Plan", "PowerLoss", "SimulatedFiles", "check_n
 
 SECTOR = 512
 CHANGING = frozenset(
-    {"write", "allocate", "truncate", "sync", "sync_twin", "overwrite"}
+    {"write", "allocate", "truncate", "sync", "sync_twin", "sync_names", "overwrite"}
     | {"make_directory", "sync_directory", "create", "rename", "unlink", "lock"}
 )
 """The operations in front of which another disk may be left than in front of the one before."""
@@ -344,8 +344,8 @@ class _Open:
 
     def twin(self) -> int | None:
         if self._twin is None and self._files.twins is not None:
-            self._twin = len(self._files.twins)
-            self._files.twins.append(twin := _Open(self._files, self._inode))
+            self._twin = 100_000 + len(self._files.twins)
+            self._files.twins[self._twin] = twin = _Open(self._files, self._inode)
             twin.close()  # as soon as this one is; whoever was given it has a descriptor of their own
         return self._twin
 
@@ -411,7 +411,8 @@ class SimulatedFiles:
         self.bytes_in_sector = bytes_in_sector
         self.locked = False
         self.unclosed: set[_Open] = set()  # the files that are open for appending
-        self.twins: list[_Open] | None = None  # the descriptors given out for others to sync; None: there are no twins
+        # What the descriptors stand for that were given out for others to sync; None: there are no twins.
+        self.twins: dict[int, _Open | Path] | None = None
 
     # --- what survives ------------------------------------------------------------------------------------------------
 
@@ -500,7 +501,12 @@ class SimulatedFiles:
     def sync_twin(self, descriptor: int) -> None:
         """Do what another process does that was given the descriptor of a twin."""
         assert self.twins is not None
-        self.twins[descriptor].bring_to_disk("sync_twin")
+        twin = self.twins[descriptor]
+        if isinstance(twin, Path):
+            self.plan.check("sync_names")
+            self._folder(twin).sync()
+        else:
+            twin.bring_to_disk("sync_twin")
 
     # --- the seam -----------------------------------------------------------------------------------------------------
 
@@ -567,6 +573,14 @@ class SimulatedFiles:
         if path.name in folder.names:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
         folder.change(None, path.name, what)
+
+    def directory_twin(self, path: Path) -> int | None:
+        self.plan.check("directory_twin", path)
+        if self.twins is None:
+            return None
+        descriptor = os.open(os.devnull, os.O_RDONLY)  # whoever asks for it closes it, so it must be one
+        self.twins[descriptor] = path
+        return descriptor
 
     def sync_directory(self, path: Path) -> None:
         self.plan.check("sync_directory", path)

@@ -154,6 +154,9 @@ class WatchedLog(DirectoryLog):
         return at
 
     def _write_pending(self) -> None:
+        # A segment that was begun since they were appended has changed their hashes.
+        pending = [open_record(line, check_line(line, None)) for line in self._pending]
+        self.world.appended[self.written :] = pending
         try:
             super()._write_pending()
         except StorageFull:

@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -60,7 +61,7 @@ def serve_all(pair, *fds, **options):
     """Send requests for these descriptors, serve them, and return the answers, without the hello."""
     ours, theirs = pair
     for fd in fds:
-        socket.send_fds(ours, [b"s"], [fd])
+        socket.send_fds(ours, [syncer.DIRECTORY if stat.S_ISDIR(os.fstat(fd).st_mode) else syncer.FILE], [fd])
     ours.shutdown(socket.SHUT_WR)
     syncer.serve(theirs, **options)
     theirs.close()
@@ -72,7 +73,7 @@ def serve_all(pair, *fds, **options):
 
 def test_it_syncs_what_it_is_given_and_closes_it(pair, tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr(syncer, "bring_to_disk", lambda fd: synced.append((fd, os.fstat(fd).st_ino)))
+    monkeypatch.setattr(syncer, "bring_to_disk", lambda fd, *, directory: synced.append((fd, os.fstat(fd).st_ino)))
     with (tmp_path / "a").open("wb") as a, (tmp_path / "b").open("wb") as b:
         inodes = [os.fstat(file.fileno()).st_ino for file in (a, b, a)]
         found = serve_all(pair, a.fileno(), b.fileno(), a.fileno())
@@ -85,13 +86,23 @@ def test_it_syncs_what_it_is_given_and_closes_it(pair, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("error", "errno"), [(OSError(5, "Input/output error"), 5), (OSError(), 0xFFFF)])
 def test_a_failure_is_answered_with_its_errno_and_never_with_success(pair, tmp_path, monkeypatch, error, errno):
-    def fail(_fd):
+    def fail(_fd, *, directory):
         raise error
 
     monkeypatch.setattr(syncer, "bring_to_disk", fail)
     with (tmp_path / "a").open("wb") as a:
         ((answered, _),) = serve_all(pair, a.fileno())
     assert answered == errno
+
+
+def test_it_syncs_a_directory_as_one(pair, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(syncer, "bring_to_disk", lambda _fd, *, directory: asked.append(directory))
+    directory = os.open(tmp_path, os.O_RDONLY)
+    with (tmp_path / "a").open("wb") as a:
+        serve_all(pair, directory, a.fileno())
+    os.close(directory)
+    assert asked == [True, False]
 
 
 def test_it_tells_how_long_it_took_and_can_be_made_slow(pair, tmp_path):
@@ -192,8 +203,8 @@ async def main():
     queue = kharon.open(sys.argv[1])
     store = queue._queue.store
     async with queue as kh:
-        store._pace = Slow()
-        helper = store._helper = Helper(sys.argv[2:])
+        store._commits._pace = Slow()
+        helper = store._commits._helper = Helper(sys.argv[2:])
         helper.start()
         while not helper.ready:
             await trio.sleep(0.005)

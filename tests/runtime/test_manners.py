@@ -590,9 +590,9 @@ def test_a_ctrl_c_while_a_reader_joins_a_group_tears_nothing(ctrl_c):
         async def join(kh, answers=answers):
             nonlocal joined
             for _ in range(5):
-                if kh._store._group is not None:
+                if kh._store._commits._group is not None:
                     joined += 1
-                    kh._store._group.waiting = InterruptedList(kh._store._group.waiting)
+                    kh._store._commits._group.waiting = InterruptedList(kh._store._commits._group.waiting)
                     answers.append((await kh.get("a")).id)
                     return
                 await trio.lowlevel.checkpoint()

@@ -20,6 +20,11 @@ class OfferingLog(WatchedLog):
             self.clock.jump(self.seconds)
         super().sync()
 
+    rotates = True
+
+    def rotation(self):
+        return None
+
     def begin_sync(self):
         if self.durable == self.written:
             return None
@@ -55,7 +60,7 @@ class FakeSyncer:
         self.started += 1
         self.ready = self.starts
 
-    def request(self, fd, done):
+    def request(self, fd, done, *, names=False):
         assert self.done is None, "one at a time"
         if not self.alive:
             self.ready = False

@@ -20,6 +20,7 @@ import kharon
 from kharon import Settings, Ticket
 from kharon.log import syncer as syncer_module
 from kharon.log.directory import DirectoryLog
+from kharon.store import commits as commits_module
 from kharon.store import helper as helper_module
 from kharon.store import local
 from kharon.store.helper import Helper
@@ -42,10 +43,10 @@ def queue_on(log, syncer, *, slow=True, fsync="always", **settings):
     """A queue on `log` with this syncer; unless `slow`, the disk has to be found slow first."""
     queue = kharon.open(log, Settings(fsync=fsync, **settings), clock=TrioClock())
     store = queue._queue.store
-    store._make_helper = lambda: syncer
+    store._commits._make_helper = lambda: syncer
     if slow:
-        store._pace = Slow()
-        store._helper = syncer
+        store._commits._pace = Slow()
+        store._commits._helper = syncer
         syncer.start()
     return queue
 
@@ -476,7 +477,7 @@ async def test_what_delivering_raises_in_the_helpers_task_is_the_leaders_and_the
     syncer, log = FakeSyncer(), OfferingLog()
     calls = Spoken(calls.nursery)
     async with opened(log, syncer) as kh:
-        deliver, loud = kh._store._deliver, Loud()
+        deliver, loud = kh._store._commits._deliver, Loud()
 
         def raising(effects):
             deliver(effects)
@@ -485,12 +486,12 @@ async def test_what_delivering_raises_in_the_helpers_task_is_the_leaders_and_the
         await calls.start("first", kh.add, Ticket("first", "t"))
         await calls.start("reader", kh.get, "first")
         await calls.start("second", kh.add, Ticket("second", "t"))
-        kh._store._deliver = raising
+        kh._store._commits._deliver = raising
         syncer.answer()
         await blocked()
         assert calls.ended["first"] is loud
         assert calls.ended["reader"].id == "first"
-        kh._store._deliver = deliver
+        kh._store._commits._deliver = deliver
         assert "second" not in calls.ended
         syncer.answer()
         await blocked()
@@ -525,7 +526,7 @@ async def test_what_logging_raises_in_the_helpers_task_is_the_leaders_too(calls,
 
 
 async def test_a_sync_whose_answer_was_lost_is_done_again_where_that_is_safe(calls, monkeypatch):
-    monkeypatch.setattr(local, "_LOST_SYNC_IS_REPEATED", True)
+    monkeypatch.setattr(commits_module, "_LOST_SYNC_IS_REPEATED", True)
     syncer, log = FakeSyncer(), OfferingLog()
     async with opened(log, syncer) as kh:
         await calls.start("first", kh.add, Ticket("first", "t"))
@@ -541,7 +542,7 @@ async def test_a_sync_whose_answer_was_lost_is_done_again_where_that_is_safe(cal
 
 
 async def test_a_lost_sync_that_fails_when_it_is_done_again_breaks_the_store(calls, monkeypatch):
-    monkeypatch.setattr(local, "_LOST_SYNC_IS_REPEATED", True)
+    monkeypatch.setattr(commits_module, "_LOST_SYNC_IS_REPEATED", True)
     syncer, log = FakeSyncer(), OfferingLog(fail="sync")
     async with opened(log, syncer) as kh:
         await calls.start("first", kh.add, Ticket("first", "t"))
@@ -554,7 +555,7 @@ async def test_a_lost_sync_that_fails_when_it_is_done_again_breaks_the_store(cal
 
 
 async def test_a_lost_sync_counts_as_failed_where_the_kernel_promises_nothing(calls, monkeypatch):
-    monkeypatch.setattr(local, "_LOST_SYNC_IS_REPEATED", False)
+    monkeypatch.setattr(commits_module, "_LOST_SYNC_IS_REPEATED", False)
     syncer, log = FakeSyncer(), OfferingLog()
     async with opened(log, syncer) as kh:
         await calls.start("first", kh.add, Ticket("first", "t"))
@@ -701,35 +702,13 @@ async def test_closing_a_broken_store_waits_for_what_is_in_flight(calls, mock_cl
 # --- on a directory ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fsync", ["always", 0.05])
-async def test_every_sync_is_of_the_tail_across_rotations(tmp_path, calls, mock_clock, fsync):
-    syncer, log = FakeSyncer(), DirectoryLog(tmp_path / "queue", 4096)
-    syncer.on_request = lambda fd: synced.append(os.fstat(fd).st_ino == log._tail_path.stat().st_ino)
-    synced = []
-    async with opened(log, syncer, fsync=fsync) as kh:
-        for number in range(100):
-            await calls.start(number, kh.add, Ticket(str(number), "t"))
-            if fsync == "always" or number % 3 == 0:  # else tails are begun while a sync of an earlier one is in flight
-                mock_clock.jump(0.05)
-                await blocked()
-                if syncer.done is not None:
-                    syncer.answer()
-                    await blocked()
-                    assert fsync != "always" or log.durable == log.written
-            assert number in calls.ended
-    assert len(log._places) > 5
-    assert len(synced) > 8
-    assert all(synced)
-    assert kharon.verify(tmp_path / "queue").closed
-
-
 async def test_a_queue_with_a_real_helper(tmp_path):
     helper = Helper()
     async with opened(DirectoryLog(tmp_path / "queue", 4096), helper) as kh:
         await until(lambda: helper.ready)
         taken = []
         request = helper.request
-        helper.request = lambda fd, done: taken.append(fd) or request(fd, done)
+        helper.request = lambda fd, done, **kind: taken.append(fd) or request(fd, done, **kind)
         async with trio.open_nursery() as nursery:
             for task in range(5):
 
@@ -774,7 +753,7 @@ async def until(condition):
 
 
 async def test_a_killed_helper_is_missed_once_and_the_queue_goes_on(tmp_path, calls, caplog, monkeypatch):
-    monkeypatch.setattr(local, "_LOST_SYNC_IS_REPEATED", True)
+    monkeypatch.setattr(commits_module, "_LOST_SYNC_IS_REPEATED", True)
     helper = Helper(["60"])
     async with opened(DirectoryLog(tmp_path / "queue"), helper) as kh:
         await until(lambda: helper.ready)
