@@ -88,7 +88,8 @@ class _NamesStep:
 
     def twin(self) -> int | None:
         if self._fd is None:
-            self._fd = self._files.directory_twin(self._path)
+            with contextlib.suppress(OSError):  # no descriptor to spare, perhaps: then it is done here
+                self._fd = self._files.directory_twin(self._path)
         return self._fd
 
     def close(self) -> None:
@@ -614,7 +615,8 @@ class DirectoryLog:
             self._close_tail()
             raise
         self.unsaved += self._size
-        self._unsealed = _Unsealed(self._tail_path, old, self._size, seal_line(end.hash, Seal(end.seq, ahead.hash)))
+        seal = seal_line(end.hash, Seal(end.seq, ahead.hash))
+        self._unsealed = _Unsealed(self._tail_path, old, self._size, seal)
         self._written = ahead
         self._pending, hash = relink(ahead.hash, self._pending)
         self._chain = Chain(self._chain.seq, hash, self._chain.at)
@@ -806,6 +808,9 @@ class DirectoryLog:
                 raise FileExistsError(errno.EEXIST, "exists already, though the directory did not show it", str(path))
             files.rename(temporary, path)
             yield from self._synced(path.parent, names)
+        except GeneratorExit:  # forgotten on the way, perhaps by a forked child: by now the name may be another's
+            file.close()
+            raise
         except BaseException:
             file.close()
             with contextlib.suppress(OSError):

@@ -63,7 +63,7 @@ class Mark(NamedTuple):
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an error say which file it is about: those of an open file do not. O(1); measured 0.7 µs."""
+    """Let an error say which file it is about: those of an open file do not. O(1); measured 0.9 µs."""
     try:
         yield
     except OSError as error:

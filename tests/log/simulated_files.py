@@ -41,7 +41,7 @@ __all__ = ["CHANGING", "SECTOR", "Plan", "PowerLoss", "SimulatedFiles", "check_n
 
 SECTOR = 512
 CHANGING = frozenset(
-    {"write", "allocate", "truncate", "sync", "sync_twin", "overwrite"}
+    {"write", "allocate", "truncate", "sync", "sync_twin", "sync_names", "overwrite"}
     | {"make_directory", "sync_directory", "create", "rename", "unlink", "lock"}
 )
 """The operations in front of which another disk may be left than in front of the one before."""
@@ -347,8 +347,8 @@ class _Open:
 
     def twin(self) -> int | None:
         if self._twin is None and self._files.twins is not None:
-            self._twin = len(self._files.twins)
-            self._files.twins.append(twin := _Open(self._files, self._inode))
+            self._twin = 100_000 + len(self._files.twins)
+            self._files.twins[self._twin] = twin = _Open(self._files, self._inode)
             twin.close()  # as soon as this one is; whoever was given it has a descriptor of their own
         return self._twin
 
@@ -414,7 +414,8 @@ class SimulatedFiles:
         self.bytes_in_sector = bytes_in_sector
         self.locked = False
         self.unclosed: set[_Open] = set()  # the files that are open for appending
-        self.twins: list[_Open] | None = None  # the descriptors given out for others to sync; None: there are no twins
+        # What the descriptors stand for that were given out for others to sync; None: there are no twins.
+        self.twins: dict[int, _Open | Path] | None = None
 
     @classmethod
     def holding(cls, contents: Mapping[str, bytes]) -> SimulatedFiles:
@@ -523,14 +524,19 @@ class SimulatedFiles:
         return SimulatedFiles(self.root.copy({}), bytes_in_sector=self.bytes_in_sector)
 
     def write_back(self, path: Path) -> None:
-        """What the system may do by itself with what is not synced. Who has the file open hears of a failure."""
+        """What the system may do by itself with what is not synced. If it fails, each open file hears of it."""
         if self.plan.step("write_back"):
             self._file(path).fail(drops=self.plan.drops)
 
     def sync_twin(self, descriptor: int) -> None:
         """Do what another process does that was given the descriptor of a twin."""
         assert self.twins is not None
-        self.twins[descriptor].bring_to_disk("sync_twin")
+        twin = self.twins[descriptor]
+        if isinstance(twin, Path):
+            self.plan.check("sync_names")
+            self._folder(twin).sync()
+        else:
+            twin.bring_to_disk("sync_twin")
 
     # --- the seam -----------------------------------------------------------------------------------------------------
 
@@ -598,8 +604,13 @@ class SimulatedFiles:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
         folder.change(None, path.name, what)
 
-    def directory_twin(self, path: Path) -> None:
-        return None
+    def directory_twin(self, path: Path) -> int | None:
+        self.plan.check("directory_twin", path)
+        if self.twins is None:
+            return None
+        descriptor = os.open(os.devnull, os.O_RDONLY)  # whoever asks for it closes it, so it must be one
+        self.twins[descriptor] = path
+        return descriptor
 
     def sync_directory(self, path: Path) -> None:
         self.plan.check("sync_directory", path)

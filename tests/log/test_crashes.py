@@ -164,6 +164,9 @@ class WatchedLog(DirectoryLog):
         return at
 
     def _write_pending(self) -> None:
+        # A segment that was begun since they were appended has changed their hashes.
+        pending = [open_record(line, check_line(line, None)) for line in self._pending]
+        self.world.appended[self.written :] = pending
         try:
             super()._write_pending()
         except StorageFull:
@@ -568,7 +571,7 @@ def stops(plan: Plan) -> list[int]:
 
 # --- crashes ----------------------------------------------------------------------------------------------------------
 
-DISKS = {World: int(2000 * SCALE), Wide: int(4000 * SCALE), Pages: int(1000 * SCALE)}  # that one stop may leave
+DISKS = {World: int(2000 * SCALE), Wide: int(2500 * SCALE), Pages: int(1000 * SCALE)}  # that one stop may leave
 LEAST: dict[Callable[[World], None], int] = {  # how many crash states are looked at, at scale 1
     first_open: 500,
     singles: 1000,
@@ -592,14 +595,14 @@ LEAST: dict[Callable[[World], None], int] = {  # how many crash states are looke
     trim: 1800,
 }
 LEAST_OF_LONG = {  # and with lines that are longer: wide, pages
-    singles: (6100, 1000),
-    groups: (6800, 900),
-    rotation: (4800, 2600),
-    closing: (3200, 800),
-    after_a_close: (10600, 2700),
-    after_a_kill: (9400, 3000),
-    after_a_torn_tail: (2300, 2100),
-    after_a_torn_tail_in_a_later_segment: (3400, 2700),
+    singles: (4500, 1000),
+    groups: (4900, 900),
+    rotation: (4200, 2600),
+    closing: (2500, 800),
+    after_a_close: (8100, 2700),
+    after_a_kill: (7300, 3000),
+    after_a_torn_tail: (2400, 2100),
+    after_a_torn_tail_in_a_later_segment: (3300, 2700),
 }
 RECOVERIES = max(1, int(SCALE))
 DISKS_OF_A_RECOVERY = max(3, int(4 * SCALE))
@@ -627,7 +630,7 @@ def crash_everywhere(scenario: Callable[[World], None], kind: type[World] = Worl
 def count_crashes(scenario: Callable[[World], None], kind: type[World], least: int, record_property) -> None:
     looked = crash_everywhere(scenario, kind)
     record_property("crash states", looked.states)
-    record_property("disks opened after a crash", looked.disks)
+    record_property("disks that a crash left", looked.disks)
     assert looked.states >= (least if SCALE >= 1 else 1)
 
 
@@ -697,5 +700,5 @@ def fail_everywhere(scenario: Callable[[World], None], kind: type[World] = World
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_operation_fails(scenario, record_property):
     count = fail_everywhere(scenario)
-    record_property("operations failed", count)
+    record_property("operations that failed", count)
     assert count > 100
