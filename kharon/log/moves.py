@@ -170,6 +170,7 @@ def name_archive(directory: Path, archive: Path, files: Files) -> None:
     if archive in named:
         if files.kind(archive) != "directory":
             raise KharonError(f"the archive {archive} is not there any more; mount it, or put it back")
+        files.sync_directory(directory)  # whoever noted it may have failed, or died, before that was on disk
         return
     lines = [os.fsencode(path_in(directory, path)) + b"\n" for path in (*named, archive)]
     data = b"".join(lines)
@@ -178,7 +179,8 @@ def name_archive(directory: Path, archive: Path, files: Files) -> None:
     for folder in (archive.parent, archive):
         if files.kind(folder) is None:
             files.make_directory(folder)
-            files.sync_directory(folder.parent)
+        if folder == archive or archive.is_relative_to(directory):  # else it is the user's
+            files.sync_directory(folder.parent)  # even if it was there: whoever made it may have died before this
     if not archive.is_relative_to(directory):
         write_new(files, archive / OWNER, iter([b" ".join(_owner(directory, files))]))
     write_new(files, directory / ARCHIVE, iter([data]))

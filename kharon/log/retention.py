@@ -251,6 +251,8 @@ class Retention:
             self._compare(path, target)
         elif digest(self._files, path) != digest(self._files, target):
             raise KharonError(f"{target} is there already, and is not what {path} holds: somebody else writes there")
+        else:
+            self._files.sync_directory(target.parent)  # whoever wrote it may have died before its name was on disk
 
     def _source(self, path: Path) -> Iterator[bytes]:
         for chunk in chunks(self._files, path, unpack=False):

@@ -399,7 +399,7 @@ def _write(files: Files, path: Path, snapshot: Snapshot) -> None:
     """Write a snapshot under another name, read it back, and only then give it its name."""
     if files.kind(path.parent) is None:
         files.make_directory(path.parent)
-        files.sync_directory(path.parent.parent)
+    files.sync_directory(path.parent.parent)  # even if it was there: a process that made it may have died before this
     tidy(files, path.parent.parent)
     temporary = path.with_name(path.name + _TEMPORARY)
     file = files.create(temporary)
