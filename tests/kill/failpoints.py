@@ -19,6 +19,7 @@ What a file is:
     snapshot      a snapshot, and old-snapshot one that is dropped
     compressed    a segment that is being compressed
     archived      a segment in an archive; archives is the list of these
+    own-archive   the log's own directory in `archive`
     recorded      a commit group with a record of a segment that was compressed, archived or trimmed, and its sync
     dropped       a segment that is taken away: by a repair, or because it was moved or trimmed
     reserve, lock, queue, log, archive, parent   what their names say; the last four are directories
@@ -213,6 +214,9 @@ COMPRESSING = names(
 ARCHIVING = names(
     """
     archive.make.after        the directory is there
+    own-archive.make.after    and the log's own in it, whose name is not on disk
+    archive.names.before      nor is it here: the process that follows must see to it
+    archive.names.after       now it is
     archives.create.after     the list of archives is to be written
     archives.write.half
     archives.sync.after
@@ -239,8 +243,14 @@ REPAIR = names("""
     renewed.rename.before
     renewed.rename.after      it has its name; what stands behind it is still there
     dropped.unlink.before
-    dropped.unlink.after
+    dropped.unlink.after      the last of that is gone, and that is not on disk
     log.names.before
+    log.names.after           it is, and there is more
+""")
+
+# Behind all that there is to do.
+REPAIRED = names("""
+    lock.release.before
 """)
 
 
@@ -384,7 +394,11 @@ class DyingFiles(OsFiles):
             return "parent"
         if path.parent == self._where:
             return {"LOCK": "lock", "ARCHIVE": "archives", "ARCHIVE.tmp": "archives"}.get(path.name, path.name)
-        return {"snapshots": "snapshot", "archive": "archived"}.get(folder, folder)
+        if path.parent == self._where / "archive":
+            return "own-archive"
+        if path.parent.parent == self._where / "archive":
+            return "archived"
+        return {"snapshots": "snapshot"}.get(folder, folder)
 
     def make_directory(self, path: Path) -> None:
         with self.dying.around(f"{self._what(path)}.make"):

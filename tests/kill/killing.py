@@ -163,9 +163,12 @@ class Killer:
 
     def report(self) -> None:
         """Say in the test's report how many died, where, and how much had been acknowledged. At the end of the test."""
+        named = self.deaths.total() - self.deaths["random"]
         self._record("kills", self.deaths.total())
-        for name, count in self.deaths.items():
-            self._record(f"kills at {name}", count)
+        self._record("kills at random moments", self.deaths["random"])
+        self._record("kills at named places", named)
+        for name in self.deaths.keys() - {"random"}:
+            self._record("named places", name.split()[0])  # without who died there
         self._record("facts acknowledged", len(self.facts))
 
 

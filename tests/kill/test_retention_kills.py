@@ -28,7 +28,7 @@ def test_killed_while_it_compresses(killer, take):
 @pytest.mark.parametrize("take", range(SCALE))
 def test_killed_while_it_archives(killer, take):
     tell(killer, ARCHIVING, f"archiving {take}", retention={"archive_beyond_bytes": 1})
-    assert list((killer.where / "archive").glob("*.jsonl")) != []
+    assert list((killer.where / "archive").glob("*/*.jsonl")) != []
     killer.report()
 
 
