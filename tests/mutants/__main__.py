@@ -18,7 +18,7 @@ from typing import Final
 
 from .catalogue import MUTANTS
 from .mutant import Mutant, Stale, mutated
-from .running import Copies, Result
+from .running import PLUGINS, Copies, Result
 
 LIMIT_SECONDS: Final = 120.0  # for the tests of one mutant, which take a few: on a busy machine, too
 _ROOT: Final = Path(__file__).resolve().parents[2]
@@ -29,6 +29,7 @@ def main(
     mutants: Sequence[Mutant] = MUTANTS,
     root: Path = _ROOT,
     limit_seconds: float = LIMIT_SECONDS,
+    plugins: Sequence[str] = PLUGINS,
 ) -> int:
     """Run the program; return its exit code."""
     parser = argparse.ArgumentParser(
@@ -50,7 +51,7 @@ def main(
     if not _all_apply(chosen, root):
         return 2
     with tempfile.TemporaryDirectory(prefix="kharon-mutants-", ignore_cleanup_errors=True) as work:
-        return _run(chosen, Copies(root, Path(work), limit_seconds), max(1, options.jobs))
+        return _run(chosen, Copies(root, Path(work), limit_seconds, plugins), max(1, options.jobs))
 
 
 def _all_apply(mutants: Sequence[Mutant], root: Path) -> bool:
@@ -67,7 +68,7 @@ def _all_apply(mutants: Sequence[Mutant], root: Path) -> bool:
 
 
 def _run(mutants: Sequence[Mutant], copies: Copies, jobs: int) -> int:
-    begun = time.monotonic()
+    begun, used = time.monotonic(), _processor_seconds()
     tests = list(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
     print("the tests without any bug …", flush=True)
     clean = copies.unchanged(tests)
@@ -82,10 +83,17 @@ def _run(mutants: Sequence[Mutant], copies: Copies, jobs: int) -> int:
             caught += is_caught
             wrong = wrong or result.verdict == "ERROR"
             print(_line(mutant, result, is_caught=is_caught), flush=True)
-    print(f"{caught} of {len(mutants)} planted bugs were caught, in {time.monotonic() - begun:.0f} s")
+    took = f"{time.monotonic() - begun:.0f} s and {_processor_seconds() - used:.0f} s of processor time"
+    print(f"{caught} of {len(mutants)} planted bugs were caught, in {took}")
     if wrong:
         return 2
     return 0 if caught == len(mutants) else 1
+
+
+def _processor_seconds() -> float:
+    """What this process and those that it has waited for have used, which a busy machine adds little to."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _line(mutant: Mutant, result: Result, *, is_caught: bool) -> str:

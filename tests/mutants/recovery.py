@@ -96,13 +96,17 @@ MUTANTS: Final = (
         file=_REPAIR,
         before="""\
         self._write(tail, b"".join(lines))
-        for path in reversed(look.rest):
-            files.unlink(path)
+        for part, following in zip(look.parts, look.parts[1:], strict=False):
+            if part.seal is None:
+                self._write(part, seal_line(part.hash, Seal(part.seq, following.header)))
+        self._remove_rest()
 """,
         after="""\
-        for path in reversed(look.rest):
-            files.unlink(path)
+        self._remove_rest()
         self._write(tail, b"".join(lines))
+        for part, following in zip(look.parts, look.parts[1:], strict=False):
+            if part.seal is None:
+                self._write(part, seal_line(part.hash, Seal(part.seq, following.header)))
 """,
         tests=("tests/log/test_repair.py",),
     ),

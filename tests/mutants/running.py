@@ -20,10 +20,12 @@ from typing import Final, Literal
 
 from .mutant import Mutant, plant
 
-__all__ = ["Copies", "Result", "Verdict"]
+__all__ = ["PLUGINS", "Copies", "Result", "Verdict"]
 
 NEEDED: Final = ("kharon", "tests", "pyproject.toml")
 """What a copy holds."""
+PLUGINS: Final = ("pytest_trio.plugin",)
+"""The plugins of pytest that the tests need. Loading whatever else is installed costs more than most of the tests."""
 Verdict = Literal["caught", "SURVIVED", "HANGS", "ERROR"]
 _UNCHANGED_LIMIT_SECONDS: Final = 1200.0  # for all tests, one behind the other
 _GREEN, _RED = 0, 1  # pytest's exit codes: all passed, some failed
@@ -55,11 +57,13 @@ class Copies:
         root: of the project.
         work: an empty folder for the copies.
         limit_seconds: how long the tests of one mutant may take.
+        plugins: the plugins of pytest that its tests need.
     """
 
-    def __init__(self, root: Path, work: Path, limit_seconds: float) -> None:
+    def __init__(self, root: Path, work: Path, limit_seconds: float, plugins: Iterable[str] = PLUGINS) -> None:
         self._work = work
         self._limit = limit_seconds
+        self._plugins = [f"-p{name}" for name in plugins]
         self._whole = work / "whole"
         for name in NEEDED:
             source = root / name
@@ -71,7 +75,7 @@ class Copies:
 
     def unchanged(self, tests: Iterable[str]) -> Result:
         """Run tests in the copy as it is, and leave there what Python compiles for the copies of it."""
-        return _run(self._whole, tests, _UNCHANGED_LIMIT_SECONDS)
+        return _run(self._whole, [*self._plugins, *tests], _UNCHANGED_LIMIT_SECONDS)
 
     def with_bug(self, mutant: Mutant) -> Result:
         """Run a mutant's tests in a copy with that bug.
@@ -83,17 +87,18 @@ class Copies:
         shutil.copytree(self._whole, copy, ignore=shutil.ignore_patterns("scratch", ".*"))
         try:
             plant(mutant, copy)
-            return _run(copy, mutant.tests, self._limit)
+            return _run(copy, [*self._plugins, *mutant.tests], self._limit)
         finally:
             shutil.rmtree(copy, ignore_errors=True)
 
 
-def _run(copy: Path, tests: Iterable[str], limit_seconds: float) -> Result:
+def _run(copy: Path, arguments: Iterable[str], limit_seconds: float) -> Result:
     scratch = copy / "scratch"
     scratch.mkdir()
     command = [sys.executable, "-m", "pytest", "-x", "-q", f"--basetemp={scratch / 'tmp'}"]
-    command += ["-o", f"cache_dir={scratch / 'cache'}", *tests]
-    environment = {**os.environ, "PYTHONPATH": str(copy)}  # in front of a Kharon that is installed
+    command += ["-o", f"cache_dir={scratch / 'cache'}", *arguments]
+    # The copy comes in front of a Kharon that is installed.
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     begun = time.monotonic()
     with (scratch / "output").open("wb") as output:
         # A session of its own, so that at the limit all that the tests have started ends, and nothing else.

@@ -120,10 +120,9 @@ MUTANTS: Final = (
         name="failure-in-the-background-only-logged",
         thought="Nobody waits for a sync in the background, so a line in the application's log is enough.",
         file=_COMMITS,
-        before="        except Exception as error:  # noqa: BLE001 - whatever it is, nothing is certain any more\n"
-        "            self.fail(error)\n",
-        after="        except Exception as error:  # noqa: BLE001 - whatever it is, nothing is certain any more\n"
-        '            _logger.error("a sync failed: %s", error)\n',
+        before="            self.fail(error)\n            raise unknown_outcome(error) from error\n",
+        after='            _logger.error("a sync failed: %s", error)\n'
+        "            raise unknown_outcome(error) from error\n",
         tests=_LOCAL,
     ),
     Mutant(

@@ -21,7 +21,7 @@ MUTANTS: Final = (
         name="no-directory-sync-after-a-rename",
         thought="The bytes are on disk, and a rename is atomic, so the new file is there.",
         file=_DIRECTORY,
-        before="            yield from self._synced(names)\n",
+        before="            yield from self._synced(path.parent, names)\n",
         after="",
         tests=(_ROTATION,),
     ),
@@ -29,7 +29,7 @@ MUTANTS: Final = (
         name="no-file-sync-before-a-rename",
         thought="The directory is synced behind the rename, and that brings the file along.",
         file=_DIRECTORY,
-        before="            yield from self._synced(_FileStep(file))\n            if not replace",
+        before="            yield from self._synced(temporary, _FileStep(file))\n            if not replace",
         after="            if not replace",
         tests=(_ROTATION,),
     ),
@@ -47,14 +47,16 @@ MUTANTS: Final = (
         file=_DIRECTORY,
         before="""\
         try:
-            sync()
+            with naming(path):
+                sync()
         except OSError:
             self._close_tail()
             raise
 """,
         after="""\
         try:
-            sync()
+            with naming(path):
+                sync()
         except OSError:
             try:
                 sync()
@@ -70,12 +72,13 @@ MUTANTS: Final = (
         file=_DIRECTORY,
         before="""\
         try:
-            sync()
+            with naming(path):
+                sync()
         except OSError:
             self._close_tail()
             raise
 """,
-        after="        sync()\n",
+        after="        with naming(path):\n            sync()\n",
         tests=(_LOG,),
     ),
     Mutant(
@@ -120,7 +123,7 @@ MUTANTS: Final = (
         file=_DIRECTORY,
         before="""\
         if self.durable != self.written:
-            yield from self._synced(_FileStep(old))
+            yield from self._synced(self._tail_path, _FileStep(old))
             self.durable = self.written
 """,
         after="",
@@ -130,7 +133,7 @@ MUTANTS: Final = (
         name="seal-not-synced",
         thought="A seal is no record, and nobody waits for it.",
         file=_DIRECTORY,
-        before="        yield from self._synced(_FileStep(file))\n        file.close()\n",
+        before="        yield from self._synced(path, _FileStep(file))\n        file.close()\n",
         after="        yield from ()\n        file.close()\n",
         tests=(_ROTATION,),
     ),
@@ -140,12 +143,13 @@ MUTANTS: Final = (
         file=_DIRECTORY,
         before="""\
         try:
-            yield step
+            with naming(path):
+                yield step
         except OSError:
             self._close_tail()
             raise
 """,
-        after="        yield step\n",
+        after="        with naming(path):\n            yield step\n",
         tests=(_FAILING,),
     ),
     Mutant(
@@ -161,7 +165,7 @@ MUTANTS: Final = (
         name="bytes-without-room-left-in-the-file",
         thought="The write failed, so nothing was written.",
         file=_DIRECTORY,
-        before="                self._cut(file, size)\n",
+        before="                self._cut(path, file, size)\n",
         after="",
         tests=(_LOG,),
     ),
@@ -169,7 +173,10 @@ MUTANTS: Final = (
         name="taken-back-and-not-synced",
         thought="The file was cut, and the next sync will say so to the disk.",
         file=_DIRECTORY,
-        before="        self._sync_or_close(self._open_tail().sync)\n        self.durable = self.written\n",
+        before="""\
+        self._sync_or_close(self._tail_path, self._open_tail().sync)
+        self.durable = self.written
+""",
         after="",
         tests=(_FAILING,),
     ),
