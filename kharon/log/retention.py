@@ -257,8 +257,6 @@ class Retention:
             self._files.sync_directory(target.parent)  # it may have been that which failed when it was written
         else:
             raise KharonError(f"{target} is there already, and is not what {path} holds: somebody else writes there")
-        else:
-            self._files.sync_directory(target.parent)  # whoever wrote it may have died before its name was on disk
 
     def _source(self, path: Path) -> Iterator[bytes]:
         for chunk in chunks(self._files, path, unpack=False):
