@@ -111,7 +111,8 @@ def read(path: str | os.PathLike[str], after: int = 0) -> Iterator[Record]:
     Raises:
         CorruptLog: when it gets there: the log is damaged otherwise than by an unfinished last commit.
         UnknownFormat: when it gets there: a later version of Kharon wrote this.
-        KharonError: at once: there is no queue at `path`.
+        KharonError: at once: there is no queue at `path`. When it gets there: what comes next was trimmed since; or is
+            compressed, and zstd is not installed.
         OSError: it cannot be read.
 
     Cost: O(bytes of the log up to where you stop), whatever `after` is; the memory of one commit.
@@ -195,7 +196,8 @@ def verify(path: str | os.PathLike[str]) -> Report:
     Raises:
         CorruptLog: naming file, line and byte where it is not.
         UnknownFormat: its segments are in a later format. Events that are not known are in the report instead.
-        KharonError: there is no queue at `path`.
+        KharonError: there is no queue at `path`; or it was trimmed faster than it was read; or some of it is
+            compressed, and zstd is not installed.
         OSError: it cannot be read.
 
     Cost: O(bytes of the log); the memory of one commit, or of the tickets if there are snapshots to compare with.
