@@ -91,7 +91,7 @@ class Snapshots:
         except CorruptLog as corrupt:
             self._bad(str(corrupt))
         except UnknownFormat as unknown:
-            self._bad(f"{path}: {unknown}")
+            self._bad(str(unknown))
         return None
 
     def _judge(self, path: Path, snapshot: Snapshot, log: str | None, fold: _Fold) -> None:

@@ -419,7 +419,7 @@ def test_names_that_are_no_segments(log):
     folder = log.directory / "log"
     first = segments(log.directory)[0]
     shutil.copy(first, folder / f"{first.stem}.bak.jsonl")
-    refused(log.directory, r"bak\.jsonl.*missing in front of it")
+    refused(log.directory, r"bak\.jsonl.*its name is not that of a segment")
     assert (folder / f"{first.stem}.bak.jsonl").exists()
     (folder / f"{first.stem}.bak.jsonl").unlink()
     (folder / "+1.jsonl").write_bytes(first.read_bytes())

@@ -96,7 +96,7 @@ MUTANTS: Final = (
         file="kharon/log/directory.py",
         before="            if there is not None:\n",
         after="            if there is not None and self._list():\n",
-        tests=_TESTS,
+        tests=("tests/log/test_snapshot.py::test_with_snapshots_and_without_a_log_it_refuses",),
     ),
     # --- retention ----------------------------------------------------------------------------------------------------
     Mutant(

@@ -108,6 +108,6 @@ MUTANTS: Final = (
             if part.seal is None:
                 self._write(part, seal_line(part.hash, Seal(part.seq, following.header)))
 """,
-        tests=("tests/log/test_repair.py",),
+        tests=("tests/log/test_repair.py::test_until_a_repair_has_written_the_tail_all_that_stands_behind_is_there",),
     ),
 )
