@@ -104,6 +104,7 @@ class Offering(World):
             descriptor, failure = step.twin(), None
             meanwhile()
             if descriptor is not None:
+                assert step.twin() == descriptor, "there is one, however often it is asked for"
                 failure = self._helped(descriptor)
             if descriptor is None or lost:
                 try:
