@@ -60,7 +60,7 @@ MUTANTS: Final = (
         name="depth-left-to-the-parser",
         thought="A JSON parser has a limit of its own for nesting.",
         file=_RECORD,
-        before="    check_depth(line, _MAX_NESTING, \"a record\")\n    try:\n",
+        before='    check_depth(line, _MAX_NESTING, "a record")\n    try:\n',
         after="    try:\n",
         tests=(_LINES,),
     ),
