@@ -22,7 +22,7 @@ try:
 except ImportError:  # pragma: no cover - Windows; `can_lock` says no there, and opening is refused with the reason
     fcntl = None  # type: ignore[assignment]
 
-from kharon.log.syncer import bring_to_disk
+from kharon.log.syncer import UNSUPPORTED, bring_to_disk
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # in the standard library from Python 3.12 on
@@ -31,7 +31,6 @@ __all__ = ["OS_FILES", "File", "Files", "Kind", "Lock", "Look", "Mark", "OsFiles
 
 Kind = Literal["file", "directory", "other"]
 _LINUX: Final = sys.platform == "linux"
-_UNSUPPORTED: Final = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY})
 
 
 class Look(NamedTuple):
@@ -208,7 +207,7 @@ class _OsFile:
             try:
                 allocate(self._fd, 0, size)
             except OSError as error:
-                if error.errno not in _UNSUPPORTED:
+                if error.errno not in UNSUPPORTED:
                     raise
             else:
                 return

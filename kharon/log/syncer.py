@@ -25,12 +25,12 @@ try:
 except ImportError:  # pragma: no cover - Windows, where the log is imported, and refuses to be opened
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["ANSWER_BYTES", "DIRECTORY", "ERRNO_BYTES", "FILE", "bring_to_disk", "serve"]
+__all__ = ["ANSWER_BYTES", "DIRECTORY", "ERRNO_BYTES", "FILE", "UNSUPPORTED", "bring_to_disk", "serve"]
 
 ANSWER_BYTES = 8
 ERRNO_BYTES = 2
 FILE, DIRECTORY = b"f", b"d"
-_UNSUPPORTED = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY})
+UNSUPPORTED = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY})
 
 
 def bring_to_disk(fd: int, *, directory: bool = False) -> None:
@@ -51,7 +51,7 @@ def bring_to_disk(fd: int, *, directory: bool = False) -> None:
         try:
             fcntl.fcntl(fd, full_sync)
         except OSError as error:
-            if error.errno not in _UNSUPPORTED:  # some network and USB file systems know no such command
+            if error.errno not in UNSUPPORTED:  # some network and USB file systems know no such command
                 raise
         else:
             return
