@@ -19,7 +19,7 @@ from kharon.errors import CorruptLog
 from kharon.log.directory import DirectoryLog
 from kharon.log.directory import segments as kharon_segments
 from kharon.log.files import OS_FILES
-from kharon.log.moves import write_new
+from kharon.log.newfile import write_new
 from kharon.log.packed import load_zstd, packed
 from kharon.log.record import Seal, _Envelope, _HeaderBody, link
 from kharon.log.retention import Limit, Policy, Retention

@@ -32,8 +32,8 @@ from kharon.log.moves import (
     name_archive,
     path_in,
     places_of,
-    write_new,
 )
+from kharon.log.newfile import write_new
 from kharon.log.packed import MAX_UNPACKED_BYTES, PACKED, load_zstd, open_segment, packed
 from kharon.log.segment import Place, stem_of, trusted_start
 from kharon.model.events import Event, SegmentArchived, SegmentCompressed, SegmentTrimmed

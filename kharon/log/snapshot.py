@@ -28,8 +28,9 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from kharon.errors import CorruptLog, KharonError, UnknownFormat
-from kharon.log.files import OS_FILES, Files, naming
+from kharon.log.files import OS_FILES, Files
 from kharon.log.moves import open_moving, segments
+from kharon.log.newfile import remove_unfinished, write_new
 from kharon.log.record import BadLine, Chain, Record, check_depth, check_format, check_line, link, open_header
 from kharon.log.segment import Broken, first_of, read_segment, stem_of
 from kharon.model.events import Instant
@@ -46,7 +47,6 @@ __all__ = [
     "newest",
     "read_snapshot",
     "take",
-    "tidy",
     "trimmable",
     "usable",
 ]
@@ -59,7 +59,6 @@ KEPT: Final = 2
 """How many snapshots are kept: the newest, and one to fall back to."""
 _MAX_BYTES: Final = 4 * MAX_LINE_BYTES  # a ticket's payload, its result, and as much for its successor
 _MAX_NESTING: Final = MAX_DEPTH + 3  # a payload, in the successor of a ticket, in its line
-_TEMPORARY: Final = ".tmp"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -79,6 +78,10 @@ class Snapshot(msgspec.Struct, frozen=True):
     at: datetime
     hash: str
     tickets: list[Ticket]
+
+    def end(self) -> Chain:
+        """Return what a log that goes on from here follows."""
+        return Chain(self.seq, self.hash, self.at)
 
 
 class _Head(msgspec.Struct):
@@ -364,19 +367,6 @@ def _check_fits(files: Files, snapshot: Snapshot, path: Path, segments: list[Pat
         raise CorruptLog(str(path), 1, 0, f"it is of the log {snapshot.log}; {following.name} is of {header.log}")
 
 
-def tidy(files: Files, directory: Path) -> None:
-    """Remove what was being written when the process that took a snapshot died.
-
-    Raises:
-        OSError: it cannot be.
-    """
-    folder = directory / "snapshots"
-    if files.kind(folder) == "directory":
-        for name in files.list(folder):
-            if name.endswith(".jsonl" + _TEMPORARY):
-                files.unlink(folder / name)
-
-
 # --- taking -----------------------------------------------------------------------------------------------------------
 
 
@@ -403,7 +393,7 @@ def take(directory: Path, files: Files = OS_FILES) -> Path | None:
     projection, chain = Projection(), Chain()
     if base is not None:
         projection.load(base.tickets, base.seq, base.at)
-        chain = Chain(base.seq, base.hash, base.at)
+        chain = base.end()
     elif there and first_of(there[0]) != 1:
         why = f"the log begins at record {first_of(there[0])}, and no snapshot of what came before it is usable"
         raise CorruptLog(str(there[0]), 1, 0, why)
@@ -443,24 +433,18 @@ def _records(files: Files, directory: Path, path: Path, chain: Chain, log: str) 
 
 def _write(files: Files, path: Path, snapshot: Snapshot) -> None:
     """Write a snapshot under another name, read it back, and only then give it its name."""
-    if files.kind(path.parent) is None:
-        files.make_directory(path.parent)
-    files.sync_directory(path.parent.parent)  # even if it was there: an earlier sync may have failed
-    tidy(files, path.parent.parent)
-    temporary = path.with_name(path.name + _TEMPORARY)
-    file = files.create(temporary)
-    try:
-        with naming(temporary):
-            for lines in _batched(_lines(snapshot), 1 << 20):
-                file.write(lines)
-            file.sync()
-    finally:
-        file.close()
-    with files.read(temporary) as written:
-        if read_snapshot(written, str(temporary)) != snapshot:
-            raise CorruptLog(str(temporary), 0, 0, "what was read back is not what was written")
-    files.rename(temporary, path)
-    files.sync_directory(path.parent)
+
+    def check(temporary: Path) -> None:
+        with files.read(temporary) as written:
+            if read_snapshot(written, str(temporary)) != snapshot:
+                raise CorruptLog(str(temporary), 0, 0, "what was read back is not what was written")
+
+    folder = path.parent
+    if files.kind(folder) is None:
+        files.make_directory(folder)
+    files.sync_directory(folder.parent)  # even if it was there: an earlier sync may have failed
+    remove_unfinished(files, folder)
+    write_new(files, path, _batched(_lines(snapshot), 1 << 20), check=check)
 
 
 def _lines(snapshot: Snapshot) -> Iterator[bytes]:
