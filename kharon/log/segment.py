@@ -313,6 +313,9 @@ class LiveReader:
             CorruptLog: a line is not what was written.
             KharonError: what comes next has been trimmed since this reader began; or it is compressed, and zstd is not
                 installed.
+            OSError: it cannot be read.
+
+        Cost: O(bytes of the lines looked at); those in front of `after` in their segment are, too.
         """
         records = []
         room = _READ_BYTES
@@ -466,6 +469,8 @@ class Reading:
         Raises:
             CorruptLog: the log is damaged in another way.
             UnknownFormat: a later version wrote it; unless `lenient`, also if that goes for an event alone.
+            KharonError: what comes next was trimmed meanwhile; or is compressed, and zstd is not installed.
+            OSError: it cannot be read.
 
         Cost: O(bytes); the memory of one commit.
         """

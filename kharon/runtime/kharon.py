@@ -210,7 +210,7 @@ class Kharon:
         """Add tickets in one commit: all of them, or, if one is refused, none.
 
         Arguments, errors and cost per ticket are those of `add`. The whole commit is decided in one stretch, about
-        15 µs a ticket, in which no other task runs: give a large import in batches.
+        15 µs a ticket, in which no other task runs: give a large import in parts.
         """
         commands = [_add(ticket, delay, on_conflict) for ticket in tickets]
         return [ticket for ticket in await self._store.submit(commands, self._by) if ticket is not None]
