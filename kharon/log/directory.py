@@ -3,13 +3,17 @@
     LOCK                                held with flock while the queue is open; never unlinked
     log/<first seq, 20 digits>.jsonl    segments; the last one is the tail, which grows
     log/<first seq, 20 digits>.jsonl.zst   a sealed segment that was compressed
+    ARCHIVE                             the directories that segments were moved to
     archive/, or where ARCHIVE points   sealed segments that were moved out of the way
+    snapshots/                          the state at some seqs, so that opening need not read all of the log
     quarantine/                         bytes that recovery, or the user's repair, cut off
     reserve                             room on the disk for settling when there is no other
 
-`DirectoryLog` appends, writes, syncs and begins new segments. When to write and sync is the store's decision. Who may
-open the directory is in `hold`; what is done to its files after a crash, in `recovery`; what a line is, in `record`;
-how segments are read, in `segment`; how files come to be, in `newfile`; where segments are moved to, in `moves`.
+`DirectoryLog` appends, writes, syncs and begins new segments; a sync may be done elsewhere (`protocol.SyncedElsewhere`).
+When to write and sync is the store's decision. Who may open the directory is in `hold`; what is done to its files after
+a crash, in `recovery`, and about damage, in `repair`; what a line is, in `record`; how segments are read, in `segment`;
+how files come to be, in `newfile`; where segments are, in `moves`, and which are compressed, archived or trimmed, in
+`retention`; what a snapshot is, in `snapshot`.
 """
 
 from __future__ import annotations
@@ -129,8 +133,8 @@ class DirectoryLog:
             KharonError: this is no queue's directory, or one that should not be trusted (`guard`).
             OSError: the directory cannot be read or written.
 
-        Cost: O(bytes of the log). After an unclean stop the tail is copied once, and the segment before it too if there
-        is no record in the tail.
+        Cost: O(bytes of the log), or of what is behind the snapshot that was loaded. After an unclean stop the tail is
+        copied once, and the segment before it too if there is no record in the tail.
         """
         snapshot = self._snapshot
         if self._lock is None:

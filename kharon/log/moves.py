@@ -58,6 +58,8 @@ def segments(directory: Path, files: Files = OS_FILES) -> list[Path]:
     Raises:
         CorruptLog: a file is among them whose name is not that of a segment, so nobody can say where it belongs.
         OSError: they cannot be listed.
+
+    Cost: that of listing `log/` and each archive directory.
     """
     return [paths[0] for _, paths in sorted(places_of(directory, files).items())]
 
@@ -124,7 +126,7 @@ class Archives(NamedTuple):
 
 
 def archives(directory: Path, files: Files) -> Archives:
-    """Return the archive directories of a queue."""
+    """Return the archive directories of a queue. An `OSError` is raised if it cannot be known which they are."""
     found = Archives([], [])
     for path in _named(directory, files):
         (found.reachable if files.kind(path) == "directory" else found.unreachable).append(path)
@@ -199,7 +201,13 @@ def path_in(directory: Path, path: Path) -> str:
 
 
 def chunks(files: Files, path: Path, *, unpack: bool) -> Iterator[bytes]:
-    """Give the bytes of a segment, or, if not to `unpack`, of its file."""
+    """Give the bytes of a segment, or, if not to `unpack`, of its file, in pieces of `_CHUNK_BYTES`.
+
+    Raises:
+        CorruptLog: it does not unpack.
+        KharonError: it is compressed, and zstd is not installed.
+        OSError: it cannot be read.
+    """
     with open_segment(files.read, path) if unpack else files.read(path) as file:
         while chunk := file.read(_CHUNK_BYTES):
             yield chunk

@@ -3,11 +3,11 @@
 `repair(path)` says what is wrong, where, and what would be lost; `repair(path, confirm=True)` does it. The log is kept
 up to its last whole commit in front of the damage. What stands behind cannot be kept, although it may be readable: each
 line is bound to all lines before it. All bytes that are cut are kept in `quarantine/`, and `LogRepaired` records say
-so. A seal that is damaged, and nothing else, is written anew and costs no record.
+so. If nothing but a seal is damaged, that is written anew, and no record is lost.
 
-The tail, in which the records are, is written first, then the seals, and what stands behind it is moved last: so after
-a crash in between the log is still refused as damaged, and repair can be called again. A log without damage, unfinished
-commit included, is left alone:
+What is cut is copied to `quarantine/` first. Then the tail is written, in which the records are, then the seals, and
+what is not kept is removed last: so after a crash in between the log is still refused as damaged, and repair can be
+called again. A log without damage is left alone; an unfinished last commit is for the next opening to cut.
 """
 
 from __future__ import annotations

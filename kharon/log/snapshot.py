@@ -295,7 +295,7 @@ def kept_since(files: Files, directory: Path) -> int:
 
 
 def trimmable(directory: Path, files: Files = OS_FILES) -> int:
-    """Return the seq up to which no record is needed to rebuild the state, even if one snapshot goes bad; 0: none is.
+    """Return the seq up to which opening needs no record, even if one snapshot goes bad; 0: it needs all.
 
     That is the oldest of the `KEPT` newest snapshots that are usable.
 

@@ -36,8 +36,9 @@ UNSUPPORTED = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EI
 def bring_to_disk(fd: int, *, directory: bool = False) -> None:
     """Bring a file's bytes, and what is needed to find them, onto the disk. After an error nothing is known of them.
 
-    On macOS, where fsync stops at the disk's own cache, through that too. A failure is raised, and not tried again by
-    another call, unless it says that nothing has been tried.
+    By fdatasync(2); fsync(2) for a directory, and where there is no fdatasync. On macOS, where these stop at the disk's
+    own cache, by F_FULLFSYNC (fcntl(2)), which goes through that. A failure is raised, and not tried again by another
+    call, unless it says that nothing has been tried.
 
     Args:
         fd: of the file.

@@ -111,7 +111,7 @@ class LocalStore:
             QueueLocked, CorruptLog, UnknownFormat, OSError: as the log's `open`.
             Closed: it was opened before.
 
-        Cost: O(records).
+        Cost: O(records); of a log with a snapshot O(tickets in it), and O(records behind it).
         """
         await trio.lowlevel.checkpoint()
         if self._opened:
