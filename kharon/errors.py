@@ -18,6 +18,7 @@ __all__ = [
     "InvalidTransition",
     "KharonError",
     "LeaseLost",
+    "LogReplaced",
     "QueueLocked",
     "StorageFull",
     "TicketExists",

@@ -9,11 +9,11 @@
     quarantine/                         bytes that recovery, or the user's repair, cut off
     reserve                             room on the disk for settling when there is no other
 
-`DirectoryLog` appends, writes, syncs and begins new segments; a sync may be done elsewhere (`protocol.SyncedElsewhere`).
-When to write and sync is the store's decision. Who may open the directory is in `hold`; what is done to its files after
-a crash, in `recovery`, and about damage, in `repair`; what a line is, in `record`; how segments are read, in `segment`;
-how files come to be, in `newfile`; where segments are, in `moves`, and which are compressed, archived or trimmed, in
-`retention`; what a snapshot is, in `snapshot`.
+`DirectoryLog` appends, writes, syncs and begins new segments; a sync may be done elsewhere (`protocol`). When to write
+and sync is the store's decision. Who may open the directory is in `hold`; what is done to its files after a crash, in
+`recovery`, and about damage, in `repair`; what a line is, in `record`; how segments are read, in `segment`; how files
+come to be, in `newfile`; where segments are, in `moves`, and which are compressed, archived or trimmed, in `retention`;
+what a snapshot is, in `snapshot`.
 """
 
 from __future__ import annotations
