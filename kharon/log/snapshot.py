@@ -36,7 +36,7 @@ from kharon.log.segment import Broken, first_of, read_segment, stem_of
 from kharon.model.events import Instant
 from kharon.model.limits import MAX_DEPTH, MAX_LINE_BYTES, ascii_json, from_json
 from kharon.model.projection import Projection
-from kharon.model.ticket import Draft, Status, Ticket
+from kharon.model.ticket import Draft, Gate, Status, Ticket
 from kharon.model.ticket import seal as seal_ticket
 
 __all__ = [
@@ -121,6 +121,8 @@ class _Fields(msgspec.Struct, omit_defaults=True):
     claim: int | None = None
     worker: str | None = None
     successor: _Fields | None = None
+    gate: Gate | None = None
+    joined: int = 0
 
 
 class _Line(msgspec.Struct):
@@ -158,6 +160,8 @@ def _fields(ticket: Ticket) -> _Fields:
         claim=ticket.claim,
         worker=ticket.worker,
         successor=None if ticket.successor is None else _fields(ticket.successor),
+        gate=ticket.gate,
+        joined=ticket.joined,
     )
 
 
@@ -184,6 +188,8 @@ def _ticket(fields: _Fields) -> Ticket:
         fields.worker,
         fields.order,
         None if fields.successor is None else _ticket(fields.successor),
+        fields.gate,
+        fields.joined,
     )
     return seal_ticket(draft)
 

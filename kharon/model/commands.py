@@ -30,6 +30,7 @@ __all__ = [
     "Restart",
     "Retry",
     "Settle",
+    "Unblock",
     "Update",
 ]
 
@@ -55,11 +56,21 @@ class Command(msgspec.Struct, frozen=True):
 
 
 class Add(Command, frozen=True):
-    """Add `ticket`, due after `delay` if that is given; `on_conflict` ("replace", "skip", "raise") if its id exists."""
+    """Add `ticket`, due after `delay` if that is given; `on_conflict` ("replace", "skip", "raise") if its id exists.
+
+    It is to wait for the tickets `after`, and for the group `after_group`; `on_failure` ("run", "cancel") says what
+    becomes of it if one of them fails. `blocked_by` and `blocked_by_group` are not for the caller to say, but for
+    `commit`: which of those tickets are pending, and whether any member of the group is.
+    """
 
     ticket: Ticket
     delay: Delay | None = None
     on_conflict: str = "replace"
+    after: tuple[str, ...] = ()
+    after_group: str | None = None
+    on_failure: str = "run"
+    blocked_by: tuple[str, ...] = ()
+    blocked_by_group: bool = False
 
 
 class Claim(Command, frozen=True):
@@ -143,3 +154,14 @@ class Delete(Command, frozen=True):
 
 class Expire(Command, frozen=True):
     """Remove a kept ticket whose time has come."""
+
+
+class Unblock(Command, frozen=True):
+    """The ticket need not wait any more for the ticket `by`, or, with `group`, for that group; drop it if `failed`.
+
+    Only `commit` asks for this, as part of the commit that ends what was waited for.
+    """
+
+    by: str
+    group: str | None = None
+    failed: bool = False

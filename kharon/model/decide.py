@@ -19,6 +19,8 @@ to `claim` alone.
 
     add again     waiting or terminal: the newest fields win. Claimed: the run goes on, and whatever ends its claim
                   makes the ticket waiting with the new fields (its successor), so that no update is lost.
+    blocked       a waiting ticket may have to wait for others (`gate`): no claim until they have ended. The commit that
+                  ends the last of them unblocks it, or, if that one failed and it is not to run then, cancels it.
     update        changes fields in any state, and the state in none.
     fencing       a settle that names a claim is refused unless that claim is the ticket's present one.
 
@@ -36,12 +38,12 @@ from typing import Any, Final, TypeAlias
 
 from msgspec import UNSET, Raw
 
-from kharon.errors import InvalidTicket, InvalidTransition, LeaseLost, TicketExists, TicketNotFound
+from kharon.errors import FinalizerInGroup, InvalidTicket, InvalidTransition, LeaseLost, TicketExists, TicketNotFound
 from kharon.model import commands as c
 from kharon.model import events as e
 from kharon.model.delays import delay_seconds
 from kharon.model.limits import instant_after, shorten_reason
-from kharon.model.ticket import Status, Ticket
+from kharon.model.ticket import Status, Ticket, waits_of
 
 __all__ = ["State", "decide", "state_of"]
 
@@ -145,12 +147,34 @@ def _add(ticket: Ticket | None, command: c.Add, context: c.Context) -> Events:
         runat = _later(context, delay_seconds(command.delay, 0, context.jitter))
     else:
         raise InvalidTicket(f"ticket {new.id!r}: give runat (an instant) or delay (a duration), not both")
-    return (e.TicketAdded(new.id, new.type, Raw(new._payload), new.tube, new.nice, runat, new.group),)
+    if command.after_group is not None and command.after_group == new.group:
+        raise _in_group(new.id, new.group)
+    return (
+        e.TicketAdded(
+            *(new.id, new.type, Raw(new._payload), new.tube, new.nice, runat, new.group),
+            *(command.after, command.blocked_by, command.after_group, command.blocked_by_group, command.on_failure),
+        ),
+    )
+
+
+def _in_group(id: str, group: str | None) -> FinalizerInGroup:
+    return FinalizerInGroup(
+        f"ticket {id!r} is to wait for the group {group!r}, and cannot be in it: it would wait for itself. Leave it "
+        f"out of the group"
+    )
+
+
+def _check_group(ticket: Ticket, changes: e.Changes | None) -> None:
+    """Refuse to move a ticket into the group that it waits for."""
+    gate = waits_of(ticket).gate
+    if changes is not None and gate is not None and gate.since and changes.group == gate.after_group:
+        raise _in_group(ticket.id, gate.after_group)
 
 
 def _claim(ticket: Ticket, command: c.Claim, context: c.Context) -> Events:
-    if ticket.blocked_by:
-        raise InvalidTransition(f"ticket {ticket.id!r} cannot be claimed: it waits for {', '.join(ticket.blocked_by)}")
+    if ticket.blocked:
+        waited = [*ticket.blocked_by, *([f"group {ticket.after_group}"] if ticket.gate and ticket.gate.since else ())]
+        raise InvalidTransition(f"ticket {ticket.id!r} cannot be claimed: it waits for {', '.join(waited)}")
     if ticket.runat is None or ticket.runat > context.now:
         raise InvalidTransition(f"ticket {ticket.id!r} cannot be claimed before {ticket.runat}; it is {context.now}")
     return (e.TicketClaimed(ticket.id, ticket.attempts + 1, _later(context, context.lease), command.worker),)
@@ -178,6 +202,7 @@ def _cancel(ticket: Ticket, command: c.Cancel, context: c.Context) -> Events:
 
 
 def _retry(ticket: Ticket, command: c.Retry, context: c.Context) -> Events:
+    _check_group(ticket, command.changes)
     if _exhausted(ticket, command.max_attempts):
         return (_no_attempts_left(ticket, command.error_reason),)
     runat = _later(context, delay_seconds(command.delay, ticket.attempts, context.jitter))
@@ -203,11 +228,21 @@ def _restart(ticket: Ticket, _command: c.Restart, context: c.Context) -> Events:
 
 
 def _update(ticket: Ticket, command: c.Update, _context: c.Context) -> Events:
+    _check_group(ticket, command.changes)
     return (e.TicketUpdated(ticket.id, command.changes),)
 
 
 def _delete(ticket: Ticket, _command: c.Delete, _context: c.Context) -> Events:
     return (e.TicketDeleted(ticket.id),)
+
+
+def _unblock(ticket: Ticket, command: c.Unblock, _context: c.Context) -> Events:
+    if not command.failed:
+        return (e.TicketUnblocked(ticket.id, command.by, command.group),)
+    if ticket.successor is not None:
+        return (e.TicketUnblocked(ticket.id, command.by, command.group, dropped=True),)
+    reason = shorten_reason(f"ticket {command.by!r}, which it waited for, failed or was cancelled")
+    return (e.TicketCancelled(ticket.id, keep=True, error_reason=reason),)
 
 
 def _nothing(_ticket: None, _command: c.Command, _context: c.Context) -> Events:
@@ -238,6 +273,7 @@ _RULES: Final[dict[type[c.Command], dict[State, _Rule]]] = {
     c.Update: dict.fromkeys((*_PENDING, *_KEPT), _update),
     c.Delete: {State.ABSENT: _nothing, **dict.fromkeys((*_PENDING, *_KEPT), _delete)},
     c.Expire: dict.fromkeys(_KEPT, _expire),
+    c.Unblock: dict.fromkeys(_PENDING, _unblock),
 }
 
 

@@ -21,6 +21,7 @@ ENDING: Final[frozenset[type[e.Event]]] = frozenset(
         e.TicketRetried,
         e.TicketReleased,
         e.TicketLapsed,
+        e.TicketUnblocked,
         e.TicketDeleted,
         e.TicketExpired,
         e.LogClosed,

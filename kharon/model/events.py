@@ -40,6 +40,7 @@ __all__ = [
     "TicketReleased",
     "TicketRestarted",
     "TicketRetried",
+    "TicketUnblocked",
     "TicketUpdated",
 ]
 
@@ -59,7 +60,11 @@ class TicketEvent(Event, frozen=True):
 
 
 class TicketAdded(TicketEvent, frozen=True):
-    """A ticket was added, or added again."""
+    """A ticket was added, or added again.
+
+    It was told to wait for the tickets `after`, of which those in `blocked_by` were pending, and for the group
+    `after_group`, which had pending members if `blocked_by_group`.
+    """
 
     type: str
     payload_json: Raw = msgspec.field(name="payload")
@@ -67,6 +72,11 @@ class TicketAdded(TicketEvent, frozen=True):
     nice: int
     runat: Instant
     group: str | None = None
+    after: tuple[str, ...] = ()
+    blocked_by: tuple[str, ...] = ()
+    after_group: str | None = None
+    blocked_by_group: bool = False
+    on_failure: str = "run"
 
     @property
     def payload(self) -> Any:
@@ -158,6 +168,16 @@ class TicketUpdated(TicketEvent, frozen=True):
     changes: Changes
 
 
+class TicketUnblocked(TicketEvent, frozen=True):
+    """The ticket does not wait any more for the ticket `by`, which ended; with `group`, for that group: `by` was the
+    last in it. If `dropped`, what waited was a successor that is not wanted when `by` fails, and is no more.
+    """
+
+    by: str
+    group: str | None = None
+    dropped: bool = False
+
+
 class TicketDeleted(TicketEvent, frozen=True):
     """The ticket was removed, whatever its status."""
 
@@ -244,6 +264,7 @@ EVENTS: Final[dict[str, type[Event]]] = {
         TicketLapsed,
         TicketRestarted,
         TicketUpdated,
+        TicketUnblocked,
         TicketDeleted,
         TicketExpired,
         LogClosed,

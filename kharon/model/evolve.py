@@ -10,11 +10,12 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
+import msgspec
 from msgspec import UNSET
 
 from kharon.errors import KharonError
 from kharon.model import events as e
-from kharon.model.ticket import Draft, Status, Ticket, draft_of, seal
+from kharon.model.ticket import Draft, Gate, Status, Ticket, draft_of, memberships, seal, waits_of
 
 __all__ = ["ended", "evolve"]
 
@@ -88,11 +89,37 @@ def _added(ticket: Ticket | None, event: e.TicketAdded, seq: int, at: datetime) 
     new = Draft(event.id, type, bytes(event.payload_json), tube, event.nice, event.runat, event.group)
     new.ctime = new.mtime = at
     new.version = new.order = seq
+    if event.group is not None:
+        new.joined = _joined(ticket, event.group, seq)
+    if event.after or event.after_group is not None:
+        new.blocked_by = event.blocked_by
+        new.gate = Gate(event.after, event.after_group, event.on_failure, _waiting_since(ticket, event, seq))
     if ticket is None or ticket.claim is None:
         return seal(new)
     running = _next(ticket, seq, at)
     running.successor = seal(new)
     return seal(running)
+
+
+def _joined(before: Ticket | None, group: str | None, seq: int) -> int:
+    """Since when a pending ticket is a member of a group: since before, if it was; adding it again changes nothing."""
+    if group is None:
+        return 0
+    return next((joined for name, joined in memberships(before) if name == group), seq) if before is not None else seq
+
+
+def _waiting_since(before: Ticket | None, event: e.TicketAdded, seq: int) -> int:
+    """Since when a ticket waits for a group: since before, if it did; adding it again changes nothing."""
+    if not event.blocked_by_group:
+        return 0
+    if before is not None and (gate := waits_of(before).gate) is not None and gate.after_group == event.after_group:
+        return gate.since or seq
+    return seq
+
+
+def _opened(gate: Gate | None) -> Gate | None:
+    """The gate with nothing left to wait for in its group."""
+    return msgspec.structs.replace(gate, since=0) if gate is not None and gate.since else gate
 
 
 def _claimed(ticket: Ticket, event: e.TicketClaimed, seq: int, at: datetime) -> Ticket:
@@ -115,6 +142,8 @@ def _terminal_draft(ticket: Ticket, status: Status, seq: int, at: datetime) -> D
     draft.status = status
     draft.successor = None
     draft.blocked_by = ()
+    draft.gate = _opened(draft.gate)
+    draft.joined = 0
     return draft
 
 
@@ -161,6 +190,7 @@ def _retried(ticket: Ticket, event: e.TicketRetried, seq: int, at: datetime) -> 
     draft.error_reason = event.error_reason
     if event.changes is not None:
         _change(draft, event.changes)
+        draft.joined = _joined(ticket, draft.group, seq)
     draft.runat = event.runat
     return seal(draft)
 
@@ -189,16 +219,20 @@ def _restarted(ticket: Ticket, event: e.TicketRestarted, seq: int, at: datetime)
     draft.runat = event.runat
     draft.order = seq
     draft.error_reason = draft._result = draft.expire_at = None
+    draft.joined = _joined(None, draft.group, seq)
     return seal(draft)
 
 
 def _updated(ticket: Ticket, event: e.TicketUpdated, seq: int, at: datetime) -> Ticket:
     draft = _next(ticket, seq, at)
     _change(draft, event.changes)
+    if draft.status is Status.PENDING:
+        draft.joined = _joined(ticket, draft.group, seq)
     if ticket.successor is not None:
         # The update is newer than the adding that the successor came from, so it holds for that one too.
         successor = _next(ticket.successor, seq, at)
         _change(successor, event.changes)
+        successor.joined = _joined(ticket, successor.group, seq)
         draft.successor = seal(successor)
     return seal(draft)
 
@@ -214,6 +248,26 @@ def _change(draft: Draft, changes: e.Changes) -> None:
         draft.group = changes.group
     if changes.runat is not UNSET:
         draft.runat = changes.runat
+
+
+def _unblocked(ticket: Ticket, event: e.TicketUnblocked, seq: int, at: datetime) -> Ticket:
+    draft = _next(ticket, seq, at)
+    if ticket.successor is None:
+        _unblock(draft, event)
+    elif event.dropped:
+        draft.successor = None
+    else:
+        successor = _next(ticket.successor, seq, at)
+        _unblock(successor, event)
+        draft.successor = seal(successor)
+    return seal(draft)
+
+
+def _unblock(draft: Draft, event: e.TicketUnblocked) -> None:
+    if event.group is None:
+        draft.blocked_by = tuple(id for id in draft.blocked_by if id != event.by)
+    else:
+        draft.gate = _opened(draft.gate)
 
 
 def _removed(_ticket: Ticket, _event: e.TicketEvent, _seq: int, _at: datetime) -> None:
@@ -234,6 +288,7 @@ _EFFECTS: Final[dict[type[e.TicketEvent], _Effect]] = {
     e.TicketLapsed: _lapsed,
     e.TicketRestarted: _restarted,
     e.TicketUpdated: _updated,
+    e.TicketUnblocked: _unblocked,
     e.TicketDeleted: _removed,
     e.TicketExpired: _removed,
 }

@@ -8,9 +8,9 @@ Where a ticket stands is derived from the ticket and one instant, the *horizon* 
     terminal, with expire_at                          expiring by expire_at
     anything else                                     in no index
 
-so a ticket is in one index at the most, its key is computed from itself and never stored beside it, and time passing
-moves tickets only inside `promote`. The projection decides nothing (`decide`) and knows no files; it does not copy what
-it returns, since tickets are values.
+so a ticket is in one of these at the most (who waits for whom is in `groups`), its key is computed from itself and
+never stored beside it, and time passing moves tickets only inside `promote`. The projection decides nothing (`decide`)
+and knows no files; it does not copy what it returns, since tickets are values.
 """
 
 from __future__ import annotations
@@ -21,16 +21,40 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
 from sortedcontainers import SortedList
 
 from kharon.model.events import Event, TicketEvent
 from kharon.model.evolve import evolve
-from kharon.model.ticket import Status, Ticket
+from kharon.model.groups import Groups
+from kharon.model.ticket import Status, Ticket, memberships, waits_of
 
-__all__ = ["Fact", "Projection"]
+__all__ = ["Effect", "Fact", "Projection"]
 
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 _Key: TypeAlias = tuple[Any, ...]
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """An event that was applied, with what it was about before and after it.
+
+    Attributes:
+        event: the event.
+        old: the ticket before it; None if there was none, or it is about no ticket.
+        new: the ticket after it; None if there is none.
+        seq: the record's.
+        at: the record's time.
+        before: the time of the record before it; None: there was none.
+        emptied: the groups that have no pending member any more since then.
+    """
+
+    event: Event
+    old: Ticket | None
+    new: Ticket | None
+    seq: int
+    at: datetime
+    before: datetime | None
+    emptied: tuple[str, ...] = ()
 
 
 class Fact(Protocol):
@@ -52,6 +76,7 @@ class Projection:
         seq: the seq of the last event applied; 0 before the first.
         at: the time of that event; None before the first.
         horizon: the `now` of the last `promote`.
+        groups: the pending members of each group, and who waits for whom.
 
     Two projections are equal if they hold equal tickets and stand at the same seq; how far time has been promoted is
     not part of what happened.
@@ -67,6 +92,9 @@ class Projection:
         self._waiting: SortedList[_Key] = SortedList()
         self._leases: SortedList[_Key] = SortedList()
         self._expiring: SortedList[_Key] = SortedList()
+        self.groups = Groups()
+        self._inserted: list[str] | None = None  # while a commit may be taken back: the ids that it inserted,
+        self._removed: list[str] = []  # and those that it removed, which are in `_tickets` as None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Projection):
@@ -80,43 +108,49 @@ class Projection:
 
     # --- changing it --------------------------------------------------------------------------------------------------
 
-    def apply(self, event: Event, seq: int, at: datetime) -> tuple[Ticket | None, Ticket | None]:
-        """Fold one event into the tickets and their indexes; return the ticket before and after it.
+    def apply(self, event: Event, seq: int, at: datetime) -> Effect:
+        """Fold one event into the tickets and their indexes; return what it did.
 
         Raises:
             KharonError: the event is about a ticket that does not exist.
 
         Cost: O(log n) comparisons for n tickets.
         """
-        old = new = None
-        if isinstance(event, TicketEvent):
-            old = self._tickets.get(event.id)
-            new = evolve(old, event, seq, at)
-            if old is not None:
-                self._unindex(old)
-            if new is None:
-                self._tickets.pop(event.id, None)
-            else:
-                self._tickets[event.id] = new
-                self._index(new)
-        self.seq = seq
-        self.at = at
-        return old, new
+        before = self.at
+        if not isinstance(event, TicketEvent):
+            self.seq, self.at = seq, at
+            return Effect(event, None, None, seq, at, before)
+        old = self._tickets.get(event.id)
+        new = evolve(old, event, seq, at)
+        if old is not None:
+            self._unindex(old)
+        if new is not None:
+            if old is None and self._inserted is not None:
+                self._inserted.append(event.id)
+            self._tickets[event.id] = new
+            self._index(new)
+        elif self._inserted is None:
+            self._tickets.pop(event.id, None)
+        else:
+            self._removed.append(event.id)
+            self._tickets[event.id] = None  # type: ignore[assignment] # keeps its place
+        self.seq, self.at = seq, at
+        left = () if old is None else memberships(old)
+        emptied = tuple(group for group, _ in left if not self.groups.pending_count(group)) if left else ()
+        return Effect(event, old, new, seq, at, before, emptied)
 
-    def undo(self, event: Event, old: Ticket | None, seq: int, at: datetime | None) -> None:
+    def undo(self, effect: Effect) -> None:
         """Take back the newest event that was applied, as if it had never been: its record could not be written.
 
         Args:
-            event: that event.
-            old: the ticket before it, as `apply` returned it.
-            seq: of the projection before it.
-            at: of the projection before it.
+            effect: what it did.
 
-        Time may have been promoted since. A ticket whose removal is taken back stands last in the order of `tickets`,
-        where a replay would give it its old place; nothing else can tell the difference.
+        Time may have been promoted since. A ticket whose removal is taken back after its commit was kept stands last in
+        the order of `tickets`, where a replay would give it its old place; nothing else can tell the difference.
 
         Cost: O(log n) comparisons.
         """
+        event, old = effect.event, effect.old
         if isinstance(event, TicketEvent):
             new = self._tickets.get(event.id)
             if new is not None:
@@ -124,10 +158,33 @@ class Projection:
             if old is not None:
                 self._tickets[event.id] = old
                 self._index(old)
-            else:
+            elif self._inserted is None:
                 self._tickets.pop(event.id, None)
-        self.seq = seq
-        self.at = at
+            else:
+                self._tickets[event.id] = None  # type: ignore[assignment] # `end` drops it
+        self.seq, self.at = effect.seq - 1, effect.before
+
+    def begin(self) -> None:
+        """Begin a commit that may be taken back: until `end` a removed ticket keeps its place in `tickets`. O(1)."""
+        assert self._inserted is None
+        self._inserted, self._removed = [], []
+
+    def end(self, *, kept: bool) -> None:
+        """End a commit that was kept, or all of which was undone: `tickets` is in the order that a replay gives it.
+
+        Cost: O(events of the commit).
+        """
+        tickets, inserted, removed = self._tickets, self._inserted, self._removed
+        assert inserted is not None
+        self._inserted = None
+        for id in (*inserted, *removed):
+            if tickets.get(id, id) is None:
+                del tickets[id]
+        if kept and not set(removed).isdisjoint(inserted):
+            # What was removed and then added again is still in its old place; it goes behind what was added before it.
+            for id in reversed(dict.fromkeys(reversed(inserted))):
+                if id in tickets:
+                    tickets[id] = tickets.pop(id)
 
     def fold(self, records: Iterable[Fact]) -> Projection:
         """Fold many records, and build the indexes once at the end. Return the projection itself.
@@ -193,12 +250,14 @@ class Projection:
     # --- the indexes --------------------------------------------------------------------------------------------------
 
     def _index(self, ticket: Ticket) -> None:
+        if ticket.joined or ticket.gate is not None or ticket.successor is not None:
+            self.groups.index(ticket)
         if ticket.status is not Status.PENDING:
             if ticket.expire_at is not None:
                 self._expiring.add((ticket.expire_at, ticket.id))
         elif ticket.claim is not None:
             self._leases.add((ticket.lease_until, ticket.id))
-        elif not ticket.blocked_by:
+        elif ticket.gate is None or not ticket.blocked:
             runat: Any = ticket.runat
             if runat <= self.horizon:
                 ready = self._ready.get(ticket.tube)
@@ -209,12 +268,14 @@ class Projection:
                 self._waiting.add((runat, ticket.order, ticket.id))
 
     def _unindex(self, ticket: Ticket) -> None:
+        if ticket.joined or ticket.gate is not None or ticket.successor is not None:
+            self.groups.unindex(ticket)
         if ticket.status is not Status.PENDING:
             if ticket.expire_at is not None:
                 self._expiring.remove((ticket.expire_at, ticket.id))
         elif ticket.claim is not None:
             self._leases.remove((ticket.lease_until, ticket.id))
-        elif not ticket.blocked_by:
+        elif ticket.gate is None or not ticket.blocked:
             runat: Any = ticket.runat
             if runat <= self.horizon:
                 self._discard_ready(ticket.tube, (ticket.nice, runat, ticket.order, ticket.id))
@@ -233,13 +294,16 @@ class Projection:
         waiting: list[_Key] = []
         leases: list[_Key] = []
         expiring: list[_Key] = []
+        groups = self.groups = Groups()
         for ticket in self._tickets.values():
+            if ticket.joined or ticket.gate is not None or ticket.successor is not None:
+                groups.index(ticket)
             if ticket.status is not Status.PENDING:
                 if ticket.expire_at is not None:
                     expiring.append((ticket.expire_at, ticket.id))
             elif ticket.claim is not None:
                 leases.append((ticket.lease_until, ticket.id))
-            elif not ticket.blocked_by:
+            elif ticket.gate is None or not ticket.blocked:
                 runat: Any = ticket.runat
                 if runat <= self.horizon:
                     ready.setdefault(ticket.tube, []).append((ticket.nice, runat, ticket.order, ticket.id))
@@ -313,11 +377,23 @@ class Projection:
         expected._tickets.update(self._tickets)
         expected.horizon = self.horizon
         expected._reindex()
-        for name in ("_ready", "_waiting", "_leases", "_expiring"):
+        assert self._inserted is None, "a commit has not been ended"
+        for name in ("_ready", "_waiting", "_leases", "_expiring", "groups"):
             mine, theirs = getattr(self, name), getattr(expected, name)
             assert mine == theirs, f"{name}: {mine} is not {theirs}"
         for id, ticket in self._tickets.items():
             _check_ticket(id, ticket, self.seq)
+            self._check_waits(id, ticket)
+
+    def _check_waits(self, id: str, ticket: Ticket) -> None:
+        """Assert that what a ticket waits for is there, and pending: nothing waits for ever for what has ended."""
+        waits = waits_of(ticket)
+        for blocker in waits.blocked_by:
+            other = self._tickets.get(blocker)
+            assert other is not None, f"{id!r} waits for {blocker!r}, which does not exist"
+            assert other.status is Status.PENDING, f"{id!r} waits for {blocker!r}, which has ended"
+        if waits.gate is not None and waits.gate.since:
+            assert next(self.groups.members(waits), None) is not None, f"{id!r} waits for a group without members"
 
 
 def _check_ticket(id: str, ticket: Ticket, seq: int) -> None:
@@ -335,3 +411,20 @@ def _check_ticket(id: str, ticket: Ticket, seq: int) -> None:
     assert pending or not claimed[0], f"{id!r} is {ticket.status} and claimed"
     assert not pending or ticket.expire_at is None, f"{id!r} is pending and expires"
     assert claimed[0] or ticket.successor is None, f"{id!r} has a successor and no claim"
+    for one in (ticket, waits_of(ticket)):
+        _check_gate(id, one, seq)
+    if ticket.successor is not None and ticket.successor.group == ticket.group:
+        assert ticket.successor.joined == ticket.joined, f"{id!r} is in {ticket.group!r} twice"
+
+
+def _check_gate(id: str, ticket: Ticket, seq: int) -> None:
+    pending, gate = ticket.status is Status.PENDING, ticket.gate
+    member = pending and ticket.group is not None
+    assert (0 < ticket.joined <= seq) if member else ticket.joined == 0, f"{id!r}: joined {ticket.joined}"
+    if gate is None:
+        assert not ticket.blocked_by, f"{id!r} has no gate, and is blocked by {ticket.blocked_by}"
+        return
+    assert 0 <= gate.since <= seq, f"{id!r} waits since {gate.since}"
+    assert not gate.since or gate.after_group is not None, f"{id!r} waits for no group"
+    assert set(ticket.blocked_by) <= set(gate.after), f"{id!r} is blocked by {ticket.blocked_by}"
+    assert not ticket.blocked or (pending and ticket.claim is None), f"{id!r} is blocked, and claimed or ended"

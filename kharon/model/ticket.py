@@ -12,10 +12,23 @@ from datetime import datetime
 from typing import Any, Final
 
 import attrs
+import msgspec
 
 from kharon.model import limits
 
-__all__ = ["DEFAULT_NICE", "DEFAULT_TUBE", "Draft", "Status", "Ticket", "draft_of", "seal", "with_payload"]
+__all__ = [
+    "DEFAULT_NICE",
+    "DEFAULT_TUBE",
+    "Draft",
+    "Gate",
+    "Status",
+    "Ticket",
+    "draft_of",
+    "memberships",
+    "seal",
+    "waits_of",
+    "with_payload",
+]
 
 DEFAULT_NICE: Final = 512
 DEFAULT_TUBE: Final = "default"
@@ -28,6 +41,22 @@ class Status(enum.StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+class Gate(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a ticket was told to wait for.
+
+    Attributes:
+        after: ids; those of them that it still waits for are in the ticket's `blocked_by`.
+        after_group: a group: the members that were pending when it was told.
+        on_failure: what becomes of it if one of those fails or is cancelled: "run" or "cancel".
+        since: the seq at which it began to wait for the group; 0: it does not, or not any more.
+    """
+
+    after: tuple[str, ...] = ()
+    after_group: str | None = None
+    on_failure: str = "run"
+    since: int = 0
 
 
 @attrs.define(slots=True, eq=True, repr=False, unsafe_hash=False)
@@ -59,6 +88,8 @@ class Draft:
     worker: str | None = None
     order: int = 0
     successor: Ticket | None = None
+    gate: Gate | None = None
+    joined: int = 0
 
 
 @attrs.frozen(slots=True, init=False, repr=False, eq=True, unsafe_hash=False)
@@ -85,12 +116,14 @@ class Ticket(Draft):
         expire_at: when a kept ticket will be removed; None: never.
         error_reason: why it failed, was cancelled, or is being tried again.
         result: what `done(result=…)` was given.
-        blocked_by: the ids that it waits for.
+        blocked_by: the ids that it waits for, of those that `add` was given as `after`.
         version: the seq of its last event.
         claim: while claimed, the seq of the claim: what fencing compares; else None.
         worker: while claimed, the name of the worker that has it; else None.
         order: the seq of its adding, which settles who is first among equals.
         successor: while claimed and added again, the ticket that it will be once it settles.
+        gate: what `add` told it to wait for, if anything.
+        joined: while it is a pending member of its group, the seq since which it has been; else 0.
     """
 
     def __init__(
@@ -125,6 +158,26 @@ class Ticket(Draft):
     def result(self) -> Any:
         """The result, or None: a new value at each reading. O(its size)."""
         return None if self._result is None else limits.from_json(self._result)
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """The ids that `add` told it to wait for, ended or not."""
+        return () if self.gate is None else self.gate.after
+
+    @property
+    def after_group(self) -> str | None:
+        """The group that `add` told it to wait for, whether it still does or not."""
+        return None if self.gate is None else self.gate.after_group
+
+    @property
+    def on_failure(self) -> str:
+        """What becomes of it if one that it waits for fails or is cancelled: "run" or "cancel"."""
+        return "run" if self.gate is None else self.gate.on_failure
+
+    @property
+    def blocked(self) -> bool:
+        """Whether it waits for other tickets: those in `blocked_by`, or members of `after_group`."""
+        return self.gate is not None and (self.gate.since > 0 or bool(self.blocked_by))
 
     def __repr__(self) -> str:
         # Without payload and result: tickets get logged, and those may hold what must not be.
@@ -184,7 +237,26 @@ def draft_of(ticket: Ticket) -> Draft:
         ticket.worker,
         ticket.order,
         ticket.successor,
+        ticket.gate,
+        ticket.joined,
     )
+
+
+def waits_of(ticket: Ticket) -> Ticket:
+    """Return what of a ticket waits for others: its successor, if it has one, since it runs itself; else the ticket."""
+    return ticket if ticket.successor is None else ticket.successor
+
+
+def memberships(ticket: Ticket) -> tuple[tuple[str, int], ...]:
+    """Return the groups that a ticket is a pending member of, each with the seq since which it is. O(1).
+
+    There are two at the most: its own, and the one that its successor will be in.
+    """
+    successor = ticket.successor
+    if successor is None or not successor.joined or successor.group == ticket.group:
+        return ((ticket.group, ticket.joined),) if ticket.joined else ()  # type: ignore[return-value] # then it has one
+    other = (successor.group, successor.joined)
+    return ((ticket.group, ticket.joined), other) if ticket.joined else (other,)  # type: ignore[return-value]
 
 
 def with_payload(ticket: Ticket, payload: object) -> Ticket:

@@ -26,8 +26,7 @@ import functools
 import logging
 import math
 import sys
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, NoReturn
 
 import outcome
@@ -64,7 +63,6 @@ class _Group:
     """The commits that will be made durable together.
 
     Attributes:
-        before: the seq and the time of the projection before them.
         effects: what they did, in order; empty: this stands for a sync in the background.
         grows: whether any of them lets the queue grow.
         leader: who writes them, and hears what goes wrong in that; None: nobody waits yet.
@@ -72,10 +70,9 @@ class _Group:
         waiting: who waits for them; the leader, too, while they are held or in flight.
     """
 
-    __slots__ = ("before", "effects", "grows", "held", "leader", "waiting")
+    __slots__ = ("effects", "grows", "held", "leader", "waiting")
 
-    def __init__(self, before: tuple[int, datetime | None]) -> None:
-        self.before = before
+    def __init__(self) -> None:
         self.grows = False
         self.held = False
         self.effects: list[Effect] = []
@@ -162,17 +159,18 @@ class Commits:
 
     # --- groups -------------------------------------------------------------------------------------------------------
 
-    def join(self, *, grows: bool) -> list[Effect]:
-        """Return the effects of the open group, to be added to in the stretch in which the records are appended. O(1).
+    def join(self, effects: Sequence[Effect], *, grows: bool) -> None:
+        """Add to the open group what has been done in this stretch, in which the records were appended. O(effects).
 
         Args:
-            grows: whether what is added lets the queue grow.
+            effects: at least one.
+            grows: whether any of it lets the queue grow.
         """
         group = self._group
         if group is None:
-            group = self._group = _Group((self._projection.seq, self._projection.at))
+            group = self._group = _Group()
         group.grows = group.grows or grows
-        return group.effects
+        group.effects += effects
 
     @enable_ki_protection
     async def durable(self) -> None:
@@ -319,10 +317,8 @@ class Commits:
         effects = group.effects
         assert self._group is None
         assert self._projection.seq == effects[-1].seq
-        before = group.before
-        for index in range(len(effects) - 1, -1, -1):
-            seq, at = (effects[index - 1].seq, effects[index - 1].at) if index else before
-            self._projection.undo(effects[index].event, effects[index].old, seq, at)
+        for effect in reversed(effects):
+            self._projection.undo(effect)
         self.group_grew = group.grows
         self._try_at = trio.current_time() + TRY_SECONDS
         begins, self._full = self._full is None, full
@@ -477,7 +473,7 @@ class Commits:
         """
         while self._in_flight is not None or self._rotation is not None:  # looked at again: others were woken with us
             await self._helper_idle()
-        nobody = _Group((self._projection.seq, self._projection.at))
+        nobody = _Group()
         nobody.leader = trio.lowlevel.current_task()
         try:
             if not self._sync(nobody):

@@ -29,10 +29,9 @@ from kharon.errors import Closed, StorageFull
 from kharon.log.protocol import EventLog, HasSnapshots
 from kharon.log.record import CLOCK, Record
 from kharon.model.commands import Claim, Command, Context, Expire, Lapse, Release, Settle
-from kharon.model.decide import decide
+from kharon.model.commit import Commit
 from kharon.model.ending import grows
-from kharon.model.events import Event, TicketEvent
-from kharon.model.evolve import evolve
+from kharon.model.events import Event
 from kharon.model.projection import Projection
 from kharon.model.ticket import Status, Ticket
 from kharon.settings import Settings
@@ -317,46 +316,38 @@ class LocalStore:
             _logger.debug("ticket %r: the claim of record %s is over already", settle.id, settle.claim)
 
     def _execute(self, commands: Sequence[Command], by: str) -> list[Ticket | None]:
-        """Decide, append and fold, in one stretch: all of the commands, or, if one is refused, none."""
+        """Decide, fold and append, in one stretch: all of the commands, or, if one is refused, none."""
         now = self._clock.now()
         projection = self._projection
         projection.promote(now)
-        context = Context(now, random.random(), self._settings.process_time)  # noqa: S311 - spreads retries
-        if len(commands) == 1:
-            events: Sequence[TicketEvent] = decide(projection.get(commands[0].id), commands[0], context)
-        else:
-            events = self._decide_in_turn(commands, context)
-        if events:
-            growing = grows(events)
-            if growing and not self._commits.may_grow():
-                raise self._commits.no_room()
-            at = self._log.append(events, now, by)
-            self._apply(events, at, growing=growing)
+        commit = Commit(projection, Context(now, random.random(), self._settings.process_time))  # noqa: S311 - spreads retries
+        try:
+            commit.run(commands)
+            self._append(commit.effects, now, by)
+        except BaseException:
+            commit.undo()
+            raise
+        commit.keep()
         return [projection.get(command.id) for command in commands]
 
-    def _decide_in_turn(self, commands: Sequence[Command], context: Context) -> list[TicketEvent]:
-        """Decide each command against what those before it lead to, without touching the projection."""
-        decided: list[TicketEvent] = []
-        ahead: dict[str, Ticket | None] = {}
-        for command in commands:
-            ticket = ahead[command.id] if command.id in ahead else self._projection.get(command.id)
-            for event in decide(ticket, command, context):
-                decided.append(event)
-                ticket = evolve(ticket, event, self._projection.seq + len(decided), context.now)
-            ahead[command.id] = ticket
-        return decided
+    def _append(self, effects: Sequence[Effect], now: datetime, by: str) -> None:
+        if not effects:
+            return
+        events = [effect.event for effect in effects]
+        growing = grows(events)
+        if growing and not self._commits.may_grow():
+            raise self._commits.no_room()
+        at = self._log.append(events, now, by)
+        assert at == effects[-1].at
+        self._join(effects, growing=growing)
 
-    def _apply(self, events: Sequence[Event], at: datetime, *, growing: bool) -> None:
-        projection = self._projection
-        effects = self._commits.join(grows=growing)
-        for event in events:
-            seq = projection.seq + 1
-            old, new = projection.apply(event, seq, at)
-            effects.append(Effect(event, old, new, seq, at))
+    def _join(self, effects: Sequence[Effect], *, growing: bool) -> None:
+        """Let what has been done, and appended, become durable with the open group."""
+        self._commits.join(effects, grows=growing)
         if self._idle:
             self._wake()
         if self._promised is not None:
-            coming = projection.next_instant(expiration=self._settings.expiration)
+            coming = self._projection.next_instant(expiration=self._settings.expiration)
             if coming is not None and coming < self._promised:
                 self._promised = None
                 self._earlier.set()
@@ -387,7 +378,8 @@ class LocalStore:
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise Closed(self._closed) from self._commits.failure
         at = self._log.append([event], self._clock.now(), CLOCK)
-        self._apply([event], at, growing=grows([event]))
+        effect = self._projection.apply(event, self._projection.seq + 1, at)
+        self._join([effect], growing=grows([event]))
         await self._commits.on_disk()
 
     # --- time and idle workers ----------------------------------------------------------------------------------------

@@ -11,11 +11,9 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol, TypeAlias
 
-import msgspec
-
 from kharon.log.record import Record
 from kharon.model.commands import Command, Settle
-from kharon.model.events import Event
+from kharon.model.projection import Effect
 from kharon.model.ticket import Status, Ticket
 
 __all__ = ["Clock", "Deliver", "Effect", "RecordReader", "Store"]
@@ -28,18 +26,8 @@ class Clock(Protocol):
         """Return the present instant, timezone-aware, in UTC."""
 
 
-class Effect(msgspec.Struct, frozen=True):
-    """A durable event, with the ticket before and after it."""
-
-    event: Event
-    old: Ticket | None
-    new: Ticket | None
-    seq: int
-    at: datetime
-
-
 Deliver: TypeAlias = Callable[[Sequence[Effect]], None]
-"""What a store calls, once for each commit group, when it is durable. Must not raise."""
+"""What a store calls with the effects of each commit group, once that is durable. Must not raise."""
 
 
 class RecordReader(Protocol):

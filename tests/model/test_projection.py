@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from kharon.errors import KharonError
 from kharon.model import events as e
-from kharon.model.projection import Projection
+from kharon.model.projection import Effect, Projection
 from kharon.model.ticket import draft_of, seal
 from kharon.testing import EPOCH
 
@@ -69,19 +69,22 @@ def test_a_new_projection_is_empty():
 
 def test_apply_gives_the_ticket_before_and_after():
     made = Projection()
-    old, new = made.apply(added("a"), 1, at(1))
+    effect = made.apply(added("a"), 1, at(1))
+    old, new = effect.old, effect.new
     assert old is None
     assert new is made.get("a") is made.tickets["a"]
-    old, newer = made.apply(e.TicketUpdated("a", e.Changes(nice=1)), 2, at(2))
-    assert old is new
+    effect = made.apply(e.TicketUpdated("a", e.Changes(nice=1)), 2, at(2))
+    assert effect.old is new
+    newer = effect.new
     assert newer is made.get("a")
-    assert made.apply(e.TicketDeleted("a"), 3, at(3)) == (newer, None)
+    event = e.TicketDeleted("a")
+    assert made.apply(event, 3, at(3)) == Effect(event, newer, None, 3, at(3), at(2))
     assert (made.seq, made.at, len(made.tickets)) == (3, at(3), 0)
 
 
 def test_an_event_about_no_ticket_moves_the_seq_alone():
     made = projection(added("a"))
-    assert made.apply(e.LogClosed(), 2, at(9)) == (None, None)
+    assert made.apply(e.LogClosed(), 2, at(9)) == Effect(e.LogClosed(), None, None, 2, at(9), at(1))
     assert (made.seq, made.at) == (2, at(9))
     assert made.get("a").version == 1
     folded = Projection().fold([Fact(1, at(1), added("a")), Fact(2, at(9), e.LogClosed())])

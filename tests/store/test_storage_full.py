@@ -137,7 +137,6 @@ def test_undo_is_exact_whatever_happened_and_whatever_time_did(seed):
     projection, twin, now, kinds = Projection(), Projection(), EPOCH, set()
     for _ in range(120):
         undone, taken = chance.random() < 0.5, []
-        before = (projection.seq, projection.at)
         for _ in range(chance.randrange(1, 6)):
             now += timedelta(seconds=chance.choice([0, 0, 1, 7, -3]))
             projection.promote(now)
@@ -145,17 +144,14 @@ def test_undo_is_exact_whatever_happened_and_whatever_time_did(seed):
             with contextlib.suppress(kharon.KharonError):
                 command = random_command(chance, projection.get(id), id, now)
                 for event in decide(projection.get(id), command, c.Context(now, 0.5, 5.0)):
-                    seq = projection.seq + 1
-                    old, _new = projection.apply(event, seq, now)
-                    taken.append((event, old, seq, now))
+                    taken.append(projection.apply(event, projection.seq + 1, now))
                     kinds.add(type(event))
         if undone:
-            for index in range(len(taken) - 1, -1, -1):
-                seq, at = taken[index - 1][2:] if index else before
-                projection.undo(taken[index][0], taken[index][1], seq, at)
+            for effect in reversed(taken):
+                projection.undo(effect)
         else:
-            for event, _old, seq, at in taken:
-                twin.apply(event, seq, at)
+            for effect in taken:
+                twin.apply(effect.event, effect.seq, effect.at)
         projection.check()
         twin.promote(now)
         assert projection == twin
@@ -166,8 +162,7 @@ def test_undo_is_exact_whatever_happened_and_whatever_time_did(seed):
 
 def test_undo_of_an_event_about_no_ticket():
     projection = Projection()
-    projection.apply(kharon.model.events.LogClosed(), 1, EPOCH)
-    projection.undo(kharon.model.events.LogClosed(), None, 0, None)
+    projection.undo(projection.apply(kharon.model.events.LogClosed(), 1, EPOCH))
     assert projection == Projection()
 
 

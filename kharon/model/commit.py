@@ -1,0 +1,205 @@
+"""A commit: what commands lead to, decided and folded one after the other, all or none of it.
+
+`decide` sees one ticket. What concerns several is here: which of the tickets that one is to wait for are pending, that
+nobody waits for himself, and what the end of a ticket means for those that wait for it: they are unblocked, or
+cancelled, which is an end again. All of that belongs to the commit of the command that brought it about.
+
+    command ──▶ decide ──▶ event ──▶ projection ──▶ has it ended, or left a group? ──▶ Unblock, for each that waited
+                  ▲                                                                      │
+                  └──────────────────────────────────────────────────────────────────────┘
+
+The projection is the one that is to be changed, so each command sees what those before it did; `undo` takes all of it
+back, as if it had never been.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from kharon.errors import InvalidTicket, KharonError
+from kharon.model import commands as c
+from kharon.model import events as e
+from kharon.model.decide import decide
+from kharon.model.projection import Effect, Projection
+from kharon.model.ticket import Status, Ticket, memberships, waits_of
+
+__all__ = ["Commit"]
+
+_FAILURES: Final = (e.TicketFailed, e.TicketCancelled)
+
+
+class Commit:
+    """A commit that is being decided.
+
+    Args:
+        projection: the state, which changes as commands are carried out. Until `keep` or `undo` nobody else may.
+        context: time, chance and the length of a lease; the same for all commands.
+
+    Attributes:
+        effects: what has been done so far.
+    """
+
+    def __init__(self, projection: Projection, context: c.Context) -> None:
+        self.effects: list[Effect] = []
+        self._projection = projection
+        self._context = context
+        at = projection.at
+        self._at = context.now if at is None or context.now > at else at  # as the log does: time never goes back there
+        projection.begin()
+
+    def run(self, commands: Sequence[c.Command]) -> None:
+        """Carry out commands, one after the other, each with what follows from it.
+
+        Raises:
+            KharonError: as `decide` refuses one of them; of several, the message begins with which. `undo` the commit.
+
+        Cost: O(log n) for each, and as much for each ticket that it unblocks.
+        """
+        for number, command in enumerate(commands, 1):
+            try:
+                self._run(command)
+            except KharonError as error:
+                if len(commands) > 1:
+                    what = f"{type(command).__name__.lower()} of ticket {command.id!r}"
+                    error.args = (f"command {number} of {len(commands)}, {what}, is refused, so none is: {error}",)
+                raise
+
+    def keep(self) -> None:
+        """The commit has been appended to the log. O(effects)."""
+        self._projection.end(kept=True)
+
+    def undo(self) -> None:
+        """Take all of the commit back, as if it had never been. O(effects log n)."""
+        for effect in reversed(self.effects):
+            self._projection.undo(effect)
+        self._projection.end(kept=False)
+
+    def _run(self, command: c.Command) -> None:
+        projection = self._projection
+        ticket = projection.get(command.id)
+        if type(command) is c.Add and (command.after or command.after_group is not None):
+            command = self._gated(ticket, command)
+        for event in decide(ticket, command, self._context):
+            self._apply(event)
+
+    def _apply(self, event: e.TicketEvent) -> None:
+        """Fold an event, and carry out what follows from it, and from that."""
+        following = self._fold(event)
+        if not following:
+            return
+        todo = deque(following)
+        while todo:
+            command = todo.popleft()
+            ticket = self._projection.get(command.id)
+            if ticket is not None and _waits(ticket, command):  # else it was cancelled by what came before
+                for next_event in decide(ticket, command, self._context):
+                    todo.extend(self._fold(next_event))
+
+    def _fold(self, event: e.TicketEvent) -> Sequence[c.Unblock]:
+        projection = self._projection
+        effect = projection.apply(event, projection.seq + 1, self._at)
+        self.effects.append(effect)
+        old, new = effect.old, effect.new
+        if old is None or old.status is not Status.PENDING:
+            return ()
+        ended = new is None or new.status is not Status.PENDING
+        if not ended and not old.joined and old.successor is None:
+            return ()
+        return list(self._following(old, new, failed=ended and type(event) in _FAILURES))
+
+    def _following(self, old: Ticket, new: Ticket | None, *, failed: bool) -> Iterator[c.Unblock]:
+        """Give what the change of a pending ticket means for those that wait for it."""
+        groups, id = self._projection.groups, old.id
+        if new is None or new.status is not Status.PENDING:
+            for waiter in groups.behind(id):
+                yield c.Unblock(waiter, id, failed=failed and self._cancels(waiter))
+        staying = () if new is None else memberships(new)
+        for group, joined in memberships(old):
+            if (group, joined) in staying:
+                continue
+            if failed:
+                for waiter in groups.waiting(group, joined):
+                    if self._cancels(waiter):
+                        yield c.Unblock(waiter, id, group, failed=True)
+            for waiter in groups.unblocked(group):
+                yield c.Unblock(waiter, id, group)
+
+    def _cancels(self, waiter: str) -> bool:
+        """Return whether a ticket that waits is not to run if one that it waits for fails."""
+        ticket = self._projection.get(waiter)
+        return ticket is not None and waits_of(ticket).on_failure == "cancel"
+
+    # --- what to wait for ---------------------------------------------------------------------------------------------
+
+    def _gated(self, ticket: Ticket | None, command: c.Add) -> c.Add:
+        """Return the command with what there is to wait for, as of now.
+
+        A ticket that waits already, and is added again, goes on waiting for what is left of it, and for nothing that
+        has come since.
+        """
+        if command.id in command.after:
+            raise InvalidTicket(f"ticket {command.id!r} cannot be added after itself: it would wait for ever")
+        if ticket is not None and command.on_conflict != "replace":
+            return command
+        waits = None if ticket is None or ticket.status is not Status.PENDING else waits_of(ticket)
+        gate = None if waits is None or waits.claim is not None else waits.gate
+        left: tuple[str, ...] = () if waits is None else waits.blocked_by
+        blocked_by = tuple(
+            id
+            for id in dict.fromkeys(command.after)
+            if (id in left if gate is not None and id in gate.after else self._is_pending(id))
+        )
+        group, since = command.after_group, False
+        members: Iterator[str] = iter(())
+        if group is not None and gate is not None and gate.after_group == group:
+            since = gate.since > 0
+        elif group is not None:
+            groups = self._projection.groups
+            since = groups.pending_count(group) > groups.is_member(group, ticket)
+            members = groups.members_of(group)
+        self._check_cycle(ticket, blocked_by, members)
+        return msgspec.structs.replace(command, blocked_by=blocked_by, blocked_by_group=since)
+
+    def _is_pending(self, id: str) -> bool:
+        ticket = self._projection.get(id)
+        return ticket is not None and ticket.status is Status.PENDING
+
+    def _check_cycle(self, ticket: Ticket | None, after: tuple[str, ...], members: Iterator[str]) -> None:
+        """Refuse to let a ticket wait for one that waits for it, directly or not.
+
+        From the ticket to those that wait for it, since these are finalizers, which are few: a ticket for which nobody
+        waits costs O(1).
+        """
+        if ticket is None or ticket.status is not Status.PENDING:
+            return
+        get, groups = self._projection.get, self._projection.groups
+        awaits: dict[str, str] = {}  # by a ticket that waits: for which one
+        way = [ticket.id]
+        for id in way:
+            one = get(id)
+            assert one is not None
+            for waiter in groups.waiters(one):
+                if waiter != ticket.id and waiter not in awaits:
+                    awaits[waiter] = id
+                    way.append(waiter)
+        if not awaits:
+            return
+        found = next((id for id in (*after, *members) if id in awaits), None)
+        if found is not None:
+            ids = [found]
+            while ids[-1] != ticket.id:
+                ids.append(awaits[ids[-1]])
+            chain = ", which waits for ".join(repr(id) for id in ids[1:])
+            raise InvalidTicket(f"ticket {ticket.id!r} cannot be added after {found!r}: that one waits for {chain}")
+
+
+def _waits(ticket: Ticket, command: c.Unblock) -> bool:
+    """Return whether a ticket still waits for what a command says that it need not wait for."""
+    waits = waits_of(ticket)
+    if command.group is None:
+        return command.by in waits.blocked_by
+    return waits.gate is not None and waits.gate.since > 0 and waits.gate.after_group == command.group

@@ -1,0 +1,139 @@
+"""Who waits for whom: the pending members of each group, and the tickets that wait for a group or for other tickets.
+
+A group's finalizer waits for the members that were pending when it was added, however many they are, and holds none of
+their names: a member has the seq since which it is one (`joined`), a finalizer the seq since which it waits (`since`),
+and it waits as long as any pending member has joined before that. So per group there are two sorted lists, and whatever
+ends a member costs O(log n). A ticket that waits for others by id has those ids itself (`blocked_by`).
+
+All of it is derived from the tickets (`memberships`, `waits_of`), and kept by the projection as its other indexes are.
+What an end brings about is in `commit`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+from sortedcontainers import SortedList
+
+from kharon.model.ticket import Ticket, memberships, waits_of
+
+__all__ = ["Groups"]
+
+_Line: TypeAlias = SortedList[tuple[int, str]]
+
+
+class Groups:
+    """The members and the waits of the tickets that were indexed here."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, _Line] = {}  # by group: (joined, id) of the pending ones
+        self._waiting: dict[str, _Line] = {}  # by group: (since, id) of those that wait for it
+        self._behind: dict[str, dict[str, None]] = {}  # by id: those that wait for it, in the order in which they came
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Groups):
+            return NotImplemented
+        return (self._members, self._waiting, self._behind) == (other._members, other._waiting, other._behind)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def index(self, ticket: Ticket) -> None:
+        """Enter a ticket. O(log n) for each of its groups, and O(1) for each id that it waits for."""
+        for group, joined in memberships(ticket):
+            _enter(self._members, group, joined, ticket.id)
+        waits = waits_of(ticket)
+        if waits.gate is None:
+            return
+        if waits.gate.since and waits.gate.after_group is not None:
+            _enter(self._waiting, waits.gate.after_group, waits.gate.since, ticket.id)
+        for id in waits.blocked_by:
+            self._behind.setdefault(id, {})[ticket.id] = None
+
+    def unindex(self, ticket: Ticket) -> None:
+        """Take a ticket out again. Cost as `index`."""
+        for group, joined in memberships(ticket):
+            _leave(self._members, group, joined, ticket.id)
+        waits = waits_of(ticket)
+        if waits.gate is None:
+            return
+        if waits.gate.since and waits.gate.after_group is not None:
+            _leave(self._waiting, waits.gate.after_group, waits.gate.since, ticket.id)
+        for id in waits.blocked_by:
+            behind = self._behind[id]
+            del behind[ticket.id]
+            if not behind:
+                del self._behind[id]
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    def pending_count(self, group: str) -> int:
+        """Return how many members of a group are pending. O(1)."""
+        return len(self._members.get(group, ()))
+
+    def members_of(self, group: str) -> Iterator[str]:
+        """Give the ids of the pending members of a group, the first to join first. O(1) each."""
+        return (id for _, id in self._members.get(group, ()))
+
+    def is_member(self, group: str, ticket: Ticket | None) -> bool:
+        """Return whether a ticket is a pending member of a group. O(1)."""
+        return ticket is not None and any(name == group for name, _ in memberships(ticket))
+
+    def behind(self, id: str) -> list[str]:
+        """Return the ids of those that wait for the ticket of this id, by its id. O(their number)."""
+        return list(self._behind.get(id, ()))
+
+    def waiting(self, group: str, joined: int) -> list[str]:
+        """Return the ids of those that wait for a member of a group that joined at that seq. O(log n + they)."""
+        line = self._waiting.get(group)
+        return [] if line is None else [id for _, id in line.irange((joined, ""))]
+
+    def waiters(self, ticket: Ticket) -> list[str]:
+        """Return the ids of those that wait for a ticket, by its id or as a member of a group. O(log n + they)."""
+        found = self.behind(ticket.id)
+        for group, joined in memberships(ticket):
+            found += self.waiting(group, joined)
+        return found
+
+    def unblocked(self, group: str) -> list[str]:
+        """Return the ids of those that wait for a group of which no member that they wait for is left.
+
+        Cost: O(log n + their number).
+        """
+        waiting = self._waiting.get(group)
+        if waiting is None:
+            return []
+        members = self._members.get(group)
+        first: Any = members[0][0] if members else math.inf
+        return [id for _, id in waiting.irange(None, (first, ""), (True, False))]
+
+    def members(self, waits: Ticket) -> Iterator[str]:
+        """Give the ids of the pending members of a group that a ticket waits for, the first to join first.
+
+        Args:
+            waits: the ticket that waits, or the successor that does (`waits_of`).
+
+        Cost: O(1) each.
+        """
+        gate = waits.gate
+        if gate is None or not gate.since or gate.after_group is None:
+            return
+        for joined, id in self._members.get(gate.after_group, ()):
+            if joined > gate.since:
+                return
+            yield id
+
+
+def _enter(lines: dict[str, _Line], group: str, seq: int, id: str) -> None:
+    line = lines.get(group)
+    if line is None:
+        line = lines[group] = SortedList()
+    line.add((seq, id))
+
+
+def _leave(lines: dict[str, _Line], group: str, seq: int, id: str) -> None:
+    line = lines[group]
+    line.remove((seq, id))
+    if not line:
+        del lines[group]  # groups come and go; their names must not stay
