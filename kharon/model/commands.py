@@ -157,11 +157,11 @@ class Expire(Command, frozen=True):
 
 
 class Unblock(Command, frozen=True):
-    """The ticket need not wait any more for the ticket `by`, or, with `group`, for that group; drop it if `failed`.
+    """The ticket need not wait any more for the ticket `ended`, or, with `group`, for that group; drop it if `failed`.
 
     Only `commit` asks for this, as part of the commit that ends what was waited for.
     """
 
-    by: str
+    ended: str
     group: str | None = None
     failed: bool = False

@@ -238,10 +238,10 @@ def _delete(ticket: Ticket, _command: c.Delete, _context: c.Context) -> Events:
 
 def _unblock(ticket: Ticket, command: c.Unblock, _context: c.Context) -> Events:
     if not command.failed:
-        return (e.TicketUnblocked(ticket.id, command.by, command.group),)
+        return (e.TicketUnblocked(ticket.id, command.ended, command.group),)
     if ticket.successor is not None:
-        return (e.TicketUnblocked(ticket.id, command.by, command.group, dropped=True),)
-    reason = shorten_reason(f"ticket {command.by!r}, which it waited for, failed or was cancelled")
+        return (e.TicketUnblocked(ticket.id, command.ended, command.group, dropped=True),)
+    reason = shorten_reason(f"ticket {command.ended!r}, which it waited for, failed or was cancelled")
     return (e.TicketCancelled(ticket.id, keep=True, error_reason=reason),)
 
 

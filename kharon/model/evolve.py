@@ -265,7 +265,7 @@ def _unblocked(ticket: Ticket, event: e.TicketUnblocked, seq: int, at: datetime)
 
 def _unblock(draft: Draft, event: e.TicketUnblocked) -> None:
     if event.group is None:
-        draft.blocked_by = tuple(id for id in draft.blocked_by if id != event.by)
+        draft.blocked_by = tuple(id for id in draft.blocked_by if id != event.ended)
     else:
         draft.gate = _opened(draft.gate)
 
