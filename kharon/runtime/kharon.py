@@ -88,7 +88,7 @@ class _Queue:
 
     def _deliver(self, effects: Sequence[Effect]) -> None:
         self.stats.deliver(effects)
-        self.crew.deliver(effects)
+        self.crew.attempts.deliver(effects)
         if self.snapshots is not None:
             self.snapshots.look()
         if self.keeper is not None:
@@ -293,6 +293,11 @@ class Kharon:
     ) -> Ticket | None:
         """The ticket is not wanted any more: remove it, or, with `keep`, keep it as cancelled.
 
+        By its id, one that is running is interrupted: its handler is cancelled at its next checkpoint (it sees
+        `trio.Cancelled`), and what it settles afterwards is refused. A `def` handler runs on; it can ask
+        `trio.from_thread.check_cancelled()`. If the ticket was added again while it ran, the new one runs. Given the
+        ticket that it received, a handler cancels the ticket itself, and is not interrupted: it may clean up.
+
         Returns:
             The ticket if it is still there, else None.
 
@@ -301,7 +306,9 @@ class Kharon:
         if expire_in is not None and not keep:
             raise InvalidTicket("cancel: a removed ticket does not expire; expire_in goes with keep=True")
         reason = check_reason("error_reason", error_reason)
-        return await self._one(c.Cancel(*_target(t), keep=keep, error_reason=reason, expire_in=_expire_in(expire_in)))
+        command = c.Cancel(*_target(t), keep=keep, error_reason=reason, expire_in=_expire_in(expire_in))
+        with self._queue.crew.attempts.settling((command,)):
+            return await self._one(command)
 
     @_checkpoint
     async def retry(
@@ -344,7 +351,7 @@ class Kharon:
         """
         lease = as_seconds("seconds", seconds)
         ticket = await self._pending(c.Extend(*_target(t), seconds=lease))
-        self._queue.crew.extend(ticket, lease)
+        self._queue.crew.attempts.extend(ticket, lease)
         return ticket
 
     # --- changing -----------------------------------------------------------------------------------------------------
@@ -370,7 +377,10 @@ class Kharon:
 
     @_checkpoint
     async def delete(self, id: str) -> None:
-        """Remove a ticket, whatever its status; if there is none, nothing happens. O(log n)."""
+        """Remove a ticket, whatever its status; if there is none, nothing happens. O(log n).
+
+        If it is running, its handler is interrupted, as by `cancel` by id.
+        """
         await self._one(c.Delete(_id(id)))
 
     # --- running ------------------------------------------------------------------------------------------------------

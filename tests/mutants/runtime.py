@@ -24,7 +24,7 @@ MUTANTS: Final = (
         name="lapsed-attempt-taken-for-done",
         thought="A handler that ended without an exception has returned.",
         file=_WORKERS,
-        before="        if scope.cancelled_caught:\n            return self._lapse(ticket)\n",
+        before="        if attempt.scope.cancelled_caught:\n            return self._lapse(ticket)\n",
         after="",
         tests=_TESTS,
     ),
