@@ -31,6 +31,7 @@ from kharon.model import commands as c
 from kharon.model.limits import shorten_reason
 from kharon.model.ticket import Ticket
 from kharon.runtime.attempts import Attempt, Attempts
+from kharon.runtime.heartbeat import beat
 from kharon.runtime.router import PayloadMismatch, Route, Router
 from kharon.runtime.stats import Collector
 from kharon.settings import Settings
@@ -62,6 +63,7 @@ class Crew:
     ) -> None:
         self._store = store
         self._settings = settings
+        self._clock = clock
         self._stats = stats
         self._view = view
         self._threads = trio.CapacityLimiter(settings.workers)
@@ -106,6 +108,8 @@ class Crew:
         assert scope is not None
         async with trio.open_nursery() as keeper:
             keeper.start_soon(self._watched, scope, self._keep_time)
+            if self._settings.heartbeat:
+                keeper.start_soon(self._watched, scope, beat, self._store, self._settings, self._clock, self.attempts)
             async with trio.open_nursery() as workers:
                 for number in range(1, self._settings.workers + 1):
                     workers.start_soon(self._watched, scope, self._work, router, f"worker-{number}")
