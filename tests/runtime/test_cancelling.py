@@ -9,6 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import kharon
 from kharon import Settings, Status, Ticket
+from kharon.model import commands as c
 from kharon.testing import TrioClock
 
 TAKE = {
@@ -143,36 +144,31 @@ async def test_added_again_while_it_ran_the_run_ends_and_the_new_one_runs(autoju
         await kh.drain()
 
 
-@pytest.mark.parametrize("seed", range(8))
-async def test_a_claim_that_ends_in_its_own_group_does_not_run(autojump_clock, take, seed):
-    """The worker hears of its claim only after the claim has ended; it must not begin what is not wanted any more."""
+@pytest.mark.parametrize("command", [c.Cancel, c.Delete])
+async def test_a_claim_that_ends_before_its_worker_hears_of_it_does_not_run(autojump_clock, command):
     ran = []
 
     async def handle(_kh, ticket):
         ran.append(ticket.id)
-        if ticket.id == "a":
-            await trio.sleep_forever()
 
     async with opened(workers=1) as kh, trio.open_nursery() as nursery:
         await nursery.start(kh.run, router_of(handle))
-        await wait_all_tasks_blocked()
-        async with trio.open_nursery() as adding:
-            adding.start_soon(kh.add, Ticket("a", "t"))
-            for _ in range(100):
-                ticket = kh._store.projection.get("a")
-                if ticket is not None and ticket.claim is not None:
-                    break
+        expected = []
+        reached = number = 0
+        while reached < 5:  # whether the claim's group is still open when this task comes to look is Trio's chance
+            number += 1
+            id = f"{number}"
+            await kh.add(Ticket(id, "t"))
+            while (ticket := kh._store.projection.get(id)) is not None and ticket.claim is None:
                 await trio.lowlevel.cancel_shielded_checkpoint()
-        early = ran == []
-        for _ in range(seed % 2):
-            await trio.lowlevel.cancel_shielded_checkpoint()
-        await TAKE[take](kh)
-        await trio.sleep(1)
-        assert kh.stats().workers_running == 0
-        await kh.add(Ticket("b", "t"))
-        await kh.wait("b")
-        assert ran in (["b"], ["a", "b"]) if early else ["a", "b"]
-        assert await names(kh, "a") == ["TicketAdded", "TicketClaimed", EVENT[take]]
+            if ticket is not None and ticket.claim > kh._store._log.durable:
+                kh._store._execute([command(id)], "ann")
+                reached += 1
+            else:
+                expected.append(id)
+            await wait_all_tasks_blocked()
+        assert ran == expected
+        assert kh.stats().processed == len(expected)
         await kh.drain()
 
 
@@ -201,7 +197,7 @@ async def test_one_that_was_too_late_to_cancel_itself_is_interrupted(autojump_cl
     seen = []
 
     async def handle(kh, ticket):
-        kh._store._execute([kharon.model.commands.Cancel("a")], "ann")
+        kh._store._execute([c.Cancel("a")], "ann")
         with pytest.raises(kharon.LeaseLost):
             await kh.cancel(ticket)
         try:

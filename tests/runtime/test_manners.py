@@ -77,6 +77,7 @@ RAISES = {
     "update": (kharon.InvalidTicket, lambda kh: kh.update("a")),
     "delete": (kharon.InvalidTicket, lambda kh: kh.delete(1)),
     "wait": (kharon.TicketNotFound, lambda kh: kh.wait("nobody")),
+    "run_and_wait": (kharon.TicketFailedError, lambda kh: kh.run_and_wait(Ticket("ended", "t"), on_conflict="skip")),
     "run": (kharon.HandlerNotFound, lambda kh: kh.run(kharon.Router())),
     "drain": (kharon.InvalidTicket, lambda kh: kh.drain(-1)),
 }
