@@ -44,33 +44,22 @@ class Attempt:
         scope: what is around the handler; its deadline is the end of the lease by Trio's clock.
         lease_until: the end of the lease by the wall's.
         taken: what took the ticket away: "lapsed", "cancelled", "deleted"; None: nothing has.
-        extension: how many seconds its last extension by the heartbeat was, or its lease.
+        extension: how many seconds its last extension by the heartbeat was; 0: there was none.
         extend_at: not before this, by Trio's clock, may the heartbeat try again.
     """
 
-    __slots__ = (
-        "_cancelled_itself",
-        "_cancelling",
-        "_withheld",
-        "extend_at",
-        "extension",
-        "lease_until",
-        "scope",
-        "taken",
-        "ticket",
-    )
+    taken: str | None = None  # defaults of the class: most attempts need none of their own, and one is made per ticket
+    extension = 0.0
+    extend_at = 0.0
+    _cancelling = 0
+    _cancelled_itself = False
+    _withheld = False
 
     def __init__(self, ticket: Ticket, seconds: float) -> None:
         assert ticket.lease_until is not None
         self.ticket = ticket
         self.scope = trio.CancelScope(deadline=trio.current_time() + seconds)
         self.lease_until: datetime = ticket.lease_until
-        self.taken: str | None = None
-        self.extension = 0.0
-        self.extend_at = 0.0
-        self._cancelling = 0
-        self._cancelled_itself = False
-        self._withheld = False
 
     def extend(self, seconds: float) -> None:
         """Let the handler run for `seconds` from now, if that is longer than it would. O(1).
@@ -139,8 +128,11 @@ class Attempts:
         """Let the handlers that run know what became of their claims. O(effects)."""
         lapsed: list[tuple[Ticket, str]] = []
         for effect in effects:
-            event, old = effect.event, effect.old
-            if type(event) not in _HEARD or old is None or old.claim is None:
+            event = effect.event
+            if type(event) not in _HEARD:
+                continue
+            old = effect.old
+            if old is None or old.claim is None:
                 continue
             attempt = self._running.get(old.claim)
             if attempt is not None:
