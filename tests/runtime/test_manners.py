@@ -77,6 +77,7 @@ RAISES = {
     "update": (kharon.InvalidTicket, lambda kh: kh.update("a")),
     "delete": (kharon.InvalidTicket, lambda kh: kh.delete(1)),
     "wait": (kharon.TicketNotFound, lambda kh: kh.wait("nobody")),
+    "run_and_wait": (kharon.TicketFailedError, lambda kh: kh.run_and_wait(Ticket("ended", "t"), on_conflict="skip")),
     "run": (kharon.HandlerNotFound, lambda kh: kh.run(kharon.Router())),
     "drain": (kharon.InvalidTicket, lambda kh: kh.drain(-1)),
 }
@@ -270,10 +271,10 @@ async def test_a_cancelled_wait_leaves_no_trace():
             nursery.start_soon(kh.wait, "a")
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
-        assert kh._queue.waits == {}
+        assert kh._queue.waits.by_id == {}
         with pytest.raises(kharon.TicketNotFound):
             await kh.wait("nobody")
-        assert kh._queue.waits == {}
+        assert kh._queue.waits.by_id == {}
 
 
 # --- what passes through open -----------------------------------------------------------------------------------------
