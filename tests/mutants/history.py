@@ -203,6 +203,15 @@ MUTANTS: Final = (
         after="            if event.last != trusted.seq:\n",
         tests=("tests/log/test_retention.py::test_a_beginning_that_was_written_anew_is_noticed",),
     ),
+    # --- verifying snapshots ------------------------------------------------------------------------------------------
+    Mutant(
+        name="first-snapshot-of-a-trimmed-log-believed",
+        thought="Of a trimmed log the oldest snapshot is all that there is to begin with, so it is what it has to be.",
+        file="kharon/audit/snapshots.py",
+        before="if snapshot.log != log or (seq == end.seq and not _stands_at(snapshot, end)):",
+        after="if fold.projection and (snapshot.log != log or (seq == end.seq and not _stands_at(snapshot, end))):",
+        tests=("tests/test_audit_snapshots.py::test_one_that_does_not_fit_is_not_what_the_rest_is_folded_onto",),
+    ),
     # --- following ----------------------------------------------------------------------------------------------------
     Mutant(
         name="follower-takes-written-for-durable",
