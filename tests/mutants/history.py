@@ -221,6 +221,30 @@ MUTANTS: Final = (
         after="self._vouch(record.seq - 1 if self._durable else record.seq)",
         tests=("tests/test_tailing.py::test_a_record_is_given_once_a_later_line_vouches_for_it",),
     ),
+    Mutant(
+        name="follower-keeps-what-was-taken-back",
+        thought="What was read of a segment is still there when it is read again.",
+        file="kharon/audit/tailing.py",
+        before="        self._held.clear()\n",
+        after="",
+        tests=("tests/test_tailing.py::test_what_a_writer_without_room_takes_back_was_not_given",),
+    ),
+    Mutant(
+        name="follower-gives-again-what-it-has-ready",
+        thought="What is vouched for stays, so it need not be dropped before the segment is read again.",
+        file="kharon/audit/tailing.py",
+        before="            self._ready.pop()\n",
+        after="            break\n",
+        tests=("tests/test_tailing.py::test_what_a_writer_without_room_takes_back_was_not_given",),
+    ),
+    Mutant(
+        name="follower-looks-once",
+        thought="The directory says where the segments are.",
+        file="kharon/audit/tailing.py",
+        before="            return paths\n        return self._list()\n",
+        after="            return paths\n        return paths\n",
+        tests=("tests/test_tailing.py::test_a_segment_that_moves_while_they_are_listed_is_not_missing",),
+    ),
     # --- versions -----------------------------------------------------------------------------------------------------
     Mutant(
         name="unknown-event-passed-over-when-opening",
