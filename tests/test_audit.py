@@ -219,7 +219,7 @@ def test_a_file_is_read_as_long_as_it_was(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"one\ntwo")
     with audit.reading._Still(path) as still, io.BufferedReader(still) as file:
-        assert still.size == 7
+        assert still.stat.st_size == 7
         with path.open("ab") as writer:
             writer.write(b"!\nthree\n")
         assert [file.readline(), file.readline(), file.readline()] == [b"one\n", b"two", b""]

@@ -199,6 +199,15 @@ MUTANTS: Final = (
         after="            if event.last != trusted.seq:\n",
         tests=("tests/log/test_retention.py::test_a_beginning_that_was_written_anew_is_noticed",),
     ),
+    # --- verifying snapshots ------------------------------------------------------------------------------------------
+    Mutant(
+        name="first-snapshot-of-a-trimmed-log-believed",
+        thought="Of a trimmed log the oldest snapshot is all that there is to begin with, so it is what it has to be.",
+        file="kharon/audit/snapshots.py",
+        before="if snapshot.log != log or (seq == end.seq and not _stands_at(snapshot, end)):",
+        after="if fold.projection and (snapshot.log != log or (seq == end.seq and not _stands_at(snapshot, end))):",
+        tests=("tests/test_audit_snapshots.py::test_one_that_does_not_fit_is_not_what_the_rest_is_folded_onto",),
+    ),
     # --- following ----------------------------------------------------------------------------------------------------
     Mutant(
         name="follower-takes-written-for-durable",
@@ -207,6 +216,30 @@ MUTANTS: Final = (
         before="self._vouch(record.durable if self._durable else record.seq)",
         after="self._vouch(record.seq - 1 if self._durable else record.seq)",
         tests=("tests/test_tailing.py::test_a_record_is_given_once_a_later_line_vouches_for_it",),
+    ),
+    Mutant(
+        name="follower-keeps-what-was-taken-back",
+        thought="What was read of a segment is still there when it is read again.",
+        file="kharon/audit/tailing.py",
+        before="        self._held.clear()\n",
+        after="",
+        tests=("tests/test_tailing.py::test_what_a_writer_without_room_takes_back_was_not_given",),
+    ),
+    Mutant(
+        name="follower-gives-again-what-it-has-ready",
+        thought="What is vouched for stays, so it need not be dropped before the segment is read again.",
+        file="kharon/audit/tailing.py",
+        before="            self._ready.pop()\n",
+        after="            break\n",
+        tests=("tests/test_tailing.py::test_what_a_writer_without_room_takes_back_was_not_given",),
+    ),
+    Mutant(
+        name="follower-looks-once",
+        thought="The directory says where the segments are.",
+        file="kharon/audit/tailing.py",
+        before="            return paths\n        return self._list()\n",
+        after="            return paths\n        return paths\n",
+        tests=("tests/test_tailing.py::test_a_segment_that_moves_while_they_are_listed_is_not_missing",),
     ),
     # --- versions -----------------------------------------------------------------------------------------------------
     Mutant(

@@ -40,7 +40,7 @@ MUTANTS: Final = (
         name="audit-reads-what-is-being-written",
         thought="A file is read to its end.",
         file="kharon/audit/reading.py",
-        before="return super().readinto(view[: max(0, self.size - self.tell())])",
+        before="return super().readinto(view[: max(0, self.stat.st_size - self.tell())])",
         after="return super().readinto(view)",
         tests=("tests/test_audit.py",),
     ),
