@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
-from msgspec import Raw
+from log_steps import NOW, added, load, snapshot_in
 
 from kharon import audit
 from kharon.audit import reading as audit_reading
@@ -18,18 +18,12 @@ from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, OsFiles
 from kharon.log.record import Record, link
 from kharon.log.segment import Reading
-from kharon.log.snapshot import Snapshot, newest, read_snapshot, take
 from kharon.log.snapshot import _write as write
-from kharon.model.events import Event, TicketAdded, TicketDeleted
+from kharon.log.snapshot import newest, take
+from kharon.model.events import Event, TicketDeleted
 from kharon.model.projection import Projection
 from kharon.model.ticket import draft_of, seal
 from kharon.model.versions import Unknown
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def added(id: str) -> TicketAdded:
-    return TicketAdded(id, "type", Raw(b"[1]"), "default", 512, NOW)
 
 
 def grow(where: Path, *events: Event) -> None:
@@ -56,22 +50,14 @@ def paths(where: Path) -> list[Path]:
     return sorted((where / "snapshots").iterdir())
 
 
-def read(path: Path) -> Snapshot:
-    with path.open("rb") as file:
-        return read_snapshot(file, str(path))
-
-
 def forge(path: Path, **changes: object) -> None:
     """Write a snapshot that says something else, with hashes and sums that are right."""
-    write(OS_FILES, path, msgspec.structs.replace(read(path), **changes))
+    write(OS_FILES, path, msgspec.structs.replace(snapshot_in(path), **changes))
 
 
 def opened(where: Path) -> Projection:
-    log, projection = DirectoryLog(where), Projection()
-    snapshot = log.load_snapshot()
-    if snapshot is not None:
-        projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
-    projection.fold(log.open(NOW))
+    log = DirectoryLog(where)
+    projection = load(log)
     log.abandon()
     return projection
 
@@ -102,7 +88,7 @@ def test_a_snapshot_that_is_damaged(where, caplog):
 def test_a_snapshot_of_tickets_that_the_log_never_gave(where, caplog):
     """Its chain is right, so opening believes it: only folding the log shows what it is."""
     path = paths(where)[1]
-    draft = draft_of(read(path).tickets[0])
+    draft = draft_of(snapshot_in(path).tickets[0])
     draft.nice = 1
     forge(path, tickets=[seal(draft)])
     assert opened(where).tickets["b"].nice == 1
@@ -112,7 +98,7 @@ def test_a_snapshot_of_tickets_that_the_log_never_gave(where, caplog):
 
 def test_a_snapshot_whose_tickets_are_in_another_order(where, caplog):
     path = paths(where)[0]
-    forge(path, tickets=list(reversed(read(path).tickets)))
+    forge(path, tickets=list(reversed(snapshot_in(path).tickets)))
     assert verdict(where, caplog) == (1, [f"{path.name}: its tickets are not those that the log gives at record 2"])
 
 
@@ -140,7 +126,7 @@ def test_snapshots_with_each_other_s_names(where, caplog):
 def test_a_snapshot_of_records_that_are_not_there(where, caplog):
     """A repair leaves such a one, until the next is taken."""
     path = where / "snapshots" / f"{9:020}.jsonl"
-    write(OS_FILES, path, msgspec.structs.replace(read(paths(where)[1]), seq=9))
+    write(OS_FILES, path, msgspec.structs.replace(snapshot_in(paths(where)[1]), seq=9))
     assert verdict(where, caplog) == (2, [f"{path.name}: the log has no record 9"])
 
 
@@ -174,7 +160,7 @@ def test_a_log_that_no_ticket_could_have_had(tmp_path, caplog):
     log.append([TicketDeleted("x")], NOW, "ann")
     log.close(NOW)
     path = where / "snapshots" / f"{9:020}.jsonl"
-    write(OS_FILES, path, msgspec.structs.replace(read(paths(where)[1]), seq=9))
+    write(OS_FILES, path, msgspec.structs.replace(snapshot_in(paths(where)[1]), seq=9))
     report = audit.verify(where)
     assert (report.last, report.snapshots) == (5, 2)
     (bad,) = report.bad_snapshots

@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from msgspec import Raw
+from log_steps import NOW, added, carry_out
 
 import kharon
 from kharon import audit
@@ -21,15 +21,14 @@ from kharon.errors import CorruptLog, InvalidTicket, KharonError, LogReplaced
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.record import link
 from kharon.log.retention import Limit, Policy, Retention
-from kharon.model.events import LogClosed, TicketAdded
+from kharon.model.events import LogClosed
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ALL = Limit(bytes=0)
 SEGMENT_BYTES = 2600
 
 
 def put(log: DirectoryLog, *ids: str, sync: bool = True) -> None:
-    log.append([TicketAdded(id, "type", Raw(b"[1]"), "default", 512, NOW) for id in ids], NOW, "ann")
+    log.append([added(id) for id in ids], NOW, "ann")
     log.write()
     if sync:
         log.sync()
@@ -41,16 +40,6 @@ def begin(where: Path, count: int = 0) -> DirectoryLog:
     for number in range(count):
         put(log, f"a{number}", f"b{number}")
     return log
-
-
-def carry_out(log: DirectoryLog, policy: Policy, upto: int = 0) -> None:
-    retention = Retention(log, policy, may_trim=lambda seq: seq <= upto)
-    while (step := retention.plan(NOW + timedelta(1))) is not None:
-        log.append([retention.prepare(step)], NOW, "clock")
-        log.write()
-        log.sync()
-        retention.settle(step)
-        retention.finish(step)
 
 
 @pytest.fixture
@@ -174,7 +163,7 @@ def test_retention_is_followed(where, policy, first):
     log = begin(where, 30)
     follower = kharon.follow(where, durable=False)
     given = follower.poll(first) if first else []
-    carry_out(log, policy)
+    assert carry_out(log, Retention(log, policy))
     given += follower.poll(10_000)
     put(log, "later")
     given += follower.poll()
@@ -189,7 +178,7 @@ def test_trimming_is_followed_and_a_gap_is_told(where):
     given = ahead.poll(upto)
     behind.poll(1)
     behind._leave()  # as if it had come to an end there
-    carry_out(log, Policy(trim=ALL), upto)
+    assert carry_out(log, Retention(log, Policy(trim=ALL), may_trim=lambda seq: seq <= upto)) == ["trim", "trim"]
     given += ahead.poll(10_000)
     assert [record.seq for record in given] == list(range(1, log.seq + 1))
     assert seqs(new, 10_000) == list(range(upto + 1, log.seq + 1))
@@ -323,7 +312,7 @@ def test_a_rewound_log_that_begins_its_next_segment_earlier(where, tmp_path):
     assert seqs(follower) == [1, 2, 3, 4, 5, 6]
     log.abandon()
     log = begin(tmp_path / "copy")
-    log.append([TicketAdded("big", "type", Raw(b'"%b"' % (b"x" * 3000)), "default", 512, NOW)], NOW, "ann")
+    log.append([added("big", b'"%b"' % (b"x" * 3000))], NOW, "ann")
     log.write()
     put(log, "next")
     log.abandon()
@@ -435,7 +424,7 @@ def test_a_file_that_moves_between_the_look_and_the_opening(where, monkeypatch):
     log = begin(where, 30)
     follower = kharon.follow(where, durable=False)
     stale = segments(where)
-    carry_out(log, Policy(compress=ALL))
+    assert carry_out(log, Retention(log, Policy(compress=ALL)))
     with monkeypatch.context() as patch:
         patch.setattr(tailing, "segments", lambda _directory: stale)
         assert follower.poll() == []
