@@ -17,6 +17,7 @@ import pytest
 import trio
 import trio.testing
 from offering_log import FakeSyncer
+from store_steps import Slow, outcome_of
 
 import kharon
 from kharon import Settings, StorageFull, Ticket
@@ -85,13 +86,6 @@ def opened(where, disk, reserve=RESERVE, **settings):
     segment_bytes = settings.get("segment_bytes", Settings().segment_bytes)
     log = DirectoryLog(where, segment_bytes, files=disk, reserve_bytes=reserve)
     return kharon.open(log, Settings(**settings), clock=TrioClock())
-
-
-async def outcome_of(call, *args, **kwargs):
-    try:
-        return await call(*args, **kwargs)
-    except kharon.KharonError as error:
-        return error
 
 
 def holds(kh, where=None):
@@ -684,17 +678,8 @@ async def test_a_queue_that_breaks_on_a_full_disk_lets_go_of_everybody(where, di
             assert isinstance(await outcome_of(kh.get, "a"), kharon.Closed)
 
 
-class AlwaysSlow:
-    """The pace of a disk that is slow whatever is measured."""
-
-    slow = True
-
-    def add(self, seconds):
-        pass
-
-
 def leave_syncs_to(syncer, store):
-    store._commits._pace = AlwaysSlow()
+    store._commits._pace = Slow()
     store._commits._helper = syncer
     syncer.start()
     syncer.on_request = os.fsync

@@ -27,6 +27,7 @@ import pytest
 import trio
 import trio.testing
 from simulated_files import CHANGING, Plan, SimulatedFiles, check_named
+from store_steps import Slow
 
 import kharon
 from kharon import Settings, Ticket
@@ -158,15 +159,6 @@ class Elsewhere:
 
     async def close(self) -> None:
         await trio.lowlevel.cancel_shielded_checkpoint()
-
-
-class Slow:
-    """The pace of a disk that is slow whatever is measured."""
-
-    slow = True
-
-    def add(self, seconds: float) -> None:
-        pass
 
 
 def descriptors() -> int:
