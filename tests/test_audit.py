@@ -23,11 +23,6 @@ from kharon.model.ticket import Status
 
 
 @pytest.fixture
-def where(tmp_path):
-    return tmp_path / "queue"
-
-
-@pytest.fixture
 def log(where):
     """A log, held open, of five records in three commits, at 1, 2 and 3 s."""
     log = DirectoryLog(where)

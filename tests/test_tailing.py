@@ -43,11 +43,6 @@ def begin(where: Path, count: int = 0) -> DirectoryLog:
 
 
 @pytest.fixture
-def where(tmp_path):
-    return tmp_path / "queue"
-
-
-@pytest.fixture
 def log(where):
     log = begin(where)
     yield log

@@ -134,11 +134,6 @@ class Watched:
 
 
 @pytest.fixture
-def where(tmp_path):
-    return tmp_path / "queue"
-
-
-@pytest.fixture
 def disk():
     return Disk()
 

@@ -33,7 +33,6 @@ from test_crashes import (
     fail_everywhere,
     numbered_logs,
     opened,
-    quiet,
     run,
     stops,
 )
@@ -48,7 +47,7 @@ from kharon.log.repair import repair
 from kharon.log.snapshot import take
 from kharon.model.events import LogRepaired, TicketDone
 
-__all__ = ["quiet"]
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 class Reserved(World):

@@ -40,11 +40,6 @@ def begin(where: Path, files: OsFiles | None = None, commits: int = 30) -> Direc
 
 
 @pytest.fixture
-def where(tmp_path):
-    return tmp_path / "queue"
-
-
-@pytest.fixture
 def log(where):
     log = begin(where)
     yield log

@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
 from log_steps import NOW, added, always, carry_out, moment, put, read_from
-from simulated_files import SimulatedFiles
+from simulated_files import SimulatedFiles, disks_of
 
 from kharon.errors import CorruptLog
 from kharon.log import retention
@@ -25,7 +23,6 @@ from kharon.runtime.retention import Keeper
 
 ALL = Limit(bytes=0)
 COMPRESS, ARCHIVE, TRIM = Policy(compress=ALL), Policy(archive=ALL), Policy(trim=ALL)
-DISKS = 64
 
 
 class Later:
@@ -50,11 +47,6 @@ def log(tmp_path):
     log = begin(tmp_path / "queue")
     yield log
     log.abandon()
-
-
-def disks_of(files: SimulatedFiles) -> Iterator[SimulatedFiles]:
-    """Disks that a loss of power may leave."""
-    return files.survivors(DISKS, random.Random(1))
 
 
 # --- copies -----------------------------------------------------------------------------------------------------------

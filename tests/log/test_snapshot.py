@@ -29,11 +29,6 @@ from kharon.model.ticket import Draft, Status, Ticket, draft_of, seal
 SMALL = 2000  # bytes of a segment: about six records
 
 
-@pytest.fixture
-def where(tmp_path):
-    return tmp_path / "queue"
-
-
 def opened(where: Path, *, snapshots: bool = True) -> tuple[DirectoryLog, Projection, int]:
     """Open a queue's log; return it, the state, and how many records had to be replayed."""
     log = DirectoryLog(where, SMALL)

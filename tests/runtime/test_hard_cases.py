@@ -10,19 +10,13 @@ from datetime import date, timedelta
 
 import pytest
 import trio
+from handlers import router_of
 from trio.testing import MockClock
 
 import kharon
 from kharon import FixedDelay, Router, Settings, Status, Ticket
 from kharon.log.memory import MemoryLog
 from kharon.testing import EPOCH, FailingLog, TrioClock
-
-
-def router_of(handler, type: str = "t") -> Router:
-    router = Router()
-    router.handler(type)(handler)
-    return router
-
 
 # --- handlers ---------------------------------------------------------------------------------------------------------
 

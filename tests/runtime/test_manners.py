@@ -5,6 +5,7 @@ import signal
 import pytest
 import trio
 import trio.lowlevel
+from handlers import for_ever, nothing, router_of
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 import kharon
@@ -12,20 +13,6 @@ from kharon import Settings, Status, Ticket
 from kharon.log.memory import MemoryLog
 from kharon.model.projection import Projection
 from kharon.testing import FailingLog, TrioClock
-
-
-def router_of(handle, type="t"):
-    router = kharon.Router()
-    router.handler(type)(handle)
-    return router
-
-
-async def nothing(_kh, _ticket):
-    pass
-
-
-async def for_ever(_kh, _ticket):
-    await trio.sleep_forever()
 
 
 def events_of(log, id):
@@ -493,14 +480,6 @@ async def test_closing_the_queue_ends_run_without_an_error():
 
 
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def ctrl_c():
-    """Python's own answer to SIGINT, which a process that was started in the background does not have."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 class InterruptedLog(FailingLog):

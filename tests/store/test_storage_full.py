@@ -77,11 +77,6 @@ def disk():
     return Disk()
 
 
-@pytest.fixture
-def where(tmp_path):
-    return tmp_path / "queue"
-
-
 def opened(where, disk, reserve=RESERVE, **settings):
     segment_bytes = settings.get("segment_bytes", Settings().segment_bytes)
     log = DirectoryLog(where, segment_bytes, files=disk, reserve_bytes=reserve)
