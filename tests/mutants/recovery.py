@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import Final
 
 from .mutant import Mutant
+from .places import DIRECTORY, REPAIR, TEST_FAILING_DISK, TEST_RECOVERY, TEST_REPAIR, TEST_ROTATION, TEST_WHAT_SURVIVES
 
 __all__ = ["MUTANTS"]
 
-_DIRECTORY: Final = "kharon/log/directory.py"
-_REPAIR: Final = "kharon/log/repair.py"
-_RECOVERY: Final = "tests/log/test_recovery.py::test_"  # not all of it: flipping every bit takes its time
-_SURVIVES: Final = ("tests/log/test_what_survives.py",)
+_RECOVERY: Final = f"{TEST_RECOVERY}::test_"  # not all of it: flipping every bit takes its time
 
 MUTANTS: Final = (
     Mutant(
         name="tail-appended-to-in-place-after-a-crash",
         thought="A tail that verifies to its end can be appended to.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="        if self._closed_cleanly:\n            self._trust_tail()\n",
         after="        if self._closed_cleanly or reading.broken is None:\n            self._trust_tail()\n",
         tests=(f"{_RECOVERY}after_an_unclean_stop_the_tail_gets_a_new_inode",),
@@ -25,31 +23,31 @@ MUTANTS: Final = (
     Mutant(
         name="closing-line-trusted-in-the-page-cache",
         thought="Syncing the tail of a log that was closed brings its last line to the disk, if it is not there.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="        self._files.overwrite(path, size - len(line), line)\n",
         after="",
-        tests=_SURVIVES,
+        tests=(TEST_WHAT_SURVIVES,),
     ),
     Mutant(
         name="seal-trusted-in-the-page-cache",
         thought="A seal that can be read is there.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="        if reading.bare and reading.before is not None:\n",
         after="        if reading.bare and reading.before is not None and not reading.before.sealed:\n",
-        tests=("tests/log/test_rotation.py", "tests/log/test_failing_disk.py"),
+        tests=(TEST_ROTATION, TEST_FAILING_DISK),
     ),
     Mutant(
         name="found-names-not-synced",
         thought="A file that can be opened by its name has its name.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="        self._files.sync_directory(folder)\n\n    def _trust_tail",
         after="\n    def _trust_tail",
-        tests=_SURVIVES,
+        tests=(TEST_WHAT_SURVIVES,),
     ),
     Mutant(
         name="cut-bytes-not-kept",
         thought="An unfinished commit was told to nobody, so nobody misses it.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="        self._write_new(aside / name, old, length).close()\n",
         after="",
         tests=(f"{_RECOVERY}garbage_behind_the_tail",),
@@ -57,7 +55,7 @@ MUTANTS: Final = (
     Mutant(
         name="quarantine-not-synced",
         thought="The file in quarantine is synced, and its folder too.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before='        self._files.sync_directory(self._where)\n        return f"quarantine/{name}"\n',
         after='        return f"quarantine/{name}"\n',
         tests=(f"{_RECOVERY}what_a_recovery_makes_is_synced_in_order",),
@@ -65,7 +63,7 @@ MUTANTS: Final = (
     Mutant(
         name="quarantine-overwritten",
         thought="Segment and byte are enough of a name.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="""\
         while self._files.kind(aside / name) is not None:  # an earlier recovery's: nothing kept aside is overwritten
             count += 1
@@ -77,7 +75,7 @@ MUTANTS: Final = (
     Mutant(
         name="cut-not-said-in-the-log",
         thought="The warning says that bytes were cut.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="                lines = self._chain.commit([cut], now, _CLOCK, self._chain.seq)\n",
         after="",
         tests=(f"{_RECOVERY}the_log_goes_on_behind_a_cut",),
@@ -85,15 +83,15 @@ MUTANTS: Final = (
     Mutant(
         name="repair-without-being-told-to",
         thought="Whoever calls repair wants it repaired.",
-        file=_REPAIR,
+        file=REPAIR,
         before="return _Work(look, log, files, actor).do(plan) if confirm else plan",
         after="return _Work(look, log, files, actor).do(plan)",
-        tests=("tests/log/test_repair.py",),
+        tests=(TEST_REPAIR,),
     ),
     Mutant(
         name="repair-drops-before-it-writes",
         thought="What stands behind the damage has been kept aside, so it can go first.",
-        file=_REPAIR,
+        file=REPAIR,
         before="""\
         self._write(tail, b"".join(lines))
         for part, following in zip(look.parts, look.parts[1:], strict=False):
@@ -108,6 +106,6 @@ MUTANTS: Final = (
             if part.seal is None:
                 self._write(part, seal_line(part.hash, Seal(part.seq, following.header)))
 """,
-        tests=("tests/log/test_repair.py::test_until_a_repair_has_written_the_tail_all_that_stands_behind_is_there",),
+        tests=(f"{TEST_REPAIR}::test_until_a_repair_has_written_the_tail_all_that_stands_behind_is_there",),
     ),
 )
