@@ -613,6 +613,7 @@ def test_a_ctrl_c_while_readers_wait_is_no_failure_of_the_disk(ctrl_c):
             trio.run(main)
         group = raised.value
         assert isinstance(group, KeyboardInterrupt) or group.split(KeyboardInterrupt)[1] is None
+        assert len(answers) == 4, "nobody is left waiting"
         assert all(isinstance(answer, (Ticket, kharon.TicketNotFound)) for answer in answers)
 
 
