@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
-from msgspec import Raw
+from log_steps import NOW, added, carry_out, load, snapshot_in
 
 from kharon import audit
 from kharon.audit import reading as audit_reading
@@ -20,18 +20,12 @@ from kharon.log.files import OS_FILES, OsFiles
 from kharon.log.record import Record, link
 from kharon.log.retention import Limit, Policy, Retention
 from kharon.log.segment import Reading
-from kharon.log.snapshot import Snapshot, newest, read_snapshot, take
 from kharon.log.snapshot import _write as write
-from kharon.model.events import Event, TicketAdded, TicketDeleted
+from kharon.log.snapshot import newest, take
+from kharon.model.events import Event, TicketDeleted
 from kharon.model.projection import Projection
 from kharon.model.ticket import draft_of, seal
 from kharon.model.versions import Unknown
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def added(id: str) -> TicketAdded:
-    return TicketAdded(id, "type", Raw(b"[1]"), "default", 512, NOW)
 
 
 def grow(where: Path, *events: Event) -> None:
@@ -58,22 +52,14 @@ def paths(where: Path) -> list[Path]:
     return sorted((where / "snapshots").iterdir())
 
 
-def read(path: Path) -> Snapshot:
-    with path.open("rb") as file:
-        return read_snapshot(file, str(path))
-
-
 def forge(path: Path, **changes: object) -> None:
     """Write a snapshot that says something else, with hashes and sums that are right."""
-    write(OS_FILES, path, msgspec.structs.replace(read(path), **changes))
+    write(OS_FILES, path, msgspec.structs.replace(snapshot_in(path), **changes))
 
 
 def opened(where: Path) -> Projection:
-    log, projection = DirectoryLog(where), Projection()
-    snapshot = log.load_snapshot()
-    if snapshot is not None:
-        projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
-    projection.fold(log.open(NOW))
+    log = DirectoryLog(where)
+    projection = load(log)
     log.abandon()
     return projection
 
@@ -104,7 +90,7 @@ def test_a_snapshot_that_is_damaged(where, caplog):
 def test_a_snapshot_of_tickets_that_the_log_never_gave(where, caplog):
     """Its chain is right, so opening believes it: only folding the log shows what it is."""
     path = paths(where)[1]
-    draft = draft_of(read(path).tickets[0])
+    draft = draft_of(snapshot_in(path).tickets[0])
     draft.nice = 1
     forge(path, tickets=[seal(draft)])
     assert opened(where).tickets["b"].nice == 1
@@ -114,7 +100,7 @@ def test_a_snapshot_of_tickets_that_the_log_never_gave(where, caplog):
 
 def test_a_snapshot_whose_tickets_are_in_another_order(where, caplog):
     path = paths(where)[0]
-    forge(path, tickets=list(reversed(read(path).tickets)))
+    forge(path, tickets=list(reversed(snapshot_in(path).tickets)))
     assert verdict(where, caplog) == (1, [f"{path.name}: its tickets are not those that the log gives at record 2"])
 
 
@@ -142,7 +128,7 @@ def test_snapshots_with_each_other_s_names(where, caplog):
 def test_a_snapshot_of_records_that_are_not_there(where, caplog):
     """A repair leaves such a one, until the next is taken."""
     path = where / "snapshots" / f"{9:020}.jsonl"
-    write(OS_FILES, path, msgspec.structs.replace(read(paths(where)[1]), seq=9))
+    write(OS_FILES, path, msgspec.structs.replace(snapshot_in(paths(where)[1]), seq=9))
     assert verdict(where, caplog) == (2, [f"{path.name}: the log has no record 9"])
 
 
@@ -159,7 +145,7 @@ def test_a_snapshot_in_a_later_format_is_not_bad(where, caplog):
 def test_a_misnamed_snapshot_is_judged_before_anything_is_folded(where, caplog):
     """Folding up to a seq that it only claims would leave nothing of the log for those behind it."""
     path = where / "snapshots" / f"{1:020}.jsonl"
-    write(OS_FILES, path, msgspec.structs.replace(read(paths(where)[1]), seq=10**15))
+    write(OS_FILES, path, msgspec.structs.replace(snapshot_in(paths(where)[1]), seq=10**15))
     assert verdict(where, caplog) == (2, [f"{path.name}: it is the snapshot at record {10**15}, which is not its name"])
 
 
@@ -184,7 +170,7 @@ def test_a_log_that_no_ticket_could_have_had(tmp_path, caplog):
     log.close(NOW)
     *_, last = audit.read(where)
     path = where / "snapshots" / f"{5:020}.jsonl"
-    write(OS_FILES, path, msgspec.structs.replace(read(paths(where)[1]), seq=5, hash=last.hash, at=last.at))
+    write(OS_FILES, path, msgspec.structs.replace(snapshot_in(paths(where)[1]), seq=5, hash=last.hash, at=last.at))
     report = audit.verify(where)
     assert (report.last, report.snapshots) == (5, 2)
     (bad,) = report.bad_snapshots
@@ -253,12 +239,7 @@ def trimmed(tmp_path):
         if int(path.stem) >= 3:
             shutil.copy(path, where / "snapshots")
     retention = Retention(log, Policy(trim=Limit(bytes=0)), may_trim=lambda seq: seq <= 3)
-    while (step := retention.plan(NOW + timedelta(1))) is not None:
-        log.append([retention.prepare(step)], NOW, "clock")
-        log.write()
-        log.sync()
-        retention.settle(step)
-        retention.finish(step)
+    carry_out(log, retention)
     log.close(NOW)
     return where
 
@@ -269,7 +250,7 @@ def named(where: Path, seq: int) -> Path:
 
 def altered(path: Path) -> None:
     """Its chain is right, and its last ticket is not."""
-    snapshot = read(path)
+    snapshot = snapshot_in(path)
     draft = draft_of(snapshot.tickets[-1])
     draft.nice = 1
     forge(path, tickets=[*snapshot.tickets[:-1], seal(draft)])
@@ -299,7 +280,7 @@ def test_the_only_snapshot_of_a_trimmed_log_is_held_against_nothing(trimmed):
 
 
 def test_a_snapshot_of_what_has_been_trimmed(trimmed):
-    write(OS_FILES, named(trimmed, 2), msgspec.structs.replace(read(named(trimmed, 3)), seq=2, tickets=[]))
+    write(OS_FILES, named(trimmed, 2), msgspec.structs.replace(snapshot_in(named(trimmed, 3)), seq=2, tickets=[]))
     assert judged(trimmed) == (2, [], [2, 3])
     assert "record 2, from which it follows, has been trimmed" in audit.verify(trimmed).unjudged_snapshots[0]
 
@@ -346,16 +327,16 @@ def test_two_that_disagree_are_both_named(trimmed):
 
 
 def test_one_from_which_the_log_cannot_follow_is_bad_and_the_next_takes_its_place(trimmed):
-    forge(named(trimmed, 3), tickets=read(named(trimmed, 3)).tickets[1:])
+    forge(named(trimmed, 3), tickets=snapshot_in(named(trimmed, 3)).tickets[1:])
     assert judged(trimmed) == (1, [3], [4])
     (why,) = audit.verify(trimmed).bad_snapshots
     assert "the log behind it cannot follow from its tickets: record 4: TicketDeleted of ticket 'a'" in why
 
 
 def test_one_from_which_the_log_cannot_follow_and_none_to_take_its_place(trimmed):
-    forge(named(trimmed, 3), tickets=read(named(trimmed, 3)).tickets[1:])
+    forge(named(trimmed, 3), tickets=snapshot_in(named(trimmed, 3)).tickets[1:])
     forge(named(trimmed, 4), log="e" * 32)
-    write(OS_FILES, named(trimmed, 99), msgspec.structs.replace(read(named(trimmed, 5)), seq=99))
+    write(OS_FILES, named(trimmed, 99), msgspec.structs.replace(snapshot_in(named(trimmed, 5)), seq=99))
     named(trimmed, 5).unlink()
     assert judged(trimmed) == (0, [4, 99, 3], [])
 

@@ -13,11 +13,11 @@ import signal
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from msgspec import Raw
+from log_steps import NOW, added, carry_out
 
 import kharon
 from kharon import audit
@@ -26,15 +26,14 @@ from kharon.errors import CorruptLog, InvalidTicket, KharonError, LogReplaced, S
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.record import Record, link
 from kharon.log.retention import Limit, Policy, Retention
-from kharon.model.events import LogClosed, TicketAdded
+from kharon.model.events import LogClosed
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ALL = Limit(bytes=0)
 SEGMENT_BYTES = 2600
 
 
 def put(log: DirectoryLog, *ids: str, sync: bool = True) -> None:
-    log.append([TicketAdded(id, "type", Raw(b"[1]"), "default", 512, NOW) for id in ids], NOW, "ann")
+    log.append([added(id) for id in ids], NOW, "ann")
     log.write()
     if sync:
         log.sync()
@@ -46,21 +45,6 @@ def begin(where: Path, count: int = 0) -> DirectoryLog:
     for number in range(count):
         put(log, f"a{number}", f"b{number}")
     return log
-
-
-def carry_out(log: DirectoryLog, policy: Policy, upto: int = 0) -> None:
-    retention = Retention(log, policy, may_trim=lambda seq: seq <= upto)
-    while (step := retention.plan(NOW + timedelta(1))) is not None:
-        log.append([retention.prepare(step)], NOW, "clock")
-        log.write()
-        log.sync()
-        retention.settle(step)
-        retention.finish(step)
-
-
-@pytest.fixture
-def where(tmp_path):
-    return tmp_path / "queue"
 
 
 @pytest.fixture
@@ -160,7 +144,7 @@ def without_room(log: DirectoryLog, follower: kharon.Follower) -> list[Record]:
         raise OSError(errno.ENOSPC, "no room")
 
     for name in "xx":
-        log.append([TicketAdded(name, "type", Raw(b"[1]"), "default", 512, NOW)], NOW, "ann")
+        log.append([added(name)], NOW, "ann")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(log._tail), "write", write)
         with pytest.raises(StorageFull):
@@ -170,7 +154,7 @@ def without_room(log: DirectoryLog, follower: kharon.Follower) -> list[Record]:
 
 def big(log: DirectoryLog) -> None:
     """Write a record that fills its segment."""
-    log.append([TicketAdded("big", "type", Raw(b'"%b"' % (b"x" * 3000)), "default", 512, NOW)], NOW, "ann")
+    log.append([added("big", b'"%b"' % (b"x" * 3000))], NOW, "ann")
     log.write()
 
 
@@ -180,8 +164,15 @@ THEN = {
     "many": lambda log: [put(log, f"y{number}") for number in range(30)],
     "a segment that ends where that one ended": big,
     "a segment that ends later": lambda log: (put(log, "y"), big(log)),
-    "some in a segment that is compressed": lambda log: (put(log, "y"), big(log), carry_out(log, Policy(compress=ALL))),
-    "some in a segment that is gone from the place": lambda log: (big(log), carry_out(log, Policy(ALL, ALL))),
+    "some in a segment that is compressed": lambda log: (
+        put(log, "y"),
+        big(log),
+        carry_out(log, Retention(log, Policy(compress=ALL))),
+    ),
+    "some in a segment that is gone from the place": lambda log: (
+        big(log),
+        carry_out(log, Retention(log, Policy(ALL, ALL))),
+    ),
 }
 
 
@@ -211,7 +202,7 @@ def test_it_is_trimmed_before_anything_but_what_was_taken_back_was_read(where, l
     assert without_room(log, follower) == []
     big(log)
     put(log, "next")
-    carry_out(log, Policy(trim=ALL), 1)
+    assert carry_out(log, Retention(log, Policy(trim=ALL), may_trim=lambda seq: seq <= 1)) == ["trim"]
     with pytest.raises(KharonError, match="record 1 was trimmed before it was given") as told:
         poll_thrice(follower)
     assert not isinstance(told.value, LogReplaced)
@@ -263,7 +254,7 @@ def test_retention_is_followed(where, policy, first):
     log = begin(where, 30)
     follower = kharon.follow(where, durable=False)
     given = follower.poll(first) if first else []
-    carry_out(log, policy)
+    assert carry_out(log, Retention(log, policy))
     given += follower.poll(10_000)
     put(log, "later")
     given += follower.poll()
@@ -278,7 +269,7 @@ def test_trimming_is_followed_and_a_gap_is_told(where):
     given = ahead.poll(upto)
     behind.poll(1)
     behind._leave()  # as if it had come to an end there
-    carry_out(log, Policy(trim=ALL), upto)
+    assert carry_out(log, Retention(log, Policy(trim=ALL), may_trim=lambda seq: seq <= upto)) == ["trim", "trim"]
     given += ahead.poll(10_000)
     assert [record.seq for record in given] == list(range(1, log.seq + 1))
     assert seqs(new, 10_000) == list(range(upto + 1, log.seq + 1))
@@ -412,7 +403,7 @@ def test_a_rewound_log_that_begins_its_next_segment_earlier(where, tmp_path):
     assert seqs(follower) == [1, 2, 3, 4, 5, 6]
     log.abandon()
     log = begin(tmp_path / "copy")
-    log.append([TicketAdded("big", "type", Raw(b'"%b"' % (b"x" * 3000)), "default", 512, NOW)], NOW, "ann")
+    log.append([added("big", b'"%b"' % (b"x" * 3000))], NOW, "ann")
     log.write()
     put(log, "next")
     log.abandon()
@@ -524,7 +515,7 @@ def test_a_file_that_moves_between_the_look_and_the_opening(where, monkeypatch):
     log = begin(where, 30)
     follower = kharon.follow(where, durable=False)
     stale = segments(where)
-    carry_out(log, Policy(compress=ALL))
+    assert carry_out(log, Retention(log, Policy(compress=ALL)))
     with monkeypatch.context() as patch:
         patch.setattr(tailing, "segments", lambda _directory: stale)
         assert follower.poll() == []

@@ -37,7 +37,7 @@ from kharon.log.files import File, Kind, Lock, Look, Mark
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # in the standard library from Python 3.12 on
 
-__all__ = ["CHANGING", "SECTOR", "Plan", "PowerLoss", "SimulatedFiles", "check_named"]
+__all__ = ["CHANGING", "SECTOR", "Plan", "PowerLoss", "SimulatedFiles", "check_named", "disks_of"]
 
 SECTOR = 512
 CHANGING = frozenset(
@@ -660,3 +660,8 @@ class SimulatedFiles:
             self._add(path, _File(self.bytes_in_sector))
         self.locked = True
         return _Locked(self)
+
+
+def disks_of(files: SimulatedFiles) -> Iterator[SimulatedFiles]:
+    """Disks that a loss of power may leave, and at most 64 of them: the same ones each time."""
+    return files.survivors(64, random.Random(1))

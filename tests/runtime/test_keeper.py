@@ -19,11 +19,6 @@ from kharon.model.events import SegmentArchived, SegmentCompressed, SegmentTrimm
 SMALL = {"segment_bytes": 4096, "max_poll_interval": 0.05}
 
 
-@pytest.fixture
-def where(tmp_path):
-    return tmp_path / "queue"
-
-
 async def fill(kh: kharon.Kharon, count: int = 40) -> None:
     for number in range(count):
         await kh.add(Ticket(f"t{number}", "email", payload="x" * 300))

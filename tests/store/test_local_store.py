@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 import trio
+from store_steps import outcome_of
 from watched_log import WatchedLog
 
 import kharon
@@ -27,13 +28,6 @@ def fsync(request):
 
 def opened(log, **settings):
     return kharon.open(log, Settings(fsync=log.fsync, **settings), clock=TrioClock())
-
-
-async def outcome_of(call, *args, **kwargs):
-    try:
-        return await call(*args, **kwargs)
-    except kharon.KharonError as error:
-        return error
 
 
 # --- replies ----------------------------------------------------------------------------------------------------------

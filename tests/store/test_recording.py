@@ -6,6 +6,7 @@ import pytest
 import trio
 import trio.testing
 from offering_log import FakeSyncer, OfferingLog
+from store_steps import Slow
 
 import kharon
 from kharon import Closed, CommitOutcomeUnknown, Settings, StorageFull, Ticket
@@ -110,13 +111,6 @@ async def test_without_any_room_it_is_taken_back():
     await store.record(EVENT)
     assert store.projection.seq == 1
     await store.close()
-
-
-class Slow:
-    slow = True
-
-    def add(self, seconds):
-        pass
 
 
 async def test_it_waits_for_the_sync_that_is_in_flight_before_it_asks_for_its_own():

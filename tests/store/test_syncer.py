@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 from offering_log import FD, FakeSyncer, OfferingLog
+from store_steps import Slow
 from watched_log import WatchedLog
 
 import kharon
@@ -28,15 +29,6 @@ from kharon.store.pace import CALM_SYNCS, Pace
 from kharon.testing import TrioClock
 
 blocked = trio.testing.wait_all_tasks_blocked
-
-
-class Slow:
-    """The pace of a disk that is slow whatever is measured."""
-
-    slow = True
-
-    def add(self, seconds):
-        pass
 
 
 def queue_on(log, syncer, *, slow=True, fsync="always", **settings):
