@@ -16,7 +16,7 @@ from kharon.errors import Closed, CorruptLog, KharonError
 from kharon.log import packed
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OsFiles
-from kharon.log.moves import ARCHIVE, name_archive, open_moving, write_new
+from kharon.log.moves import ARCHIVE, OWNER, name_archive, open_moving, write_new
 from kharon.log.record import Record
 from kharon.log.retention import Limit, Policy, Retention
 from kharon.log.segment import Reading
@@ -332,6 +332,72 @@ def test_two_copies_of_a_queue_with_one_archive(log, tmp_path):
     kharon.repair(copy, confirm=True)
     assert audit.verify(copy).segments == 1
     assert sorted(path.name for path in (archive / one.log_id).iterdir())[: len(both)] == [path.name for path in both]
+
+
+class Elsewhere(OsFiles):
+    """Another machine, where another disk is mounted. Inodes are as here, since those of two disks may be the same."""
+
+    name, disk = "elsewhere", 4711
+
+    def machine(self):
+        return self.name
+
+    def file_system_id(self, path):
+        return self.disk
+
+
+class OtherInode(Elsewhere):
+    def mark(self, path):
+        mark = super().mark(path)
+        return mark._replace(inode=mark.inode + 1) if path.name == "log" else mark
+
+
+@pytest.mark.parametrize("other", [Elsewhere(), OtherInode()])
+def test_a_copy_at_the_same_path_of_another_machine_is_another_queue(log, tmp_path, other):
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    carry_out(log, ARCHIVE_ALL, archive, steps=2)
+    log.abandon()
+    there = sorted((archive / log.log_id).iterdir())
+    copy = begin(log.directory, other)
+    fill(copy, "b", 20)
+    retention = Retention(copy, TRIM, may_trim=lambda _seq: True)
+    with pytest.raises(KharonError, match="this archive is another queue's, of which this one is a copy"):
+        retention.prepare(retention.plan(moment(9999)))
+    carry_out(copy, ARCHIVE_ALL, archive, steps=1)
+    assert sorted((archive / log.log_id).iterdir()) == there
+    assert len(list((archive / f"{log.log_id}-2").glob("*.jsonl"))) == 1
+    copy.abandon()
+
+
+@pytest.mark.parametrize("changed", ["the machine's name", "the path", "the disk"])
+def test_a_queue_that_was_moved_or_restored_has_its_archive_still(log, tmp_path, changed):
+    archive, where, files = tmp_path / "archive", log.directory, Elsewhere()
+    archive.mkdir()
+    files.name, files.disk = FILES.machine(), FILES.file_system_id(where)
+    carry_out(log, ARCHIVE_ALL, archive, steps=1)
+    log.abandon()
+    if changed == "the path":
+        where = where.rename(tmp_path / "moved")
+    elif changed == "the disk":
+        files.disk = 4711
+    else:
+        files.name = "renamed"
+    again = begin(where, files)
+    carry_out(again, ARCHIVE_ALL, archive, steps=1)
+    assert len(list(archive.iterdir())) == 1
+    retention = Retention(again, TRIM, may_trim=lambda _seq: True)
+    assert isinstance(retention.prepare(retention.plan(moment(9999))), SegmentTrimmed)
+    again.abandon()
+
+
+def test_an_owner_that_is_no_owner_is_somebody_elses(log, tmp_path):
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    carry_out(log, ARCHIVE_ALL, archive, steps=1)
+    (archive / log.log_id / OWNER).write_bytes(b"")
+    carry_out(log, ARCHIVE_ALL, archive, steps=1)
+    assert sorted(path.name for path in archive.iterdir()) == [log.log_id, f"{log.log_id}-2"]
 
 
 def test_what_somebody_else_has_put_into_the_archive_is_not_taken_over(log):
