@@ -78,8 +78,8 @@ MUTANTS: Final = (
         name="bad-snapshot-stops-the-opening",
         thought="A snapshot that is damaged is damage, like any other.",
         file=_SNAPSHOT,
-        before="        except (CorruptLog, UnknownFormat) as error:\n",
-        after="        except UnknownFormat as error:\n",
+        before="        except (CorruptLog, UnknownFormat, FileNotFoundError) as error:",
+        after="        except (UnknownFormat, FileNotFoundError) as error:",
         tests=_TESTS,
     ),
     Mutant(
