@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, TypeAlias
@@ -294,19 +294,20 @@ def tidy_moves(files: Files, directory: Path) -> None:
                     files.unlink(folder / name)
 
 
-def digest(files: Files, path: Path) -> str:
-    """Return the SHA-256 of a segment's bytes, unpacked. O(bytes)."""
+def digest(source: Iterable[bytes]) -> str:
+    """Return the SHA-256 of what `chunks` gives. O(bytes)."""
     sha = sha256()
-    for chunk in chunks(files, path, unpack=True):
+    for chunk in source:
         sha.update(chunk)
     return sha.hexdigest()
 
 
 def _is_same(files: Files, old: Path, copy: Path) -> bool:
     try:
-        return digest(files, old) == digest(files, copy)
+        was, now = (digest(chunks(files, path, unpack=True)) for path in (old, copy))
     except CorruptLog:  # one does not unpack any more
         return False
+    return was == now
 
 
 def _remove(files: Files, path: Path) -> None:

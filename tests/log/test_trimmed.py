@@ -111,6 +111,12 @@ def test_it_is_trimmed_up_to_the_older_snapshot_and_no_further(where):
     assert trimmable(where) == kept_since(FILES, where) == older
 
 
+def test_a_file_that_is_no_snapshot_is_not_counted_as_one(where):
+    older = kept_since(FILES, where)
+    (where / "snapshots" / "x.jsonl").touch()
+    assert kept_since(FILES, where) == older
+
+
 def test_it_opens_with_either_snapshot_and_never_without(where):
     expected = state(where)
     assert "last" in expected[0]
@@ -625,6 +631,41 @@ def test_what_is_being_written_is_given_up_when_it_is_stopped(log):
     with pytest.raises(Closed):
         retention.prepare(step)
     assert {path.suffix for path in (log.directory / "log").iterdir()} == {".jsonl"}
+
+
+class Opened(OsFiles):
+    """Tells of each file that is opened for reading."""
+
+    def __init__(self):
+        self.opened = lambda _path: None
+
+    def read(self, path):
+        self.opened(path)
+        return super().read(path)
+
+
+@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL])
+@pytest.mark.parametrize("opening", [2, 3])  # the first is for the copy; then the old one and the new are compared
+def test_what_is_being_compared_is_given_up_when_it_is_stopped(tmp_path, policy, opening):
+    files = Opened()
+    log = begin(tmp_path / "queue", files)
+    fill(log, "a")
+    retention = Retention(log, policy)
+    step = retention.plan(moment(9999))
+    opened = []
+
+    def count(path):
+        if path.name.startswith(step.segment.path.name):
+            opened.append(path)
+            if len(opened) == opening:
+                retention.stop()
+
+    files.opened = count
+    with pytest.raises(Closed):
+        retention.prepare(step)
+    assert len(opened) == opening
+    assert list(log.directory.rglob(step.segment.path.name + "*")) == [step.segment.path]
+    log.abandon()
 
 
 def test_a_segment_that_lacks_its_seal_as_yet_is_left_alone(log):

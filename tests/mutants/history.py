@@ -104,7 +104,7 @@ MUTANTS: Final = (
         thought="A frame of zstd carries a checksum, so the copy need not be compared with the original.",
         file=_RETENTION,
         before="segment.bytes, self._compare(segment.path, target))",
-        after="segment.bytes, digest(self._files, segment.path))",
+        after="segment.bytes, self._digest(segment.path))",
         tests=_NOTHING_LOST,
     ),
     Mutant(
