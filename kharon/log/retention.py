@@ -253,23 +253,30 @@ class Retention:
         if self._files.kind(target) is None:
             write_new(self._files, target, self._source(path))
             self._compare(path, target)
-        elif digest(self._files, path) == digest(self._files, target):
+        elif self._digest(path) == self._digest(target):
             self._files.sync_directory(target.parent)  # it may have been that which failed when it was written
         else:
             raise KharonError(f"{target} is there already, and is not what {path} holds: somebody else writes there")
 
-    def _source(self, path: Path) -> Iterator[bytes]:
-        for chunk in chunks(self._files, path, unpack=False):
+    def _source(self, path: Path, *, unpack: bool = False) -> Iterator[bytes]:
+        for chunk in chunks(self._files, path, unpack=unpack):
             if self._stopped:
                 raise Closed("retention was stopped, and what it was writing given up")
             yield chunk
+
+    def _digest(self, path: Path) -> str:
+        return digest(self._source(path, unpack=True))
 
     def _target(self, step: Step) -> Path:
         path = step.segment.path
         return self._archive / path.name if step.action == "archive" else path.with_name(path.name + PACKED)
 
     def _compare(self, old: Path, new: Path) -> str:
-        was, now = digest(self._files, old), digest(self._files, new)
+        try:
+            was, now = self._digest(old), self._digest(new)
+        except Closed:
+            self._files.unlink(new)  # else the next opening would have to compare them
+            raise
         if was != now:
             self._files.unlink(new)
             raise CorruptLog(str(new), 0, 0, f"it does not hold what it was written from, {old}; it was removed")
@@ -300,5 +307,5 @@ class Retention:
             del self._left[0]
 
     def stop(self) -> None:
-        """Give up what is being written, at once. May be called from another thread."""
+        """Give up what is being written or compared, at once. May be called from another thread."""
         self._stopped = True

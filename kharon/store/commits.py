@@ -40,11 +40,11 @@ from kharon.model.projection import Projection
 from kharon.store.helper import AnswerLost, Syncer
 from kharon.store.pace import Pace
 from kharon.store.protocol import Deliver, Effect
+from kharon.store.saying import say
 from kharon.store.waiting import no_abort, wait_out
 
 __all__ = ["TRY_SECONDS", "Commits", "unknown_outcome"]
 
-_logger = logging.getLogger("kharon")
 TRY_SECONDS: Final = 1.0
 """Between two tries whether a full disk has room: each costs an allocation and a write that fail."""
 _GATHER_PASSES = 3
@@ -328,13 +328,13 @@ class Commits:
         begins, self._full = self._full is None, full
         for task in group.waiting:
             trio.lowlevel.reschedule(task, outcome.Error(self.no_room()))
-        if begins:  # last: a user's logging may raise
-            _logger.error("no room: only what ends something is taken until there is some (%s)", full)
+        if begins:
+            say(logging.ERROR, "no room: only what ends something is taken until there is some (%s)", full)
 
     def _resume(self) -> None:
         self._full = None
         self._resumed()
-        _logger.warning("there is room again: everything is taken as before")  # last: a user's logging may raise
+        say(logging.WARNING, "there is room again: everything is taken as before")
 
     # --- syncs --------------------------------------------------------------------------------------------------------
 
@@ -410,7 +410,7 @@ class Commits:
     def _rotate(self, rotation: Rotation, error: OSError | None) -> None:
         """Have a rotation go on, of whose last sync this was the error, until the helper has its next sync to do.
 
-        Never raises, as `_in_place_of_leader`.
+        Never raises: it is called in the helper's task.
         """
         while True:
             try:
@@ -418,7 +418,7 @@ class Commits:
             except StopIteration:
                 break
             except Exception as failure:  # noqa: BLE001 - whatever it is, nothing is certain any more
-                outcome.capture(self.fail, failure)
+                self.fail(failure)
                 break
             fd = step.twin()
             if fd is not None and self._ask(fd, functools.partial(self._rotated, rotation, step), names=step.names):

@@ -583,8 +583,15 @@ class SimulatedFiles:
     def process(self) -> int:
         return PROCESS
 
+    def machine(self) -> str:
+        return "simulated"
+
     def can_lock(self) -> bool:
         return True
+
+    def file_system_id(self, path: Path) -> int:
+        self.plan.check("file_system_id", path)
+        return DEVICE
 
     def file_system(self, path: Path) -> str | None:
         self.plan.check("file_system", path)

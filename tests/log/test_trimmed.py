@@ -16,7 +16,7 @@ from kharon.errors import Closed, CorruptLog, KharonError
 from kharon.log import packed
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OsFiles
-from kharon.log.moves import ARCHIVE, name_archive, open_moving
+from kharon.log.moves import ARCHIVE, OWNER, name_archive, open_moving
 from kharon.log.newfile import write_new
 from kharon.log.record import Record
 from kharon.log.retention import Limit, Policy, Retention
@@ -99,6 +99,12 @@ def test_it_is_trimmed_up_to_the_older_snapshot_and_no_further(where):
     older, newer = (int(path.stem) for path in snapshots(where))
     assert audit.verify(where).first == older + 1 < newer
     assert trimmable(where) == kept_since(FILES, where) == older
+
+
+def test_a_file_that_is_no_snapshot_is_not_counted_as_one(where):
+    older = kept_since(FILES, where)
+    (where / "snapshots" / "x.jsonl").touch()
+    assert kept_since(FILES, where) == older
 
 
 def test_it_opens_with_either_snapshot_and_never_without(where):
@@ -322,6 +328,72 @@ def test_two_copies_of_a_queue_with_one_archive(log, tmp_path):
     kharon.repair(copy, confirm=True)
     assert audit.verify(copy).segments == 1
     assert sorted(path.name for path in (archive / one.log_id).iterdir())[: len(both)] == [path.name for path in both]
+
+
+class Elsewhere(OsFiles):
+    """Another machine, where another disk is mounted. Inodes are as here, since those of two disks may be the same."""
+
+    name, disk = "elsewhere", 4711
+
+    def machine(self):
+        return self.name
+
+    def file_system_id(self, path):
+        return self.disk
+
+
+class OtherInode(Elsewhere):
+    def mark(self, path):
+        mark = super().mark(path)
+        return mark._replace(inode=mark.inode + 1) if path.name == "log" else mark
+
+
+@pytest.mark.parametrize("other", [Elsewhere(), OtherInode()])
+def test_a_copy_at_the_same_path_of_another_machine_is_another_queue(log, tmp_path, other):
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    keep(log, ARCHIVE_ALL, archive, steps=2)
+    log.abandon()
+    there = sorted((archive / log.log_id).iterdir())
+    copy = begin(log.directory, other)
+    fill(copy, "b", 20)
+    retention = Retention(copy, TRIM, may_trim=lambda _seq: True)
+    with pytest.raises(KharonError, match="this archive is another queue's, of which this one is a copy"):
+        retention.prepare(retention.plan(moment(9999)))
+    keep(copy, ARCHIVE_ALL, archive, steps=1)
+    assert sorted((archive / log.log_id).iterdir()) == there
+    assert len(list((archive / f"{log.log_id}-2").glob("*.jsonl"))) == 1
+    copy.abandon()
+
+
+@pytest.mark.parametrize("changed", ["the machine's name", "the path", "the disk"])
+def test_a_queue_that_was_moved_or_restored_has_its_archive_still(log, tmp_path, changed):
+    archive, where, files = tmp_path / "archive", log.directory, Elsewhere()
+    archive.mkdir()
+    files.name, files.disk = FILES.machine(), FILES.file_system_id(where)
+    keep(log, ARCHIVE_ALL, archive, steps=1)
+    log.abandon()
+    if changed == "the path":
+        where = where.rename(tmp_path / "moved")
+    elif changed == "the disk":
+        files.disk = 4711
+    else:
+        files.name = "renamed"
+    again = begin(where, files)
+    keep(again, ARCHIVE_ALL, archive, steps=1)
+    assert len(list(archive.iterdir())) == 1
+    retention = Retention(again, TRIM, may_trim=lambda _seq: True)
+    assert isinstance(retention.prepare(retention.plan(moment(9999))), SegmentTrimmed)
+    again.abandon()
+
+
+def test_an_owner_that_is_no_owner_is_somebody_elses(log, tmp_path):
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    keep(log, ARCHIVE_ALL, archive, steps=1)
+    (archive / log.log_id / OWNER).write_bytes(b"")
+    keep(log, ARCHIVE_ALL, archive, steps=1)
+    assert sorted(path.name for path in archive.iterdir()) == [log.log_id, f"{log.log_id}-2"]
 
 
 def test_what_somebody_else_has_put_into_the_archive_is_not_taken_over(log):
@@ -549,6 +621,41 @@ def test_what_is_being_written_is_given_up_when_it_is_stopped(log):
     with pytest.raises(Closed):
         retention.prepare(step)
     assert {path.suffix for path in (log.directory / "log").iterdir()} == {".jsonl"}
+
+
+class Opened(OsFiles):
+    """Tells of each file that is opened for reading."""
+
+    def __init__(self):
+        self.opened = lambda _path: None
+
+    def read(self, path):
+        self.opened(path)
+        return super().read(path)
+
+
+@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL])
+@pytest.mark.parametrize("opening", [2, 3])  # the first is for the copy; then the old one and the new are compared
+def test_what_is_being_compared_is_given_up_when_it_is_stopped(tmp_path, policy, opening):
+    files = Opened()
+    log = begin(tmp_path / "queue", files)
+    fill(log, "a")
+    retention = Retention(log, policy)
+    step = retention.plan(moment(9999))
+    opened = []
+
+    def count(path):
+        if path.name.startswith(step.segment.path.name):
+            opened.append(path)
+            if len(opened) == opening:
+                retention.stop()
+
+    files.opened = count
+    with pytest.raises(Closed):
+        retention.prepare(step)
+    assert len(opened) == opening
+    assert list(log.directory.rglob(step.segment.path.name + "*")) == [step.segment.path]
+    log.abandon()
 
 
 def test_a_segment_that_lacks_its_seal_as_yet_is_left_alone(log):

@@ -113,7 +113,7 @@ MUTANTS: Final = (
         thought="A frame of zstd carries a checksum, so the copy need not be compared with the original.",
         file=RETENTION,
         before="segment.bytes, self._compare(segment.path, target))",
-        after="segment.bytes, digest(self._files, segment.path))",
+        after="segment.bytes, self._digest(segment.path))",
         tests=(TEST_RETENTION_LOSES_NOTHING,),
     ),
     Mutant(

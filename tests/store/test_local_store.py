@@ -509,6 +509,21 @@ async def test_a_failure_in_the_background_is_not_hidden_by_leaving(autojump_clo
     assert raised.value.__cause__ is log.error
 
 
+async def test_a_logging_that_raises_does_not_end_the_run_with_the_store(autojump_clock, monkeypatch):
+    """It is a system task that finds the failure: whatever leaves that would cancel all that there is."""
+
+    def raising(*_args, **_more):
+        raise RuntimeError("a user's logging")
+
+    log = WatchedLog(0.05)
+    monkeypatch.setattr(logging.getLogger("kharon"), "_log", raising)
+    with pytest.raises(kharon.CommitOutcomeUnknown):  # noqa: PT012
+        async with opened(log) as kh:
+            await kh.add(Ticket("a", "t"))
+            log.fail = "sync"
+            await trio.sleep(1)
+
+
 async def test_what_was_decided_before_a_failure_in_the_background_is_not_written_after_it(mock_clock):
     """The sync fails between the decision and the write: that command must not be told that all is well."""
     outcomes = []

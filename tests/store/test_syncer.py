@@ -495,26 +495,24 @@ async def test_what_delivering_raises_in_the_helpers_task_is_the_leaders_and_the
     ("error", "told"),
     [(kharon.StorageFull("no room"), kharon.StorageFull), (OSError(5, "no"), kharon.CommitOutcomeUnknown)],
 )
-async def test_what_logging_raises_in_the_helpers_task_is_the_leaders_too(calls, monkeypatch, error, told):
+async def test_what_logging_raises_in_the_helpers_task_is_told_to_nobody(calls, monkeypatch, error, told):
     syncer, log = FakeSyncer(), OfferingLog()
     calls = Spoken(calls.nursery)
     async with opened(log, syncer) as kh:
-        loud = Loud()
 
-        def raising(*_args):
-            raise loud
+        def raising(*_args, **_more):
+            raise Loud
 
         await calls.start("first", kh.add, Ticket("first", "t"))
         for number in range(3):
             await calls.start(number, kh.add, Ticket(str(number), "t"))
         log.fail, log.error = "write", error
         with monkeypatch.context() as patch:
-            patch.setattr(local._logger, "error", raising)
+            patch.setattr(local._logger, "_log", raising)
             syncer.answer()
             await blocked()
         assert isinstance(calls.ended["first"], Ticket)
-        assert calls.ended[0] is loud
-        assert [type(calls.ended[number]) for number in (1, 2)] == [told] * 2
+        assert [type(calls.ended[number]) for number in range(3)] == [told] * 3
 
 
 async def test_a_sync_whose_answer_was_lost_is_done_again_where_that_is_safe(calls, monkeypatch):
