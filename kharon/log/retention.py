@@ -1,6 +1,6 @@
 """Which sealed segments are compressed, archived or trimmed, and how, one step at a time. Nothing, unless told so.
 
-    plan     which step comes next: pure (`next_step`), on what `survey` found out
+    plan     which step comes next: pure (`next_step`), on what is found out here
     prepare  the new file, complete, compared with the old one, on disk under its name   slow: run it in a thread
     (the caller records the event that `prepare` returned, and waits until that is on disk)
     settle   readers look for the new file from now on                                  O(segments), on the log's thread
@@ -14,10 +14,10 @@ no record is ever written anew.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from kharon.errors import Closed, CorruptLog, KharonError
 from kharon.log.directory import DirectoryLog
@@ -38,8 +38,9 @@ from kharon.log.packed import MAX_UNPACKED_BYTES, PACKED, load_zstd, open_segmen
 from kharon.log.segment import Place, stem_of, trusted_start
 from kharon.model.events import Event, SegmentArchived, SegmentCompressed, SegmentTrimmed
 
-__all__ = ["Limit", "MayTrim", "Policy", "Retention", "Sealed", "Step", "never", "next_step"]
+__all__ = ["Action", "Limit", "MayTrim", "Policy", "Retention", "Sealed", "Step", "never", "next_step"]
 
+Action: TypeAlias = Literal["compress", "archive", "trim"]
 MayTrim = Callable[[int], bool]
 """Asked whether the records up to a seq may be removed: whether the state can be found again without them."""
 
@@ -66,7 +67,7 @@ class Limit(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """Beyond which limit sealed segments are compressed, archived, trimmed."""
+    """Beyond which limit sealed segments are compressed, archived, trimmed; each field is an `Action`."""
 
     compress: Limit = Limit()
     archive: Limit = Limit()
@@ -90,7 +91,7 @@ class Sealed(NamedTuple):
 class Step(NamedTuple):
     """What is to be done next with a sealed segment."""
 
-    action: Literal["compress", "archive", "trim"]
+    action: Action
     segment: Sealed
 
 
@@ -154,20 +155,17 @@ class Retention:
         self._archive_root = archive
         self._may_trim = may_trim
         self._known: dict[Place, Sealed] = {}
-        self._looked = 0
         self._archive = Path()  # where the next segment goes
         self._goes: list[Path] = []  # all that is to be trimmed next: a copy of which no record speaks, too
         self._left: list[Path] = []  # what was to be removed, and may not have been
         self._stopped = False
 
-    def has_grown(self) -> bool:
-        """Return whether the log has other segments than when this was last asked. O(1)."""
-        last = self._log.tail_first
-        grown, self._looked = last != self._looked, last
-        return grown
-
-    def plan(self, now: datetime) -> Step | None:
+    def plan(self, now: datetime, without: Iterable[Action] = ()) -> Step | None:
         """Return what is to be done next; None: nothing.
+
+        Args:
+            now: the time.
+            without: what is left out, so that what is refused just now does not keep the rest from being done.
 
         Raises:
             CorruptLog, OSError: a segment's header cannot be read.
@@ -180,7 +178,8 @@ class Retention:
             place: known[place] if place in known else self._look(place, following) for place, following in finished
         }
         sealed = list(self._known.values())
-        return next_step(sealed, self._log.tail_bytes, self._policy, self._directory / "log", now, self._may_trim)
+        policy = self._policy._replace(**dict.fromkeys(without, Limit()))
+        return next_step(sealed, self._log.tail_bytes, policy, self._directory / "log", now, self._may_trim)
 
     def _look(self, place: Place, following: Place) -> Sealed:
         with self._files.read(place.path) as file:

@@ -60,7 +60,7 @@ class Snapshots:
         self.look()
 
     def look(self) -> None:
-        """See whether a snapshot is due. O(1)."""
+        """See whether a snapshot is due: the log has begun another segment. O(1)."""
         if self._log.unsaved >= self._every:
             self._due.set()
 
@@ -89,11 +89,9 @@ class Snapshots:
                 while True:
                     await self._due.wait()
                     self._due = trio.Event()
-                    held = self._log.unsaved
+                    self._log.unsaved = 0  # taken or not: what could not be saved now is tried again with what comes
                     await self._take()
                     self._taken()
-                    # Taken or not: what could not be saved now is tried again with what comes.
-                    self._log.unsaved -= held
         finally:
             ended.set()
 

@@ -115,6 +115,14 @@ def test_the_order_of_the_steps():
     assert steps([], everything) is None
 
 
+def test_what_is_left_out_keeps_nothing_else_from_being_planned(log):
+    retention = Retention(log, Policy(ALL, ALL, ALL), may_trim=always)
+    found = [retention.plan(moment(100), without) for without in ([], ["trim"], ["trim", "compress"])]
+    assert [step.action for step in found] == ["trim", "compress", "archive"]
+    assert retention.plan(moment(100), ["archive", "trim", "compress"]) is None
+    assert retention.plan(moment(100)).action == "trim"
+
+
 def test_only_the_oldest_is_trimmed_and_only_if_the_state_does_not_need_it():
     assert steps(sealed(5, 30), Policy(trim=Limit(seconds=20))) is None, "a hole is never made"
     asked = []

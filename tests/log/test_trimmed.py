@@ -429,14 +429,6 @@ def test_how_long_a_compressed_segment_is_is_not_looked_for(log):
         file.seek(0, os.SEEK_END)
 
 
-def test_it_has_grown_once_for_each_segment(log):
-    retention = Retention(log, COMPRESS)
-    assert retention.has_grown()
-    assert not retention.has_grown()
-    fill(log, "b")
-    assert retention.has_grown()
-
-
 def refused(where: Path, match: str) -> None:
     log = DirectoryLog(where)
     try:
