@@ -70,9 +70,10 @@ class _Group:
         leader: who writes them, and hears what goes wrong in that; None: nobody waits yet.
         held: whether the leader leaves the writing to whoever is told that what is in the way has ended.
         waiting: who waits for them; the leader, too, while they are held or in flight.
+        silent: those of these, and of leaders, who tell no user what becomes of them.
     """
 
-    __slots__ = ("before", "effects", "grows", "held", "leader", "waiting")
+    __slots__ = ("before", "effects", "grows", "held", "leader", "silent", "waiting")
 
     def __init__(self, before: tuple[int, datetime | None]) -> None:
         self.before = before
@@ -80,7 +81,13 @@ class _Group:
         self.held = False
         self.effects: list[Effect] = []
         self.leader: Task | None = None
+        self.silent: list[Task] = []
         self.waiting: list[Task] = []
+
+    @property
+    def users(self) -> bool:
+        """Whether any user hears what becomes of it."""
+        return any(task not in self.silent for task in (self.leader, *self.waiting))
 
 
 async def _landing(group: _Group) -> None:
@@ -204,16 +211,12 @@ class Commits:
         Raises:
             StorageFull, CommitOutcomeUnknown: as `durable`.
         """
-        group, seq, told = self._group, self._projection.seq, self.told
+        group, seq = self._group, self._projection.seq
         assert group is not None
-        try:
-            await self.durable()
-            if self._log.durable < seq:
-                await self._sync_written()
-        except CommitOutcomeUnknown:
-            this = trio.lowlevel.current_task()
-            self.told = told or group.leader is not this or any(task is not this for task in group.waiting)
-            raise
+        group.silent.append(trio.lowlevel.current_task())
+        await self.durable()
+        if self._log.durable < seq:
+            await self._sync_written()
 
     def _must_wait(self) -> bool:
         """Whether nothing may be written now."""
@@ -282,7 +285,7 @@ class Commits:
 
     def _fail(self, group: _Group, error: BaseException) -> NoReturn:
         """Break, tell everybody who waits for a group, and raise what its leader is told."""
-        self.told = self.told or bool(group.effects)  # those who wait for a sync in the background tell nobody
+        self.told = self.told or group.users
         for task in group.waiting:
             trio.lowlevel.reschedule(task, outcome.Error(unknown_outcome(error)))
         self.fail(error)
@@ -479,6 +482,7 @@ class Commits:
             await self._helper_idle()
         nobody = _Group((self._projection.seq, self._projection.at))
         nobody.leader = trio.lowlevel.current_task()
+        nobody.silent.append(nobody.leader)
         try:
             if not self._sync(nobody):
                 await _landing(nobody)
