@@ -128,7 +128,10 @@ class LocalStore:
             await self._lapse_all()
         except BaseException:
             self._closed = "the queue could not be opened"
-            self._log.abandon()
+            try:
+                await self._commits.stop()  # lapses on a slow disk have started the helper
+            finally:
+                self._log.abandon()
             raise
         if self._settings.sync_interval is not None:
             self._commits.start(self._settings.sync_interval)

@@ -587,6 +587,35 @@ async def test_closing_waits_for_both_groups(calls):
     assert syncer.closed == 1
 
 
+async def test_an_opening_that_fails_leaves_no_helper_behind(tmp_path, monkeypatch):
+    """Claims of a dead process lapse when it is opened; on a slow disk the helper is started for that."""
+    log = DirectoryLog(tmp_path / "queue")
+    dead = queue_on(log, FakeSyncer(), slow=False)
+    kh = await dead.__aenter__()
+    await kh.add(Ticket("a", "t"))
+    await kh._store.turn("w", ("default",), None, settle_by="w", claim=True)
+    log.abandon()
+
+    syncer, log = FakeSyncer(), DirectoryLog(tmp_path / "queue")
+    abandon, closed = log.abandon, []
+
+    def failing():
+        raise OSError(5, "Input/output error")
+
+    def abandoned():
+        closed.append(syncer.closed)
+        abandon()
+
+    monkeypatch.setattr(log, "begin_sync", failing)
+    monkeypatch.setattr(log, "abandon", abandoned)
+    with pytest.raises(kharon.CommitOutcomeUnknown):
+        await queue_on(log, syncer).__aenter__()
+    assert syncer.started == 1
+    assert closed == [1], "first: it may be syncing a file of the log"
+    async with kharon.open(tmp_path / "queue"):
+        pass
+
+
 async def test_a_drain_ends_with_a_sync_in_flight(calls):
     syncer, log = FakeSyncer(), OfferingLog()
     router = kharon.Router()
