@@ -35,7 +35,7 @@ import trio
 from trio.lowlevel import Task, enable_ki_protection
 
 from kharon.errors import CommitOutcomeUnknown, KharonError, StorageFull
-from kharon.log.protocol import EventLog, Rotation, Step, SyncedElsewhere
+from kharon.log.protocol import EventLog, Rotation, Sync, SyncedElsewhere
 from kharon.model.projection import Projection
 from kharon.store.helper import AnswerLost, Syncer
 from kharon.store.pace import Pace
@@ -433,7 +433,7 @@ class Commits:
     def _ask(self, fd: int, done: Callable[[OSError | None, float], None], *, names: bool) -> bool:
         return self._helper is not None and self._helper.ready and self._helper.request(fd, done, names=names)
 
-    def _rotated(self, rotation: Rotation, step: Step, error: OSError | None, _seconds: float) -> None:
+    def _rotated(self, rotation: Rotation, step: Sync, error: OSError | None, _seconds: float) -> None:
         if isinstance(error, AnswerLost) and _LOST_SYNC_IS_REPEATED:
             error = _error_of(step)
         self._rotate(rotation, error)
@@ -527,7 +527,7 @@ class Commits:
             await wait_out(self._syncer_ended.wait)
 
 
-def _error_of(step: Step) -> OSError | None:
+def _error_of(step: Sync) -> OSError | None:
     """Do a sync of a rotation here, and return how it failed."""
     try:
         step.sync()
