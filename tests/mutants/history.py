@@ -17,12 +17,16 @@ from .places import (
     RETENTION,
     SEGMENT,
     SNAPSHOT,
+    SNAPSHOTS,
     TAILING,
     TEST_AUDIT_SNAPSHOTS,
+    TEST_KEEPER,
     TEST_OLD_AND_NEW,
     TEST_RETENTION,
     TEST_RETENTION_LOSES_NOTHING,
+    TEST_ROTATION_ELSEWHERE,
     TEST_SNAPSHOT,
+    TEST_SNAPSHOTS,
     TEST_TAILING,
     TEST_TRIMMED,
     TEST_VERSIONS,
@@ -211,6 +215,45 @@ MUTANTS: Final = (
         before="            if event.last_hash != trusted.hash:\n",
         after="            if event.last != trusted.seq:\n",
         tests=(f"{TEST_RETENTION}::test_a_beginning_that_was_written_anew_is_noticed",),
+    ),
+    Mutant(
+        name="refused-step-keeps-the-rest-waiting",
+        thought="What comes first is to be done first, so the rest waits until it can be.",
+        file=KEEPER,
+        before="self._clock.now(), tuple(self._refused))",
+        after="self._clock.now())",
+        tests=(f"{TEST_KEEPER}::test_what_is_refused_keeps_nothing_else_from_being_done_and_is_said_once",),
+    ),
+    Mutant(
+        name="copy-told-by-its-path-alone",
+        thought="A queue at the same path is the same queue.",
+        file=MOVES,
+        before="return sum(old == new for old, new in zip(was, now, strict=False)) >= _SURE",
+        after="return was[-1] == now[-1]",
+        tests=(TEST_TRIMMED,),
+    ),
+    Mutant(
+        name="due-snapshot-looked-for-behind-commits-only",
+        thought="A segment is begun because something was committed, so it is enough to look behind that.",
+        file=DIRECTORY,
+        before="        self.begun()\n",
+        after="",
+        tests=(TEST_ROTATION_ELSEWHERE,),
+    ),
+    Mutant(
+        name="finished-while-a-snapshot-was-taken-counted-twice",
+        thought="What the snapshot holds is subtracted once it is there.",
+        file=SNAPSHOTS,
+        before="""\
+                    self._log.unsaved = 0  # taken or not: what could not be saved now is tried again with what comes
+                    await self._take()
+""",
+        after="""\
+                    held = self._log.unsaved
+                    await self._take()
+                    self._log.unsaved -= held
+""",
+        tests=(TEST_SNAPSHOTS,),
     ),
     # --- verifying snapshots ------------------------------------------------------------------------------------------
     Mutant(
