@@ -113,7 +113,7 @@ class CorruptLog(KharonError):
 
 
 class LogReplaced(KharonError):
-    """The log is not the one that was being followed: another one, or the same without records that it had."""
+    """The log is not the one that was being followed: another one, or the same without a record that was given."""
 
 
 class UnknownFormat(KharonError):
