@@ -70,7 +70,7 @@ def opened(where: Path) -> Projection:
     log, projection = DirectoryLog(where), Projection()
     snapshot = log.load_snapshot()
     if snapshot is not None:
-        projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+        projection.load(snapshot.tickets, snapshot.seq, snapshot.at, snapshot.others)
     projection.fold(log.open(NOW))
     log.abandon()
     return projection

@@ -104,6 +104,8 @@ class Snapshots:
             self._bad(f"{path}: it follows from another record {snapshot.seq} than the log's: it is of another log")
         elif snapshot.tickets != list(fold.projection.tickets.values()):
             self._bad(f"{path}: its tickets are not those that the log gives at record {snapshot.seq}")
+        elif snapshot.others != fold.projection.others():
+            self._bad(f"{path}: what it says besides tickets is not what the log gives at record {snapshot.seq}")
         else:
             self.good += 1
 
@@ -133,7 +135,7 @@ class _Fold:
         """Take a snapshot for granted, and read the log up to it."""
         for _ in self._up_to(snapshot.seq):
             pass
-        self.projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+        self.projection.load(snapshot.tickets, snapshot.seq, snapshot.at, snapshot.others)
 
     def go_on_to(self, seq: int) -> None:
         """Fold the records up to `seq`.

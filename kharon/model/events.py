@@ -42,6 +42,10 @@ __all__ = [
     "TicketRetried",
     "TicketUnblocked",
     "TicketUpdated",
+    "TubeEvent",
+    "TubeLimited",
+    "TubePaused",
+    "TubeResumed",
 ]
 
 
@@ -186,6 +190,33 @@ class TicketExpired(TicketEvent, frozen=True):
     """A kept ticket was removed because its `expire_at` had come."""
 
 
+class TubeEvent(Event, frozen=True):
+    """A fact about a tube."""
+
+    tube: str
+
+
+class TubePaused(TubeEvent, frozen=True):
+    """Nothing is claimed from the tube any more; what runs goes on."""
+
+
+class TubeResumed(TubeEvent, frozen=True):
+    """The tube is not paused any more."""
+
+
+class TubeLimited(TubeEvent, frozen=True):
+    """From here on at most `claimed` tickets of the tube are claimed at once, and at most `claims` claims are made in
+    any `period` seconds, by the times of the records. Without them: any number.
+
+    Of a limit per period the claims made before it do not count, unless there was one then: those which that one had to
+    know of still do.
+    """
+
+    claimed: int | None = None
+    claims: int | None = None
+    period: float | None = None
+
+
 class LogClosed(Event, frozen=True):
     """The log was closed in good order: everything before this record was on disk when it was written."""
 
@@ -267,6 +298,9 @@ EVENTS: Final[dict[str, type[Event]]] = {
         TicketUnblocked,
         TicketDeleted,
         TicketExpired,
+        TubePaused,
+        TubeResumed,
+        TubeLimited,
         LogClosed,
         TailCut,
         LogRepaired,

@@ -9,14 +9,15 @@ Where a ticket stands is derived from the ticket and one instant, the *horizon* 
     anything else                                     in no index
 
 so a ticket is in one of these at the most (who waits for whom is in `groups`), its key is computed from itself and
-never stored beside it, and time passing moves tickets only inside `promote`. The projection decides nothing (`decide`)
-and knows no files; it does not copy what it returns, since tickets are values.
+never stored beside it, and time passing moves tickets only inside `promote`. What is kept besides tickets is each in a
+`Keeper` of its own. The projection decides nothing (`decide`) and knows no files; it does not copy what it returns,
+since tickets are values.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
@@ -24,10 +25,12 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 from sortedcontainers import SortedList
 
-from kharon.model.events import Event, TicketEvent
+from kharon.model.events import Event, TicketClaimed, TicketEvent
 from kharon.model.evolve import evolve
 from kharon.model.groups import Groups
+from kharon.model.keepers import Keeper, Kept
 from kharon.model.ticket import Status, Ticket, memberships, waits_of
+from kharon.model.tubes import Tubes
 
 __all__ = ["Effect", "Fact", "Projection"]
 
@@ -46,6 +49,7 @@ class Effect(msgspec.Struct, frozen=True):
         at: the record's time.
         before: the time of the record before it; None: there was none.
         emptied: the groups that have no pending member any more since then.
+        displaced: what its keeper needs to take it back; None: nothing but tickets changed.
     """
 
     event: Event
@@ -55,6 +59,7 @@ class Effect(msgspec.Struct, frozen=True):
     at: datetime
     before: datetime | None
     emptied: tuple[str, ...] = ()
+    displaced: object = None
 
 
 class Fact(Protocol):
@@ -77,9 +82,11 @@ class Projection:
         at: the time of that event; None before the first.
         horizon: the `now` of the last `promote`.
         groups: the pending members of each group, and who waits for whom.
+        tubes: what was told about tubes.
+        keepers: all that holds something else than tickets, in a fixed order.
 
-    Two projections are equal if they hold equal tickets and stand at the same seq; how far time has been promoted is
-    not part of what happened.
+    Two projections are equal if they hold equal tickets, equal other things, and stand at the same seq; how far time
+    has been promoted is not part of what happened.
     """
 
     def __init__(self) -> None:
@@ -93,13 +100,17 @@ class Projection:
         self._leases: SortedList[_Key] = SortedList()
         self._expiring: SortedList[_Key] = SortedList()
         self.groups = Groups()
+        self.tubes = Tubes()
+        self.keepers: tuple[Keeper, ...] = (self.tubes,)
+        self._keepers: dict[type[Event], Keeper] = {event: keeper for keeper in self.keepers for event in keeper.events}
         self._inserted: list[str] | None = None  # while a commit may be taken back: the ids that it inserted,
         self._removed: list[str] = []  # and those that it removed, which are in `_tickets` as None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Projection):
             return NotImplemented
-        return (self.seq, self.at, self._tickets) == (other.seq, other.at, other._tickets)
+        mine, theirs = (self.seq, self.at, self._tickets), (other.seq, other.at, other._tickets)
+        return mine == theirs and self.keepers == other.keepers
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -112,14 +123,16 @@ class Projection:
         """Fold one event into the tickets and their indexes; return what it did.
 
         Raises:
-            KharonError: the event is about a ticket that does not exist.
+            KharonError: the event is about a ticket that does not exist, or cannot have happened.
 
         Cost: O(log n) comparisons for n tickets.
         """
         before = self.at
         if not isinstance(event, TicketEvent):
+            keeper = self._keepers.get(type(event))
+            displaced = None if keeper is None else keeper.apply(event, seq, at)
             self.seq, self.at = seq, at
-            return Effect(event, None, None, seq, at, before)
+            return Effect(event, None, None, seq, at, before, (), displaced)
         old = self._tickets.get(event.id)
         new = evolve(old, event, seq, at)
         if old is not None:
@@ -134,10 +147,17 @@ class Projection:
         else:
             self._removed.append(event.id)
             self._tickets[event.id] = None  # type: ignore[assignment] # keeps its place
+        displaced = self._note_claim(old, event, at)
         self.seq, self.at = seq, at
         left = () if old is None else memberships(old)
         emptied = tuple(group for group, _ in left if not self.groups.pending_count(group)) if left else ()
-        return Effect(event, old, new, seq, at, before, emptied)
+        return Effect(event, old, new, seq, at, before, emptied, displaced)
+
+    def _note_claim(self, ticket: Ticket | None, event: TicketEvent, at: datetime) -> tuple[datetime | None] | None:
+        """If an event is a claim from a tube that is limited in them, note it; return what the note displaced."""
+        if type(event) is not TicketClaimed or ticket is None or ticket.tube not in self.tubes.times:
+            return None
+        return (self.tubes.claim(ticket.tube, at),)
 
     def undo(self, effect: Effect) -> None:
         """Take back the newest event that was applied, as if it had never been: its record could not be written.
@@ -162,6 +182,11 @@ class Projection:
                 self._tickets.pop(event.id, None)
             else:
                 self._tickets[event.id] = None  # type: ignore[assignment] # `end` drops it
+            if effect.displaced is not None:
+                assert old is not None
+                self.tubes.unclaim(old.tube, *effect.displaced)  # type: ignore[misc] # as `_note_claim` returned it
+        elif effect.displaced is not None:
+            self._keepers[type(event)].undo(event, effect.displaced)
         self.seq, self.at = effect.seq - 1, effect.before
 
     def begin(self) -> None:
@@ -191,27 +216,38 @@ class Projection:
 
         Cost: O(records) + O(n log n) for the n tickets that live at the end; an event costs a fraction of `apply`.
         """
-        tickets = self._tickets
+        tickets, limited = self._tickets, self.tubes.times
         seq, at = self.seq, self.at
         try:
             for record in records:
                 event = record.event
                 if isinstance(event, TicketEvent):
-                    new = evolve(tickets.get(event.id), event, record.seq, record.at)
+                    old = tickets.get(event.id)
+                    new = evolve(old, event, record.seq, record.at)
                     if new is None:
                         tickets.pop(event.id, None)
                     else:
                         tickets[event.id] = new
+                    if limited and type(event) is TicketClaimed:
+                        self._note_claim(old, event, record.at)
+                elif (keeper := self._keepers.get(type(event))) is not None:
+                    keeper.apply(event, record.seq, record.at)
                 seq, at = record.seq, record.at  # last: a record that raises has not been applied
         finally:
             self.seq, self.at = seq, at
             self._reindex()
         return self
 
-    def load(self, tickets: Iterable[Ticket], seq: int, at: datetime) -> None:
-        """Begin with the tickets of a snapshot, in their order. O(n log n) for n tickets."""
+    def others(self) -> list[Kept]:
+        """Return all that is held besides tickets, in a fixed order. O(its size)."""
+        return [value for keeper in self.keepers for value in keeper.values()]
+
+    def load(self, tickets: Iterable[Ticket], seq: int, at: datetime, others: Sequence[Kept] = ()) -> None:
+        """Begin with the tickets of a snapshot, in their order, and what else it has. O(n log n) for n tickets."""
         self._tickets.clear()
         self._tickets.update((ticket.id, ticket) for ticket in tickets)
+        for keeper in self.keepers:
+            keeper.load([value for value in others if type(value) is keeper.value])
         self.seq, self.at = seq, at
         self._reindex()
 
@@ -381,6 +417,8 @@ class Projection:
         for name in ("_ready", "_waiting", "_leases", "_expiring", "groups"):
             mine, theirs = getattr(self, name), getattr(expected, name)
             assert mine == theirs, f"{name}: {mine} is not {theirs}"
+        for keeper in self.keepers:
+            keeper.check(self.seq, self.at)
         for id, ticket in self._tickets.items():
             _check_ticket(id, ticket, self.seq)
             self._check_waits(id, ticket)

@@ -133,7 +133,7 @@ class LocalStore:
 
     def _replay(self, now: datetime, check_cancelled: Callable[[], None] | None) -> None:
         if isinstance(self._log, HasSnapshots) and (snapshot := self._log.load_snapshot()) is not None:
-            self._projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+            self._projection.load(snapshot.tickets, snapshot.seq, snapshot.at, snapshot.others)
         self._projection.promote(now)
         self._projection.fold(_watched(self._log.open(now), check_cancelled))
 

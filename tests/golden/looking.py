@@ -43,7 +43,7 @@ def load(where: Path, log: DirectoryLog, now: datetime = LATER) -> Projection:
     projection = Projection()
     snapshot = log.load_snapshot()
     if snapshot is not None:
-        projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+        projection.load(snapshot.tickets, snapshot.seq, snapshot.at, snapshot.others)
     return projection.fold(log.open(now))
 
 

@@ -64,7 +64,7 @@ def check_whole(files: SimulatedFiles, *ids: str) -> None:
     log, projection = DirectoryLog(WHERE, TINY, files), Projection()
     snapshot = log.load_snapshot()
     if snapshot is not None:
-        projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+        projection.load(snapshot.tickets, snapshot.seq, snapshot.at, snapshot.others)
     projection.fold(log.open(NOW))
     log.abandon()
     assert set(projection.tickets) == {*(f"t{number}" for number in range(8)), *ids}

@@ -45,7 +45,7 @@ def opened(where: Path, segment_bytes: int = 1 << 20) -> tuple[DirectoryLog, Pro
     try:
         projection = Projection()
         if (snapshot := log.load_snapshot()) is not None:
-            projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+            projection.load(snapshot.tickets, snapshot.seq, snapshot.at, snapshot.others)
         return log, projection.fold(log.open(NOW))
     except BaseException:
         log.abandon()

@@ -51,7 +51,7 @@ def state(where: Path) -> tuple[dict[str, kharon.Ticket], int]:
     try:
         snapshot = log.load_snapshot()
         if snapshot is not None:
-            projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+            projection.load(snapshot.tickets, snapshot.seq, snapshot.at, snapshot.others)
         projection.fold(log.open(NOW))
     finally:
         log.abandon()
