@@ -7,7 +7,8 @@
 
 A tube is open if `tubes.room` leaves room for a claim. All but the first is derived from what is watched, and is no
 part of what a log folds to. Whatever alters a tube says so (`touch`), and only those tubes are looked at again, once,
-before the next question: so a claim costs O(log n), from however many tubes.
+before the next question: so a claim costs O(log n), from however many tubes. Of a single one there is nothing to sort:
+it is looked at when it is asked for.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Heads:
         self.watched: tuple[str, ...] = ()
         self.now = datetime.min.replace(tzinfo=UTC)
         self._tubes = tubes
-        self._wanted: frozenset[str] = frozenset()
+        self._only: str | None = None  # what is watched, if that is one tube
+        self._wanted: frozenset[str] = frozenset()  # and if it is more
         self._stale: set[str] = set()  # the watched tubes to look at again
         self._shares: dict[str, _Share] = {}
         self._line: SortedList[Key] = SortedList()
@@ -109,11 +111,13 @@ class Heads:
         self._stale = set(self._wanted)
 
     def watch(self, tubes: Iterable[str]) -> None:
-        """Say which tubes to claim from. O(1) for the tuple that is watched already, else O(tubes)."""
-        if tubes is self.watched:
-            return
+        """Say which tubes to claim from. O(tubes log n)."""
         self.watched = tuple(tubes)
         wanted = frozenset(self.watched)
+        self._only = None
+        if len(wanted) == 1:
+            (self._only,) = wanted
+            wanted = frozenset()
         for tube in self._wanted - wanted:
             self._set(tube, _NOTHING)
         self._stale = (self._stale & wanted) | (wanted - self._wanted)
@@ -136,18 +140,24 @@ class Heads:
 
     def first(self) -> Key | None:
         """Return the key of the ticket to claim next; None: there is none. O(changed tubes log watched)."""
+        if self._only is not None:
+            return self._share(self._only)[0]
         if self._stale:
             self._refresh()
         return self._line[0] if self._line else None
 
     def count(self) -> int:
         """Return how many tickets may be claimed now. Cost as `first`."""
+        if self._only is not None:
+            return self._share(self._only)[1]
         if self._stale:
             self._refresh()
         return self._count
 
     def next_instant(self) -> datetime | None:
         """Return when more may be claimed than now, if nothing else happens; None: never. Cost as `first`."""
+        if self._only is not None:
+            return self._share(self._only)[2] if self._tubes.times else None
         if self._stale and (self._changes or self._tubes.times):
             self._refresh()
         return self._changes[0][0] if self._changes else None

@@ -149,7 +149,7 @@ class Projection:
         else:
             self._removed.append(event.id)
             self._tickets[event.id] = None  # type: ignore[assignment] # keeps its place
-        displaced = self._note_claim(old, event, at)
+        displaced = self._note_claim(old, event, at) if self.tubes.times else None
         self.seq, self.at = seq, at
         left = () if old is None else memberships(old)
         emptied = tuple(group for group, _ in left if not self.groups.pending_count(group)) if left else ()
@@ -232,7 +232,7 @@ class Projection:
                         tickets.pop(event.id, None)
                     else:
                         tickets[event.id] = new
-                    if limited and type(event) is TicketClaimed:
+                    if limited:
                         self._note_claim(old, event, record.at)
                 elif (keeper := self._keepers.get(type(event))) is not None:
                     keeper.apply(event, record.seq, record.at)
@@ -363,14 +363,18 @@ class Projection:
         Cost: O(log n) for the tuple of tubes that was asked for last: an index is kept for it. For another O(tubes log
         n).
         """
-        self._heads.watch(tubes)
-        key = self._heads.first()
+        heads = self._heads
+        if tubes is not heads.watched:
+            heads.watch(tubes)
+        key = heads.first()
         return None if key is None else self._tickets[key[-1]]
 
     def ready_count(self, tubes: Iterable[str]) -> int:
         """Return how many tickets could be claimed from these tubes now, one after the other. Cost as `first_ready`."""
-        self._heads.watch(tubes)
-        return self._heads.count()
+        heads = self._heads
+        if tubes is not heads.watched:
+            heads.watch(tubes)
+        return heads.count()
 
     def tube(self, name: str) -> Tube:
         """Return a tube as of the last `promote`. O(log n)."""
@@ -414,10 +418,11 @@ class Projection:
         Cost: O(1); with tubes that are limited per period as `first_ready`.
         """
         heads = [self._waiting, self._leases, self._expiring] if expiration else [self._waiting, self._leases]
-        instants = [index[0][0] for index in heads if index]
-        if (reopening := self._heads.next_instant()) is not None:
-            instants.append(reopening)
-        return min(instants, default=None)
+        earliest = self._heads.next_instant()
+        for index in heads:
+            if index and (earliest is None or index[0][0] < earliest):
+                earliest = index[0][0]
+        return earliest
 
     # --- proving it ---------------------------------------------------------------------------------------------------
 
