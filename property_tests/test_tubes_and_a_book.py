@@ -139,6 +139,11 @@ class Book:
         """Ask both the same."""
         projection, told, instant = self.projection, self.told(), self.instant()
         projection.promote(EPOCH + timedelta(seconds=self.now))
+        if projection._heads.watched == self.watched:
+            next_instant = projection._heads.next_instant()  # with nothing asked before it
+        else:
+            projection.first_ready(self.watched)
+            next_instant = projection._heads.next_instant()
         ready = self.ready()
         count = self.count(ready, told, instant)
         assert projection.ready_count(self.watched) == count
@@ -150,7 +155,7 @@ class Book:
             time + timedelta(seconds=told[tube][1][2]) for tube in TUBES for time in told[tube][2] if told[tube][1][2]
         )
         more = next((one for one in changes if one > instant and self.count(ready, told, one) > count), None)
-        assert projection._heads.next_instant() == more
+        assert next_instant == more
         for tube in TUBES:
             value = projection.tube(tube)
             free = self.room(tube, told, instant)

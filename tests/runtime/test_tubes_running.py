@@ -311,7 +311,7 @@ async def test_a_longer_limit_counts_what_the_one_before_knew(autojump_clock, op
         assert crowd.ids == ["before", "a"], "what was claimed without a limit does not count"
         await kh.limit("default", claims=3, period=100)
         await trio.sleep(1)
-        assert crowd.ids == ["before", "a", "b", "c"]
+        assert sorted(crowd.ids) == ["a", "b", "before", "c"]
         await kh.wait("d")
         assert crowd.times[-1] == 100
         await kh.drain()
@@ -325,7 +325,7 @@ async def test_a_closed_tube_is_no_obstacle_to_others(autojump_clock, opened, cr
         await trio.sleep(1)
         await kh.add_many(tickets("f1", "f2", "f3", tube="fast"))
         await trio.sleep(1)
-        assert crowd.ids == ["s1", "f1", "f2", "f3"]
+        assert sorted(crowd.ids) == ["f1", "f2", "f3", "s1"]
         await kh.wait("s2")
         assert crowd.times[-1] == 100
         await kh.drain()
