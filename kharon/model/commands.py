@@ -135,6 +135,8 @@ class Retry(Settle, frozen=True):
 class Release(Settle, frozen=True):
     """Give the claim back, uncounted."""
 
+    changes: Changes | None = None
+
 
 class Lapse(Settle, frozen=True, kw_only=True):
     """The lease has ended, or the process that held it has. Which leases those are is a query of the store's."""
@@ -163,12 +165,12 @@ class Expire(Command, frozen=True):
 
 
 class Unblock(Command, frozen=True):
-    """The ticket need not wait any more for the ticket `by`, or, with `group`, for that group; drop it if `failed`.
+    """The ticket need not wait any more for the ticket `ended`, or, with `group`, for that group; drop it if `failed`.
 
     Only `commit` asks for this, as part of the commit that ends what was waited for.
     """
 
-    by: str
+    ended: str
     group: str | None = None
     failed: bool = False
 

@@ -210,5 +210,5 @@ def _waits(ticket: Ticket, command: c.Unblock) -> bool:
     """Return whether a ticket still waits for what a command says that it need not wait for."""
     waits = waits_of(ticket)
     if command.group is None:
-        return command.by in waits.blocked_by
+        return command.ended in waits.blocked_by
     return waits.gate is not None and waits.gate.since > 0 and waits.gate.after_group == command.group

@@ -19,13 +19,13 @@ from typing import ClassVar, Final, TypeAlias
 
 import msgspec
 
-from kharon.errors import InvalidTicket, KharonError
+from kharon.errors import KharonError
 from kharon.model import commands as c
-from kharon.model.delays import MAX_SECONDS, as_seconds
+from kharon.model.delays import MAX_SECONDS
 from kharon.model.events import Event, Instant, TubeEvent, TubeLimited, TubePaused, TubeResumed
 from kharon.model.keepers import Kept
 
-__all__ = ["MAX_CLAIMS", "Limit", "Tube", "TubeState", "Tubes", "check_limit", "decide_tube", "room"]
+__all__ = ["MAX_CLAIMS", "Limit", "Tube", "TubeState", "Tubes", "decide_tube", "room"]
 
 MAX_CLAIMS: Final = 10_000
 """The most claims per period that a tube can be limited to: so many times are kept for it."""
@@ -271,26 +271,3 @@ def _after(time: datetime, period: timedelta) -> datetime:
         return time + period
     except OverflowError:  # the clock is at the end of its days
         return datetime.max.replace(tzinfo=UTC)
-
-
-def check_limit(claimed: object, claims: object, period: object) -> tuple[int | None, int | None, float | None]:
-    """Return what a user gives as a limit, in the form that the engine keeps.
-
-    Raises:
-        InvalidTicket: naming the argument that cannot be so.
-    """
-    if (claims is None) != (period is None):
-        raise InvalidTicket("limit: claims and period go together: at most so many claims in any period of that length")
-    seconds = None if period is None else as_seconds("period", period)
-    if seconds == 0:
-        raise InvalidTicket("period: 0 seconds; it is more than that, or None")
-    return _number("claimed", claimed, None), _number("claims", claims, MAX_CLAIMS), seconds
-
-
-def _number(field: str, value: object, most: int | None) -> int | None:
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (most is not None and value > most):
-        upto = "or more" if most is None else f"to {most}"
-        raise InvalidTicket(f"{field}: {value!r} is neither a whole number, 1 {upto}, nor None")
-    return int(value)

@@ -325,22 +325,21 @@ class LocalStore:
         commit = Commit(projection, Context(now, random.random(), self._settings.process_time))  # noqa: S311 - spreads retries
         try:
             commit.run(commands)
-            self._append(commit.effects, now, by)
+            self._append(commit.effects, by)
         except BaseException:
             commit.undo()
             raise
         commit.keep()
         return [None if isinstance(command, TubeCommand) else projection.get(command.id) for command in commands]
 
-    def _append(self, effects: Sequence[Effect], now: datetime, by: str) -> None:
+    def _append(self, effects: Sequence[Effect], by: str) -> None:
         if not effects:
             return
         events = [effect.event for effect in effects]
         growing = grows(events)
         if growing and not self._commits.may_grow():
             raise self._commits.no_room()
-        at = self._log.append(events, now, by)
-        assert at == effects[-1].at
+        self._log.append(events, effects[0].at, by)
         self._join(effects, growing=growing)
 
     def _join(self, effects: Sequence[Effect], *, growing: bool) -> None:
@@ -547,6 +546,14 @@ class LocalStore:
             if number % _LIST_SLICE == 0:
                 await trio.lowlevel.checkpoint()
         return found
+
+    async def pending_count(self, group: str) -> int:
+        """Return how many members of a group are pending, once that is durable. O(1)."""
+        await self._enter()
+        while True:
+            count = self._projection.groups.pending_count(group)
+            if await self._still():
+                return count
 
     @property
     def first(self) -> int:

@@ -104,6 +104,9 @@ class Store(Protocol):
     ) -> list[Ticket]:
         """Return the tickets that match."""
 
+    async def pending_count(self, group: str) -> int:
+        """Return how many members of a group are pending."""
+
     def reader(self, after: int, id: str | None = None) -> RecordReader:
         """Return a reader of the durable records behind `after`: all, or those about the ticket `id`."""
 

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from msgspec import Raw
 
-from kharon.errors import InvalidTicket, KharonError, TicketNotFound
+from kharon.errors import KharonError, TicketNotFound
 from kharon.model import commands as c
 from kharon.model import events as e
 from kharon.model.commit import Commit
 from kharon.model.projection import Projection
-from kharon.model.tubes import MAX_CLAIMS, Tubes, TubeState, check_limit, decide_tube, room
+from kharon.model.tubes import MAX_CLAIMS, Tubes, TubeState, decide_tube, room
 from kharon.testing import EPOCH
 
 UNTOLD = TubeState("t")
@@ -101,37 +101,6 @@ def test_there_is_room_at_either_end_of_time():
     century = TubeState("t", None, None, 1, 3e9)
     assert room(century, 0, [at(0)], first) == (0, at(3e9))
     assert room(century, 0, [last], last) == (1, None), "a time that never comes is no reason to wait for ever"
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ((None, None, None), (None, None, None)),
-        ((1, None, None), (1, None, None)),
-        ((10**6, MAX_CLAIMS, timedelta(minutes=1)), (10**6, MAX_CLAIMS, 60.0)),
-        ((None, 1, 0.25), (None, 1, 0.25)),
-    ],
-)
-def test_a_limit_is_kept_in_seconds(given, expected):
-    assert check_limit(*given) == expected
-
-
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ((0, None, None), "claimed: 0"),
-        ((True, None, None), "claimed: True"),
-        ((None, 0, 1), "claims: 0"),
-        ((None, MAX_CLAIMS + 1, 1), "claims: 10001"),
-        ((None, 1, None), "together"),
-        ((None, None, 1), "together"),
-        ((None, 1, 0), "period: 0 seconds"),
-        ((None, 1, 1e10), "period: 1"),
-    ],
-)
-def test_a_limit_that_cannot_be_is_refused(given, words):
-    with pytest.raises(InvalidTicket, match=words):
-        check_limit(*given)
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------

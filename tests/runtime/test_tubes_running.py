@@ -208,6 +208,31 @@ async def test_on_a_full_disk_tubes_are_told_nothing(clock):
         log.fail = None
 
 
+async def test_an_atomic_block_tells_tubes_too_or_nothing(opened):
+    async with opened() as kh:
+        async with kh.atomic() as tx:
+            tx.add(Ticket("a", "t", tube="mail"))
+            tx.pause("mail")
+            tx.limit("mail", claimed=2)
+            tx.limit("other", claims=3, period=timedelta(minutes=1))
+        assert [ticket and ticket.id for ticket in tx.tickets] == ["a", None, None, None]
+        before = await kh.restricted_tubes()
+        assert [(tube.name, tube.limit) for tube in before] == [
+            ("mail", Limit(2, None, None)),
+            ("other", Limit(None, 3, 60.0)),
+        ]
+
+        async def refused():
+            async with kh.atomic() as tx:
+                tx.resume("mail")
+                tx.limit("other")
+                tx.done("none")
+
+        with pytest.raises(kharon.TicketNotFound, match="command 3 of 3, done of ticket 'none'"):
+            await refused()
+        assert await kh.restricted_tubes() == before
+
+
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
@@ -394,6 +419,7 @@ async def test_without_subscriptions_nothing_is_claimed(autojump_clock, opened, 
     async with opened(tubes=()) as kh, trio.open_nursery() as nursery:
         await nursery.start(kh.run, crowd.router)
         assert kh.tubes == ()
+        await trio.testing.wait_all_tasks_blocked()
         turns = Turns(kh)
         await kh.add_many(tickets("a", "b"))
         await trio.sleep(1000)
@@ -473,7 +499,7 @@ async def test_a_change_in_the_middle_of_a_turn_is_seen_before_the_worker_sleeps
 # --- moving -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", ["update", "retry"])
+@pytest.mark.parametrize("verb", ["update", "retry", "release"])
 async def test_a_ticket_that_moves_wakes_who_claims_from_its_new_tube(autojump_clock, opened, crowd, verb):
     async with opened(tubes=("there",)) as kh, trio.open_nursery() as nursery:
         await nursery.start(kh.run, crowd.router)
@@ -482,6 +508,9 @@ async def test_a_ticket_that_moves_wakes_who_claims_from_its_new_tube(autojump_c
         assert crowd.runs == []
         if verb == "update":
             await kh.update("a", tube="there")
+        elif verb == "release":
+            claimed = await kh._store.turn("w", ("here",), None, settle_by="w", claim=True)
+            assert (await kh.release(claimed, tube="there", payload=0)).attempts == 0
         else:
             await kh.retry("a", delay=0, tube="there")
         await kh.wait("a")
