@@ -188,7 +188,7 @@ def _start(path: Path, seq: int | None, instant: datetime | None) -> Projection:
             f"{path}: the history begins at record {first}; what was before has been trimmed, and no usable snapshot "
             f"stands{when} to begin with"
         )
-    projection.load(found.tickets, found.seq, found.at)
+    projection.load(found.tickets, found.seq, found.at, found.others)
     return projection
 
 

@@ -7,6 +7,7 @@ seconds); whether it is granted is for `decide` to say. Commands are never writt
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TypeAlias
 
 import msgspec
 
@@ -26,10 +27,15 @@ __all__ = [
     "Extend",
     "Fail",
     "Lapse",
+    "Limit",
+    "Pause",
     "Release",
+    "Request",
     "Restart",
+    "Resume",
     "Retry",
     "Settle",
+    "TubeCommand",
     "Unblock",
     "Update",
 ]
@@ -129,6 +135,8 @@ class Retry(Settle, frozen=True):
 class Release(Settle, frozen=True):
     """Give the claim back, uncounted."""
 
+    changes: Changes | None = None
+
 
 class Lapse(Settle, frozen=True, kw_only=True):
     """The lease has ended, or the process that held it has. Which leases those are is a query of the store's."""
@@ -165,3 +173,29 @@ class Unblock(Command, frozen=True):
     ended: str
     group: str | None = None
     failed: bool = False
+
+
+class TubeCommand(msgspec.Struct, frozen=True):
+    """A request about a tube."""
+
+    tube: str
+
+
+class Pause(TubeCommand, frozen=True):
+    """Let nothing be claimed from the tube any more."""
+
+
+class Resume(TubeCommand, frozen=True):
+    """Let the tube be claimed from again."""
+
+
+class Limit(TubeCommand, frozen=True):
+    """Let at most `claimed` tickets of the tube be claimed at once, and at most `claims` in any `period` seconds."""
+
+    claimed: int | None = None
+    claims: int | None = None
+    period: float | None = None
+
+
+Request: TypeAlias = Command | TubeCommand
+"""Anything that can be asked for as part of a commit."""

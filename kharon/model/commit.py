@@ -26,6 +26,7 @@ from kharon.model import events as e
 from kharon.model.decide import decide
 from kharon.model.projection import Effect, Projection
 from kharon.model.ticket import Status, Ticket, memberships, waits_of
+from kharon.model.tubes import decide_tube
 
 __all__ = ["Commit"]
 
@@ -51,7 +52,7 @@ class Commit:
         self._at = context.now if at is None or context.now > at else at  # as the log does: time never goes back there
         projection.begin()
 
-    def run(self, commands: Sequence[c.Command]) -> None:
+    def run(self, commands: Sequence[c.Request]) -> None:
         """Carry out commands, one after the other, each with what follows from it.
 
         Raises:
@@ -64,7 +65,7 @@ class Commit:
                 self._run(command)
             except KharonError as error:
                 if len(commands) > 1:
-                    what = f"{type(command).__name__.lower()} of ticket {command.id!r}"
+                    what = f"{type(command).__name__.lower()} of {_subject(command)}"
                     error.args = (f"command {number} of {len(commands)}, {what}, is refused, so none is: {error}",)
                 raise
 
@@ -78,8 +79,12 @@ class Commit:
             self._projection.undo(effect)
         self._projection.end(kept=False)
 
-    def _run(self, command: c.Command) -> None:
+    def _run(self, command: c.Request) -> None:
         projection = self._projection
+        if isinstance(command, c.TubeCommand):
+            for told in decide_tube(projection.tubes.get(command.tube), command):
+                self._fold(told)
+            return
         ticket = projection.get(command.id)
         if type(command) is c.Add and (command.after or command.after_group is not None):
             command = self._gated(ticket, command)
@@ -99,7 +104,7 @@ class Commit:
                 for next_event in decide(ticket, command, self._context):
                     todo.extend(self._fold(next_event))
 
-    def _fold(self, event: e.TicketEvent) -> Sequence[c.Unblock]:
+    def _fold(self, event: e.Event) -> Sequence[c.Unblock]:
         projection = self._projection
         effect = projection.apply(event, projection.seq + 1, self._at)
         self.effects.append(effect)
@@ -195,6 +200,10 @@ class Commit:
                 ids.append(awaits[ids[-1]])
             chain = ", which waits for ".join(repr(id) for id in ids[1:])
             raise InvalidTicket(f"ticket {ticket.id!r} cannot be added after {found!r}: that one waits for {chain}")
+
+
+def _subject(command: c.Request) -> str:
+    return f"tube {command.tube!r}" if isinstance(command, c.TubeCommand) else f"ticket {command.id!r}"
 
 
 def _waits(ticket: Ticket, command: c.Unblock) -> bool:

@@ -42,6 +42,10 @@ __all__ = [
     "TicketRetried",
     "TicketUnblocked",
     "TicketUpdated",
+    "TubeEvent",
+    "TubeLimited",
+    "TubePaused",
+    "TubeResumed",
 ]
 
 
@@ -146,7 +150,9 @@ class TicketRetried(TicketEvent, frozen=True):
 
 
 class TicketReleased(TicketEvent, frozen=True):
-    """The claim was given back; its attempt is not counted."""
+    """The claim was given back, with the changes that were asked for; its attempt is not counted."""
+
+    changes: Changes | None = None
 
 
 class TicketLapsed(TicketEvent, frozen=True):
@@ -185,6 +191,33 @@ class TicketDeleted(TicketEvent, frozen=True):
 
 class TicketExpired(TicketEvent, frozen=True):
     """A kept ticket was removed because its `expire_at` had come."""
+
+
+class TubeEvent(Event, frozen=True):
+    """A fact about a tube."""
+
+    tube: str
+
+
+class TubePaused(TubeEvent, frozen=True):
+    """Nothing is claimed from the tube any more; what runs goes on."""
+
+
+class TubeResumed(TubeEvent, frozen=True):
+    """The tube is not paused any more."""
+
+
+class TubeLimited(TubeEvent, frozen=True):
+    """From here on at most `claimed` tickets of the tube are claimed at once, and at most `claims` claims are made in
+    any `period` seconds, by the times of the records. Without them: any number.
+
+    Of a limit per period the claims made before it do not count, unless there was one then: those which that one had to
+    know of still do.
+    """
+
+    claimed: int | None = None
+    claims: int | None = None
+    period: float | None = None
 
 
 class LogClosed(Event, frozen=True):
@@ -268,6 +301,9 @@ EVENTS: Final[dict[str, type[Event]]] = {
         TicketUnblocked,
         TicketDeleted,
         TicketExpired,
+        TubePaused,
+        TubeResumed,
+        TubeLimited,
         LogClosed,
         TailCut,
         LogRepaired,

@@ -34,7 +34,8 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
     after a crash either both happened, or the ticket runs again.
 
     Attributes:
-        tickets: after the block, for each command its ticket, as the commit left it; None if it removed it.
+        tickets: after the block, for each command its ticket, as the commit left it; None if it removed it, or is about
+            a tube.
 
     Raises, at the end of the block:
         KharonError: as the verb of the command that is refused does.
@@ -50,7 +51,7 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         self._by = by
         self._settings = settings
         self._attempts = attempts
-        self._commands: list[c.Command] = []
+        self._commands: list[c.Request] = []
         self._ended = False
 
     async def __aenter__(self) -> Self:
@@ -75,7 +76,7 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         if self._ended:
             raise InvalidTransition("this atomic block has ended; begin another with `async with kh.atomic() as tx:`")
 
-    def _take(self, command: c.Command) -> None:
+    def _take(self, command: c.Request) -> None:
         self._check()
         self._commands.append(command)
 
@@ -126,9 +127,9 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         """As `Kharon.retry`."""
         self._take(requests.retry(t, self._settings.backoff, delay=delay, error_reason=error_reason, **changes))
 
-    def release(self, t: Ticket | str) -> None:
+    def release(self, t: Ticket | str, **changes: Any) -> None:
         """As `Kharon.release`."""
-        self._take(requests.release(t))
+        self._take(requests.release(t, **changes))
 
     def extend(self, t: Ticket | str, seconds: Seconds) -> None:
         """As `Kharon.extend`."""
@@ -145,3 +146,17 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
     def delete(self, id: str) -> None:
         """As `Kharon.delete`."""
         self._take(requests.delete(id))
+
+    def pause(self, tube: str) -> None:
+        """As `Kharon.pause`."""
+        self._take(requests.pause(tube))
+
+    def resume(self, tube: str) -> None:
+        """As `Kharon.resume`."""
+        self._take(requests.resume(tube))
+
+    def limit(
+        self, tube: str, *, claimed: int | None = None, claims: int | None = None, period: Seconds | None = None
+    ) -> None:
+        """As `Kharon.limit`."""
+        self._take(requests.limit(tube, claimed=claimed, claims=claims, period=period))

@@ -28,6 +28,7 @@ from kharon.model import commands as c
 from kharon.model.delays import Delay, as_seconds
 from kharon.model.limits import check_name
 from kharon.model.ticket import Status, Ticket
+from kharon.model.tubes import Tube
 from kharon.runtime import requests
 from kharon.runtime.atomic import Atomic
 from kharon.runtime.clock import WallClock
@@ -46,6 +47,7 @@ from kharon.store.protocol import Clock, Effect, RecordReader, Store
 __all__ = ["Kharon", "OnConflict", "RecordStream", "open_queue"]
 
 Records: TypeAlias = list[Record]
+Tubes: TypeAlias = list[Tube]
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -125,9 +127,9 @@ class Kharon:
     the sense of `Settings.fsync`, and is either carried out or not: a cancellation is noticed before anything has been
     decided, or after it is durable, when the next checkpoint raises it. Each can raise `Closed` when the queue is, and
     `CommitOutcomeUnknown` when the disk fails; that is not said again below. On a full disk whatever lets the queue
-    grow (adding, extending, restarting, updating) raises `StorageFull` until there is room, and nothing of it is kept;
-    settling and deleting go on from `Settings.reserve_bytes`. Where a ticket is settled, a `Ticket` that a handler
-    received is fenced (`LeaseLost` if its claim is over), an id is not.
+    grow (adding, extending, restarting, updating, telling a tube something) raises `StorageFull` until there is room,
+    and nothing of it is kept; settling and deleting go on from `Settings.reserve_bytes`. Where a ticket is settled, a
+    `Ticket` that a handler received is fenced (`LeaseLost` if its claim is over), an id is not.
     """
 
     def __init__(self, queue: _Queue, by: str) -> None:
@@ -360,9 +362,12 @@ class Kharon:
         return await self._pending(requests.retry(t, backoff, delay=delay, error_reason=error_reason, **changes))
 
     @_checkpoint
-    async def release(self, t: Ticket | str) -> Ticket:
-        """Give a claim back: the ticket is pending at once, the attempt is not counted. Errors, cost as in `done`."""
-        return await self._pending(requests.release(t))
+    async def release(self, t: Ticket | str, **changes: Any) -> Ticket:
+        """Give a claim back: the ticket is pending at once, the attempt is not counted.
+
+        Arguments, errors and cost as in `done`; `changes` as in `update`, so that it may move to another tube.
+        """
+        return await self._pending(requests.release(t, **changes))
 
     @_checkpoint
     async def extend(self, t: Ticket | str, seconds: Seconds) -> Ticket:
@@ -424,6 +429,88 @@ class Kharon:
             InvalidTicket: `name` cannot be the name of a group.
         """
         return Group(check_name("group", name), self._store, self._queue.group_waits)
+
+    # --- tubes --------------------------------------------------------------------------------------------------------
+
+    @property
+    def tubes(self) -> tuple[str, ...]:
+        """The tubes that this process claims from: `Settings.tubes` at first."""
+        return self._queue.crew.tubes
+
+    def subscribe(self, *tubes: str) -> None:
+        """Claim from these tubes, too, from now on; those that are subscribed to already stay so.
+
+        A matter of this process, which no record tells of, so it does not wait: it is no async method. O(tubes).
+
+        Raises:
+            InvalidTicket: one of them is no name; then nothing has changed.
+        """
+        crew = self._queue.crew
+        crew.tubes = tuple(dict.fromkeys((*crew.tubes, *(check_name("tube", tube) for tube in tubes))))
+
+    def unsubscribe(self, *tubes: str) -> None:
+        """Claim from these tubes no more; what runs goes on, and a tube that is not subscribed to is passed over.
+
+        As `subscribe` otherwise. Without any tube left nothing is claimed, and workers wait.
+        """
+        crew = self._queue.crew
+        unwanted = {check_name("tube", tube) for tube in tubes}
+        crew.tubes = tuple(tube for tube in crew.tubes if tube not in unwanted)
+
+    @_checkpoint
+    async def pause(self, tube: str) -> None:
+        """Let nothing be claimed from a tube, by anybody, until `resume`; what runs goes on. O(1).
+
+        It is recorded, so it holds after a restart. Pausing a paused tube changes nothing, and writes nothing.
+
+        Raises:
+            InvalidTicket: `tube` is no name.
+        """
+        await self._store.submit((requests.pause(tube),), self._by)
+
+    @_checkpoint
+    async def resume(self, tube: str) -> None:
+        """Let a paused tube be claimed from again; if it is not paused, nothing happens. Otherwise as `pause`."""
+        await self._store.submit((requests.resume(tube),), self._by)
+
+    @_checkpoint
+    async def limit(
+        self, tube: str, *, claimed: int | None = None, claims: int | None = None, period: Seconds | None = None
+    ) -> None:
+        """Limit how much is claimed from a tube, in place of the limit that it has; without any argument: not at all.
+
+        It is recorded, and so is what counts against it, so it holds after a restart, and across one.
+
+        Args:
+            tube: the tube.
+            claimed: at most so many of its tickets are claimed at once; None: any number. Those that are claimed
+                already go on.
+            claims: at most so many claims are made in any `period`, 10,000 at most; None: any number. By the times of
+                the records, which a clock that is set back does not set back: until it has come there again they stand
+                still. A claim that is released counts. Claims made before the tube had such a limit do not.
+            period: seconds, or a timedelta; goes with `claims`.
+
+        Raises:
+            InvalidTicket: an argument cannot be so.
+
+        Cost: O(claims).
+        """
+        await self._store.submit((requests.limit(tube, claimed=claimed, claims=claims, period=period),), self._by)
+
+    @_checkpoint
+    async def tube(self, name: str) -> Tube:
+        """Return a tube: whether it is paused, limited, open, how many of its tickets are ready, and claimed. O(log n).
+
+        Any name will do: a tube of which nobody has heard is open, and has no tickets.
+
+        Raises:
+            InvalidTicket: `name` is no name.
+        """
+        return await self._store.tube(check_name("tube", name))
+
+    async def restricted_tubes(self) -> Tubes:
+        """Return the tubes that are paused or limited, by name. O(their number)."""
+        return await self._store.restricted()
 
     # --- running ------------------------------------------------------------------------------------------------------
 

@@ -38,6 +38,7 @@ from kharon.model import commands as c
 from kharon.model.decide import decide
 from kharon.model.events import Changes
 from kharon.model.limits import check_json
+from kharon.model.tubes import decide_tube
 
 HERE = Path(__file__).parent
 SUMS = HERE / "SHA256SUMS"
@@ -76,6 +77,18 @@ class Queue:
         self.log.write()
         if sync:
             self.log.sync()
+
+    def tell(self, by: str, *commands: c.TubeCommand) -> None:
+        """Decide commands about tubes, in one commit, and write it."""
+        self.now += timedelta(seconds=0.25)
+        events = []
+        for command in commands:
+            for event in decide_tube(self.projection.tubes.get(command.tube), command):
+                events.append(event)
+                self.projection.apply(event, self.projection.seq + 1, self.now)
+        self.log.append(events, self.now, by)
+        self.log.write()
+        self.log.sync()
 
     def retain(self, policy: Policy, may_trim: MayTrim = never) -> None:
         """Do to the oldest segments what a policy says, until there are only few left to which it was not done."""
@@ -426,6 +439,27 @@ def _with_snapshots(where: Path) -> list[Path]:
     queue.do("ann", add("behind"), c.Delete("t1"))
     queue.close()
     return sorted((where / "snapshots").iterdir())
+
+
+@scenario
+def tubes(where: Path) -> None:
+    """Tubes that are paused, resumed and limited, claimed from, and moved between; two snapshots, and a tail."""
+    queue = Queue(where, SMALL)
+    queue.tell(
+        "ann", c.Pause("night"), c.Limit("default", 3, 2, 60.0), c.Limit("free", 1), c.Limit("slow", None, 1, 0.5)
+    )
+    queue.tell("bob", c.Pause("resumed"), c.Limit("free"))
+    queue.tell("ann", c.Resume("resumed"))
+    claimed(queue, "a", "b", "moved", "kept")
+    queue.do("worker-1", c.Release("moved", changes=Changes(tube="night", nice=1)), c.Release("a"))
+    assert take(where) is not None
+    for number in range(6):
+        queue.do("ann", add(f"t{number}", tube="slow"))
+    claimed(queue, "t0", "a")
+    assert take(where) is not None
+    queue.tell("ann", c.Resume("night"), c.Limit("default", None, 5, 3600.0))
+    claimed(queue, "t1")
+    queue.close()
 
 
 @scenario

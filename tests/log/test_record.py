@@ -35,6 +35,9 @@ from kharon.model.events import (
     TicketRestarted,
     TicketRetried,
     TicketUpdated,
+    TubeLimited,
+    TubePaused,
+    TubeResumed,
 )
 from kharon.model.limits import MAX_LINE_BYTES
 
@@ -62,11 +65,16 @@ GOLDEN: list[tuple[Event, str]] = [
     ),
     (TicketRetried("a", NOW), f'"id":"a","runat":"{T}"'),
     (TicketReleased("a"), '"id":"a"'),
+    (TicketReleased("a", Changes(tube="u")), '"id":"a","changes":{"tube":"u"}'),
     (TicketLapsed("a", NOW, "late"), f'"id":"a","runat":"{T}","error_reason":"late"'),
     (TicketRestarted("a", NOW), f'"id":"a","runat":"{T}"'),
     (TicketUpdated("a", Changes(group=None)), '"id":"a","changes":{"group":null}'),
     (TicketDeleted("a"), '"id":"a"'),
     (TicketExpired("a"), '"id":"a"'),
+    (TubePaused("t"), '"tube":"t"'),
+    (TubeResumed("t"), '"tube":"t"'),
+    (TubeLimited("t"), '"tube":"t"'),
+    (TubeLimited("t", 1, 2, 0.5), '"tube":"t","claimed":1,"claims":2,"period":0.5'),
     (LogClosed(), ""),
     (
         TailCut("log/1.jsonl", 7, 8, "quarantine/1-7"),
