@@ -7,15 +7,17 @@ seconds); whether it is granted is for `decide` to say. Commands are never writt
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TypeAlias
 
 import msgspec
 
 from kharon.model.delays import BackoffDelay, Delay, FixedDelay
-from kharon.model.events import Changes
+from kharon.model.events import Changes, ScheduleSet
 from kharon.model.ticket import Ticket
 
 __all__ = [
     "Add",
+    "AnyCommand",
     "Cancel",
     "Claim",
     "Command",
@@ -25,11 +27,16 @@ __all__ = [
     "Expire",
     "Extend",
     "Fail",
+    "FireSchedule",
     "Lapse",
     "Release",
+    "RemoveSchedule",
     "Restart",
     "Retry",
+    "ScheduleCommand",
+    "SetSchedule",
     "Settle",
+    "SkipSchedule",
     "Unblock",
     "Update",
 ]
@@ -165,3 +172,36 @@ class Unblock(Command, frozen=True):
     by: str
     group: str | None = None
     failed: bool = False
+
+
+class ScheduleCommand(msgspec.Struct, frozen=True):
+    """A request about the schedule of this name. Which instant comes next is for whoever asks to say."""
+
+    name: str
+
+
+class SetSchedule(ScheduleCommand, frozen=True):
+    """Let it be as `event` says; if it is so already, it stays as it is."""
+
+    event: ScheduleSet
+
+
+class RemoveSchedule(ScheduleCommand, frozen=True):
+    """Remove it; no schedule is no error."""
+
+
+class FireSchedule(ScheduleCommand, frozen=True):
+    """The instant `due` has come: add its ticket, and let the next one be `next`, if there is one."""
+
+    due: datetime
+    next: datetime | None
+
+
+class SkipSchedule(ScheduleCommand, frozen=True):
+    """Pass over what is due before `next`; None: over all that there is."""
+
+    next: datetime | None
+
+
+AnyCommand: TypeAlias = Command | ScheduleCommand
+"""What a commit is made of."""
