@@ -20,7 +20,7 @@ import os
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -28,14 +28,16 @@ from trio.lowlevel import enable_ki_protection
 from kharon.errors import Closed, StorageFull
 from kharon.log.protocol import EventLog, HasSnapshots
 from kharon.log.record import CLOCK, Record
-from kharon.model.commands import Claim, Command, Context, Expire, Lapse, Release, Settle
+from kharon.model.commands import AnyCommand, Claim, Command, Context, Expire, Lapse, Release, Settle
 from kharon.model.commit import Commit
 from kharon.model.ending import grows
 from kharon.model.events import Event
 from kharon.model.projection import Projection
+from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
 from kharon.settings import Settings
 from kharon.store.commits import TRY_SECONDS, Commits, unknown_outcome
+from kharon.store.firing import Firing
 from kharon.store.helper import Helper, Syncer
 from kharon.store.protocol import Clock, Deliver, Effect
 
@@ -90,6 +92,7 @@ class LocalStore:
             broke=self._broke,
             helper=helper,
         )
+        self._firing = Firing(self._projection.schedules)
         self._opened = False
         self._closed: str | None = "the queue has not been opened"
         self._process = os.getpid()
@@ -229,8 +232,9 @@ class LocalStore:
     # --- commands -----------------------------------------------------------------------------------------------------
 
     @enable_ki_protection
-    async def submit(self, commands: Sequence[Command], by: str) -> list[Ticket | None]:
-        """Decide commands as one commit, or refuse them all; return the ticket of each as it is then.
+    async def submit(self, commands: Sequence[AnyCommand], by: str) -> list[Ticket | None]:
+        """Decide commands as one commit, or refuse them all; return the ticket of each, if it is about one, as it is
+        then.
 
         Raises:
             KharonError: as `decide` refuses; nothing has changed.
@@ -248,7 +252,7 @@ class LocalStore:
             # others, and what was refused in sight of them, are told what holds now.
             return await self._submit(commands, by)
 
-    async def _submit(self, commands: Sequence[Command], by: str) -> list[Ticket | None]:
+    async def _submit(self, commands: Sequence[AnyCommand], by: str) -> list[Ticket | None]:
         self._check_open()
         try:
             return self._execute(commands, by)
@@ -315,7 +319,7 @@ class LocalStore:
         else:  # the handler settled it, or the lease lapsed: either is in the log already
             _logger.debug("ticket %r: the claim of record %s is over already", settle.id, settle.claim)
 
-    def _execute(self, commands: Sequence[Command], by: str) -> list[Ticket | None]:
+    def _execute(self, commands: Sequence[AnyCommand], by: str) -> list[Ticket | None]:
         """Decide, fold and append, in one stretch: all of the commands, or, if one is refused, none."""
         now = self._clock.now()
         projection = self._projection
@@ -328,7 +332,7 @@ class LocalStore:
             commit.undo()
             raise
         commit.keep()
-        return [projection.get(command.id) for command in commands]
+        return [projection.get(command.id) if isinstance(command, Command) else None for command in commands]
 
     def _append(self, effects: Sequence[Effect], now: datetime, by: str) -> None:
         if not effects:
@@ -347,7 +351,7 @@ class LocalStore:
         if self._idle:
             self._wake()
         if self._promised is not None:
-            coming = self._projection.next_instant(expiration=self._settings.expiration)
+            coming = self._coming()
             if coming is not None and coming < self._promised:
                 self._promised = None
                 self._earlier.set()
@@ -430,17 +434,16 @@ class LocalStore:
 
     @enable_ki_protection
     async def tick(self) -> float:
-        """Promote what has become due, lapse the leases that have ended, expire what is kept no longer.
+        """Promote what has become due, lapse the leases that have ended, expire what is kept no longer, fire schedules.
 
         Returns:
             The seconds until something will be due, more than 0; `math.inf` if nothing will; 0 if more is due now
             than one call does.
 
-        Cost: O(due log n), at most `_TICK_LIMIT` lapses and as many expiries.
+        Cost: O(due log n), at most `_TICK_LIMIT` lapses, as many expiries, and about as many firings.
         """
         await self._enter()
         now = self._clock.now()
-        projection = self._projection
         least = 0.0
         try:
             if await self._keep_up(now):
@@ -448,7 +451,7 @@ class LocalStore:
         except StorageFull:  # what was due still is: from the reserve at the next tick, or, if that is used up, later
             least = 0.0 if self._commits.group_grew else TRY_SECONDS
         self._earlier = trio.Event()
-        self._promised = projection.next_instant(expiration=self._settings.expiration)
+        self._promised = self._coming()
         if self._promised is None:
             self._promised = datetime.max.replace(tzinfo=now.tzinfo)
             return math.inf
@@ -456,7 +459,7 @@ class LocalStore:
         return max(least, (self._promised - self._clock.now()).total_seconds()) + 1e-6
 
     async def _keep_up(self, now: datetime) -> bool:
-        """Do what is due now, within the limit; return whether the limit was reached, so that more may be due."""
+        """Do what is due now, within the limit; return whether more may be due."""
         projection = self._projection
         lapsed = projection.lapsed(now, _TICK_LIMIT)
         expired = projection.expired(now, _TICK_LIMIT) if self._settings.expiration else []
@@ -466,13 +469,32 @@ class LocalStore:
                 self._lapse(ticket, _LEASE_ENDED)
             for ticket in expired:
                 self._execute((Expire(ticket.id),), CLOCK)
+            if self._commits.may_grow():
+                for commands in self._firing.due(now, _TICK_LIMIT):
+                    self._execute(commands, CLOCK)
             if self._idle:
                 self._wake()
             if self._commits.may_grow():
                 self._room.unpark_all()
         finally:
             await self._commits.durable()
-        return _TICK_LIMIT in (len(lapsed), len(expired))
+        firing = self._firing_at()
+        return _TICK_LIMIT in (len(lapsed), len(expired)) or (firing is not None and firing <= now)
+
+    def _coming(self) -> datetime | None:
+        """Return when something will be due by itself; None: nothing will."""
+        coming, firing = self._projection.next_instant(expiration=self._settings.expiration), self._firing_at()
+        return coming if firing is None else firing if coming is None else min(coming, firing)
+
+    def _firing_at(self) -> datetime | None:
+        """Return when a schedule will fire; without room, when that will be tried; None: none will."""
+        if not self._projection.schedules:
+            return None
+        now = self._clock.now()
+        instant = self._firing.coming(now)
+        if instant is None or self._commits.may_grow():
+            return instant
+        return max(instant, now + timedelta(seconds=TRY_SECONDS))
 
     async def wait_earlier(self) -> None:
         """Wait until something will be due earlier than the last `tick` said."""
@@ -499,6 +521,14 @@ class LocalStore:
             ticket = self._projection.get(id)
             if await self._still():
                 return ticket
+
+    async def schedules(self) -> list[Schedule]:
+        """Return what is scheduled, by name, once that is durable. O(n log n)."""
+        await self._enter()
+        while True:
+            found = self._projection.schedules.values()
+            if await self._still():
+                return found
 
     async def list(
         self, *, status: Status | None, type: str | None, tube: str | None, group: str | None, limit: int | None

@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import Protocol, TypeAlias
 
 from kharon.log.record import Record
-from kharon.model.commands import Command, Settle
+from kharon.model.commands import AnyCommand, Settle
 from kharon.model.projection import Effect
+from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
 
 __all__ = ["Clock", "Deliver", "Effect", "RecordReader", "Store"]
@@ -63,8 +64,8 @@ class Store(Protocol):
     async def close(self) -> None:
         """Make everything durable, and give the queue up."""
 
-    async def submit(self, commands: Sequence[Command], by: str) -> list[Ticket | None]:
-        """Decide commands as one commit, or refuse them all; return the ticket of each as it is then."""
+    async def submit(self, commands: Sequence[AnyCommand], by: str) -> list[Ticket | None]:
+        """Decide commands as one commit, or refuse them all; return the ticket of each, if it is about one."""
 
     async def turn(
         self, worker: str, tubes: Sequence[str], settle: Settle | None, *, settle_by: str, claim: bool
@@ -81,13 +82,16 @@ class Store(Protocol):
         """Let everybody return from `wait_ready`."""
 
     async def tick(self) -> float:
-        """Do what time has made due: promote, lapse, expire. Return the seconds until something will be due."""
+        """Do what time has made due: promote, lapse, expire, fire. Return the seconds until something will be due."""
 
     async def wait_earlier(self) -> None:
         """Wait until something will be due earlier than the last `tick` said."""
 
     async def get(self, id: str) -> Ticket | None:
         """Return a ticket, or None."""
+
+    async def schedules(self) -> list[Schedule]:
+        """Return what is scheduled, by name."""
 
     async def list(
         self, *, status: Status | None, type: str | None, tube: str | None, group: str | None, limit: int | None
