@@ -270,6 +270,20 @@ async def test_a_full_disk_leaves_nothing_half_done_and_it_fires_when_there_is_r
         nursery.cancel_scope.cancel()
 
 
+async def test_a_tick_without_room_waits_for_the_next_try(autojump_clock, clock):
+    log = FailingLog(MemoryLog(), error=kharon.StorageFull("no room"))
+    async with kharon.open(log, clock=clock) as kh:
+        await kh.schedule("s", every=60, ticket=template())
+        await trio.sleep(61)
+        log.fail = "write"
+        assert await kh._store.tick() == pytest.approx(1, abs=1e-3)
+        for _ in range(3):
+            assert await kh._store.tick() == pytest.approx(1, abs=1e-3)
+        log.fail = None
+        await trio.sleep(1.1)
+        assert await kh._store.tick() == pytest.approx(120 - 62.1, abs=1e-3)
+
+
 async def test_without_the_time_zone_the_queue_opens_and_all_else_runs(
     tmp_path, autojump_clock, clock, seen, monkeypatch, caplog
 ):
