@@ -35,6 +35,7 @@ from kharon.model.delays import BackoffDelay, FixedDelay
 from kharon.model.projection import Projection
 from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
+from kharon.model.tubes import Limit, Tube
 from kharon.model.versions import RELEASE
 from kharon.runtime.kharon import Kharon, RecordStream
 from kharon.runtime.kharon import open_queue as open  # noqa: A004 - kharon.open is the name
@@ -65,6 +66,7 @@ __all__ = [
     "Kharon",
     "KharonError",
     "LeaseLost",
+    "Limit",
     "LogReader",
     "LogReplaced",
     "Projection",
@@ -82,6 +84,7 @@ __all__ = [
     "Ticket",
     "TicketExists",
     "TicketNotFound",
+    "Tube",
     "UnknownEvents",
     "UnknownFormat",
     "follow",

@@ -174,8 +174,12 @@ def _fields(ticket: Ticket) -> _Fields:
         worker=ticket.worker,
         successor=None if ticket.successor is None else _fields(ticket.successor),
         gate=ticket.gate,
-        joined=ticket.joined,
+        joined=0 if ticket.joined == ticket.order else ticket.joined,
     )
+
+
+def _is_member(fields: _Fields) -> bool:
+    return fields.status is Status.PENDING and fields.group is not None
 
 
 def _ticket(fields: _Fields) -> Ticket:
@@ -202,7 +206,7 @@ def _ticket(fields: _Fields) -> Ticket:
         fields.order,
         None if fields.successor is None else _ticket(fields.successor),
         fields.gate,
-        fields.joined,
+        fields.joined or (fields.order if _is_member(fields) else 0),
     )
     return seal_ticket(draft)
 
@@ -318,6 +322,14 @@ def _check_fields(fields: _Fields, seq: int) -> None:
         why = f"it is {fields.status} and claimed"
     elif pending and fields.expire_at is not None:
         why = "it is pending and expires"
+    elif not 0 <= fields.joined <= (seq if _is_member(fields) else 0):
+        why = f"it joined the group {fields.group!r} at record {fields.joined}, in a snapshot at {seq}"
+    elif (gate := fields.gate) is not None and not 0 <= gate.since <= (0 if gate.after_group is None else seq):
+        why = f"it waits for the group {gate.after_group!r} since record {gate.since}, in a snapshot at {seq}"
+    elif not set(fields.blocked_by) <= set(() if gate is None else gate.after):
+        why = f"it is blocked by {fields.blocked_by}, and was told to wait for {() if gate is None else gate.after}"
+    elif (fields.blocked_by or (gate and gate.since)) and (claimed or not pending):
+        why = "it is blocked, and claimed or ended"
     if why is not None:
         raise BadLine(f"ticket {fields.id!r}: {why}")
     from_json(fields.payload)

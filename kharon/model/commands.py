@@ -17,7 +17,6 @@ from kharon.model.ticket import Ticket
 
 __all__ = [
     "Add",
-    "AnyCommand",
     "Cancel",
     "Claim",
     "Command",
@@ -29,14 +28,19 @@ __all__ = [
     "Fail",
     "FireSchedule",
     "Lapse",
+    "Limit",
+    "Pause",
     "Release",
     "RemoveSchedule",
+    "Request",
     "Restart",
+    "Resume",
     "Retry",
     "ScheduleCommand",
     "SetSchedule",
     "Settle",
     "SkipSchedule",
+    "TubeCommand",
     "Unblock",
     "Update",
 ]
@@ -136,6 +140,8 @@ class Retry(Settle, frozen=True):
 class Release(Settle, frozen=True):
     """Give the claim back, uncounted."""
 
+    changes: Changes | None = None
+
 
 class Lapse(Settle, frozen=True, kw_only=True):
     """The lease has ended, or the process that held it has. Which leases those are is a query of the store's."""
@@ -164,12 +170,12 @@ class Expire(Command, frozen=True):
 
 
 class Unblock(Command, frozen=True):
-    """The ticket need not wait any more for the ticket `by`, or, with `group`, for that group; drop it if `failed`.
+    """The ticket need not wait any more for the ticket `ended`, or, with `group`, for that group; drop it if `failed`.
 
     Only `commit` asks for this, as part of the commit that ends what was waited for.
     """
 
-    by: str
+    ended: str
     group: str | None = None
     failed: bool = False
 
@@ -203,5 +209,27 @@ class SkipSchedule(ScheduleCommand, frozen=True):
     next: datetime | None
 
 
-AnyCommand: TypeAlias = Command | ScheduleCommand
-"""What a commit is made of."""
+class TubeCommand(msgspec.Struct, frozen=True):
+    """A request about a tube."""
+
+    tube: str
+
+
+class Pause(TubeCommand, frozen=True):
+    """Let nothing be claimed from the tube any more."""
+
+
+class Resume(TubeCommand, frozen=True):
+    """Let the tube be claimed from again."""
+
+
+class Limit(TubeCommand, frozen=True):
+    """Let at most `claimed` tickets of the tube be claimed at once, and at most `claims` in any `period` seconds."""
+
+    claimed: int | None = None
+    claims: int | None = None
+    period: float | None = None
+
+
+Request: TypeAlias = Command | ScheduleCommand | TubeCommand
+"""Anything that can be asked for as part of a commit."""

@@ -28,6 +28,7 @@ from kharon.model.decide import decide
 from kharon.model.projection import Effect, Projection
 from kharon.model.schedules import decide_schedule
 from kharon.model.ticket import Status, Ticket, memberships, waits_of
+from kharon.model.tubes import decide_tube
 
 __all__ = ["Commit"]
 
@@ -53,7 +54,7 @@ class Commit:
         self._at = context.now if at is None or context.now > at else at  # as the log does: time never goes back there
         projection.begin()
 
-    def run(self, commands: Sequence[c.AnyCommand]) -> None:
+    def run(self, commands: Sequence[c.Request]) -> None:
         """Carry out commands, one after the other, each with what follows from it.
 
         Raises:
@@ -66,7 +67,7 @@ class Commit:
                 self._run(command)
             except KharonError as error:
                 if len(commands) > 1:
-                    what = f"{type(command).__name__.lower()} of {_object(command)}"
+                    what = f"{type(command).__name__.lower()} of {_subject(command)}"
                     error.args = (f"command {number} of {len(commands)}, {what}, is refused, so none is: {error}",)
                 raise
 
@@ -80,11 +81,15 @@ class Commit:
             self._projection.undo(effect)
         self._projection.end(kept=False)
 
-    def _run(self, command: c.AnyCommand) -> None:
+    def _run(self, command: c.Request) -> None:
+        projection = self._projection
+        if isinstance(command, c.TubeCommand):
+            for told in decide_tube(projection.tubes.get(command.tube), command):
+                self._fold(told)
+            return
         if isinstance(command, c.ScheduleCommand):
             self._run_schedule(command)
             return
-        projection = self._projection
         ticket = projection.get(command.id)
         if type(command) is c.Add and (command.after or command.after_group is not None):
             command = self._gated(ticket, command)
@@ -211,14 +216,15 @@ class Commit:
             raise InvalidTicket(f"ticket {ticket.id!r} cannot be added after {found!r}: that one waits for {chain}")
 
 
+def _subject(command: c.Request) -> str:
+    if isinstance(command, c.ScheduleCommand):
+        return f"schedule {command.name!r}"
+    return f"tube {command.tube!r}" if isinstance(command, c.TubeCommand) else f"ticket {command.id!r}"
+
+
 def _waits(ticket: Ticket, command: c.Unblock) -> bool:
     """Return whether a ticket still waits for what a command says that it need not wait for."""
     waits = waits_of(ticket)
     if command.group is None:
-        return command.by in waits.blocked_by
+        return command.ended in waits.blocked_by
     return waits.gate is not None and waits.gate.since > 0 and waits.gate.after_group == command.group
-
-
-def _object(command: c.AnyCommand) -> str:
-    """Return, in words, what a command is about."""
-    return f"schedule {command.name!r}" if isinstance(command, c.ScheduleCommand) else f"ticket {command.id!r}"

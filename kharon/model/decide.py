@@ -211,8 +211,9 @@ def _retry(ticket: Ticket, command: c.Retry, context: c.Context) -> Events:
     return (e.TicketRetried(ticket.id, runat, command.error_reason, command.changes),)
 
 
-def _release(ticket: Ticket, _command: c.Release, _context: c.Context) -> Events:
-    return (e.TicketReleased(ticket.id),)
+def _release(ticket: Ticket, command: c.Release, _context: c.Context) -> Events:
+    _check_group(ticket, command.changes)
+    return (e.TicketReleased(ticket.id, command.changes),)
 
 
 def _lapse(ticket: Ticket, command: c.Lapse, context: c.Context) -> Events:
@@ -238,10 +239,10 @@ def _delete(ticket: Ticket, _command: c.Delete, _context: c.Context) -> Events:
 
 def _unblock(ticket: Ticket, command: c.Unblock, _context: c.Context) -> Events:
     if not command.failed:
-        return (e.TicketUnblocked(ticket.id, command.by, command.group),)
+        return (e.TicketUnblocked(ticket.id, command.ended, command.group),)
     if ticket.successor is not None:
-        return (e.TicketUnblocked(ticket.id, command.by, command.group, dropped=True),)
-    reason = shorten_reason(f"ticket {command.by!r}, which it waited for, failed or was cancelled")
+        return (e.TicketUnblocked(ticket.id, command.ended, command.group, dropped=True),)
+    reason = shorten_reason(f"ticket {command.ended!r}, which it waited for, failed or was cancelled")
     return (e.TicketCancelled(ticket.id, keep=True, error_reason=reason),)
 
 

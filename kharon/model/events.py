@@ -155,7 +155,9 @@ class TicketRetried(TicketEvent, frozen=True):
 
 
 class TicketReleased(TicketEvent, frozen=True):
-    """The claim was given back; its attempt is not counted."""
+    """The claim was given back, with the changes that were asked for; its attempt is not counted."""
+
+    changes: Changes | None = None
 
 
 class TicketLapsed(TicketEvent, frozen=True):
@@ -178,11 +180,12 @@ class TicketUpdated(TicketEvent, frozen=True):
 
 
 class TicketUnblocked(TicketEvent, frozen=True):
-    """The ticket does not wait any more for the ticket `by`, which ended; with `group`, for that group: `by` was the
-    last in it. If `dropped`, what waited was a successor that is not wanted when `by` fails, and is no more.
+    """The ticket waits no more for the ticket `ended`; with `group`, for that group, in which that one was the last.
+
+    If `dropped`, what waited was a successor that was not to run if one that it waited for failed, and is no more.
     """
 
-    by: str
+    ended: str
     group: str | None = None
     dropped: bool = False
 

@@ -5,27 +5,67 @@ the log, so they hold across restarts: at most `claimed` tickets of the tube are
 seconds, by the times of the records, at most `claims` claims are made. Whether that is over 10 s or 10 days, only the
 newest `claims` of them need to be known: one more may be made when the oldest of those is `period` seconds old.
 
-Which tube is open, and from which is claimed next, is in `heads`.
+`decide_tube` has the rules by which that changes; `room` says what it means for a claim; from which tube is claimed
+next is in `heads`.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import ClassVar, Final, TypeAlias
 
 import msgspec
 
 from kharon.errors import KharonError
+from kharon.model import commands as c
 from kharon.model.delays import MAX_SECONDS
 from kharon.model.events import Event, Instant, TubeEvent, TubeLimited, TubePaused, TubeResumed
 from kharon.model.keepers import Kept
 
-__all__ = ["MAX_CLAIMS", "TubeState", "Tubes"]
+__all__ = ["MAX_CLAIMS", "Limit", "Tube", "TubeState", "Tubes", "decide_tube", "room"]
 
 MAX_CLAIMS: Final = 10_000
 """The most claims per period that a tube can be limited to: so many times are kept for it."""
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """How much may be claimed from a tube.
+
+    Attributes:
+        claimed: how many of its tickets may be claimed at once; None: any number.
+        claims: how many claims may be made in any `period` seconds; None: any number.
+        period: seconds; None: without `claims`.
+    """
+
+    claimed: int | None
+    claims: int | None
+    period: float | None
+
+
+class Tube(msgspec.Struct, frozen=True):
+    """A tube, as it is at one moment.
+
+    Attributes:
+        name: the tube.
+        paused_since: when it was paused; None: it is not.
+        limit: how much may be claimed from it; None: it is not limited.
+        ready: how many of its tickets are due and wait for nothing but a worker.
+        claimed: how many are claimed.
+        open: whether one may be claimed now, if one is ready.
+        reopens_at: when it opens by itself, because its newest claims will be old enough; None: it is open, or it is
+            paused, or as many are claimed as may be.
+    """
+
+    name: str
+    paused_since: datetime | None
+    limit: Limit | None
+    ready: int
+    claimed: int
+    open: bool
+    reopens_at: datetime | None
 
 
 class TubeState(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -103,6 +143,10 @@ class Tubes:
         """Return what was told about a tube, without the times of its claims; None: nothing. O(1)."""
         return self._states.get(tube)
 
+    def names(self) -> list[str]:
+        """Return the tubes that something was told about, sorted. O(tubes log tubes)."""
+        return sorted(self._states)
+
     def apply(self, event: TubeEvent, seq: int, at: datetime) -> _Displaced:
         """Fold an event; return what `undo` needs. O(1), but for a limit O(its claims).
 
@@ -174,3 +218,56 @@ class Tubes:
             assert fault is None, fault
         limited = {name for name, state in self._states.items() if state.claims is not None}
         assert limited == self.times.keys(), f"{limited} are limited, and {self.times.keys()} have times"
+
+
+def decide_tube(state: TubeState | None, command: c.TubeCommand) -> tuple[TubeEvent, ...]:
+    """Return the events by which a command changes a tube; none if it asks for what already is so. O(1). Pure.
+
+    Args:
+        state: what was told about it; None: nothing.
+        command: the request.
+    """
+    now = state or TubeState(command.tube)
+    if isinstance(command, c.Pause):
+        return () if now.paused_since is not None else (TubePaused(command.tube),)
+    if isinstance(command, c.Resume):
+        return () if now.paused_since is None else (TubeResumed(command.tube),)
+    assert isinstance(command, c.Limit)
+    wanted = (command.claimed, command.claims, command.period)
+    return () if wanted == (now.claimed, now.claims, now.period) else (TubeLimited(command.tube, *wanted),)
+
+
+def room(
+    state: TubeState, claimed: int, times: Sequence[datetime], now: datetime
+) -> tuple[int | None, datetime | None]:
+    """Return how many claims may be made from a tube now, and when there may be one more because time has passed.
+
+    Args:
+        state: what was told about it.
+        claimed: how many of its tickets are claimed.
+        times: when its newest claims were made, as `Tubes.times` has them.
+        now: the time that the record of a claim would have.
+
+    Returns:
+        How many; None: any number. And the instant, later than `now`; None: time alone changes nothing.
+
+    Cost: O(log times). Pure.
+    """
+    if state.paused_since is not None:
+        return 0, None
+    free = None if state.claimed is None else max(0, state.claimed - claimed)
+    if state.claims is None or state.period is None:
+        return free, None
+    period = timedelta(seconds=state.period)
+    old = bisect_right(times, now, key=lambda time: _after(time, period))
+    left = state.claims - (len(times) - old)
+    if free is not None and free <= left:
+        return free, None
+    return left, _after(times[old], period) if old < len(times) else None
+
+
+def _after(time: datetime, period: timedelta) -> datetime:
+    try:
+        return time + period
+    except OverflowError:  # the clock is at the end of its days
+        return datetime.max.replace(tzinfo=UTC)

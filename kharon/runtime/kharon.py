@@ -11,13 +11,11 @@ import functools
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, ParamSpec, Self, TypeAlias, TypeVar
+from typing import Any, Final, ParamSpec, Self, TypeAlias, TypeVar
 
 import trio
-from msgspec import Raw
 from trio.lowlevel import enable_ki_protection
 
 from kharon.errors import InvalidSettings, InvalidTicket, TicketNotFound
@@ -27,16 +25,21 @@ from kharon.log.protocol import EventLog
 from kharon.log.record import Record
 from kharon.log.retention import Retention
 from kharon.model import commands as c
-from kharon.model.delays import Delay, as_seconds, delay_seconds
-from kharon.model.events import Changes, TicketAdded, TicketEvent
+from kharon.model.delays import Delay, as_seconds
+from kharon.model.events import TicketAdded, TicketEvent
 from kharon.model.evolve import ended, evolve
-from kharon.model.limits import check_instant, check_json, check_name, check_nice, check_reason
+from kharon.model.limits import check_name
 from kharon.model.schedules import Schedule
-from kharon.model.ticket import Status, Ticket, draft_of, seal
+from kharon.model.ticket import Status, Ticket
+from kharon.model.tubes import Tube
+from kharon.runtime import requests
+from kharon.runtime.atomic import Atomic
 from kharon.runtime.clock import WallClock
+from kharon.runtime.groups import Group, GroupWaits
+from kharon.runtime.requests import OnConflict, OnFailure, Seconds, id_of
 from kharon.runtime.retention import Keeper, policy_of
 from kharon.runtime.router import Router
-from kharon.runtime.scheduling import CatchUp, set_schedule
+from kharon.runtime.scheduling import CatchUp, remove_schedule, set_schedule
 from kharon.runtime.snapshots import Snapshots
 from kharon.runtime.stats import Collector, Stats
 from kharon.runtime.workers import Crew
@@ -46,10 +49,9 @@ from kharon.store.protocol import Clock, Effect, RecordReader, Store
 
 __all__ = ["Kharon", "OnConflict", "RecordStream", "open_queue"]
 
-OnConflict: TypeAlias = Literal["replace", "skip", "raise"]
-Seconds: TypeAlias = float | timedelta
 Records: TypeAlias = list[Record]
 Schedules: TypeAlias = list[Schedule]
+Tubes: TypeAlias = list[Tube]
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -71,9 +73,9 @@ class _Queue:
 
     def __init__(self, log: EventLog, settings: Settings, clock: Clock, *, in_thread: bool) -> None:
         self.settings = settings
-        self.clock = clock
         self.stats = Collector()
         self.waits: dict[str, set[_Wait]] = {}
+        self.group_waits = GroupWaits()
         store = LocalStore(log, settings, clock, self._deliver, self._closed, in_thread=in_thread)
         self.store: Store = store
         self.snapshots: Snapshots | None = None
@@ -107,12 +109,14 @@ class _Queue:
             self.snapshots.look()
         if self.keeper is not None:
             self.keeper.look()
+        self.group_waits.deliver(effects)
         if self.waits:
             for effect in effects:
                 self._end_waits(effect)
 
     def _closed(self) -> None:
-        """Wake those who wait for a ticket that will not end here any more."""
+        """Wake those who wait for what will not end here any more."""
+        self.group_waits.end()
         for waits in self.waits.values():
             for wait in waits:
                 wait.event.set()
@@ -149,9 +153,9 @@ class Kharon:
     the sense of `Settings.fsync`, and is either carried out or not: a cancellation is noticed before anything has been
     decided, or after it is durable, when the next checkpoint raises it. Each can raise `Closed` when the queue is, and
     `CommitOutcomeUnknown` when the disk fails; that is not said again below. On a full disk whatever lets the queue
-    grow (adding, extending, restarting, updating) raises `StorageFull` until there is room, and nothing of it is kept;
-    settling and deleting go on from `Settings.reserve_bytes`. Where a ticket is settled, a `Ticket` that a handler
-    received is fenced (`LeaseLost` if its claim is over), an id is not.
+    grow (adding, extending, restarting, updating, telling a tube something) raises `StorageFull` until there is room,
+    and nothing of it is kept; settling and deleting go on from `Settings.reserve_bytes`. Where a ticket is settled, a
+    `Ticket` that a handler received is fenced (`LeaseLost` if its claim is over), an id is not.
     """
 
     def __init__(self, queue: _Queue, by: str) -> None:
@@ -186,7 +190,16 @@ class Kharon:
     # --- adding and asking --------------------------------------------------------------------------------------------
 
     @_checkpoint
-    async def add(self, ticket: Ticket, *, delay: Delay | None = None, on_conflict: OnConflict = "replace") -> Ticket:
+    async def add(
+        self,
+        ticket: Ticket,
+        *,
+        delay: Delay | None = None,
+        on_conflict: OnConflict = "replace",
+        after: Iterable[str] = (),
+        after_group: str | None = None,
+        on_failure: OnFailure = "run",
+    ) -> Ticket:
         """Add a ticket.
 
         Args:
@@ -195,28 +208,48 @@ class Kharon:
             on_conflict: what to do if the id exists. "replace": the newest wins; a terminal ticket starts anew, a
                 claimed one runs on and is pending again, with the new fields, when it settles. "skip": nothing.
                 "raise": `TicketExists`.
+            after: ids of tickets, 1000 at the most, of which those that are pending now have to end first, in whatever
+                way: done, failed, cancelled or removed. An id that no ticket has is not waited for.
+            after_group: a group: its members that are pending now have to end first, or to leave it, however many they
+                are. Those that join later are not waited for.
+            on_failure: what becomes of this ticket if one that it waits for fails or is cancelled: "run" lets it run,
+                "cancel" cancels it, at once, and keeps it.
+
+        The ticket is blocked, and not claimed, until all that it waits for has ended; its delay runs meanwhile. The
+        commit that ends the last one unblocks it. One that waits, and is added again with the same `after` and
+        `after_group`, goes on waiting for what is left, and for nothing new.
 
         Returns:
             The ticket as it is in the queue now.
 
         Raises:
-            InvalidTicket: an argument cannot be so.
+            InvalidTicket: an argument cannot be so; or the ticket would wait for one that waits for it.
+            FinalizerInGroup: `after_group` is its own group.
             TicketExists: as above.
 
-        Cost: O(log n).
+        Cost: O(log n); with `after` O(its length) at each end of one of them; and if others wait for a ticket that is
+        added again, O(their number).
         """
-        return await self._pending(_add(ticket, delay, on_conflict))
+        return await self._pending(requests.add(ticket, delay, on_conflict, after, after_group, on_failure))
 
     @_checkpoint
     async def add_many(
-        self, tickets: Iterable[Ticket], *, delay: Delay | None = None, on_conflict: OnConflict = "replace"
+        self,
+        tickets: Iterable[Ticket],
+        *,
+        delay: Delay | None = None,
+        on_conflict: OnConflict = "replace",
+        after: Iterable[str] = (),
+        after_group: str | None = None,
+        on_failure: OnFailure = "run",
     ) -> list[Ticket]:
         """Add tickets in one commit: all of them, or, if one is refused, none.
 
-        Arguments, errors and cost per ticket are those of `add`. The whole commit is decided in one stretch, about
-        15 µs a ticket, in which no other task runs: give a large import in parts.
+        Arguments, errors and cost per ticket are those of `add`; a refusal says which ticket it was. The whole commit
+        is decided in one stretch, about 15 µs a ticket, in which no other task runs: give a large import in parts.
         """
-        commands = [_add(ticket, delay, on_conflict) for ticket in tickets]
+        ids = list(after)
+        commands = [requests.add(ticket, delay, on_conflict, ids, after_group, on_failure) for ticket in tickets]
         return [ticket for ticket in await self._store.submit(commands, self._by) if ticket is not None]
 
     @_checkpoint
@@ -226,7 +259,7 @@ class Kharon:
         Raises:
             TicketNotFound: there is none.
         """
-        ticket = await self._store.get(_id(id))
+        ticket = await self._store.get(id_of(id))
         if ticket is None:
             raise _not_found(id)
         return ticket
@@ -282,11 +315,7 @@ class Kharon:
 
         Cost: O(log n).
         """
-        if keep:
-            return await self.done(t, result=result, expire_in=expire_in)
-        if result is not None or expire_in is not None:
-            raise InvalidTicket("ack: a removed ticket has neither result nor expire_in; use done, or keep=True")
-        return await self._one(c.Done(*_target(t)))
+        return await self._one(requests.ack(t, keep=keep, result=result, expire_in=expire_in))
 
     @_checkpoint
     async def done(self, t: Ticket | str, *, result: Any = None, expire_in: Seconds | None = None) -> Ticket:
@@ -303,16 +332,14 @@ class Kharon:
 
         Cost: O(log n).
         """
-        data = None if result is None else check_json("result", result)
-        return await self._pending(c.Done(*_target(t), keep=True, result=data, expire_in=_expire_in(expire_in)))
+        return await self._pending(requests.done(t, result=result, expire_in=expire_in))
 
     @_checkpoint
     async def fail(
         self, t: Ticket | str, *, error_reason: str | None = None, expire_in: Seconds | None = None
     ) -> Ticket:
         """The ticket has failed for good, and is kept. Arguments, errors and cost as in `done`."""
-        reason = check_reason("error_reason", error_reason)
-        return await self._pending(c.Fail(*_target(t), error_reason=reason, expire_in=_expire_in(expire_in)))
+        return await self._pending(requests.fail(t, error_reason=error_reason, expire_in=expire_in))
 
     @_checkpoint
     async def cancel(
@@ -330,10 +357,7 @@ class Kharon:
 
         Arguments, errors and cost as in `done`; `expire_in` goes with `keep` only.
         """
-        if expire_in is not None and not keep:
-            raise InvalidTicket("cancel: a removed ticket does not expire; expire_in goes with keep=True")
-        reason = check_reason("error_reason", error_reason)
-        return await self._one(c.Cancel(*_target(t), keep=keep, error_reason=reason, expire_in=_expire_in(expire_in)))
+        return await self._one(requests.cancel(t, error_reason=error_reason, keep=keep, expire_in=expire_in))
 
     @_checkpoint
     async def retry(
@@ -353,20 +377,16 @@ class Kharon:
 
         Cost: O(log n).
         """
-        if delay is not None and "runat" in changes:
-            raise InvalidTicket("retry: give delay (a duration) or runat (an instant), not both")
-        command = c.Retry(
-            *_target(t),
-            delay=self._queue.settings.backoff if delay is None else _checked(delay),
-            error_reason=check_reason("error_reason", error_reason),
-            changes=_changes("retry", changes) if changes else None,
-        )
-        return await self._pending(command)
+        backoff = self._queue.settings.backoff
+        return await self._pending(requests.retry(t, backoff, delay=delay, error_reason=error_reason, **changes))
 
     @_checkpoint
-    async def release(self, t: Ticket | str) -> Ticket:
-        """Give a claim back: the ticket is pending at once, the attempt is not counted. Errors, cost as in `done`."""
-        return await self._pending(c.Release(*_target(t)))
+    async def release(self, t: Ticket | str, **changes: Any) -> Ticket:
+        """Give a claim back: the ticket is pending at once, the attempt is not counted.
+
+        Arguments, errors and cost as in `done`; `changes` as in `update`, so that it may move to another tube.
+        """
+        return await self._pending(requests.release(t, **changes))
 
     @_checkpoint
     async def extend(self, t: Ticket | str, seconds: Seconds) -> Ticket:
@@ -374,9 +394,9 @@ class Kharon:
 
         Errors and cost as in `done`.
         """
-        lease = as_seconds("seconds", seconds)
-        ticket = await self._pending(c.Extend(*_target(t), seconds=lease))
-        self._queue.crew.extend(ticket, lease)
+        command = requests.extend(t, seconds)
+        ticket = await self._pending(command)
+        self._queue.crew.extend(ticket, command.seconds)
         return ticket
 
     # --- changing -----------------------------------------------------------------------------------------------------
@@ -388,7 +408,7 @@ class Kharon:
         Raises:
             TicketNotFound, InvalidTransition: there is no such ticket; it is pending.
         """
-        return await self._pending(c.Restart(_id(id)))
+        return await self._pending(requests.restart(id))
 
     @_checkpoint
     async def update(self, id: str, **changes: Any) -> Ticket:
@@ -398,16 +418,118 @@ class Kharon:
             TicketNotFound: there is no such ticket.
             InvalidTicket: there is nothing to change, or a value cannot be so.
         """
-        return await self._pending(c.Update(_id(id), _changes("update", changes)))
+        return await self._pending(requests.update(id, **changes))
 
     @_checkpoint
     async def delete(self, id: str) -> None:
         """Remove a ticket, whatever its status; if there is none, nothing happens. O(log n)."""
-        await self._one(c.Delete(_id(id)))
+        await self._one(requests.delete(id))
+
+    # --- several at once ----------------------------------------------------------------------------------------------
+
+    def atomic(self) -> Atomic:
+        """Return a block in which commands gather, to be carried out when it ends: all of them, or none.
+
+            async with kh.atomic() as tx:
+                tx.done(ticket, result=42)
+                tx.add(Ticket("next", "email"))
+
+        Its verbs are those of the queue, with the same arguments, and are not awaited. See `Atomic`.
+        """
+        return Atomic(self._store, self._by, self._queue.settings, self._queue.crew.extend)
+
+    def group(self, name: str) -> Group:
+        """Return a view of a group of tickets: how many of it are pending, and a wait until none is. O(1).
+
+        Raises:
+            InvalidTicket: `name` cannot be the name of a group.
+        """
+        return Group(check_name("group", name), self._store, self._queue.group_waits)
+
+    # --- tubes --------------------------------------------------------------------------------------------------------
+
+    @property
+    def tubes(self) -> tuple[str, ...]:
+        """The tubes that this process claims from: `Settings.tubes` at first."""
+        return self._queue.crew.tubes
+
+    def subscribe(self, *tubes: str) -> None:
+        """Claim from these tubes, too, from now on; those that are subscribed to already stay so.
+
+        A matter of this process, which no record tells of, so it does not wait: it is no async method. O(tubes).
+
+        Raises:
+            InvalidTicket: one of them is no name; then nothing has changed.
+        """
+        crew = self._queue.crew
+        crew.tubes = tuple(dict.fromkeys((*crew.tubes, *(check_name("tube", tube) for tube in tubes))))
+
+    def unsubscribe(self, *tubes: str) -> None:
+        """Claim from these tubes no more; what runs goes on, and a tube that is not subscribed to is passed over.
+
+        As `subscribe` otherwise. Without any tube left nothing is claimed, and workers wait.
+        """
+        crew = self._queue.crew
+        unwanted = {check_name("tube", tube) for tube in tubes}
+        crew.tubes = tuple(tube for tube in crew.tubes if tube not in unwanted)
+
+    @_checkpoint
+    async def pause(self, tube: str) -> None:
+        """Let nothing be claimed from a tube, by anybody, until `resume`; what runs goes on. O(1).
+
+        It is recorded, so it holds after a restart. Pausing a paused tube changes nothing, and writes nothing.
+
+        Raises:
+            InvalidTicket: `tube` is no name.
+        """
+        await self._store.submit((requests.pause(tube),), self._by)
+
+    @_checkpoint
+    async def resume(self, tube: str) -> None:
+        """Let a paused tube be claimed from again; if it is not paused, nothing happens. Otherwise as `pause`."""
+        await self._store.submit((requests.resume(tube),), self._by)
+
+    @_checkpoint
+    async def limit(
+        self, tube: str, *, claimed: int | None = None, claims: int | None = None, period: Seconds | None = None
+    ) -> None:
+        """Limit how much is claimed from a tube, in place of the limit that it has; without any argument: not at all.
+
+        It is recorded, and so is what counts against it, so it holds after a restart, and across one.
+
+        Args:
+            tube: the tube.
+            claimed: at most so many of its tickets are claimed at once; None: any number. Those that are claimed
+                already go on.
+            claims: at most so many claims are made in any `period`, 10,000 at most; None: any number. By the times of
+                the records, which a clock that is set back does not set back: until it has come there again they stand
+                still. A claim that is released counts. Claims made before the tube had such a limit do not.
+            period: seconds, or a timedelta; goes with `claims`.
+
+        Raises:
+            InvalidTicket: an argument cannot be so.
+
+        Cost: O(claims).
+        """
+        await self._store.submit((requests.limit(tube, claimed=claimed, claims=claims, period=period),), self._by)
+
+    @_checkpoint
+    async def tube(self, name: str) -> Tube:
+        """Return a tube: whether it is paused, limited, open, how many of its tickets are ready, and claimed. O(log n).
+
+        Any name will do: a tube of which nobody has heard is open, and has no tickets.
+
+        Raises:
+            InvalidTicket: `name` is no name.
+        """
+        return await self._store.tube(check_name("tube", name))
+
+    async def restricted_tubes(self) -> Tubes:
+        """Return the tubes that are paused or limited, by name. O(their number)."""
+        return await self._store.restricted()
 
     # --- schedules ----------------------------------------------------------------------------------------------------
 
-    @_checkpoint
     async def schedule(
         self,
         name: str,
@@ -447,16 +569,15 @@ class Kharon:
 
         Cost: O(log n).
         """
-        known = {known.name: known.last for known in await self._store.schedules()}
-        now = self._queue.clock.now()
-        since = max(now, known.get(name) or now)  # what has fired does not fire again when the clock is set back
-        command = set_schedule(name, cron, every=every, ticket=ticket, tz=tz, catch_up=catch_up, since=since)
+        await trio.lowlevel.checkpoint()  # first: what refuses an argument may not be an `InvalidTicket`
+        since = self._store.fires_after
+        command = set_schedule(since, name, cron, every=every, ticket=ticket, tz=tz, catch_up=catch_up)
         await self._store.submit((command,), self._by)
 
     @_checkpoint
     async def unschedule(self, name: str) -> None:
         """Fire no more under this name; if nothing is scheduled so, nothing happens. Its tickets stay. O(log n)."""
-        await self._store.submit((c.RemoveSchedule(check_name("name", name)),), self._by)
+        await self._store.submit((remove_schedule(name),), self._by)
 
     @_checkpoint
     async def schedules(self) -> Schedules:
@@ -513,7 +634,7 @@ class Kharon:
         """
         waits = self._queue.waits
         wait = _Wait()
-        waits.setdefault(_id(id), set()).add(wait)
+        waits.setdefault(id_of(id), set()).add(wait)
         try:
             ticket = await self._store.get(id)
             if ticket is None:
@@ -546,7 +667,7 @@ class Kharon:
         """
         records: Records = []
         await trio.lowlevel.checkpoint()
-        reader = self._store.reader(0, _id(id))
+        reader = self._store.reader(0, id_of(id))
         try:
             records += await reader.read()
             while not reader.at_end:
@@ -742,65 +863,3 @@ def _last_state(id: str, records: Records) -> Ticket:
     if last is None:
         raise _not_found(id)
     return last
-
-
-# --- from what users pass to commands ---------------------------------------------------------------------------------
-
-
-def _add(ticket: Ticket, delay: Delay | None, on_conflict: str) -> c.Add:
-    if not isinstance(ticket, Ticket):
-        raise InvalidTicket(f"add takes a kharon.Ticket, not {type(ticket).__name__}")
-    if on_conflict not in ("replace", "skip", "raise"):
-        raise InvalidTicket(f'on_conflict: {on_conflict!r} is none of "replace", "skip", "raise"')
-    if delay is not None:
-        if ticket.version:  # the queue gave it, and its runat too: the user's word is the delay
-            ticket = _undated(ticket)
-        if ticket.runat is not None:
-            raise InvalidTicket(f"ticket {ticket.id!r}: give runat (an instant) or delay (a duration), not both")
-        _checked(delay)
-    return c.Add(ticket.id, ticket, delay, on_conflict)
-
-
-def _undated(ticket: Ticket) -> Ticket:
-    draft = draft_of(ticket)
-    draft.runat = None
-    return seal(draft)
-
-
-def _id(id: object) -> str:
-    if not isinstance(id, str):
-        raise InvalidTicket(f"id: a str, not {type(id).__name__}")
-    return id
-
-
-def _target(t: Ticket | str) -> tuple[str, int | None]:
-    """Return a ticket's id and, if it was received under a claim, that claim."""
-    return (t.id, t.claim) if isinstance(t, Ticket) else (_id(t), None)
-
-
-def _checked(delay: Delay) -> Delay:
-    delay_seconds(delay, 0, 0.0)
-    return delay
-
-
-def _expire_in(value: Seconds | None) -> float | None:
-    return None if value is None else as_seconds("expire_in", value)
-
-
-def _changes(verb: str, values: dict[str, Any]) -> Changes:
-    checks: dict[str, Any] = {
-        "nice": check_nice,
-        "payload": lambda field, value: Raw(check_json(field, value)),
-        "tube": check_name,
-        "group": lambda field, value: None if value is None else check_name(field, value),
-        "runat": check_instant,
-    }
-    unknown = sorted(set(values) - set(checks))
-    if unknown:
-        raise InvalidTicket(f"{verb}: {unknown[0]!r} cannot be changed; {', '.join(checks)} can")
-    if not values:
-        raise InvalidTicket(f"{verb}: nothing to change; give one of {', '.join(checks)}")
-    checked = {name: checks[name](name, value) for name, value in values.items()}
-    if "payload" in checked:
-        checked["payload_json"] = checked.pop("payload")
-    return Changes(**checked)

@@ -6,25 +6,28 @@ know. What happens when an instant comes is in `store.firing`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
 from msgspec import Raw
 
 from kharon.errors import InvalidTicket
-from kharon.model.commands import SetSchedule
+from kharon.model.commands import RemoveSchedule, SetSchedule
 from kharon.model.events import ScheduleSet
+from kharon.model.limits import check_name
 from kharon.model.schedules import CATCH_UP, check_every, check_schedule_name
 from kharon.model.ticket import Ticket
 from kharon.store.times import times_of
 
-__all__ = ["CatchUp", "set_schedule"]
+__all__ = ["CatchUp", "remove_schedule", "set_schedule"]
 
 CatchUp: TypeAlias = Literal["one", "all", "none"]
 _UTC = "UTC"
 
 
 def set_schedule(
+    since: Callable[[str], datetime],
     name: str,
     cron: str | None,
     *,
@@ -32,9 +35,11 @@ def set_schedule(
     ticket: Ticket,
     tz: str,
     catch_up: str,
-    since: datetime,
 ) -> SetSchedule:
-    """Return the command; arguments and errors are those of `Kharon.schedule`. It fires first after `since`."""
+    """Return the command; arguments and errors are those of `Kharon.schedule`.
+
+    `since` gives the instant after which the schedule of that name fires first.
+    """
     name = check_schedule_name(name)
     if (cron is None) == (every is None):
         raise InvalidTicket(f"schedule {name!r}: give either cron (an expression) or every (a duration)")
@@ -53,7 +58,7 @@ def set_schedule(
             raise InvalidTicket(f"cron: an expression, a str, not {type(cron).__name__}")
         cron = " ".join(cron.split())
     period = None if every is None else check_every(every)
-    first = times_of(cron, period, tz).first(since)
+    first = times_of(cron, period, tz).first(since(name))
     if first is None:
         raise InvalidTicket(f"schedule {name!r} would never fire: no instant fits {cron or period!r}")
     event = ScheduleSet(
@@ -61,3 +66,8 @@ def set_schedule(
         *(cron, period, tz, catch_up),
     )
     return SetSchedule(name, event)
+
+
+def remove_schedule(name: str) -> RemoveSchedule:
+    """Return the command; arguments and errors are those of `Kharon.unschedule`."""
+    return RemoveSchedule(check_name("name", name))

@@ -28,13 +28,14 @@ from trio.lowlevel import enable_ki_protection
 from kharon.errors import Closed, StorageFull
 from kharon.log.protocol import EventLog, HasSnapshots
 from kharon.log.record import CLOCK, Record
-from kharon.model.commands import AnyCommand, Claim, Command, Context, Expire, Lapse, Release, Settle
+from kharon.model.commands import Claim, Command, Context, Expire, Lapse, Release, Request, Settle
 from kharon.model.commit import Commit
 from kharon.model.ending import grows
 from kharon.model.events import Event
 from kharon.model.projection import Projection
 from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
+from kharon.model.tubes import Tube
 from kharon.settings import Settings
 from kharon.store.commits import TRY_SECONDS, Commits, unknown_outcome
 from kharon.store.firing import Firing
@@ -232,7 +233,7 @@ class LocalStore:
     # --- commands -----------------------------------------------------------------------------------------------------
 
     @enable_ki_protection
-    async def submit(self, commands: Sequence[AnyCommand], by: str) -> list[Ticket | None]:
+    async def submit(self, commands: Sequence[Request], by: str) -> list[Ticket | None]:
         """Decide commands as one commit, or refuse them all; return the ticket of each, if it is about one, as it is
         then.
 
@@ -252,7 +253,7 @@ class LocalStore:
             # others, and what was refused in sight of them, are told what holds now.
             return await self._submit(commands, by)
 
-    async def _submit(self, commands: Sequence[AnyCommand], by: str) -> list[Ticket | None]:
+    async def _submit(self, commands: Sequence[Request], by: str) -> list[Ticket | None]:
         self._check_open()
         try:
             return self._execute(commands, by)
@@ -272,7 +273,7 @@ class LocalStore:
         Raises:
             StorageFull: there was no room to give a claim back.
 
-        Cost: O(tubes + log n), and one wait for the commit group.
+        Cost: O(log n), with other tubes than the last time O(tubes log n); and one wait for the commit group.
         """
         with_claim = claim
         while True:
@@ -304,10 +305,11 @@ class LocalStore:
             if settle is not None:
                 self._settle(settle, settle_by)
             if claim and self._commits.may_grow():
-                self._projection.promote(self._clock.now())
+                now = self._clock.now()  # once: what is claimed is what may be claimed then, whatever the clock does
+                self._projection.promote(now)
                 ticket = self._projection.first_ready(tubes)
                 if ticket is not None:
-                    claimed = self._execute((Claim(ticket.id, worker),), worker)
+                    claimed = self._execute((Claim(ticket.id, worker),), worker, now)
         finally:
             await self._commits.durable()
         return claimed[0]
@@ -319,30 +321,29 @@ class LocalStore:
         else:  # the handler settled it, or the lease lapsed: either is in the log already
             _logger.debug("ticket %r: the claim of record %s is over already", settle.id, settle.claim)
 
-    def _execute(self, commands: Sequence[AnyCommand], by: str) -> list[Ticket | None]:
+    def _execute(self, commands: Sequence[Request], by: str, now: datetime | None = None) -> list[Ticket | None]:
         """Decide, fold and append, in one stretch: all of the commands, or, if one is refused, none."""
-        now = self._clock.now()
+        now = now or self._clock.now()
         projection = self._projection
         projection.promote(now)
         commit = Commit(projection, Context(now, random.random(), self._settings.process_time))  # noqa: S311 - spreads retries
         try:
             commit.run(commands)
-            self._append(commit.effects, now, by)
+            self._append(commit.effects, by)
         except BaseException:
             commit.undo()
             raise
         commit.keep()
         return [projection.get(command.id) if isinstance(command, Command) else None for command in commands]
 
-    def _append(self, effects: Sequence[Effect], now: datetime, by: str) -> None:
+    def _append(self, effects: Sequence[Effect], by: str) -> None:
         if not effects:
             return
         events = [effect.event for effect in effects]
         growing = grows(events)
         if growing and not self._commits.may_grow():
             raise self._commits.no_room()
-        at = self._log.append(events, now, by)
-        assert at == effects[-1].at
+        self._log.append(events, effects[0].at, by)
         self._join(effects, growing=growing)
 
     def _join(self, effects: Sequence[Effect], *, growing: bool) -> None:
@@ -522,6 +523,29 @@ class LocalStore:
             if await self._still():
                 return ticket
 
+    async def tube(self, name: str) -> Tube:
+        """Return a tube as it is now, once that is durable. O(log n)."""
+        await self._enter()
+        while True:
+            self._projection.promote(self._clock.now())
+            tube = self._projection.tube(name)
+            if await self._still():
+                return tube
+
+    async def restricted(self) -> list[Tube]:
+        """Return the tubes that are paused or limited, by name, once that is durable. O(their number)."""
+        await self._enter()
+        while True:
+            self._projection.promote(self._clock.now())
+            tubes = [self._projection.tube(name) for name in self._projection.tubes.names()]
+            if await self._still():
+                return tubes
+
+    def fires_after(self, name: str) -> datetime:
+        """Return the instant after which a schedule that is set now fires first: what fired does not again. O(1)."""
+        now, schedule = self._clock.now(), self._projection.schedules.get(name)
+        return now if schedule is None or schedule.last is None else max(now, schedule.last)
+
     async def schedules(self) -> list[Schedule]:
         """Return what is scheduled, by name, once that is durable. O(n log n)."""
         await self._enter()
@@ -557,6 +581,14 @@ class LocalStore:
             if number % _LIST_SLICE == 0:
                 await trio.lowlevel.checkpoint()
         return found
+
+    async def pending_count(self, group: str) -> int:
+        """Return how many members of a group are pending, once that is durable. O(1)."""
+        await self._enter()
+        while True:
+            count = self._projection.groups.pending_count(group)
+            if await self._still():
+                return count
 
     @property
     def first(self) -> int:

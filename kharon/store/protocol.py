@@ -12,10 +12,11 @@ from datetime import datetime
 from typing import Protocol, TypeAlias
 
 from kharon.log.record import Record
-from kharon.model.commands import AnyCommand, Settle
+from kharon.model.commands import Request, Settle
 from kharon.model.projection import Effect
 from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
+from kharon.model.tubes import Tube
 
 __all__ = ["Clock", "Deliver", "Effect", "RecordReader", "Store"]
 
@@ -64,8 +65,11 @@ class Store(Protocol):
     async def close(self) -> None:
         """Make everything durable, and give the queue up."""
 
-    async def submit(self, commands: Sequence[AnyCommand], by: str) -> list[Ticket | None]:
-        """Decide commands as one commit, or refuse them all; return the ticket of each, if it is about one."""
+    async def submit(self, commands: Sequence[Request], by: str) -> list[Ticket | None]:
+        """Decide commands as one commit, or refuse them all; return the ticket of each as it is then.
+
+        That is None, too, for a command that is about no ticket.
+        """
 
     async def turn(
         self, worker: str, tubes: Sequence[str], settle: Settle | None, *, settle_by: str, claim: bool
@@ -90,13 +94,25 @@ class Store(Protocol):
     async def get(self, id: str) -> Ticket | None:
         """Return a ticket, or None."""
 
+    def fires_after(self, name: str) -> datetime:
+        """Return the instant after which a schedule of this name that is set now fires first."""
+
     async def schedules(self) -> list[Schedule]:
         """Return what is scheduled, by name."""
+
+    async def tube(self, name: str) -> Tube:
+        """Return a tube."""
+
+    async def restricted(self) -> list[Tube]:
+        """Return the tubes that are paused or limited."""
 
     async def list(
         self, *, status: Status | None, type: str | None, tube: str | None, group: str | None, limit: int | None
     ) -> list[Ticket]:
         """Return the tickets that match."""
+
+    async def pending_count(self, group: str) -> int:
+        """Return how many members of a group are pending."""
 
     def reader(self, after: int, id: str | None = None) -> RecordReader:
         """Return a reader of the durable records behind `after`: all, or those about the ticket `id`."""

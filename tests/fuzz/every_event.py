@@ -19,6 +19,7 @@ EVENTS: list[e.Event] = [
     e.TicketRetried("a", LATER, "why", e.Changes(1, Raw(b"[]"), "t", None, LATER)),
     e.TicketLapsed("a", LATER, "late"),
     e.TicketReleased("a"),
+    e.TicketReleased("a", e.Changes(tube="t")),
     e.TicketUpdated("a", e.Changes(nice=-5)),
     e.TicketDone("a", True, Raw(b"[1]"), LATER),
     e.TicketFailed("a", "no", LATER),

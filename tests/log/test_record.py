@@ -69,6 +69,7 @@ GOLDEN: list[tuple[Event, str]] = [
     ),
     (TicketRetried("a", NOW), f'"id":"a","runat":"{T}"'),
     (TicketReleased("a"), '"id":"a"'),
+    (TicketReleased("a", Changes(tube="u")), '"id":"a","changes":{"tube":"u"}'),
     (TicketLapsed("a", NOW, "late"), f'"id":"a","runat":"{T}","error_reason":"late"'),
     (TicketRestarted("a", NOW), f'"id":"a","runat":"{T}"'),
     (TicketUpdated("a", Changes(group=None)), '"id":"a","changes":{"group":null}'),

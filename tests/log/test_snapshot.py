@@ -24,7 +24,7 @@ from kharon.log.snapshot import KEPT, Snapshot, main, newest, read_snapshot, tak
 from kharon.log.snapshot import _write as write
 from kharon.model.events import TicketClaimed, TicketDeleted, TicketDone, TicketFailed
 from kharon.model.projection import Projection
-from kharon.model.ticket import Draft, Status, Ticket, draft_of, seal
+from kharon.model.ticket import Draft, Gate, Status, Ticket, draft_of, seal
 
 SMALL = 2000  # bytes of a segment: about six records
 
@@ -89,7 +89,8 @@ def every_field() -> tuple[Draft, Draft]:
     successor.version = successor.order = 8
     claimed.attempts, claimed.version, claimed.claim, claimed.order = 3, 9, 7, 5
     claimed.ctime, claimed.mtime, claimed.lease_until, claimed.worker = NOW, LATER, LATER, "worker-1"
-    claimed.blocked_by, claimed.successor = ("x", "y"), seal(successor)
+    successor.blocked_by, successor.gate = ("x", "y"), Gate(("x", "y", "z"), "h", "cancel", 8)
+    claimed.joined, claimed.successor = 4, seal(successor)
     failed = draft_of(Ticket("f", "name", runat=NOW))
     failed.status, failed.error_reason, failed._result = Status.FAILED, "why", b'{"r":1}'
     failed.attempts, failed.version, failed.order = 1, 6, 4

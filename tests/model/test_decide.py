@@ -13,7 +13,7 @@ from kharon.model import events as e
 from kharon.model.decide import State, decide, state_of
 from kharon.model.delays import BackoffDelay, FixedDelay
 from kharon.model.limits import MAX_REASON_CHARS
-from kharon.model.ticket import Status, Ticket, draft_of, seal
+from kharon.model.ticket import Gate, Status, Ticket, draft_of, seal
 from kharon.testing import EPOCH, given
 
 
@@ -51,6 +51,7 @@ COMMANDS = {
     "update": c.Update("t", e.Changes(nice=1)),
     "delete": c.Delete("t"),
     "expire": c.Expire("t"),
+    "unblock": c.Unblock("t", "other"),
 }
 
 # Every command in every state: an event by its name (less "Ticket"), "-" for nothing at all, or the error.
@@ -70,6 +71,7 @@ TABLE = {
     "update":  (N,       "Updated",   "Updated",       "Updated",   "Updated",   "Updated"),
     "delete":  ("-",     "Deleted",   "Deleted",       "Deleted",   "Deleted",   "Deleted"),
     "expire":  (N,       T,           T,               "Expired",   "Expired",   "Expired"),
+    "unblock": (N,       "Unblocked", "Unblocked",     T,           T,           T),
 }  # fmt: skip
 CELLS = [(verb, state, cell) for verb, row in TABLE.items() for state, cell in zip(State, row, strict=True)]
 SETTLES = [verb for verb, command in COMMANDS.items() if isinstance(command, c.Settle)]
@@ -246,7 +248,7 @@ def test_add_again_starts_anew(state):
     after = given(*history).when(c.Add("t", ticket)).then(NEWER)
     anew = draft_of(ticket)
     anew.ctime = anew.mtime = at(seq - 1)
-    anew.version = anew.order = seq
+    anew.version = anew.order = anew.joined = seq
     assert after == seal(anew)
 
 
@@ -282,7 +284,7 @@ def test_whatever_ends_the_claim_leaves_the_successor(verb, claim):
     after = case.then(*case.events())
     expected = draft_of(Ticket("t", "sms", payload={"to": "bob"}, tube="fast", nice=3, runat=EPOCH, group="g"))
     expected.ctime, expected.order = at(2), 3
-    expected.mtime, expected.version = at(3), 4
+    expected.mtime, expected.version, expected.joined = at(3), 4, 3
     assert after == seal(expected)
 
 
@@ -341,8 +343,8 @@ def test_a_ticket_is_claimed_from_the_very_instant_on_that_it_is_due():
 
 def test_a_blocked_ticket_is_not_claimed():
     draft = draft_of(given(ADDED).ticket)
-    draft.blocked_by = ("g", "h")
-    given(seal(draft), now=at(1)).when(c.Claim("t", "w")).raises(InvalidTransition, "'t'", "waits for g, h")
+    draft.blocked_by, draft.gate = ("a", "b"), Gate(("a", "b"), "g", "run", 1)
+    given(seal(draft), now=at(1)).when(c.Claim("t", "w")).raises(InvalidTransition, "'t'", "waits for a, b, group g")
 
 
 def test_extend_lets_the_lease_end_later():
@@ -484,6 +486,12 @@ def test_release_is_pending_at_once_and_its_attempt_not_counted():
     given(ADDED, CLAIMED, e.TicketReleased("t")).when(c.Claim("t", "w")).then(e.TicketClaimed("t", 1, at(33), "w"))
 
 
+def test_release_may_change_the_ticket():
+    changes = e.Changes(tube="u")
+    after = given(ADDED, CLAIMED).when(c.Release("t", 2, changes=changes)).then(e.TicketReleased("t", changes))
+    assert (after.tube, after.attempts, after.claim) == ("u", 0, None)
+
+
 def test_release_keeps_the_reason_of_the_attempt_before():
     events = (ADDED, CLAIMED, e.TicketRetried("t", EPOCH, "no route"), e.TicketClaimed("t", 2, at(60), "w"))
     after = given(*events).when(c.Release("t", 4)).then(e.TicketReleased("t"))
@@ -545,6 +553,7 @@ def test_update_changes_fields_and_no_status(state):
     expected = draft_of(case.ticket)
     expected.nice, expected._payload, expected.tube, expected.group, expected.runat = 9, b"[1]", "slow", "g", at(77)
     expected.mtime, expected.version = at(case.seq), case.seq + 1
+    expected.joined = case.seq + 1 if state in PENDING else 0
     assert after == seal(expected)
 
 

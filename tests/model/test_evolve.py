@@ -10,7 +10,7 @@ from msgspec import Raw
 from kharon.errors import KharonError
 from kharon.model import events as e
 from kharon.model.evolve import ended, evolve
-from kharon.model.ticket import Status, Ticket, draft_of, seal
+from kharon.model.ticket import Gate, Status, Ticket, draft_of, memberships, seal
 from kharon.testing import EPOCH
 
 module = importlib.import_module("kharon.model.evolve")
@@ -31,6 +31,7 @@ EVENTS = [
     e.TicketLapsed("t", LATER, "lapsed"),
     e.TicketRestarted("t", LATER),
     e.TicketUpdated("t", e.Changes(tube="slow")),
+    e.TicketUnblocked("t", "x", "h"),
     e.TicketDeleted("t"),
     e.TicketExpired("t"),
 ]
@@ -53,14 +54,15 @@ CLAIMED = changed(
     lease_until=EPOCH + timedelta(seconds=60),
     version=9,
     error_reason="before",
-    blocked_by=(),
 )
 SUCCEEDED = changed(CLAIMED, successor=changed(FRESH, type="sms", order=11, version=11))
 KEPT = changed(
-    FRESH, status=Status.DONE, attempts=3, _result=b"2", error_reason="why", expire_at=AT, version=9, blocked_by=()
+    FRESH, status=Status.DONE, attempts=3, _result=b"2", error_reason="why", expire_at=AT, version=9, joined=0
 )
+WAITING = changed(FRESH, gate=Gate(("x", "y"), "h", "cancel", 3), blocked_by=("x", "y"))
 NOW = {"mtime": AT, "version": 12}
 FREE = {"claim": None, "worker": None, "lease_until": None, **NOW}
+ENDED = {"joined": 0, **FREE}
 
 
 def test_every_event_about_a_ticket_is_among_these():
@@ -99,27 +101,32 @@ def test_an_event_about_no_ticket_is_refused(event):
         (
             CLAIMED,
             e.TicketDone("t", True, Raw(b"2"), LATER),
-            dict(status=Status.DONE, _result=b"2", error_reason=None, expire_at=LATER, **FREE),
+            dict(status=Status.DONE, _result=b"2", error_reason=None, expire_at=LATER, **ENDED),
         ),
-        (CLAIMED, e.TicketDone("t", True), dict(status=Status.DONE, error_reason=None, **FREE)),
+        (CLAIMED, e.TicketDone("t", True), dict(status=Status.DONE, error_reason=None, **ENDED)),
         (
             CLAIMED,
             e.TicketFailed("t", "broke", LATER),
-            dict(status=Status.FAILED, error_reason="broke", expire_at=LATER, **FREE),
+            dict(status=Status.FAILED, error_reason="broke", expire_at=LATER, **ENDED),
         ),
-        (CLAIMED, e.TicketFailed("t"), dict(status=Status.FAILED, error_reason=None, **FREE)),
+        (CLAIMED, e.TicketFailed("t"), dict(status=Status.FAILED, error_reason=None, **ENDED)),
         (
             CLAIMED,
             e.TicketCancelled("t", True, "unwanted", LATER),
-            dict(status=Status.CANCELLED, error_reason="unwanted", expire_at=LATER, **FREE),
+            dict(status=Status.CANCELLED, error_reason="unwanted", expire_at=LATER, **ENDED),
         ),
         (CLAIMED, e.TicketRetried("t", LATER), dict(runat=LATER, error_reason=None, **FREE)),
         (
             CLAIMED,
             e.TicketRetried("t", LATER, "again", e.Changes(1, Raw(b"[]"), "slow", None, AT)),
-            dict(runat=LATER, error_reason="again", nice=1, _payload=b"[]", tube="slow", group=None, **FREE),
+            dict(runat=LATER, error_reason="again", nice=1, _payload=b"[]", tube="slow", group=None, **ENDED),
         ),
         (CLAIMED, e.TicketReleased("t"), dict(attempts=2, **FREE)),
+        (
+            CLAIMED,
+            e.TicketReleased("t", e.Changes(1, Raw(b"[]"), "u", "h", LATER)),
+            dict(attempts=2, nice=1, _payload=b"[]", tube="u", group="h", runat=LATER, **FREE) | {"joined": 12},
+        ),
         (CLAIMED, e.TicketLapsed("t", LATER, "lapsed"), dict(runat=LATER, error_reason="lapsed", **FREE)),
         (
             KEPT,
@@ -132,6 +139,7 @@ def test_an_event_about_no_ticket_is_refused(event):
                 error_reason=None,
                 _result=None,
                 expire_at=None,
+                joined=12,
                 **NOW,
             ),
         ),
@@ -139,8 +147,14 @@ def test_an_event_about_no_ticket_is_refused(event):
         (CLAIMED, e.TicketUpdated("t", e.Changes(nice=0)), dict(nice=0, **NOW)),
         (CLAIMED, e.TicketUpdated("t", e.Changes(payload_json=Raw(b"0"))), dict(_payload=b"0", **NOW)),
         (CLAIMED, e.TicketUpdated("t", e.Changes(tube="slow")), dict(tube="slow", **NOW)),
-        (CLAIMED, e.TicketUpdated("t", e.Changes(group=None)), dict(group=None, **NOW)),
+        (CLAIMED, e.TicketUpdated("t", e.Changes(group=None)), dict(group=None, joined=0, **NOW)),
         (CLAIMED, e.TicketUpdated("t", e.Changes(runat=LATER)), dict(runat=LATER, **NOW)),
+        (CLAIMED, e.TicketUpdated("t", e.Changes(group="h")), dict(group="h", joined=12, **NOW)),
+        (CLAIMED, e.TicketUpdated("t", e.Changes(group="g")), NOW),
+        (KEPT, e.TicketUpdated("t", e.Changes(group="h")), dict(group="h", **NOW)),
+        (WAITING, e.TicketUnblocked("t", "x"), dict(blocked_by=("y",), **NOW)),
+        (WAITING, e.TicketUnblocked("t", "z"), NOW),
+        (WAITING, e.TicketUnblocked("t", "x", "h"), dict(gate=Gate(("x", "y"), "h", "cancel"), **NOW)),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, e.Event) else "",
 )
@@ -150,11 +164,13 @@ def test_an_event_changes_this_and_nothing_else(before, event, after):
 
 def test_an_added_ticket_is_all_new():
     new = Ticket("t", "email", payload={"a": 1}, tube="mail", nice=7, runat=EPOCH, group="g")
-    fresh = changed(new, ctime=AT, mtime=AT, version=12, order=12)
-    for before in (None, FRESH, KEPT):
+    fresh = changed(new, ctime=AT, mtime=AT, version=12, order=12, joined=12)
+    for before in (None, KEPT):
         assert evolve(before, ADDED, 12, AT) == fresh
+    member = changed(fresh, joined=5)  # it was in the group before, and has not left it
+    assert evolve(FRESH, ADDED, 12, AT) == evolve(WAITING, ADDED, 12, AT) == member
     for before in (CLAIMED, SUCCEEDED):
-        assert evolve(before, ADDED, 12, AT) == changed(before, successor=fresh, **NOW)
+        assert evolve(before, ADDED, 12, AT) == changed(before, successor=member, **NOW)
 
 
 @pytest.mark.parametrize(
@@ -176,10 +192,55 @@ def test_a_failure_after_a_lapse_has_no_claim_left_to_end():
 
 
 def test_a_terminal_ticket_waits_for_nothing():
-    blocked = changed(FRESH, blocked_by=("g",))
     for event in (e.TicketDone("t", True), e.TicketFailed("t"), e.TicketCancelled("t", True)):
-        assert evolve(blocked, event, 12, AT).blocked_by == ()
-    assert evolve(blocked, e.TicketUpdated("t", e.Changes(nice=1)), 12, AT).blocked_by == ("g",)
+        after = evolve(WAITING, event, 12, AT)
+        assert (after.blocked_by, after.gate, after.blocked) == ((), Gate(("x", "y"), "h", "cancel"), False)
+    after = evolve(WAITING, e.TicketUpdated("t", e.Changes(nice=1)), 12, AT)
+    assert (after.blocked_by, after.gate, after.blocked) == (WAITING.blocked_by, WAITING.gate, True)
+
+
+# --- what a ticket waits for ------------------------------------------------------------------------------------------
+
+GATED = e.TicketAdded("t", "email", Raw(b"1"), "mail", 7, EPOCH, None, ("x", "y"), ("y",), "h", True, "cancel")
+
+
+def test_an_added_ticket_waits_for_what_its_event_says():
+    after = evolve(None, GATED, 12, AT)
+    assert (after.gate, after.blocked_by, after.blocked) == (Gate(("x", "y"), "h", "cancel", 12), ("y",), True)
+    assert (after.after, after.after_group, after.on_failure) == (("x", "y"), "h", "cancel")
+    free = evolve(None, msgspec.structs.replace(GATED, blocked_by=(), blocked_by_group=False), 12, AT)
+    assert (free.gate, free.blocked_by, free.blocked) == (Gate(("x", "y"), "h", "cancel", 0), (), False)
+
+
+def test_a_ticket_that_waits_for_a_group_and_is_added_again_waits_since_then():
+    assert evolve(WAITING, GATED, 12, AT).gate.since == 3
+    for before in (changed(WAITING, gate=Gate((), "other", "run", 3)), FRESH, KEPT, CLAIMED):
+        after = evolve(before, GATED, 12, AT)
+        assert (after.successor or after).gate.since == 12
+    assert evolve(WAITING, msgspec.structs.replace(GATED, blocked_by_group=False), 12, AT).gate.since == 0
+
+
+def test_a_successor_waits_in_place_of_the_ticket_that_runs():
+    running = changed(CLAIMED, successor=changed(WAITING, group="h2", joined=8))
+    assert not running.blocked
+    freed = evolve(running, e.TicketUnblocked("t", "x"), 12, AT)
+    assert (freed.claim, freed.successor.blocked_by, freed.successor.blocked) == (9, ("y",), True)
+    freed = evolve(freed, e.TicketUnblocked("t", "m", "h"), 13, AT)
+    freed = evolve(freed, e.TicketUnblocked("t", "y"), 14, AT)
+    assert (freed.successor.blocked, freed.successor.gate.since) == (False, 0)
+    dropped = evolve(running, e.TicketUnblocked("t", "x", dropped=True), 12, AT)
+    assert (dropped.successor, dropped.claim) == (None, 9)
+
+
+def test_a_ticket_and_its_successor_are_in_two_groups_and_never_twice_in_one():
+    running = changed(CLAIMED, successor=changed(FRESH, group="h", joined=11))
+    assert memberships(running) == (("g", 5), ("h", 11))
+    assert memberships(changed(running, group=None, joined=0)) == (("h", 11),)
+    moved = evolve(running, e.TicketUpdated("t", e.Changes(group="h")), 12, AT)
+    assert (moved.joined, moved.successor.joined, memberships(moved)) == (11, 11, (("h", 11),))
+    again = evolve(running, ADDED, 12, AT)
+    assert (again.successor.group, again.successor.joined, memberships(again)) == ("g", 5, (("g", 5),))
+    assert memberships(evolve(running, e.TicketDone("t"), 12, AT)) == (("h", 11),)
 
 
 # --- as it ended ------------------------------------------------------------------------------------------------------

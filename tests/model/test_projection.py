@@ -9,7 +9,7 @@ from msgspec import Raw
 from kharon.errors import KharonError
 from kharon.model import events as e
 from kharon.model.projection import Effect, Projection
-from kharon.model.ticket import draft_of, seal
+from kharon.model.ticket import Gate, Ticket, draft_of, seal
 from kharon.testing import EPOCH
 
 
@@ -250,7 +250,7 @@ def test_tubes_are_claimed_from_as_one_line():
 def test_an_empty_tube_is_forgotten():
     made = projection(*(added(str(n), tube=f"tube-{n}") for n in range(50)), promoted=9)
     assert drained(made, *(f"tube-{n}" for n in range(50))) == [str(n) for n in range(50)]
-    assert not made._ready
+    assert not made._heads.ready
 
 
 def test_an_update_moves_a_ticket_between_tubes_and_indexes():
@@ -270,9 +270,10 @@ def test_an_update_moves_a_ticket_between_tubes_and_indexes():
 def test_a_blocked_ticket_is_in_no_index():
     made = Projection()
     blocked = draft_of(projection(added("a")).get("a"))
-    blocked.blocked_by = ("g",)
+    blocked.blocked_by, blocked.gate = ("g",), Gate(("g",))
+    made.apply(added("g", due=400, tube="other"), 1, at(1))
     made._tickets["a"] = seal(blocked)
-    made.seq = 1
+    made.groups.index(seal(blocked))
     made.check()
     assert made.promote(at(100)) == 0
     made.apply(e.TicketUpdated("a", e.Changes(nice=1)), 2, at(2))
@@ -409,7 +410,7 @@ def spoil(made: Projection, id: str, **changes) -> None:
         ("pending", {"worker": "w"}, "half claimed"),
         ("kept", {"claim": 1, "worker": "w", "lease_until": EPOCH}, "done and claimed"),
         ("pending", {"expire_at": EPOCH}, "pending and expires"),
-        ("kept", {"successor": "another"}, "successor and no claim"),
+        ("kept", {"successor": Ticket("kept", "x")}, "successor and no claim"),
         ("pending", {"id": "other"}, "filed as 'pending'"),
     ],
 )
@@ -436,7 +437,7 @@ def test_check_sees_a_ticket_that_was_never_sealed():
         made.check()
 
 
-@pytest.mark.parametrize("index", ["_ready", "_waiting", "_leases", "_expiring"])
+@pytest.mark.parametrize("index", ["_waiting", "_leases", "_expiring"])
 def test_check_sees_an_index_that_says_something_else(index):
     made = projection(
         added("a"),

@@ -169,17 +169,20 @@ def test_what_is_said_of_the_unknown():
 
 CHANGES_OF_A_TICKET = "{nice? payload? tube? group? runat?}"
 PINNED = {
-    ("TicketAdded", 1): "id type payload tube nice runat group?",
+    ("TicketAdded", 1): (
+        "id type payload tube nice runat group? after? blocked_by? after_group? blocked_by_group? on_failure?"
+    ),
     ("TicketClaimed", 1): "id attempt lease_until worker",
     ("LeaseExtended", 1): "id lease_until",
     ("TicketDone", 1): "id keep? result? expire_at?",
     ("TicketFailed", 1): "id error_reason? expire_at?",
     ("TicketCancelled", 1): "id keep? error_reason? expire_at?",
     ("TicketRetried", 1): f"id runat error_reason? changes?{CHANGES_OF_A_TICKET}",
-    ("TicketReleased", 1): "id",
+    ("TicketReleased", 1): f"id changes?{CHANGES_OF_A_TICKET}",
     ("TicketLapsed", 1): "id runat error_reason",
     ("TicketRestarted", 1): "id runat",
     ("TicketUpdated", 1): f"id changes{CHANGES_OF_A_TICKET}",
+    ("TicketUnblocked", 1): "id ended group? dropped?",
     ("TicketDeleted", 1): "id",
     ("TicketExpired", 1): "id",
     ("TubePaused", 1): "tube",

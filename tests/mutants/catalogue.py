@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import history, model, reading, recovery, runtime, schedules, store, writing
+from . import history, model, reading, recovery, runtime, schedules, store, tubes, writing
 from .mutant import Mutant
 
 __all__ = ["MUTANTS"]
@@ -18,4 +18,5 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *model.MUTANTS,
     *runtime.MUTANTS,
     *schedules.MUTANTS,
+    *tubes.MUTANTS,
 )

@@ -117,9 +117,9 @@ MUTANTS: Final = (
     Mutant(
         name="step-back-fires-again-by-other-times",
         thought="A schedule with other times is another schedule.",
-        file="kharon/runtime/kharon.py",
-        before="        since = max(now, known.get(name) or now)",
-        after="        since = now",
+        file=_LOCAL,
+        before="        return now if schedule is None or schedule.last is None else max(now, schedule.last)\n",
+        after="        return now\n",
         tests=_RUN_TESTS,
     ),
 )

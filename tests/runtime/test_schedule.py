@@ -338,6 +338,27 @@ async def test_snapshots_and_trims_keep_schedules(tmp_path):
     assert not kharon.verify(where).bad_snapshots
 
 
+async def test_a_block_schedules_and_unschedules_with_all_else_or_not_at_all(autojump_clock, clock):
+    async with kharon.open(":memory:", clock=clock) as kh:
+        async with kh.atomic() as tx:
+            tx.add(Ticket("a", "t"))
+            tx.schedule("s", every=60, ticket=template())
+            tx.schedule("c", "* * * * *", ticket=template(), tz="Asia/Tokyo")
+        assert tx.tickets[1:] == [None, None]
+        before = await kh.schedules()
+        assert [one.name for one in before] == ["c", "s"]
+        tx = kh.atomic()
+        tx.unschedule("s")
+        tx.done("nobody")
+        with pytest.raises(kharon.TicketNotFound, match="command 2 of 2"):
+            await tx.__aexit__(None, None, None)
+        assert await kh.schedules() == before
+        async with kh.atomic() as tx:
+            tx.unschedule("s")
+            tx.unschedule("c")
+        assert await kh.schedules() == []
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 GOOD = {"cron": "* * * * *", "ticket": template()}

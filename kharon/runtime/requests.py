@@ -1,0 +1,243 @@
+"""From what users pass to commands: every argument is checked here, and what cannot be so is named.
+
+One function for each verb of `Kharon` and `Atomic`, with that verb's arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any, Final, Literal, TypeAlias
+
+from msgspec import Raw
+
+from kharon.errors import InvalidTicket
+from kharon.model import commands as c
+from kharon.model.delays import BackoffDelay, Delay, FixedDelay, as_seconds, delay_seconds
+from kharon.model.events import Changes
+from kharon.model.limits import check_instant, check_json, check_name, check_nice, check_reason
+from kharon.model.ticket import Ticket, draft_of, seal
+from kharon.model.tubes import MAX_CLAIMS
+
+__all__ = [
+    "OnConflict",
+    "OnFailure",
+    "Seconds",
+    "ack",
+    "add",
+    "cancel",
+    "delete",
+    "done",
+    "extend",
+    "fail",
+    "id_of",
+    "limit",
+    "pause",
+    "release",
+    "restart",
+    "resume",
+    "retry",
+    "update",
+]
+
+OnConflict: TypeAlias = Literal["replace", "skip", "raise"]
+OnFailure: TypeAlias = Literal["run", "cancel"]
+Seconds: TypeAlias = float | timedelta
+
+_MAX_AFTER: Final = 1000
+"""How many tickets one can wait for by id: each end of one costs as much. For more there are groups."""
+
+
+def add(
+    ticket: Ticket,
+    delay: Delay | None = None,
+    on_conflict: str = "replace",
+    after: Iterable[str] = (),
+    after_group: str | None = None,
+    on_failure: str = "run",
+) -> c.Add:
+    """Return the command of `Kharon.add`."""
+    if not isinstance(ticket, Ticket):
+        raise InvalidTicket(f"add takes a kharon.Ticket, not {type(ticket).__name__}")
+    if on_conflict not in ("replace", "skip", "raise"):
+        raise InvalidTicket(f'on_conflict: {on_conflict!r} is none of "replace", "skip", "raise"')
+    if on_failure not in ("run", "cancel"):
+        raise InvalidTicket(f'on_failure: {on_failure!r} is neither "run" nor "cancel"')
+    if delay is not None:
+        if ticket.version:  # the queue gave it, and its runat too: the user's word is the delay
+            ticket = _undated(ticket)
+        if ticket.runat is not None:
+            raise InvalidTicket(f"ticket {ticket.id!r}: give runat (an instant) or delay (a duration), not both")
+        _checked(delay)
+    group = None if after_group is None else check_name("after_group", after_group)
+    return c.Add(ticket.id, ticket, delay, on_conflict, _after(after), group, on_failure)
+
+
+def _after(after: Iterable[str]) -> tuple[str, ...]:
+    if not after:
+        return ()
+    if isinstance(after, str):
+        raise InvalidTicket(f"after: {after!r} is one id; give a list of ids: [{after!r}]")
+    ids = tuple(dict.fromkeys(check_name("after", id) for id in after))
+    if len(ids) > _MAX_AFTER:
+        raise InvalidTicket(
+            f"after: {len(ids)} ids, and {_MAX_AFTER} are the most; put the tickets into a group, and give after_group"
+        )
+    return ids
+
+
+def ack(t: Ticket | str, *, keep: bool = False, result: Any = None, expire_in: Seconds | None = None) -> c.Done:
+    """Return the command of `Kharon.ack`."""
+    if keep:
+        return done(t, result=result, expire_in=expire_in)
+    if result is not None or expire_in is not None:
+        raise InvalidTicket("ack: a removed ticket has neither result nor expire_in; use done, or keep=True")
+    return c.Done(*_target(t))
+
+
+def done(t: Ticket | str, *, result: Any = None, expire_in: Seconds | None = None) -> c.Done:
+    """Return the command of `Kharon.done`."""
+    data = None if result is None else check_json("result", result)
+    return c.Done(*_target(t), keep=True, result=data, expire_in=_expire_in(expire_in))
+
+
+def fail(t: Ticket | str, *, error_reason: str | None = None, expire_in: Seconds | None = None) -> c.Fail:
+    """Return the command of `Kharon.fail`."""
+    reason = check_reason("error_reason", error_reason)
+    return c.Fail(*_target(t), error_reason=reason, expire_in=_expire_in(expire_in))
+
+
+def cancel(
+    t: Ticket | str, *, error_reason: str | None = None, keep: bool = False, expire_in: Seconds | None = None
+) -> c.Cancel:
+    """Return the command of `Kharon.cancel`."""
+    if expire_in is not None and not keep:
+        raise InvalidTicket("cancel: a removed ticket does not expire; expire_in goes with keep=True")
+    reason = check_reason("error_reason", error_reason)
+    return c.Cancel(*_target(t), keep=keep, error_reason=reason, expire_in=_expire_in(expire_in))
+
+
+def retry(
+    t: Ticket | str,
+    backoff: BackoffDelay | FixedDelay,
+    *,
+    delay: Delay | None = None,
+    error_reason: str | None = None,
+    **changes: Any,
+) -> c.Retry:
+    """Return the command of `Kharon.retry`; `backoff` is the delay if none is given."""
+    if delay is not None and "runat" in changes:
+        raise InvalidTicket("retry: give delay (a duration) or runat (an instant), not both")
+    return c.Retry(
+        *_target(t),
+        delay=backoff if delay is None else _checked(delay),
+        error_reason=check_reason("error_reason", error_reason),
+        changes=_changes("retry", changes) if changes else None,
+    )
+
+
+def release(t: Ticket | str, **changes: Any) -> c.Release:
+    """Return the command of `Kharon.release`."""
+    return c.Release(*_target(t), changes=_changes("release", changes) if changes else None)
+
+
+def extend(t: Ticket | str, seconds: Seconds) -> c.Extend:
+    """Return the command of `Kharon.extend`."""
+    return c.Extend(*_target(t), seconds=as_seconds("seconds", seconds))
+
+
+def restart(id: str) -> c.Restart:
+    """Return the command of `Kharon.restart`."""
+    return c.Restart(id_of(id))
+
+
+def update(id: str, **changes: Any) -> c.Update:
+    """Return the command of `Kharon.update`."""
+    return c.Update(id_of(id), _changes("update", changes))
+
+
+def delete(id: str) -> c.Delete:
+    """Return the command of `Kharon.delete`."""
+    return c.Delete(id_of(id))
+
+
+def pause(tube: str) -> c.Pause:
+    """Return the command of `Kharon.pause`."""
+    return c.Pause(check_name("tube", tube))
+
+
+def resume(tube: str) -> c.Resume:
+    """Return the command of `Kharon.resume`."""
+    return c.Resume(check_name("tube", tube))
+
+
+def limit(
+    tube: str, *, claimed: int | None = None, claims: int | None = None, period: Seconds | None = None
+) -> c.Limit:
+    """Return the command of `Kharon.limit`."""
+    if (claims is None) != (period is None):
+        raise InvalidTicket("limit: claims and period go together: at most so many claims in any period of that length")
+    seconds = None if period is None else as_seconds("period", period)
+    if seconds == 0:
+        raise InvalidTicket("period: 0 seconds; it is more than that, or None")
+    return c.Limit(
+        check_name("tube", tube), _number("claimed", claimed, None), _number("claims", claims, MAX_CLAIMS), seconds
+    )
+
+
+# --- what they share --------------------------------------------------------------------------------------------------
+
+
+def _undated(ticket: Ticket) -> Ticket:
+    draft = draft_of(ticket)
+    draft.runat = None
+    return seal(draft)
+
+
+def id_of(id: object) -> str:
+    """Return an id, if it is a str. Whether there is such a ticket, and can be, is not asked."""
+    if not isinstance(id, str):
+        raise InvalidTicket(f"id: a str, not {type(id).__name__}")
+    return id
+
+
+def _target(t: Ticket | str) -> tuple[str, int | None]:
+    """Return a ticket's id and, if it was received under a claim, that claim."""
+    return (t.id, t.claim) if isinstance(t, Ticket) else (id_of(t), None)
+
+
+def _checked(delay: Delay) -> Delay:
+    delay_seconds(delay, 0, 0.0)
+    return delay
+
+
+def _expire_in(value: Seconds | None) -> float | None:
+    return None if value is None else as_seconds("expire_in", value)
+
+
+def _number(field: str, value: object, most: int | None) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (most is not None and value > most):
+        upto = "or more" if most is None else f"to {most}"
+        raise InvalidTicket(f"{field}: {value!r} is neither a whole number, 1 {upto}, nor None")
+    return int(value)
+
+
+def _changes(verb: str, values: dict[str, Any]) -> Changes:
+    checks: dict[str, Any] = {
+        "nice": check_nice,
+        "payload": lambda field, value: Raw(check_json(field, value)),
+        "tube": check_name,
+        "group": lambda field, value: None if value is None else check_name(field, value),
+        "runat": check_instant,
+    }
+    unknown = sorted(set(values) - set(checks))
+    if unknown:
+        raise InvalidTicket(f"{verb}: {unknown[0]!r} cannot be changed; {', '.join(checks)} can")
+    if not values:
+        raise InvalidTicket(f"{verb}: nothing to change; give one of {', '.join(checks)}")
+    checked = {name: checks[name](name, value) for name, value in values.items()}
+    if "payload" in checked:
+        checked["payload_json"] = checked.pop("payload")
+    return Changes(**checked)
