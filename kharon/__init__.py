@@ -34,6 +34,7 @@ from kharon.log.record import Record
 from kharon.log.repair import Cut, Repair, repair
 from kharon.model.delays import BackoffDelay, FixedDelay
 from kharon.model.projection import Projection
+from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Limit, Tube
 from kharon.model.versions import RELEASE
@@ -76,6 +77,7 @@ __all__ = [
     "Repair",
     "Report",
     "Router",
+    "Schedule",
     "Settings",
     "Stats",
     "Status",

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import msgspec
 
 from kharon.model.delays import BackoffDelay, Delay, FixedDelay
-from kharon.model.events import Changes
+from kharon.model.events import Changes, ScheduleSet
 from kharon.model.ticket import Ticket
 
 __all__ = [
@@ -26,15 +26,20 @@ __all__ = [
     "Expire",
     "Extend",
     "Fail",
+    "FireSchedule",
     "Lapse",
     "Limit",
     "Pause",
     "Release",
+    "RemoveSchedule",
     "Request",
     "Restart",
     "Resume",
     "Retry",
+    "ScheduleCommand",
+    "SetSchedule",
     "Settle",
+    "SkipSchedule",
     "TubeCommand",
     "Unblock",
     "Update",
@@ -175,6 +180,35 @@ class Unblock(Command, frozen=True):
     failed: bool = False
 
 
+class ScheduleCommand(msgspec.Struct, frozen=True):
+    """A request about the schedule of this name. Which instant comes next is for whoever asks to say."""
+
+    name: str
+
+
+class SetSchedule(ScheduleCommand, frozen=True):
+    """Let it be as `event` says; if it is so already, it stays as it is."""
+
+    event: ScheduleSet
+
+
+class RemoveSchedule(ScheduleCommand, frozen=True):
+    """Remove it; no schedule is no error."""
+
+
+class FireSchedule(ScheduleCommand, frozen=True):
+    """The instant `due` has come: add its ticket, and let the next one be `next`, if there is one."""
+
+    due: datetime
+    next: datetime | None
+
+
+class SkipSchedule(ScheduleCommand, frozen=True):
+    """Pass over what is due before `next`; None: over all that there is."""
+
+    next: datetime | None
+
+
 class TubeCommand(msgspec.Struct, frozen=True):
     """A request about a tube."""
 
@@ -197,5 +231,5 @@ class Limit(TubeCommand, frozen=True):
     period: float | None = None
 
 
-Request: TypeAlias = Command | TubeCommand
+Request: TypeAlias = Command | ScheduleCommand | TubeCommand
 """Anything that can be asked for as part of a commit."""

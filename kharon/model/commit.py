@@ -2,7 +2,8 @@
 
 `decide` sees one ticket. What concerns several is here: which of the tickets that one is to wait for are pending, that
 nobody waits for himself, and what the end of a ticket means for those that wait for it: they are unblocked, or
-cancelled, which is an end again. All of that belongs to the commit of the command that brought it about.
+cancelled, which is an end again. So is it that a schedule adds its ticket when it fires. All of that belongs to the
+commit of the command that brought it about.
 
     command ──▶ decide ──▶ event ──▶ projection ──▶ has it ended, or left a group? ──▶ Unblock, for each that waited
                   ▲                                                                      │
@@ -25,6 +26,7 @@ from kharon.model import commands as c
 from kharon.model import events as e
 from kharon.model.decide import decide
 from kharon.model.projection import Effect, Projection
+from kharon.model.schedules import decide_schedule
 from kharon.model.ticket import Status, Ticket, memberships, waits_of
 from kharon.model.tubes import decide_tube
 
@@ -85,11 +87,23 @@ class Commit:
             for told in decide_tube(projection.tubes.get(command.tube), command):
                 self._fold(told)
             return
+        if isinstance(command, c.ScheduleCommand):
+            self._run_schedule(command)
+            return
         ticket = projection.get(command.id)
         if type(command) is c.Add and (command.after or command.after_group is not None):
             command = self._gated(ticket, command)
         for event in decide(ticket, command, self._context):
             self._apply(event)
+
+    def _run_schedule(self, command: c.ScheduleCommand) -> None:
+        schedule = self._projection.schedules.get(command.name)
+        for event in decide_schedule(schedule, command):
+            self._fold(event)
+            if type(event) is e.ScheduleFired:
+                assert schedule is not None
+                ticket = schedule.ticket_at(event.due)
+                self._run(c.Add(ticket.id, ticket, on_conflict="skip"))  # one of that id is there: whoever wanted it so
 
     def _apply(self, event: e.TicketEvent) -> None:
         """Fold an event, and carry out what follows from it, and from that."""
@@ -203,6 +217,8 @@ class Commit:
 
 
 def _subject(command: c.Request) -> str:
+    if isinstance(command, c.ScheduleCommand):
+        return f"schedule {command.name!r}"
     return f"tube {command.tube!r}" if isinstance(command, c.TubeCommand) else f"ticket {command.id!r}"
 
 

@@ -24,6 +24,11 @@ __all__ = [
     "LeaseExtended",
     "LogClosed",
     "LogRepaired",
+    "ScheduleEvent",
+    "ScheduleFired",
+    "ScheduleRemoved",
+    "ScheduleSet",
+    "ScheduleSkipped",
     "SegmentArchived",
     "SegmentCompressed",
     "SegmentTrimmed",
@@ -220,6 +225,55 @@ class TubeLimited(TubeEvent, frozen=True):
     period: float | None = None
 
 
+class ScheduleEvent(Event, frozen=True):
+    """A fact about a schedule."""
+
+    name: str
+
+
+class ScheduleSet(ScheduleEvent, frozen=True):
+    """From now on a ticket with these fields is to be added at `next_due`, and then again and again: by the expression
+    `cron` in the time zone `tz`, or `every` so many seconds. What a schedule of this name was before, it is no more,
+    but for when it fired last.
+    """
+
+    type: str
+    payload_json: Raw = msgspec.field(name="payload")
+    tube: str
+    nice: int
+    next_due: Instant
+    group: str | None = None
+    cron: str | None = None
+    every: float | None = None
+    tz: str = "UTC"
+    catch_up: str = "one"
+
+    @property
+    def payload(self) -> Any:
+        """The payload as a value; a new one at each reading."""
+        return from_json(self.payload_json)
+
+
+class ScheduleFired(ScheduleEvent, frozen=True):
+    """The instant `due` had come, and its ticket is added by the same commit; what is before `due` is passed over.
+
+    The next one is `next_due`; None: there is none.
+    """
+
+    due: Instant
+    next_due: Instant | None = None
+
+
+class ScheduleSkipped(ScheduleEvent, frozen=True):
+    """What was due before `next_due` is passed over, and adds no ticket. None: there is nothing behind it."""
+
+    next_due: Instant | None = None
+
+
+class ScheduleRemoved(ScheduleEvent, frozen=True):
+    """There is no such schedule any more; the tickets that it added are what they are."""
+
+
 class LogClosed(Event, frozen=True):
     """The log was closed in good order: everything before this record was on disk when it was written."""
 
@@ -304,6 +358,10 @@ EVENTS: Final[dict[str, type[Event]]] = {
         TubePaused,
         TubeResumed,
         TubeLimited,
+        ScheduleSet,
+        ScheduleFired,
+        ScheduleSkipped,
+        ScheduleRemoved,
         LogClosed,
         TailCut,
         LogRepaired,

@@ -50,7 +50,7 @@ class Keeper(Protocol):
     def undo(self, event: Any, displaced: object) -> None:
         """Take back the newest event that was applied, as if it had never been."""
 
-    def values(self) -> list[Kept]:
+    def values(self) -> Sequence[Kept]:
         """Return all that is kept, by name."""
 
     def load(self, values: Sequence[Any]) -> None:

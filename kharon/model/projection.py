@@ -30,6 +30,7 @@ from kharon.model.evolve import evolve
 from kharon.model.groups import Groups
 from kharon.model.heads import Heads, Key
 from kharon.model.keepers import Keeper, Kept
+from kharon.model.schedules import Schedules
 from kharon.model.ticket import Status, Ticket, memberships, waits_of
 from kharon.model.tubes import Limit, Tube, Tubes, room
 
@@ -83,6 +84,7 @@ class Projection:
         horizon: the `now` of the last `promote`.
         groups: the pending members of each group, and who waits for whom.
         tubes: what was told about tubes.
+        schedules: what is scheduled.
         keepers: all that holds something else than tickets, in a fixed order.
 
     Two projections are equal if they hold equal tickets, equal other things, and stand at the same seq; how far time
@@ -100,8 +102,9 @@ class Projection:
         self._expiring: SortedList[Key] = SortedList()
         self.groups = Groups()
         self.tubes = Tubes()
+        self.schedules = Schedules()
         self._heads = Heads(self.tubes)
-        self.keepers: tuple[Keeper, ...] = (self.tubes,)
+        self.keepers: tuple[Keeper, ...] = (self.tubes, self.schedules)
         self._keepers: dict[type[Event], Keeper] = {event: keeper for keeper in self.keepers for event in keeper.events}
         self._inserted: list[str] | None = None  # while a commit may be taken back: the ids that it inserted,
         self._removed: list[str] = []  # and those that it removed, which are in `_tickets` as None

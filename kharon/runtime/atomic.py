@@ -16,6 +16,7 @@ from kharon.model.ticket import Ticket
 from kharon.runtime import requests
 from kharon.runtime.attempts import Attempts
 from kharon.runtime.requests import OnConflict, OnFailure, Seconds
+from kharon.runtime.scheduling import CatchUp, remove_schedule, set_schedule
 from kharon.settings import Settings
 from kharon.store.protocol import Store
 
@@ -35,7 +36,7 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
 
     Attributes:
         tickets: after the block, for each command its ticket, as the commit left it; None if it removed it, or is about
-            a tube.
+            a tube or a schedule.
 
     Raises, at the end of the block:
         KharonError: as the verb of the command that is refused does.
@@ -160,3 +161,21 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
     ) -> None:
         """As `Kharon.limit`."""
         self._take(requests.limit(tube, claimed=claimed, claims=claims, period=period))
+
+    def schedule(
+        self,
+        name: str,
+        cron: str | None = None,
+        *,
+        every: Seconds | None = None,
+        ticket: Ticket,
+        tz: str = "UTC",
+        catch_up: CatchUp = "one",
+    ) -> None:
+        """As `Kharon.schedule`."""
+        since = self._store.fires_after
+        self._take(set_schedule(since, name, cron, every=every, ticket=ticket, tz=tz, catch_up=catch_up))
+
+    def unschedule(self, name: str) -> None:
+        """As `Kharon.unschedule`."""
+        self._take(remove_schedule(name))

@@ -20,7 +20,7 @@ import os
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -28,15 +28,17 @@ from trio.lowlevel import enable_ki_protection
 from kharon.errors import Closed, StorageFull
 from kharon.log.protocol import EventLog, HasSnapshots
 from kharon.log.record import CLOCK, Record
-from kharon.model.commands import Claim, Context, Expire, Lapse, Release, Request, Settle, TubeCommand
+from kharon.model.commands import Claim, Command, Context, Expire, Lapse, Release, Request, Settle
 from kharon.model.commit import Commit
 from kharon.model.ending import grows
 from kharon.model.events import Event
 from kharon.model.projection import Projection
+from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Tube
 from kharon.settings import Settings
 from kharon.store.commits import TRY_SECONDS, Commits, unknown_outcome
+from kharon.store.firing import Firing
 from kharon.store.helper import Helper, Syncer
 from kharon.store.protocol import Clock, Deliver, Effect
 from kharon.store.saying import say
@@ -92,6 +94,7 @@ class LocalStore:
             broke=self._broke,
             helper=helper,
         )
+        self._firing = Firing(self._projection.schedules)
         self._opened = False
         self._closed: str | None = "the queue has not been opened"
         self._process = os.getpid()
@@ -235,7 +238,8 @@ class LocalStore:
 
     @enable_ki_protection
     async def submit(self, commands: Sequence[Request], by: str) -> list[Ticket | None]:
-        """Decide commands as one commit, or refuse them all; return the ticket of each as it is then.
+        """Decide commands as one commit, or refuse them all; return the ticket of each, if it is about one, as it is
+        then.
 
         Raises:
             KharonError: as `decide` refuses; nothing has changed.
@@ -334,7 +338,7 @@ class LocalStore:
             commit.undo()
             raise
         commit.keep()
-        return [None if isinstance(command, TubeCommand) else projection.get(command.id) for command in commands]
+        return [projection.get(command.id) if isinstance(command, Command) else None for command in commands]
 
     def _append(self, effects: Sequence[Effect], by: str) -> None:
         if not effects:
@@ -352,7 +356,7 @@ class LocalStore:
         if self._idle:
             self._wake()
         if self._promised is not None:
-            coming = self._projection.next_instant(expiration=self._settings.expiration)
+            coming = self._coming()
             if coming is not None and coming < self._promised:
                 self._promised = None
                 self._earlier.set()
@@ -435,17 +439,16 @@ class LocalStore:
 
     @enable_ki_protection
     async def tick(self) -> float:
-        """Promote what has become due, lapse the leases that have ended, expire what is kept no longer.
+        """Promote what has become due, lapse the leases that have ended, expire what is kept no longer, fire schedules.
 
         Returns:
             The seconds until something will be due, more than 0; `math.inf` if nothing will; 0 if more is due now
             than one call does.
 
-        Cost: O(due log n), at most `_TICK_LIMIT` lapses and as many expiries.
+        Cost: O(due log n), at most `_TICK_LIMIT` lapses, as many expiries, and about as many firings.
         """
         await self._enter()
         now = self._clock.now()
-        projection = self._projection
         least = 0.0
         try:
             if await self._keep_up(now):
@@ -453,7 +456,7 @@ class LocalStore:
         except StorageFull:  # what was due still is: from the reserve at the next tick, or, if that is used up, later
             least = 0.0 if self._commits.group_grew else TRY_SECONDS
         self._earlier = trio.Event()
-        self._promised = projection.next_instant(expiration=self._settings.expiration)
+        self._promised = self._coming()
         if self._promised is None:
             self._promised = datetime.max.replace(tzinfo=now.tzinfo)
             return math.inf
@@ -461,7 +464,7 @@ class LocalStore:
         return max(least, (self._promised - self._clock.now()).total_seconds()) + 1e-6
 
     async def _keep_up(self, now: datetime) -> bool:
-        """Do what is due now, within the limit; return whether the limit was reached, so that more may be due."""
+        """Do what is due now, within the limit; return whether more may be due."""
         projection = self._projection
         lapsed = projection.lapsed(now, _TICK_LIMIT)
         expired = projection.expired(now, _TICK_LIMIT) if self._settings.expiration else []
@@ -471,13 +474,32 @@ class LocalStore:
                 self._lapse(ticket, _LEASE_ENDED)
             for ticket in expired:
                 self._execute((Expire(ticket.id),), CLOCK)
+            if self._commits.may_grow():
+                for commands in self._firing.due(now, _TICK_LIMIT):
+                    self._execute(commands, CLOCK)
             if self._idle:
                 self._wake()
             if self._commits.may_grow():
                 self._room.unpark_all()
         finally:
             await self._commits.durable()
-        return _TICK_LIMIT in (len(lapsed), len(expired))
+        firing = self._firing_at()
+        return _TICK_LIMIT in (len(lapsed), len(expired)) or (firing is not None and firing <= now)
+
+    def _coming(self) -> datetime | None:
+        """Return when something will be due by itself; None: nothing will."""
+        coming, firing = self._projection.next_instant(expiration=self._settings.expiration), self._firing_at()
+        return coming if firing is None else firing if coming is None else min(coming, firing)
+
+    def _firing_at(self) -> datetime | None:
+        """Return when a schedule will fire; without room, when that will be tried; None: none will."""
+        if not self._projection.schedules:
+            return None
+        now = self._clock.now()
+        instant = self._firing.coming(now)
+        if instant is None or self._commits.may_grow():
+            return instant
+        return max(instant, now + timedelta(seconds=TRY_SECONDS))
 
     async def wait_earlier(self) -> None:
         """Wait until something will be due earlier than the last `tick` said."""
@@ -522,6 +544,19 @@ class LocalStore:
             tubes = [self._projection.tube(name) for name in self._projection.tubes.names()]
             if await self._still():
                 return tubes
+
+    def fires_after(self, name: str) -> datetime:
+        """Return the instant after which a schedule that is set now fires first: what fired does not again. O(1)."""
+        now, schedule = self._clock.now(), self._projection.schedules.get(name)
+        return now if schedule is None or schedule.last is None else max(now, schedule.last)
+
+    async def schedules(self) -> list[Schedule]:
+        """Return what is scheduled, by name, once that is durable. O(n log n)."""
+        await self._enter()
+        while True:
+            found = self._projection.schedules.values()
+            if await self._still():
+                return found
 
     async def list(
         self, *, status: Status | None, type: str | None, tube: str | None, group: str | None, limit: int | None

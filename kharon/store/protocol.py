@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias
 from kharon.log.record import Record
 from kharon.model.commands import Request, Settle
 from kharon.model.projection import Effect
+from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Tube
 
@@ -85,13 +86,19 @@ class Store(Protocol):
         """Let everybody return from `wait_ready`."""
 
     async def tick(self) -> float:
-        """Do what time has made due: promote, lapse, expire. Return the seconds until something will be due."""
+        """Do what time has made due: promote, lapse, expire, fire. Return the seconds until something will be due."""
 
     async def wait_earlier(self) -> None:
         """Wait until something will be due earlier than the last `tick` said."""
 
     async def get(self, id: str) -> Ticket | None:
         """Return a ticket, or None."""
+
+    def fires_after(self, name: str) -> datetime:
+        """Return the instant after which a schedule of this name that is set now fires first."""
+
+    async def schedules(self) -> list[Schedule]:
+        """Return what is scheduled, by name."""
 
     async def tube(self, name: str) -> Tube:
         """Return a tube."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import history, model, reading, recovery, runtime, store, tubes, writing
+from . import history, model, reading, recovery, runtime, schedules, store, tubes, writing
 from .mutant import Mutant
 
 __all__ = ["MUTANTS"]
@@ -17,5 +17,6 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *store.MUTANTS,
     *model.MUTANTS,
     *runtime.MUTANTS,
+    *schedules.MUTANTS,
     *tubes.MUTANTS,
 )
