@@ -49,7 +49,7 @@ class Effect(msgspec.Struct, frozen=True):
         seq: the record's.
         at: the record's time.
         before: the time of the record before it; None: there was none.
-        emptied: the groups that have no pending member any more since then.
+        emptied: the groups that have no pending member any more since then, and at the end of its commit.
         displaced: what its keeper needs to take it back; None: nothing but tickets changed.
     """
 

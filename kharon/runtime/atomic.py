@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import trio
 
@@ -21,6 +21,8 @@ from kharon.settings import Settings
 from kharon.store.protocol import Store
 
 __all__ = ["Atomic"]
+
+_ANOTHER: Final = "begin another with `async with kh.atomic() as tx:`"
 
 
 class Atomic(AbstractAsyncContextManager["Atomic"]):
@@ -40,7 +42,9 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
 
     Raises, at the end of the block:
         KharonError: as the verb of the command that is refused does.
-        InvalidTransition: it was used after its end.
+
+    Raises, from its verbs and on entering:
+        InvalidTransition: it is used before it has begun or after its end, or begun twice.
 
     Cost: that of its commands, and one wait for the commit. They are decided in one stretch, about 15 µs each, in which
     no other task runs.
@@ -53,11 +57,13 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         self._settings = settings
         self._attempts = attempts
         self._commands: list[c.Request] = []
-        self._ended = False
+        self._begun = self._ended = False
 
     async def __aenter__(self) -> Self:
         await trio.lowlevel.checkpoint()
-        self._check()
+        if self._begun:
+            raise InvalidTransition(f"this atomic block has begun before; {_ANOTHER}")
+        self._begun = True
         return self
 
     async def __aexit__(
@@ -74,8 +80,10 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
                 self._attempts.extend(ticket, command.seconds)
 
     def _check(self) -> None:
+        if not self._begun:
+            raise InvalidTransition("this atomic block has not begun; use it as `async with kh.atomic() as tx:`")
         if self._ended:
-            raise InvalidTransition("this atomic block has ended; begin another with `async with kh.atomic() as tx:`")
+            raise InvalidTransition(f"this atomic block has ended; {_ANOTHER}")
 
     def _take(self, command: c.Request) -> None:
         self._check()
@@ -94,10 +102,20 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         """As `Kharon.add`."""
         self._take(requests.add(ticket, delay, on_conflict, after, after_group, on_failure))
 
-    def add_many(self, tickets: Iterable[Ticket], **options: Any) -> None:
-        """As `Kharon.add_many`."""
-        for ticket in tickets:
-            self.add(ticket, **options)
+    def add_many(
+        self,
+        tickets: Iterable[Ticket],
+        *,
+        delay: Delay | None = None,
+        on_conflict: OnConflict = "replace",
+        after: Iterable[str] = (),
+        after_group: str | None = None,
+        on_failure: OnFailure = "run",
+    ) -> None:
+        """As `Kharon.add_many`; if one of the tickets cannot be so, none is taken."""
+        commands = requests.add_many(tickets, delay, on_conflict, after, after_group, on_failure)
+        self._check()
+        self._commands += commands
 
     def ack(self, t: Ticket | str, *, keep: bool = False, result: Any = None, expire_in: Seconds | None = None) -> None:
         """As `Kharon.ack`."""

@@ -25,6 +25,7 @@ __all__ = [
     "Seconds",
     "ack",
     "add",
+    "add_many",
     "cancel",
     "delete",
     "done",
@@ -73,11 +74,26 @@ def add(
     return c.Add(ticket.id, ticket, delay, on_conflict, _after(after), group, on_failure)
 
 
+def add_many(
+    tickets: Iterable[Ticket],
+    delay: Delay | None = None,
+    on_conflict: str = "replace",
+    after: Iterable[str] = (),
+    after_group: str | None = None,
+    on_failure: str = "run",
+) -> list[c.Add]:
+    """Return the commands of `Kharon.add_many`."""
+    if isinstance(tickets, Ticket) or not isinstance(tickets, Iterable):
+        raise InvalidTicket(f"add_many takes a list of tickets, not {type(tickets).__name__}; for one there is add")
+    ids = _after(after)  # once: an iterator would be empty for the second ticket
+    return [add(ticket, delay, on_conflict, ids, after_group, on_failure) for ticket in tickets]
+
+
 def _after(after: Iterable[str]) -> tuple[str, ...]:
-    if not after:
-        return ()
     if isinstance(after, str):
         raise InvalidTicket(f"after: {after!r} is one id; give a list of ids: [{after!r}]")
+    if not isinstance(after, Iterable):
+        raise InvalidTicket(f"after: a list of ids, not {type(after).__name__}")
     ids = tuple(dict.fromkeys(check_name("after", id) for id in after))
     if len(ids) > _MAX_AFTER:
         raise InvalidTicket(
