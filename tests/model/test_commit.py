@@ -163,7 +163,9 @@ def test_a_finalizer_waits_for_all_members_of_its_moment():
 
 
 def test_late_members_are_not_waited_for():
-    line = Line(add("m", group="g"), add("f", after_group="g"), add("late", group="g"), add("other"), move("other", "g"))
+    line = Line(
+        add("m", group="g"), add("f", after_group="g"), add("late", group="g"), add("other"), move("other", "g")
+    )
     assert line.do(c.Done("m")) == ["Done m", "Unblocked f by m of g"]
     assert line.count("g") == 2
 
@@ -311,7 +313,9 @@ def test_one_id_more_is_waited_for_and_the_old_ones_as_before():
 
 
 def test_a_finalizer_that_ended_and_is_added_again_begins_anew():
-    line = Line(add("m", group="g"), add("f", after_group="g"), c.Done("m"), c.Done("f", keep=True), add("n", group="g"))
+    line = Line(
+        add("m", group="g"), add("f", after_group="g"), c.Done("m"), c.Done("f", keep=True), add("n", group="g")
+    )
     line.do(add("f", after_group="g"))
     assert line.waits_for("f") == ["n"]
 
