@@ -38,7 +38,7 @@ class Line:
         return Commit(self.projection, c.Context(self.now, 0.5, 30.0))
 
     def do(self, *commands):
-        """Carry these out as one commit; return what happened: each event's name and id, and of which ended it tells."""
+        """Carry these out as one commit; return each event's name and id, and which end it tells of."""
         commit = self.begin()
         commit.run(commands)
         commit.keep()
