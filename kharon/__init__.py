@@ -25,6 +25,7 @@ from kharon.errors import (
     QueueLocked,
     StorageFull,
     TicketExists,
+    TicketFailedError,
     TicketNotFound,
     UnknownFormat,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "StorageFull",
     "Ticket",
     "TicketExists",
+    "TicketFailedError",
     "TicketNotFound",
     "UnknownEvents",
     "UnknownFormat",

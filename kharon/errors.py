@@ -7,6 +7,8 @@ names the thing, the place and the remedy. This module holds no logic.
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "Closed",
     "CommitOutcomeUnknown",
@@ -22,6 +24,7 @@ __all__ = [
     "QueueLocked",
     "StorageFull",
     "TicketExists",
+    "TicketFailedError",
     "TicketNotFound",
     "UnknownFormat",
 ]
@@ -48,6 +51,20 @@ class TicketNotFound(KharonError, LookupError):
 
 class TicketExists(KharonError):
     """The id is taken, and `add` was told `on_conflict="raise"`."""
+
+
+class TicketFailedError(KharonError):
+    """The ticket that `run_and_wait` waited for has failed, or was cancelled or deleted: the message says which.
+
+    Attributes:
+        ticket: the `Ticket` as it was when it ended.
+        reason: what was said about it (str); None: nothing was, as when it was deleted.
+    """
+
+    def __init__(self, message: str, ticket: Any, reason: str | None) -> None:
+        super().__init__(message)
+        self.ticket = ticket
+        self.reason = reason
 
 
 class InvalidTransition(KharonError):
@@ -96,7 +113,7 @@ class CorruptLog(KharonError):
 
 
 class LogReplaced(KharonError):
-    """The log is not the one that was being followed: another one, or the same without records that it had."""
+    """The log is not the one that was being followed: another one, or the same without a record that was given."""
 
 
 class UnknownFormat(KharonError):

@@ -1,9 +1,9 @@
 """Who waits for whom, against a second opinion: any commands, in commits of one or several, some of them taken back.
 
-The book holds for each ticket that waits the very ids that it waits for, members of groups too, and looks at all tickets
-whenever something ends; Kharon holds two numbers, and looks at what they say. They share no code. What must hold besides:
-nobody waits for what has ended, nobody waits for himself, a commit that is taken back leaves nothing, not even another
-order, and a replay gives the same.
+The book holds for each ticket that waits the very ids that it waits for, members of groups too, and looks at all of the
+tickets whenever something ends; Kharon holds two numbers, and looks at what they say. They share no code. What must
+hold besides: nobody waits for what has ended, nobody waits for himself, a commit that is taken back leaves nothing, not
+even another order, and a replay gives the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from kharon.errors import KharonError
 from kharon.model import commands as c
 from kharon.model import events as e
 from kharon.model.commit import Commit
-from kharon.model.delays import FixedDelay
 from kharon.model.projection import Effect, Projection
 from kharon.model.ticket import Status, Ticket, waits_of
 from kharon.testing import EPOCH

@@ -78,8 +78,12 @@ class Report:
             all else, what it says could not be read; this Kharon neither opens nor replays the log. Empty as a rule.
         snapshots: how many snapshots say what the log says.
         bad_snapshots: of the others, what is wrong with each, beginning with its path. The log is whole all the same,
-            and opening passes over those that are damaged; one whose tickets are not the log's it would believe.
-            Remove the file: another one will be made.
+            and opening passes over those that are damaged; one whose tickets are not the log's it would believe. If
+            `first` is 1, remove the file: another one will be made. If it is more, remove none: what was trimmed is in
+            nothing else.
+        unjudged_snapshots: of the rest, why nobody can tell, beginning with its path: it is in a later format, or
+            stands behind an event that is not known, or in front of `first`; or it is the one on which the rest of a
+            trimmed log was folded, and against which those behind it were held. None of this is a reason to remove it.
     """
 
     path: Path
@@ -96,6 +100,7 @@ class Report:
     unknown: tuple[UnknownEvents, ...] = ()
     snapshots: int = 0
     bad_snapshots: tuple[str, ...] = ()
+    unjudged_snapshots: tuple[str, ...] = ()
 
 
 def read(path: str | os.PathLike[str], after: int = 0) -> Iterator[Record]:
@@ -236,6 +241,7 @@ def verify(path: str | os.PathLike[str]) -> Report:
         ),
         snapshots=snapshots.good,
         bad_snapshots=tuple(snapshots.bad),
+        unjudged_snapshots=tuple(snapshots.unjudged),
     )
 
 
@@ -257,7 +263,7 @@ class _Pass:
 
     def _open(self, path: Path) -> BinaryIO:
         still = _Still(path)
-        self.sizes[str(path)] = still.size
+        self.sizes[str(path)] = still.stat.st_size
         return io.BufferedReader(still)
 
 
@@ -277,14 +283,14 @@ class _Still(io.FileIO):
 
     Attributes:
         path: of the file.
-        size: in bytes.
+        stat: of the file, when it was opened.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.path = path
-        self.size = os.fstat(self.fileno()).st_size
+        self.stat = os.fstat(self.fileno())
 
     def readinto(self, buffer: Buffer, /) -> int:
         with naming(self.path), memoryview(buffer) as view:
-            return super().readinto(view[: max(0, self.size - self.tell())])
+            return super().readinto(view[: max(0, self.stat.st_size - self.tell())])

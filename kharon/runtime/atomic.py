@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +14,7 @@ from kharon.model import commands as c
 from kharon.model.delays import Delay
 from kharon.model.ticket import Ticket
 from kharon.runtime import requests
+from kharon.runtime.attempts import Attempts
 from kharon.runtime.requests import OnConflict, OnFailure, Seconds
 from kharon.settings import Settings
 from kharon.store.protocol import Store
@@ -43,12 +44,12 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
     no other task runs.
     """
 
-    def __init__(self, store: Store, by: str, settings: Settings, extended: Callable[[Ticket, float], None]) -> None:
+    def __init__(self, store: Store, by: str, settings: Settings, attempts: Attempts) -> None:
         self.tickets: list[Ticket | None] = []
         self._store = store
         self._by = by
         self._settings = settings
-        self._extended = extended
+        self._attempts = attempts
         self._commands: list[c.Command] = []
         self._ended = False
 
@@ -64,10 +65,11 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         if error is not None or not self._commands:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
-        self.tickets = await self._store.submit(self._commands, self._by)
+        with self._attempts.settling(self._commands):
+            self.tickets = await self._store.submit(self._commands, self._by)
         for command, ticket in zip(self._commands, self.tickets, strict=True):
             if isinstance(command, c.Extend) and ticket is not None:
-                self._extended(ticket, command.seconds)
+                self._attempts.extend(ticket, command.seconds)
 
     def _check(self) -> None:
         if self._ended:

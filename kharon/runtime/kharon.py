@@ -18,7 +18,7 @@ from typing import Any, Final, ParamSpec, Self, TypeAlias, TypeVar
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from kharon.errors import InvalidSettings, InvalidTicket, TicketNotFound
+from kharon.errors import InvalidSettings, InvalidTicket
 from kharon.log.directory import DirectoryLog
 from kharon.log.memory import MemoryLog
 from kharon.log.protocol import EventLog
@@ -26,8 +26,6 @@ from kharon.log.record import Record
 from kharon.log.retention import Retention
 from kharon.model import commands as c
 from kharon.model.delays import Delay, as_seconds
-from kharon.model.events import TicketAdded, TicketEvent
-from kharon.model.evolve import ended, evolve
 from kharon.model.limits import check_name
 from kharon.model.ticket import Status, Ticket
 from kharon.runtime import requests
@@ -39,6 +37,7 @@ from kharon.runtime.retention import Keeper, policy_of
 from kharon.runtime.router import Router
 from kharon.runtime.snapshots import Snapshots
 from kharon.runtime.stats import Collector, Stats
+from kharon.runtime.waits import Waits, last_state, not_found, result_of
 from kharon.runtime.workers import Crew
 from kharon.settings import Settings
 from kharon.store.local import LocalStore
@@ -53,23 +52,13 @@ _T = TypeVar("_T")
 MEMORY: Final = ":memory:"
 
 
-class _Wait:
-    """Somebody who waits for a ticket to end."""
-
-    __slots__ = ("event", "ticket")
-
-    def __init__(self) -> None:
-        self.event = trio.Event()
-        self.ticket: Ticket | None = None
-
-
 class _Queue:
     """What all views of one queue share."""
 
     def __init__(self, log: EventLog, settings: Settings, clock: Clock, *, in_thread: bool) -> None:
         self.settings = settings
         self.stats = Collector()
-        self.waits: dict[str, set[_Wait]] = {}
+        self.waits = Waits()
         self.group_waits = GroupWaits()
         store = LocalStore(log, settings, clock, self._deliver, self._closed, in_thread=in_thread)
         self.store: Store = store
@@ -85,10 +74,16 @@ class _Queue:
         policy = policy_of(settings)
         if settings.snapshot_bytes is not None:
             self.snapshots = Snapshots(log, settings.snapshot_bytes, trims=bool(policy.trim), taken=self._look_again)
+        log.begun = self._begun
         if policy:
             archive = settings.archive_directory
             retention = Retention(log, policy, None if archive is None else Path(archive), self._may_trim)
             self.keeper = Keeper(retention, store.record, clock, settings.max_poll_interval)
+
+    def _begun(self) -> None:
+        if self.snapshots is not None:
+            self.snapshots.look()
+        self._look_again()
 
     def _may_trim(self, upto: int) -> bool:
         return self.snapshots is not None and self.snapshots.may_trim(upto)
@@ -99,32 +94,14 @@ class _Queue:
 
     def _deliver(self, effects: Sequence[Effect]) -> None:
         self.stats.deliver(effects)
-        self.crew.deliver(effects)
-        if self.snapshots is not None:
-            self.snapshots.look()
-        if self.keeper is not None:
-            self.keeper.look()
+        self.crew.attempts.deliver(effects)
         self.group_waits.deliver(effects)
-        if self.waits:
-            for effect in effects:
-                self._end_waits(effect)
+        self.waits.deliver(effects)
 
     def _closed(self) -> None:
         """Wake those who wait for what will not end here any more."""
         self.group_waits.end()
-        for waits in self.waits.values():
-            for wait in waits:
-                wait.event.set()
-
-    def _end_waits(self, effect: Effect) -> None:
-        event, old, new = effect.event, effect.old, effect.new
-        if not isinstance(event, TicketEvent) or event.id not in self.waits:
-            return
-        if new is not None and new.status is Status.PENDING:
-            return
-        for wait in self.waits.pop(event.id):
-            wait.ticket = new if new is not None or old is None else ended(old, event, effect.seq, effect.at)
-            wait.event.set()
+        self.waits.closed()
 
 
 def _checkpoint(method: Callable[_P, Awaitable[_T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
@@ -256,7 +233,7 @@ class Kharon:
         """
         ticket = await self._store.get(id_of(id))
         if ticket is None:
-            raise _not_found(id)
+            raise not_found(id)
         return ticket
 
     @_checkpoint
@@ -347,12 +324,19 @@ class Kharon:
     ) -> Ticket | None:
         """The ticket is not wanted any more: remove it, or, with `keep`, keep it as cancelled.
 
+        By its id, one that is running is interrupted: its handler is cancelled at its next checkpoint (it sees
+        `trio.Cancelled`), and what it settles afterwards is refused. A `def` handler runs on; it can ask
+        `trio.from_thread.check_cancelled()`. If the ticket was added again while it ran, the new one runs. Given the
+        ticket that it received, a handler cancels the ticket itself, and is not interrupted: it may clean up.
+
         Returns:
             The ticket if it is still there, else None.
 
         Arguments, errors and cost as in `done`; `expire_in` goes with `keep` only.
         """
-        return await self._one(requests.cancel(t, error_reason=error_reason, keep=keep, expire_in=expire_in))
+        command = requests.cancel(t, error_reason=error_reason, keep=keep, expire_in=expire_in)
+        with self._queue.crew.attempts.settling((command,)):
+            return await self._one(command)
 
     @_checkpoint
     async def retry(
@@ -388,7 +372,7 @@ class Kharon:
         """
         command = requests.extend(t, seconds)
         ticket = await self._pending(command)
-        self._queue.crew.extend(ticket, command.seconds)
+        self._queue.crew.attempts.extend(ticket, command.seconds)
         return ticket
 
     # --- changing -----------------------------------------------------------------------------------------------------
@@ -414,7 +398,10 @@ class Kharon:
 
     @_checkpoint
     async def delete(self, id: str) -> None:
-        """Remove a ticket, whatever its status; if there is none, nothing happens. O(log n)."""
+        """Remove a ticket, whatever its status; if there is none, nothing happens. O(log n).
+
+        If it is running, its handler is interrupted, as by `cancel` by id.
+        """
         await self._one(requests.delete(id))
 
     # --- several at once ----------------------------------------------------------------------------------------------
@@ -428,7 +415,7 @@ class Kharon:
 
         Its verbs are those of the queue, with the same arguments, and are not awaited. See `Atomic`.
         """
-        return Atomic(self._store, self._by, self._queue.settings, self._queue.crew.extend)
+        return Atomic(self._store, self._by, self._queue.settings, self._queue.crew.attempts)
 
     def group(self, name: str) -> Group:
         """Return a view of a group of tickets: how many of it are pending, and a wait until none is. O(1).
@@ -483,22 +470,36 @@ class Kharon:
 
         Cost: O(1); that of `history` if the ticket has been removed already.
         """
-        waits = self._queue.waits
-        wait = _Wait()
-        waits.setdefault(id_of(id), set()).add(wait)
-        try:
+        with self._queue.waits.begin(id_of(id)) as wait:
             ticket = await self._store.get(id)
             if ticket is None:
-                return _last_state(id, await self.history(id))
-            if ticket.status is not Status.PENDING:
-                return ticket
-            await wait.event.wait()
-            return wait.ticket or await self.get(id)  # none: the queue is closed, and says so
-        finally:
-            if id in waits:
-                waits[id].discard(wait)
-                if not waits[id]:
-                    del waits[id]
+                return last_state(id, await self.history(id))
+            return await wait.end_of(ticket) or await self.get(id)  # the latter says that the queue is closed
+
+    @_checkpoint
+    async def run_and_wait(self, ticket: Ticket, **what: Any) -> Any:
+        """Add a ticket, wait until it has ended, and return its result: what `done` was given; None after an `ack`.
+
+        It is run by whoever runs its tube, perhaps not this process, or not yet. If it is added again meanwhile, the
+        newest is waited for: this is about the id. If it is there and has ended, `on_conflict="skip"` answers at once,
+        from what is kept. A handler that calls this keeps its worker while it waits: of handlers that wait for others
+        there must be fewer than workers, or their leases end first.
+
+        Cancelling it ends the wait, and nothing else: the ticket stays.
+
+        Args:
+            ticket: as `add` takes it.
+            what: what else `add` takes.
+
+        Raises:
+            TicketFailedError: it failed, was cancelled, or was deleted; with the ticket and the reason.
+            InvalidTicket, TicketExists: as `add`.
+
+        Cost: that of `add`.
+        """
+        id = ticket.id if isinstance(ticket, Ticket) else ""  # which `add` refuses
+        with self._queue.waits.begin(id) as wait:
+            return result_of(await wait.end_of(await self.add(ticket, **what)) or await self.get(id))
 
     # --- history ------------------------------------------------------------------------------------------------------
 
@@ -696,21 +697,3 @@ def _log(where: str | os.PathLike[str] | EventLog, settings: Settings) -> tuple[
     if not callable(getattr(where, "append", None)) or not callable(getattr(where, "sync", None)):
         raise InvalidSettings(f'where: a directory, ":memory:", or an EventLog; not {type(where).__name__}')
     return where, False
-
-
-def _not_found(id: str) -> TicketNotFound:
-    return TicketNotFound(f"ticket {id!r}: there is none; it was never added, or has been removed")
-
-
-def _last_state(id: str, records: Records) -> Ticket:
-    """Return the ticket as it was when it was last removed, from all that is known of its history."""
-    ticket = last = None
-    for record in records:
-        event = record.event
-        if isinstance(event, TicketAdded if ticket is None else TicketEvent):  # memory may have dropped the beginning
-            old, ticket = ticket, evolve(ticket, event, record.seq, record.at)
-            if ticket is None and old is not None:
-                last = ended(old, event, record.seq, record.at)
-    if last is None:
-        raise _not_found(id)
-    return last

@@ -1,12 +1,14 @@
 """The workers: a nursery of loops that pull tickets and run handlers, and one that keeps the time.
 
 A worker settles its last ticket and claims its next in one commit group (`Store.turn`), so a busy one waits once for
-each ticket. The lease is a cancel scope around the handler. However a handler ends, there is one settle for it:
+each ticket. The lease is a cancel scope around the handler (`attempts`). However a handler ends, there is one settle
+for it, at most:
 
     returned              what `on_return` says, unless it settled the ticket itself
     raised                retry with backoff, or fail after `max_attempts`
     payload does not fit  fail
     lease ended           lapse
+    cancelled by its id   none: that has ended the claim; so has a delete, or a lapse by the clock
     cancelled from above  release, uncounted
     ended the process     as raised: sys.exit() in a handler must come to an end, too
 
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import trio
@@ -26,13 +28,14 @@ from trio.lowlevel import disable_ki_protection, enable_ki_protection
 from kharon.errors import Closed, HandlerNotFound, InvalidTransition, KharonError, QueueLocked
 from kharon.log.record import CLOCK
 from kharon.model import commands as c
-from kharon.model import events as e
 from kharon.model.limits import shorten_reason
 from kharon.model.ticket import Ticket
+from kharon.runtime.attempts import Attempt, Attempts
+from kharon.runtime.heartbeat import beat
 from kharon.runtime.router import PayloadMismatch, Route, Router
 from kharon.runtime.stats import Collector
 from kharon.settings import Settings
-from kharon.store.protocol import Clock, Effect, Store
+from kharon.store.protocol import Clock, Store
 from kharon.store.waiting import wait_out
 
 __all__ = ["Crew"]
@@ -50,6 +53,9 @@ class Crew:
         clock: what tells the time.
         stats: where handler runs are counted.
         view: returns the queue as a handler sees it, acting in the name it is given.
+
+    Attributes:
+        attempts: the handlers that run.
     """
 
     def __init__(
@@ -61,7 +67,7 @@ class Crew:
         self._stats = stats
         self._view = view
         self._threads = trio.CapacityLimiter(settings.workers)
-        self._scopes: dict[int, trio.CancelScope] = {}
+        self.attempts = Attempts(clock)
         self._run_scope: trio.CancelScope | None = None
         self._run_task: trio.lowlevel.Task | None = None
         self._ended = trio.Event()
@@ -102,6 +108,8 @@ class Crew:
         assert scope is not None
         async with trio.open_nursery() as keeper:
             keeper.start_soon(self._watched, scope, self._keep_time)
+            if self._settings.heartbeat:
+                keeper.start_soon(self._watched, scope, beat, self._store, self._settings, self._clock, self.attempts)
             async with trio.open_nursery() as workers:
                 for number in range(1, self._settings.workers + 1):
                     workers.start_soon(self._watched, scope, self._work, router, f"worker-{number}")
@@ -166,29 +174,6 @@ class Crew:
             else:
                 await trio.sleep(settings.min_poll_interval)
 
-    def deliver(self, effects: Sequence[Effect]) -> None:
-        """Let the handlers that run know what became of their leases. O(effects)."""
-        for effect in effects:
-            event = effect.event
-            old = effect.old
-            if old is None or not isinstance(event, e.TicketLapsed):
-                continue
-            scope = self._scopes.get(old.claim or 0)
-            if scope is not None:
-                scope.cancel()
-            _logger.warning(
-                "ticket %r (%s): lapsed in attempt %d: %s", old.id, old.type, old.attempts, event.error_reason
-            )
-
-    def extend(self, ticket: Ticket, seconds: float) -> None:
-        """Let the handler that has this claim run for `seconds` from now, if that is longer than it would. O(1).
-
-        By Trio's clock and not from `lease_until`, which a step of the wall clock moves away from the handler's time.
-        """
-        scope = self._scopes.get(ticket.claim or 0)
-        if scope is not None:
-            scope.deadline = max(scope.deadline, trio.current_time() + seconds)
-
     # --- one worker ---------------------------------------------------------------------------------------------------
 
     async def _work(self, router: Router, worker: str) -> None:
@@ -210,15 +195,23 @@ class Crew:
 
     async def _attempt(self, router: Router, kh: Any, worker: str, ticket: Ticket) -> c.Settle | None:
         """Run one attempt; return the settle that it comes to, or None if there is nothing left to settle."""
-        assert ticket.claim is not None
-        assert ticket.lease_until is not None
-        lease = (ticket.lease_until - self._clock.now()).total_seconds()
+        attempt = self.attempts.begin(ticket)
+        try:
+            settle = None if attempt.taken is not None else await self._handle(router, kh, worker, attempt)
+        finally:
+            self.attempts.end(attempt)
+        if attempt.taken is not None:  # and settled by that: the store would drop what the handler's end comes to
+            _logger.info("ticket %r (%s): was %s in attempt %d", ticket.id, ticket.type, attempt.taken, ticket.attempts)
+            return None
+        return settle
+
+    async def _handle(self, router: Router, kh: Any, worker: str, attempt: Attempt) -> c.Settle | None:
+        ticket = attempt.ticket
         started = trio.current_time()
-        scope = self._scopes[ticket.claim] = trio.CancelScope(deadline=started + lease)
         self._stats.running += 1
         _logger.debug("ticket %r (%s): attempt %d begins", ticket.id, ticket.type, ticket.attempts)
         try:
-            with scope:
+            with attempt.scope:
                 await self._call(router.find(ticket.type), kh, ticket)
         except PayloadMismatch as mismatch:
             _logger.warning("ticket %r (%s): fails, its payload does not fit", ticket.id, ticket.type)
@@ -234,10 +227,9 @@ class Crew:
                 raise rest or error from None
             raise
         finally:
-            del self._scopes[ticket.claim]
             self._stats.running -= 1
             self._stats.processed(ticket, trio.current_time() - started)
-        if scope.cancelled_caught:
+        if attempt.scope.cancelled_caught:
             return self._lapse(ticket)
         return self._returned(ticket)
 

@@ -5,43 +5,74 @@ from __future__ import annotations
 from typing import Final
 
 from .mutant import Mutant
+from .places import AUDIT_READING, LOCAL_STORE, TEST_AUDIT, TEST_WORKERS, WORKERS
 
 __all__ = ["MUTANTS"]
 
-_WORKERS: Final = "kharon/runtime/workers.py"
-_TESTS: Final = ("tests/runtime/test_workers.py",)
 
 MUTANTS: Final = (
     Mutant(
         name="loser-of-a-lease-stops-the-workers",
         thought="A worker settles the ticket that it has run.",
-        file="kharon/store/local.py",
+        file=LOCAL_STORE,
         before="        if ticket is not None and ticket.claim == settle.claim:\n",
         after="        if ticket is not None:\n",
-        tests=_TESTS,
+        tests=(TEST_WORKERS,),
     ),
     Mutant(
         name="lapsed-attempt-taken-for-done",
         thought="A handler that ended without an exception has returned.",
-        file=_WORKERS,
-        before="        if scope.cancelled_caught:\n            return self._lapse(ticket)\n",
+        file=WORKERS,
+        before="        if attempt.scope.cancelled_caught:\n            return self._lapse(ticket)\n",
         after="",
-        tests=_TESTS,
+        tests=(TEST_WORKERS,),
     ),
     Mutant(
         name="cancelled-attempt-counted",
         thought="However a handler is ended, that was an attempt.",
-        file=_WORKERS,
+        file=WORKERS,
         before="settle = c.Release(ticket.id, ticket.claim) if end is None else self._raised(ticket, end)",
         after="settle = self._raised(ticket, end or error)",
-        tests=_TESTS,
+        tests=(TEST_WORKERS,),
+    ),
+    Mutant(
+        name="end-in-the-claims-own-group-unheard",
+        thought="A handler that does not run yet cannot be cancelled.",
+        file="kharon/runtime/attempts.py",
+        before="                self._keep_early(old, effect)\n",
+        after="                pass\n",
+        tests=("tests/runtime/test_cancelling.py",),
+    ),
+    Mutant(
+        name="handler-interrupted-by-its-own-cancel",
+        thought="A cancelled ticket's handler is cancelled.",
+        file="kharon/runtime/attempts.py",
+        before='        if how == "cancelled" and self._cancelling:\n',
+        after="        if False:\n",
+        tests=("tests/runtime/test_cancelling.py",),
+    ),
+    Mutant(
+        name="heartbeat-revives-a-lease",
+        thought="As long as the handler runs, its lease is extended.",
+        file="kharon/runtime/heartbeat.py",
+        before="    if attempt.taken is not None or left <= 0:\n",
+        after="    if attempt.taken is not None:\n",
+        tests=("tests/runtime/test_heartbeat.py",),
+    ),
+    Mutant(
+        name="end-of-an-earlier-life-taken-for-the-answer",
+        thought="The first end of that id that is heard of is the one that was waited for.",
+        file="kharon/runtime/waits.py",
+        before="            if seq > ticket.version:\n",
+        after="            if seq:\n",
+        tests=("tests/runtime/test_waiting.py",),
     ),
     Mutant(
         name="audit-reads-what-is-being-written",
         thought="A file is read to its end.",
-        file="kharon/audit/reading.py",
-        before="return super().readinto(view[: max(0, self.size - self.tell())])",
+        file=AUDIT_READING,
+        before="return super().readinto(view[: max(0, self.stat.st_size - self.tell())])",
         after="return super().readinto(view)",
-        tests=("tests/test_audit.py",),
+        tests=(TEST_AUDIT,),
     ),
 )

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 import trio
+from handlers import names
 from trio.testing import wait_all_tasks_blocked
 
 import kharon
@@ -15,10 +16,6 @@ from kharon.testing import EPOCH, TrioClock
 async def kh(mock_clock):
     async with kharon.open(":memory:", clock=TrioClock()) as kh:
         yield kh
-
-
-async def names(kh, id):
-    return [type(record.event).__name__ for record in await kh.history(id)]
 
 
 # --- adding and asking ------------------------------------------------------------------------------------------------
@@ -282,7 +279,7 @@ async def test_wait_returns_the_ticket_as_it_ended(kh, name):
     assert found[0].payload == "p"
     assert found[0].result == (1 if name == "done" else None)
     assert found[0].error_reason == ("no" if name in ("fail", "cancel") else found[0].error_reason)
-    assert kh._queue.waits == {}
+    assert kh._queue.waits.by_id == {}
 
 
 async def test_wait_returns_at_once_what_has_ended(kh):

@@ -10,19 +10,13 @@ from datetime import date, timedelta
 
 import pytest
 import trio
+from handlers import router_of
 from trio.testing import MockClock
 
 import kharon
 from kharon import FixedDelay, Router, Settings, Status, Ticket
 from kharon.log.memory import MemoryLog
 from kharon.testing import EPOCH, FailingLog, TrioClock
-
-
-def router_of(handler, type: str = "t") -> Router:
-    router = Router()
-    router.handler(type)(handler)
-    return router
-
 
 # --- handlers ---------------------------------------------------------------------------------------------------------
 
@@ -127,17 +121,22 @@ async def test_a_handler_that_exits_comes_to_an_end(tmp_path) -> None:
 
 
 class Raising(logging.Handler):
+    raised = 0
+
     def emit(self, record):
+        self.raised += 1
         raise RuntimeError("this logging handler raises")
 
 
 @pytest.fixture
 def raising_logger():
+    """What raises whenever something is logged; the test has to bring it about that something is."""
     handler = Raising()
     logger = logging.getLogger("kharon")
     logger.addHandler(handler)
     yield
     logger.removeHandler(handler)
+    assert handler.raised > 0
 
 
 async def test_a_logger_that_raises_strands_nobody(raising_logger, autojump_clock: MockClock) -> None:
@@ -302,9 +301,9 @@ async def test_many_waits_for_one_ticket_and_their_cancelling() -> None:
             for _ in range(200):
                 nursery.start_soon(kh.wait, "a")
             await trio.testing.wait_all_tasks_blocked()
-            assert len(kh._queue.waits["a"]) == 200
+            assert len(kh._queue.waits.by_id["a"]) == 200
             nursery.cancel_scope.cancel()
-        assert kh._queue.waits == {}
+        assert kh._queue.waits.by_id == {}
 
 
 async def test_what_is_no_id_is_refused_by_all_who_ask() -> None:
