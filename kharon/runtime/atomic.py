@@ -38,7 +38,7 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
 
     Raises, at the end of the block:
         KharonError: as the verb of the command that is refused does.
-        InvalidTransition: it was used after its end.
+        InvalidTransition: it was used after its end, or begun twice.
 
     Cost: that of its commands, and one wait for the commit. They are decided in one stretch, about 15 µs each, in which
     no other task runs.
@@ -51,19 +51,25 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         self._settings = settings
         self._attempts = attempts
         self._commands: list[c.Command] = []
-        self._ended = False
+        self._begun = self._ended = False
 
     async def __aenter__(self) -> Self:
         await trio.lowlevel.checkpoint()
         self._check()
+        if self._begun:  # its commands would be carried out twice
+            raise InvalidTransition("this atomic block has begun; for another inside of it use another `kh.atomic()`")
+        self._begun = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._ended = True
-        if error is not None or not self._commands:
+        if error is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        if not self._commands:
+            await trio.lowlevel.checkpoint()
             return
         with self._attempts.settling(self._commands):
             self.tickets = await self._store.submit(self._commands, self._by)
@@ -92,10 +98,19 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         """As `Kharon.add`."""
         self._take(requests.add(ticket, delay, on_conflict, after, after_group, on_failure))
 
-    def add_many(self, tickets: Iterable[Ticket], **options: Any) -> None:
+    def add_many(
+        self,
+        tickets: Iterable[Ticket],
+        *,
+        delay: Delay | None = None,
+        on_conflict: OnConflict = "replace",
+        after: Iterable[str] = (),
+        after_group: str | None = None,
+        on_failure: OnFailure = "run",
+    ) -> None:
         """As `Kharon.add_many`."""
-        for ticket in tickets:
-            self.add(ticket, **options)
+        self._check()
+        self._commands += requests.add_many(tickets, delay, on_conflict, after, after_group, on_failure)
 
     def ack(self, t: Ticket | str, *, keep: bool = False, result: Any = None, expire_in: Seconds | None = None) -> None:
         """As `Kharon.ack`."""

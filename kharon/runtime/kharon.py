@@ -220,8 +220,7 @@ class Kharon:
         Arguments, errors and cost per ticket are those of `add`; a refusal says which ticket it was. The whole commit
         is decided in one stretch, about 15 µs a ticket, in which no other task runs: give a large import in parts.
         """
-        ids = list(after)
-        commands = [requests.add(ticket, delay, on_conflict, ids, after_group, on_failure) for ticket in tickets]
+        commands = requests.add_many(tickets, delay, on_conflict, after, after_group, on_failure)
         return [ticket for ticket in await self._store.submit(commands, self._by) if ticket is not None]
 
     @_checkpoint

@@ -24,6 +24,7 @@ __all__ = [
     "Seconds",
     "ack",
     "add",
+    "add_many",
     "cancel",
     "delete",
     "done",
@@ -67,6 +68,19 @@ def add(
         _checked(delay)
     group = None if after_group is None else check_name("after_group", after_group)
     return c.Add(ticket.id, ticket, delay, on_conflict, _after(after), group, on_failure)
+
+
+def add_many(
+    tickets: Iterable[Ticket],
+    delay: Delay | None,
+    on_conflict: str,
+    after: Iterable[str],
+    after_group: str | None,
+    on_failure: str,
+) -> list[c.Add]:
+    """Return the commands of `Kharon.add_many`."""
+    ids = after if isinstance(after, str) else tuple(after)  # each is to be after all of them
+    return [add(ticket, delay, on_conflict, ids, after_group, on_failure) for ticket in tickets]
 
 
 def _after(after: Iterable[str]) -> tuple[str, ...]:

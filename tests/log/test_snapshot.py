@@ -211,15 +211,13 @@ def test_a_ticket_that_no_log_folds_to_is_refused(of_two, number, old, new, why)
 
 def test_what_a_ticket_was_told_to_wait_for_may_have_ended(of_two):
     relinked(of_two, b'"order":4', b'"order":4,"gate":{"after":["x"],"after_group":"g"}')
-    with of_two.open("rb") as file:
-        ended = read_snapshot(file, str(of_two)).tickets[-1]
+    ended = snapshot_in(of_two).tickets[-1]
     assert (ended.after, ended.after_group, ended.blocked) == (("x",), "g", False)
 
 
 def test_a_member_that_joined_when_it_was_added_does_not_say_so(of_two):
     relinked(of_two, b',"joined":4', b"", number=1)
-    with of_two.open("rb") as file:
-        claimed, failed = read_snapshot(file, str(of_two)).tickets
+    claimed, failed = snapshot_in(of_two).tickets
     assert (claimed.joined, claimed.order) == (5, 5)
     assert (claimed.successor.joined, failed.joined) == (0, 0)
 
