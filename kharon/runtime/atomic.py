@@ -70,8 +70,11 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._ended = True
-        if error is not None or not self._commands:
+        if error is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        if not self._commands:
+            await trio.lowlevel.checkpoint()
             return
         with self._attempts.settling(self._commands):
             self.tickets = await self._store.submit(self._commands, self._by)

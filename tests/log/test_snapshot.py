@@ -99,7 +99,7 @@ def test_every_field_of_a_ticket_comes_back(where):
     unset = [
         field.name
         for field in attrs.fields(Draft)
-        if all(getattr(ticket, field.name) == field.default for ticket in tickets)
+        if all(getattr(ticket, field.name) == field.default for ticket in (*tickets, tickets[0].successor))
     ]
     assert unset == [], "set these too, so that this test would miss them"
     path = take(where)
@@ -185,6 +185,18 @@ def of_two(where):
             "only one that is claimed has a successor, which is of its id",
         ),
         (-3, b'"order":8', b'"order":8,"claim":8', "unclaimed"),
+        (-3, b'"joined":4', b'"joined":10', "joined the group 'g' at record 10, in a snapshot at 9"),
+        (-3, b'"joined":4', b'"joined":-1', "joined the group 'g' at record -1"),
+        (-2, b'"order":4', b'"order":4,"joined":1', "joined the group None at record 1"),
+        (-2, b'"order":4', b'"order":4,"group":"g","joined":1', "joined the group 'g' at record 1"),
+        (-3, b'"since":8', b'"since":10', "waits for the group 'h' since record 10, in a snapshot at 9"),
+        (-3, b'"since":8', b'"since":-1', "waits for the group 'h' since record -1"),
+        (-3, b'"after_group":"h",', b"", "waits for the group None since record 8"),
+        (-3, b'["x","y"]', b'["x","w"]', r"blocked by \('x', 'w'\), and was told to wait for \('x', 'y', 'z'\)"),
+        (-2, b'"order":4', b'"order":4,"blocked_by":["x"]', r"blocked by \('x',\), and was told to wait for \(\)"),
+        (-2, b'"order":4', b'"order":4,"gate":{"after_group":"g","since":1}', "blocked, and claimed or ended"),
+        (-2, b'"order":4', b'"order":4,"blocked_by":["x"],"gate":{"after":["x"]}', "blocked, and claimed or ended"),
+        (-3, b'"joined":4', b'"joined":4,"blocked_by":["x"],"gate":{"after":["x"]}', "blocked, and claimed or ended"),
         (0, b'"at":"2026-01-01T00:00:00Z"', b'"at":"2026-01-01T00:00:00"', "timezone"),
     ],
 )
@@ -197,6 +209,19 @@ def test_a_ticket_that_no_log_folds_to_is_refused(of_two, number, old, new, why)
     assert caught.value.line == {0: 1, -3: 2, -2: 3}[number]
 
 
+def test_what_a_ticket_was_told_to_wait_for_may_have_ended(of_two):
+    relinked(of_two, b'"order":4', b'"order":4,"gate":{"after":["x"],"after_group":"g"}')
+    ended = snapshot_in(of_two).tickets[-1]
+    assert (ended.after, ended.after_group, ended.blocked) == (("x",), "g", False)
+
+
+def test_a_member_that_joined_when_it_was_added_does_not_say_so(of_two):
+    relinked(of_two, b',"joined":4', b"", number=1)
+    claimed, failed = snapshot_in(of_two).tickets
+    assert (claimed.joined, claimed.order) == (5, 5)
+    assert (claimed.successor.joined, failed.joined) == (0, 0)
+
+
 def test_a_successor_of_a_ticket_that_is_not_claimed_is_refused(of_two):
     relinked(of_two, b'"claim":7,', b"", number=1)
     relinked(of_two, b'"worker":"worker-1",', b"", number=1)
@@ -207,7 +232,7 @@ def test_a_successor_of_a_ticket_that_is_not_claimed_is_refused(of_two):
 
 def test_a_successor_of_a_successor_is_refused(of_two):
     _, _, own = of_two.read_bytes().splitlines()[1].partition(b'"successor":')
-    own = own.removesuffix(b"}}")
+    own, _, _ = own.partition(b',"joined":')
     relinked(of_two, own, own[:-1] + b',"successor":' + own + b"}", number=1)
     with pytest.raises(CorruptLog, match="only one that is claimed has a successor"):
         snapshot_in(of_two)
