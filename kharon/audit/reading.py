@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import attrs
 
+from kharon.audit.anchors import Anchor
 from kharon.errors import InvalidTicket, KharonError
 from kharon.log.directory import segments
 from kharon.log.record import Record
@@ -118,7 +119,7 @@ def replay(path: str | os.PathLike[str], until: int | datetime | None = None) ->
         return Projection().fold(wanted(records))
 
 
-def verify(path: str | os.PathLike[str]) -> Report:
+def verify(path: str | os.PathLike[str], anchor: Anchor | None = None) -> Report:
     """Read the whole log of a queue's directory, and prove that it is what was written.
 
     Args:
