@@ -12,10 +12,10 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from msgspec import Raw
+from msgspec import NODEFAULT, Raw, structs
 
 from kharon.log.record import Record
-from kharon.model.events import Changes, Event
+from kharon.model.events import EVENTS, Changes, Event
 from kharon.model.ticket import Status, Ticket
 
 __all__ = ["STATES", "event_fields", "record_fields", "state_of", "ticket_fields"]
@@ -23,15 +23,19 @@ __all__ = ["STATES", "event_fields", "record_fields", "state_of", "ticket_fields
 STATES: Final = ("ready", "claimed", "delayed", "blocked", "done", "failed", "cancelled")
 """What `state_of` can say."""
 
+_encode = msgspec.json.Encoder().encode
+
+
+_FIELDS: Final = {cls: [(f.name, f.encode_name, f.default) for f in structs.fields(cls)] for cls in EVENTS.values()}
+
 
 def event_fields(event: Event) -> dict[str, Any]:
     """Return an event's own fields by their names in the log, those left out that are absent there. O(fields)."""
     fields: dict[str, Any] = {}
-    for field in msgspec.structs.fields(event):
-        value = getattr(event, field.name)
-        if field.default is not msgspec.NODEFAULT and value == field.default:
-            continue
-        fields[field.encode_name] = Raw(msgspec.json.encode(value)) if isinstance(value, Changes) else value
+    for name, written, default in _FIELDS[type(event)]:
+        value = getattr(event, name)
+        if default is NODEFAULT or value != default:
+            fields[written] = Raw(_encode(value)) if isinstance(value, Changes) else value
     return fields
 
 

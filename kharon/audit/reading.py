@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import attrs
 
 from kharon.audit.anchors import Anchor
+from kharon.audit.watching import tell
 from kharon.errors import InvalidTicket, KharonError
 from kharon.log.directory import segments
 from kharon.log.files import OS_FILES
@@ -237,4 +238,6 @@ class _Still(io.FileIO):
 
     def readinto(self, buffer: Buffer, /) -> int:
         with memoryview(buffer) as view:
-            return super().readinto(view[: max(0, self.size - self.tell())])
+            count = super().readinto(view[: max(0, self.size - self.tell())])
+        tell(count)
+        return count

@@ -23,7 +23,7 @@ from kharon.model.limits import ascii_json
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["Bar", "Cell", "Output", "Styled", "is_terminal"]
+__all__ = ["Bar", "Output", "Styled", "forgiving", "is_terminal"]
 
 _T = TypeVar("_T")
 _GAP: Final = "  "
@@ -41,9 +41,6 @@ class Styled(str):
         self = super().__new__(cls, text)
         self.style = style
         return self
-
-
-Cell = str
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -84,11 +81,11 @@ class Output:
         """Write one object as a line of JSON. `msgspec.Raw` inside of it is taken to be ASCII JSON already."""
         self._out.write(ascii_json(_encode(fields)).decode("ascii") + "\n")
 
-    def line(self, *cells: Cell) -> None:
+    def line(self, *cells: str) -> None:
         """Write one line of cells without anything between them."""
         self._out.write("".join(self._shown(safe(cell), cell) for cell in cells).rstrip() + "\n")
 
-    def table(self, heads: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: Iterable[int] = ()) -> None:
+    def table(self, heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> None:
         """Write rows under heads, columns aligned; nothing at all if there is no row.
 
         Args:
@@ -98,19 +95,30 @@ class Output:
 
         On a terminal the last column ends at its edge, with an ellipsis; elsewhere nothing is cut.
         """
-        cells = [[(text := safe(cell), _width(text), cell) for cell in row] for row in rows]
-        if not cells:
-            return
-        widths = [
-            max(_width(head), *(row[column][1] for row in cells), 0) for column, head in enumerate(heads)
-        ]  # the 0: max wants two
-        flush = frozenset(right)
-        if any(heads):
-            self._row([(head, _width(head), Styled(head, "bold")) for head in heads], widths, flush)
-        for row in cells:
-            self._row(row, widths, flush)
+        self.growing(heads, right=right)(rows)
 
-    def _row(self, row: Sequence[tuple[str, int, Cell]], widths: Sequence[int], right: frozenset[int]) -> None:
+    def growing(self, heads: Sequence[str], *, right: Iterable[int] = ()) -> Callable[[Iterable[Sequence[str]]], None]:
+        """Return what writes a table piece by piece: the columns become wider where they must, and never narrower."""
+        widths = [0] * len(heads)
+        flush = frozenset(right)
+        headed = not any(heads)
+
+        def write(rows: Iterable[Sequence[str]]) -> None:
+            nonlocal headed
+            cells = [[(text := safe(cell), _width(text), cell) for cell in row] for row in rows]
+            if not cells:
+                return
+            if not headed:
+                cells.insert(0, [(head, _width(head), Styled(head, "bold")) for head in heads])
+                headed = True
+            for column in range(len(heads)):
+                widths[column] = max(widths[column], *(row[column][1] for row in cells), 0)  # the 0: max wants two
+            for row in cells:
+                self._row(row, widths, flush)
+
+        return write
+
+    def _row(self, row: Sequence[tuple[str, int, str]], widths: Sequence[int], right: frozenset[int]) -> None:
         parts = []
         used = 0
         for column, (text, width, cell) in enumerate(row):
@@ -124,7 +132,7 @@ class Output:
             used += widths[column] + len(_GAP)
         self._out.write(_GAP.join(parts).rstrip() + "\n")
 
-    def _shown(self, text: str, cell: Cell) -> str:
+    def _shown(self, text: str, cell: str) -> str:
         if not self._colour or not isinstance(cell, Styled) or not text:
             return text
         from rich.color import ColorSystem  # noqa: PLC0415 - only where there is colour
@@ -266,7 +274,7 @@ class Bar:
         return progress
 
 
-def utf8(stream: TextIO) -> None:
+def forgiving(stream: TextIO) -> None:
     """Let a stream replace what its encoding does not know, rather than raise."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
