@@ -3,6 +3,7 @@
     LOCK                                held with flock while the queue is open; never unlinked
     log/<first seq, 20 digits>.jsonl    segments; the last one is the tail, which grows
     quarantine/                         bytes that recovery, or the user's repair, cut off
+    index/                              where records about a ticket stand: a cache (`index`)
     reserve                             room on the disk for settling when there is no other
 
 `DirectoryLog` takes the lock, recovers, appends, writes, syncs and begins new segments. When to write and sync is the
@@ -25,6 +26,9 @@ from typing import BinaryIO, Final, NamedTuple
 from kharon.errors import Closed, CorruptLog, KharonError, QueueLocked, StorageFull
 from kharon.log.files import OS_FILES, File, Files, Lock
 from kharon.log.guard import check_disk, check_owner
+from kharon.log.index import INDEX
+from kharon.log.indexed import IndexedReader
+from kharon.log.protocol import LogReader
 from kharon.log.record import Chain, Record, Seal, check_line, open_record, seal_line
 from kharon.log.reserve import NO_ROOM, RESERVE, Reserve
 from kharon.log.segment import Broken, Ended, LiveReader, Place, Reading, segment_name
@@ -38,7 +42,7 @@ _logger = logging.getLogger("kharon")
 __all__ = ["DEFAULT_SEGMENT_BYTES", "DirectoryLog", "segments"]
 
 DEFAULT_SEGMENT_BYTES: Final = 8 << 20
-_KNOWN: Final = frozenset({"LOCK", "log", "quarantine", "snapshots", RESERVE})
+_KNOWN: Final = frozenset({"LOCK", INDEX, "log", "quarantine", "snapshots", RESERVE})
 _CLOCK: Final = "clock"
 _TEMPORARY: Final = ".tmp"
 
@@ -559,9 +563,11 @@ class DirectoryLog:
 
     # --- reading and closing ------------------------------------------------------------------------------------------
 
-    def reader(self, after: int = 0, id: str | None = None) -> LiveReader:
+    def reader(self, after: int = 0, id: str | None = None) -> LogReader:
         """Return a reader of all segments. It begins at the segment that holds the record behind `after`."""
-        return LiveReader(self._files, self._places, after, id)
+        if id is None:
+            return LiveReader(self._files, self._places, after, id)
+        return IndexedReader(self._files, self._where, self._places, after, id)
 
     def close(self, now: datetime) -> None:
         """Write and sync what is left, record that the log was closed, and unlock. O(1) if nothing is left.

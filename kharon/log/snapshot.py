@@ -9,7 +9,8 @@ truth: a bad one is passed over, and the log is read from further back.
 
 `take` makes the next one from the last one and from the segments that are finished since: it needs neither the queue's
 lock nor the process that has it, and is run in a process of its own (`main`), so that no event loop ever waits for it,
-however many tickets there are. Finished segments are on disk, so a snapshot never stands at a seq that is not durable.
+however many tickets there are; that process writes the indexes of finished segments too (`index`). Finished segments
+are on disk, so a snapshot never stands at a seq that is not durable.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from kharon.errors import CorruptLog, KharonError, UnknownFormat
 from kharon.log.files import OS_FILES, Files
+from kharon.log.index import write_missing
 from kharon.log.record import BadLine, Chain, Record, check_line, link, open_header
 from kharon.log.segment import Broken, read_segment, segment_name
 from kharon.model.limits import MAX_LINE_BYTES, ascii_json
@@ -297,8 +299,7 @@ def take(directory: Path, files: Files = OS_FILES) -> Path | None:
 
     Cost: O(tickets + records since the last snapshot), in time; the memory of the tickets.
     """
-    folder = directory / "log"
-    segments = [folder / name for name in files.list(folder) if name.endswith(".jsonl")]
+    segments = _segments(files, directory)
     base = newest(files, directory, segments)
     projection, chain = Projection(), Chain()
     if base is not None:
@@ -319,6 +320,11 @@ def take(directory: Path, files: Files = OS_FILES) -> Path | None:
         if old not in kept:
             files.unlink(old)
     return path
+
+
+def _segments(files: Files, directory: Path) -> list[Path]:
+    folder = directory / "log"
+    return [folder / name for name in files.list(folder) if name.endswith(".jsonl")]
 
 
 def _log_id(files: Files, path: Path) -> str:
@@ -386,11 +392,19 @@ def _batched(lines: Iterable[bytes], size: int) -> Iterator[bytes]:
 
 
 def main() -> int:
-    """Take a snapshot of the queue in the directory that the last argument names; say on stderr why not."""
+    """Take a snapshot of the queue in the directory that the last argument names, and write the indexes it lacks.
+
+    Returns:
+        0; or, with the reason on stderr, 1: no snapshot; 2: no index.
+    """
+    directory = Path(sys.argv[-1])
+    missing = 1
     try:
         os.nice(10)  # whoever has the queue open goes first
-        take(Path(sys.argv[-1]))
+        take(directory)
+        missing = 2
+        write_missing(directory, _segments(OS_FILES, directory))
     except (KharonError, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - a program of its own
-        return 1
+        return missing
     return 0
