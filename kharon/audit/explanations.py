@@ -78,7 +78,7 @@ def explain(
     id: str,
     now: datetime,
     *,
-    max_attempts: int | None = Settings().max_attempts,  # noqa: B008 - frozen, and the default is what is meant
+    max_attempts: int | None = Settings().max_attempts,
     tubes: Iterable[str] | None = None,
 ) -> Explanation:
     """Say why a ticket is, or is not, running at `now`.

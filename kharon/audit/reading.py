@@ -204,17 +204,27 @@ class _Pass:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         directory = Path(path)
-        _check_path(directory)
+        check_path(directory)
         self.sizes: dict[str, int] = {}
         self.reading = Reading(lambda: segments(directory), lambda path: open_segment(self._open, path))
 
     def _open(self, path: Path) -> BinaryIO:
-        still = _Still(path)
-        self.sizes[str(path)] = still.size
-        return io.BufferedReader(still)
+        file, self.sizes[str(path)] = open_still(path)
+        return file
 
 
-def _check_path(path: Path) -> None:
+def open_still(path: Path) -> tuple[BinaryIO, int]:
+    """Open a file that ends where it ends now, however it grows; return it, and its size in bytes."""
+    still = _Still(path)
+    return io.BufferedReader(still), still.size
+
+
+def check_path(path: Path) -> None:
+    """Check that there is a queue.
+
+    Raises:
+        KharonError: there is none.
+    """
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise KharonError(f"{path} {what}; a queue is a directory: name the one that was given to kharon.open")

@@ -9,7 +9,8 @@ truth: a bad one is passed over, and the log is read from further back.
 
 `take` makes the next one from the last one and from the segments that are finished since: it needs neither the queue's
 lock nor the process that has it, and is run in a process of its own (`main`), so that no event loop ever waits for it,
-however many tickets there are. Finished segments are on disk, so a snapshot never stands at a seq that is not durable.
+however many tickets there are; that process writes the indexes of finished segments too (`index`). Finished segments
+are on disk, so a snapshot never stands at a seq that is not durable.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ from msgspec import UNSET, Raw, UnsetType
 
 from kharon.errors import CorruptLog, KharonError, UnknownFormat
 from kharon.log.files import OS_FILES, Files
+<<<<<<< HEAD
 from kharon.log.moves import open_moving, segments
+=======
+from kharon.log.index import write_missing
+>>>>>>> 965165d6efb6864aa5517df36dad229865372cb7
 from kharon.log.record import BadLine, Chain, Record, check_line, link, open_header
 from kharon.log.segment import Broken, first_of, read_segment, stem_of
 from kharon.model.limits import MAX_LINE_BYTES, ascii_json
@@ -325,8 +330,13 @@ def take(directory: Path, files: Files = OS_FILES) -> Path | None:
 
     Cost: O(tickets + records since the last snapshot), in time; the memory of the tickets.
     """
+<<<<<<< HEAD
     there = segments(directory, files)
     base = newest(files, directory, there)
+=======
+    segments = _segments(files, directory)
+    base = newest(files, directory, segments)
+>>>>>>> 965165d6efb6864aa5517df36dad229865372cb7
     projection, chain = Projection(), Chain()
     if base is not None:
         projection.load(base.tickets, base.seq, base.at)
@@ -349,8 +359,18 @@ def take(directory: Path, files: Files = OS_FILES) -> Path | None:
     return path
 
 
+<<<<<<< HEAD
 def _log_id(files: Files, directory: Path, path: Path) -> str:
     with open_moving(files, directory, path) as file:
+=======
+def _segments(files: Files, directory: Path) -> list[Path]:
+    folder = directory / "log"
+    return [folder / name for name in files.list(folder) if name.endswith(".jsonl")]
+
+
+def _log_id(files: Files, path: Path) -> str:
+    with files.read(path) as file:
+>>>>>>> 965165d6efb6864aa5517df36dad229865372cb7
         line = file.readline(MAX_LINE_BYTES + 1)
     try:
         return open_header(line, check_line(line, None)).log
@@ -414,6 +434,7 @@ def _batched(lines: Iterable[bytes], size: int) -> Iterator[bytes]:
 
 
 def main() -> int:
+<<<<<<< HEAD
     """Take a snapshot of the queue in the directory that the last argument names; say on stderr why not.
 
     If the argument in front of it is `trimmable`, say on stdout up to which seq records may be trimmed then.
@@ -423,7 +444,21 @@ def main() -> int:
         take(Path(sys.argv[-1]))
         if sys.argv[-2] == "trimmable":
             print(trimmable(Path(sys.argv[-1])))  # noqa: T201 - a program of its own
+=======
+    """Take a snapshot of the queue in the directory that the last argument names, and write the indexes it lacks.
+
+    Returns:
+        0; or, with the reason on stderr, 1: no snapshot; 2: no index.
+    """
+    directory = Path(sys.argv[-1])
+    missing = 1
+    try:
+        os.nice(10)  # whoever has the queue open goes first
+        take(directory)
+        missing = 2
+        write_missing(directory, _segments(OS_FILES, directory))
+>>>>>>> 965165d6efb6864aa5517df36dad229865372cb7
     except (KharonError, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - a program of its own
-        return 1
+        return missing
     return 0

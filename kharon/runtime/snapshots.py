@@ -20,6 +20,7 @@ from kharon.log.snapshot import kept_since
 __all__ = ["Snapshots"]
 
 _logger = logging.getLogger("kharon")
+_NO_INDEX = 2  # what `main` returns
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from kharon.log.snapshot import main; sys.exit(main())"
 
 
@@ -105,7 +106,8 @@ class Snapshots:
             _logger.warning("no snapshot of %s: %s", self._directory, error)
             return
         if ended.returncode:
+            what = "index" if ended.returncode == _NO_INDEX else "snapshot"
             why = ended.stderr.decode("utf-8", "replace").strip().splitlines()
-            _logger.warning("no snapshot of %s: %s", self._directory, why[-1] if why else ended.returncode)
+            _logger.warning("no %s of %s: %s", what, self._directory, why[-1] if why else ended.returncode)
         elif self._trims:
             self._trimmable = int(ended.stdout)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -68,6 +69,21 @@ async def test_a_snapshot_that_cannot_be_taken_is_a_warning(tmp_path, monkeypatc
         await until(lambda: "no snapshot of" in caplog.text)
     assert all(record.levelno == logging.WARNING for record in caplog.records)
     assert "Traceback" not in caplog.text
+
+
+async def test_the_process_writes_the_index_too(tmp_path, caplog):
+    where = tmp_path / "queue"
+    async with kharon.open(where, SMALL) as kh:
+        await kh.add_many([kharon.Ticket(f"t{number}", "x") for number in range(100)])
+        await until(lambda: (where / "index").is_dir() and list((where / "index").glob("*.idx")))
+        assert [record.event.id for record in await kh.history("t1")] == ["t1"]
+    assert caplog.text == ""
+    shutil.rmtree(where / "index")
+    (where / "index").write_text("in the way")
+    async with kharon.open(where, SMALL) as kh:
+        await kh.add_many([kharon.Ticket(f"u{number}", "x") for number in range(100)])
+        await until(lambda: "no index of" in caplog.text)
+    assert "no snapshot of" not in caplog.text
 
 
 async def test_closing_ends_the_process_that_takes_one(tmp_path, monkeypatch):
