@@ -29,14 +29,11 @@ from typing import BinaryIO, Final, NamedTuple
 from kharon.errors import Closed, CorruptLog, KharonError, QueueLocked, StorageFull
 from kharon.log.files import OS_FILES, File, Files, Lock
 from kharon.log.guard import check_disk, check_owner
-<<<<<<< HEAD
-from kharon.log.moves import ARCHIVE, Moved, finish_moves, segments, unreachable
-from kharon.log.packed import PACKED, open_segment
-=======
 from kharon.log.index import INDEX
 from kharon.log.indexed import IndexedReader
+from kharon.log.moves import ARCHIVE, Moved, finish_moves, segments, unreachable
+from kharon.log.packed import PACKED, open_segment
 from kharon.log.protocol import LogReader
->>>>>>> 965165d6efb6864aa5517df36dad229865372cb7
 from kharon.log.record import Chain, Record, Seal, check_line, open_record, seal_line
 from kharon.log.reserve import NO_ROOM, RESERVE, Reserve
 from kharon.log.segment import Broken, Ended, LiveReader, Place, Reading, first_of, segment_name, stem_of
@@ -50,11 +47,7 @@ _logger = logging.getLogger("kharon")
 __all__ = ["DEFAULT_SEGMENT_BYTES", "DirectoryLog", "segments"]
 
 DEFAULT_SEGMENT_BYTES: Final = 8 << 20
-<<<<<<< HEAD
-_KNOWN: Final = frozenset({ARCHIVE, "LOCK", "archive", "log", "quarantine", "snapshots", RESERVE})
-=======
-_KNOWN: Final = frozenset({"LOCK", INDEX, "log", "quarantine", "snapshots", RESERVE})
->>>>>>> 965165d6efb6864aa5517df36dad229865372cb7
+_KNOWN: Final = frozenset({ARCHIVE, "LOCK", "archive", INDEX, "log", "quarantine", "snapshots", RESERVE})
 _CLOCK: Final = "clock"
 _TEMPORARY: Final = ".tmp"
 

@@ -29,11 +29,8 @@ from msgspec import UNSET, Raw, UnsetType
 
 from kharon.errors import CorruptLog, KharonError, UnknownFormat
 from kharon.log.files import OS_FILES, Files
-<<<<<<< HEAD
-from kharon.log.moves import open_moving, segments
-=======
 from kharon.log.index import write_missing
->>>>>>> 965165d6efb6864aa5517df36dad229865372cb7
+from kharon.log.moves import open_moving, segments
 from kharon.log.record import BadLine, Chain, Record, check_line, link, open_header
 from kharon.log.segment import Broken, first_of, read_segment, stem_of
 from kharon.model.limits import MAX_LINE_BYTES, ascii_json
@@ -330,13 +327,8 @@ def take(directory: Path, files: Files = OS_FILES) -> Path | None:
 
     Cost: O(tickets + records since the last snapshot), in time; the memory of the tickets.
     """
-<<<<<<< HEAD
     there = segments(directory, files)
     base = newest(files, directory, there)
-=======
-    segments = _segments(files, directory)
-    base = newest(files, directory, segments)
->>>>>>> 965165d6efb6864aa5517df36dad229865372cb7
     projection, chain = Projection(), Chain()
     if base is not None:
         projection.load(base.tickets, base.seq, base.at)
@@ -359,18 +351,8 @@ def take(directory: Path, files: Files = OS_FILES) -> Path | None:
     return path
 
 
-<<<<<<< HEAD
 def _log_id(files: Files, directory: Path, path: Path) -> str:
     with open_moving(files, directory, path) as file:
-=======
-def _segments(files: Files, directory: Path) -> list[Path]:
-    folder = directory / "log"
-    return [folder / name for name in files.list(folder) if name.endswith(".jsonl")]
-
-
-def _log_id(files: Files, path: Path) -> str:
-    with files.read(path) as file:
->>>>>>> 965165d6efb6864aa5517df36dad229865372cb7
         line = file.readline(MAX_LINE_BYTES + 1)
     try:
         return open_header(line, check_line(line, None)).log
@@ -434,18 +416,9 @@ def _batched(lines: Iterable[bytes], size: int) -> Iterator[bytes]:
 
 
 def main() -> int:
-<<<<<<< HEAD
-    """Take a snapshot of the queue in the directory that the last argument names; say on stderr why not.
+    """Take a snapshot of the queue in the directory that the last argument names, and write the indexes it lacks.
 
     If the argument in front of it is `trimmable`, say on stdout up to which seq records may be trimmed then.
-    """
-    try:
-        os.nice(10)  # whoever has the queue open goes first
-        take(Path(sys.argv[-1]))
-        if sys.argv[-2] == "trimmable":
-            print(trimmable(Path(sys.argv[-1])))  # noqa: T201 - a program of its own
-=======
-    """Take a snapshot of the queue in the directory that the last argument names, and write the indexes it lacks.
 
     Returns:
         0; or, with the reason on stderr, 1: no snapshot; 2: no index.
@@ -455,9 +428,10 @@ def main() -> int:
     try:
         os.nice(10)  # whoever has the queue open goes first
         take(directory)
+        if sys.argv[-2] == "trimmable":
+            print(trimmable(directory))  # noqa: T201 - a program of its own
         missing = 2
-        write_missing(directory, _segments(OS_FILES, directory))
->>>>>>> 965165d6efb6864aa5517df36dad229865372cb7
+        write_missing(directory, segments(directory))
     except (KharonError, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - a program of its own
         return missing
