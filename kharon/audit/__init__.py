@@ -4,11 +4,11 @@ For audits, scripts and whoever wants to know what happened. None of it stands i
 queue open, and nothing is written but, by `history`, the index beside sealed segments, which can be made again.
 """
 
-from kharon.audit.anchors import Anchor, anchor
+from kharon.audit.anchors import Anchor
 from kharon.audit.diffs import Diff, TicketChange, diff
 from kharon.audit.explanations import Explanation, Reason, explain
 from kharon.audit.histories import Progress, history
-from kharon.audit.reading import Report, read, replay, verify
+from kharon.audit.reading import Report, anchor, read, replay, verify
 from kharon.audit.tailing import Follower, follow
 from kharon.audit.timelines import Attempt, Life, Outcome, Phase, Span, Step, Timeline, Totals, Who, timeline
 

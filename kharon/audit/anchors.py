@@ -1,12 +1,20 @@
-"""Anchors: the name of one record, kept where who writes the log cannot change it, so that a rewritten log is noticed."""
+"""Anchors: the name of one record, kept where who writes the log cannot change it, so that a rewrite is noticed.
+
+What one is, and its text. Where it is taken from, and that a log still contains it, is for `reading` to say.
+"""
 
 from __future__ import annotations
 
-import os
+import re
+from typing import Final
 
 import attrs
 
-__all__ = ["Anchor", "anchor"]
+from kharon.errors import InvalidAnchor
+
+__all__ = ["Anchor"]
+
+_LINE: Final = re.compile(r"kharon-anchor ([0-9a-f]{32}) (0|[1-9][0-9]{0,18}) ([0-9a-f]{64})", re.ASCII)
 
 
 @attrs.frozen(slots=True)
@@ -33,9 +41,11 @@ class Anchor:
         Raises:
             InvalidAnchor: it is none.
         """
-        raise NotImplementedError
-
-
-def anchor(path: str | os.PathLike[str]) -> Anchor:
-    """Return the newest record that is known to be on disk, to be kept elsewhere and given to `verify` later."""
-    raise NotImplementedError
+        found = _LINE.fullmatch(text.strip())
+        if found is None:
+            shown = text.strip()[:100]
+            raise InvalidAnchor(
+                f"{shown!r} is no anchor; one is a line like 'kharon-anchor <log id: 32 hex digits> <seq> <hash: 64 "
+                f"hex digits>', as kharon.anchor gave it"
+            )
+        return cls(found[1], int(found[2]), found[3])

@@ -1,7 +1,7 @@
 """Every record about one ticket, by the index beside finished segments (`kharon.log.index`) and not by reading all.
 
-What has no index yet is read, and gets one; the tail, which still grows, is searched for the bytes of the id. No lock is
-taken. That nothing is missing which should be there is for `verify` to prove, and for `index=False`, which reads and
+What has no index yet is read, and gets one; the tail, which still grows, is searched for the bytes of the id. No lock
+is taken. That nothing is missing which should be there is for `verify` to prove, and for `index=False`, which reads and
 verifies the whole log.
 """
 

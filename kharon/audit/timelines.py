@@ -1,21 +1,49 @@
-"""The life of one ticket as spans of time: what it waited for, when it ran, how each attempt ended, and who did it."""
+"""The life of one ticket as spans of time: what it waited for, when it ran, how each attempt ended, and who did it.
+
+A fold over the ticket's records, and nothing else: what a ticket is after each of them says `evolve`, and from that and
+the time follows its phase up to the next. No file is read here.
+"""
 
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from typing import Final
 
 import attrs
+from msgspec import UNSET
 
+from kharon.errors import InvalidTicket
 from kharon.log.record import Record
+from kharon.model.events import (
+    Event,
+    TicketAdded,
+    TicketCancelled,
+    TicketClaimed,
+    TicketDeleted,
+    TicketDone,
+    TicketEvent,
+    TicketFailed,
+    TicketLapsed,
+    TicketReleased,
+    TicketRetried,
+    TicketUpdated,
+)
+from kharon.model.evolve import evolve
+from kharon.model.limits import check_instant
 from kharon.model.ticket import Status, Ticket
 
 __all__ = ["Attempt", "Life", "Outcome", "Phase", "Span", "Step", "Timeline", "Totals", "Who", "timeline"]
 
 
 class Phase(enum.StrEnum):
-    """What a ticket was in, from one record to the next."""
+    """What a ticket was in, from one record to the next.
+
+    Delayed, until the `runat` that it was given; ready, due and free to be claimed; blocked by other tickets; running,
+    claimed by a worker; backing off, between two attempts; kept, once it is done, failed or cancelled.
+    """
 
     DELAYED = "delayed"
     READY = "ready"
@@ -26,7 +54,7 @@ class Phase(enum.StrEnum):
 
 
 class Who(enum.StrEnum):
-    """Who did something."""
+    """Who did something: a worker or its handler; an operator, which is whoever else called the queue; or the clock."""
 
     WORKER = "worker"
     OPERATOR = "operator"
@@ -34,7 +62,7 @@ class Who(enum.StrEnum):
 
 
 class Outcome(enum.StrEnum):
-    """How an attempt ended."""
+    """How an attempt ended. Acked is done and removed; of a ticket that was added again meanwhile, both mean done."""
 
     RUNNING = "running"
     ACKED = "acked"
@@ -200,4 +228,185 @@ def timeline(records: Iterable[Record], now: datetime | None = None) -> Timeline
 
     Cost: O(records).
     """
-    raise NotImplementedError
+    folded = _Folded()
+    for record in records:
+        folded.add(record)
+    if folded.last is None:
+        raise InvalidTicket("records: there are none, so it is nobody's timeline; give what history returned")
+    end = folded.last.at if now is None else max(check_instant("now", now), folded.last.at)
+    folded.pass_until(end, open=True)
+    folded.end_life(end, removed=False)
+    return Timeline(id=folded.id, now=end, lives=tuple(folded.lives), before=tuple(folded.before))
+
+
+class _Folded:
+    """The records so far, and the life that goes on."""
+
+    def __init__(self) -> None:
+        self.id = ""
+        self.last: Record | None = None
+        self.lives: list[Life] = []
+        self.before: list[Record] = []
+        self._ticket: Ticket | None = None
+        self._workers: set[str] = set()
+        self._backs_off = False
+        self._begin: datetime | None = None
+        self._steps: list[Step] = []
+        self._attempts: list[Attempt] = []
+
+    def add(self, record: Record) -> None:
+        event = record.event
+        self._check(record, event)
+        assert isinstance(event, TicketEvent)  # `_check` has seen to it
+        if self.last is not None:
+            self.pass_until(record.at, open=False)
+        self.last = record
+        old = self._ticket
+        if old is None:
+            if not isinstance(event, TicketAdded) and not self.lives:
+                self.before.append(record)
+                return
+            self._begin = record.at
+        ticket = self._ticket = evolve(old, event, record.seq, record.at)
+        who = self._who(record, event)
+        self._follow_attempt(record, who, old, ticket)
+        self._backs_off = _backs_off(event, old, ticket, before=self._backs_off)
+        self._steps.append(Step(record=record, who=who, ticket=ticket, spans=()))
+        if ticket is None:
+            self.end_life(record.at, removed=True)
+
+    def _check(self, record: Record, event: Event) -> None:
+        id = getattr(event, "id", None)
+        if id is None:
+            raise InvalidTicket(f"records: record {record.seq}, {type(event).__name__}, is about no ticket")
+        if self.last is not None and (id != self.id or record.seq <= self.last.seq):
+            raise InvalidTicket(
+                f"records: record {record.seq} of ticket {id!r} stands behind record {self.last.seq} of {self.id!r}; a "
+                f"timeline is of one ticket, in the order of the log"
+            )
+        self.id = id
+
+    def _who(self, record: Record, event: TicketEvent) -> Who:
+        if record.by == _CLOCK:
+            return Who.CLOCK
+        if isinstance(event, TicketClaimed):
+            self._workers.add(record.by)
+        # By its name too: a handler that adds or settles another ticket never claims that one.
+        return Who.WORKER if record.by in self._workers or _WORKER.fullmatch(record.by) else Who.OPERATOR
+
+    def _follow_attempt(self, record: Record, who: Who, old: Ticket | None, ticket: Ticket | None) -> None:
+        event = record.event
+        if isinstance(event, TicketClaimed):
+            attempt = Attempt(
+                number=event.attempt,
+                claim=record.seq,
+                worker=event.worker,
+                begin=record.at,
+                end=None,
+                outcome=Outcome.RUNNING,
+                error_reason=None,
+                by=None,
+                who=None,
+            )
+            self._attempts.append(attempt)
+        elif old is not None and old.claim is not None and (ticket is None or ticket.claim is None):
+            self._attempts[-1] = attrs.evolve(
+                self._attempts[-1],
+                end=record.at,
+                outcome=_outcome(event),
+                error_reason=getattr(event, "error_reason", None),
+                by=record.by,
+                who=who,
+            )
+
+    def pass_until(self, end: datetime, *, open: bool) -> None:
+        """Time passes, up to the next record or, if that is still `open`, to the end."""
+        if self._steps:
+            step = self._steps[-1]
+            phases = _phases(step, end, backs_off=self._backs_off)
+            spans = tuple(
+                Span(
+                    phase=phase,
+                    begin=begin,
+                    end=until,
+                    seq=step.record.seq,
+                    attempt=attempt,
+                    by=step.record.by,
+                    status=ticket.status,
+                    open=open and until == end,
+                )
+                for ticket, phase, begin, until, attempt in phases
+            )
+            self._steps[-1] = attrs.evolve(step, spans=spans)
+
+    def end_life(self, end: datetime, *, removed: bool) -> None:
+        if self._begin is None:
+            return
+        sums: dict[str, timedelta] = {}
+        for step in self._steps:
+            for span in step.spans:
+                sums[span.phase.name.lower()] = sums.get(span.phase.name.lower(), timedelta(0)) + span.length
+        life = Life(
+            begin=self._begin,
+            end=end,
+            removed=removed,
+            steps=tuple(self._steps),
+            attempts=tuple(self._attempts),
+            totals=Totals(**sums),
+        )
+        self.lives.append(life)
+        self._begin, self._steps, self._attempts = None, [], []
+
+
+_CLOCK: Final = "clock"
+_WORKER: Final = re.compile(r"worker-\d+")  # as `Kharon.run` names them
+
+
+def _phases(
+    step: Step, end: datetime, *, backs_off: bool
+) -> Iterator[tuple[Ticket, Phase, datetime, datetime, int | None]]:
+    """Give the phases of a ticket from a record on, as long as no other comes: each with its attempt, if it has one."""
+    ticket, begin = step.ticket, step.record.at
+    if ticket is None or begin == end:
+        return
+    if ticket.status is not Status.PENDING:
+        yield ticket, Phase.KEPT, begin, end, None
+    elif ticket.claim is not None:
+        yield ticket, Phase.RUNNING, begin, end, ticket.attempts
+    elif ticket.blocked_by:
+        yield ticket, Phase.BLOCKED, begin, end, None
+    else:
+        assert ticket.runat is not None
+        due = min(max(begin, ticket.runat), end)
+        if begin < due and backs_off:
+            yield ticket, Phase.BACKING_OFF, begin, due, ticket.attempts
+        elif begin < due:
+            yield ticket, Phase.DELAYED, begin, due, None
+        if due < end:
+            yield ticket, Phase.READY, due, end, None
+
+
+def _backs_off(event: TicketEvent, old: Ticket | None, ticket: Ticket | None, *, before: bool) -> bool:
+    """Return whether the time until the ticket is due is a wait between two attempts, and not what somebody set."""
+    if old is None or ticket is None or ticket.order != old.order:  # added anew, or restarted
+        return False
+    if isinstance(event, (TicketRetried, TicketLapsed)):
+        return ticket.attempts > 0
+    return before and not (isinstance(event, TicketUpdated) and event.changes.runat is not UNSET)
+
+
+def _outcome(event: Event) -> Outcome:
+    """Return how the event ended the claim that it ended."""
+    if isinstance(event, TicketDone):
+        return Outcome.DONE if event.keep else Outcome.ACKED
+    return _OUTCOMES[type(event)]
+
+
+_OUTCOMES: Final[dict[type[Event], Outcome]] = {
+    TicketFailed: Outcome.FAILED,
+    TicketCancelled: Outcome.CANCELLED,
+    TicketRetried: Outcome.RETRIED,
+    TicketReleased: Outcome.RELEASED,
+    TicketLapsed: Outcome.LAPSED,
+    TicketDeleted: Outcome.DELETED,
+}
