@@ -115,7 +115,7 @@ def _state(ticket: Ticket, now: datetime) -> tuple[str, str]:
 
 
 def _about(ticket: Ticket, name: str, now: datetime) -> str:
-    tries = f"after {ticket.attempts} attempt{'s' * (ticket.attempts != 1)}" if ticket.attempts else ""
+    tries = f"{ticket.attempts} attempt{'s' * (ticket.attempts != 1)}" if ticket.attempts else ""
     reason = f": {ticket.error_reason}" if ticket.error_reason else ""
     if name == "claimed":
         assert ticket.lease_until is not None
@@ -125,9 +125,10 @@ def _about(ticket: Ticket, name: str, now: datetime) -> str:
         return f"by {', '.join(ticket.blocked_by)}"
     if name in ("ready", "delayed"):
         assert ticket.runat is not None
-        return " ".join(filter(None, (f"due {ago(ticket.runat, now)}", tries))) + reason
+        return ", ".join(filter(None, (f"due {ago(ticket.runat, now)}", tries))) + reason
     assert ticket.mtime is not None
-    return " ".join(filter(None, (ago(ticket.mtime, now), tries))) + reason
+    # An update of a ticket that has ended is a change, too: since when it is what it is only its history tells.
+    return ", ".join(filter(None, (f"changed {ago(ticket.mtime, now)}", tries))) + reason
 
 
 # --- one ticket -------------------------------------------------------------------------------------------------------
@@ -168,10 +169,14 @@ def shown(out: Output, queue: Path, id: str, now: datetime) -> None:
 
 
 def _lines(ticket: Ticket, now: datetime) -> Iterator[tuple[str, str]]:
-    name, about = _state(ticket, now)
+    name = state_of(ticket, now)
     yield "id", ticket.id
     yield "type", ticket.type
-    yield "state", Styled(f"{name} {about}".split(": ", 1)[0], STYLES[str(name)])
+    yield "state", Styled(name, STYLES[name])
+    if ticket.worker is not None:
+        yield "claimed by", ticket.worker
+    if ticket.blocked_by:
+        yield "waits for", ", ".join(ticket.blocked_by)
     if ticket.error_reason:
         yield "reason", ticket.error_reason
     yield "tube", ticket.tube
