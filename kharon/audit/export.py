@@ -114,7 +114,7 @@ def export(records: Iterable[Record], to: Path, *, force: bool = False) -> int:
     try:
         writer(counted, temporary)
         if force:
-            os.replace(temporary, to)
+            temporary.replace(to)
         else:
             os.link(temporary, to)  # unlike a rename, it never replaces a file that came in the meantime
     except FileExistsError:
@@ -224,26 +224,26 @@ def _in_sqlite(value: Any) -> Any:
 
 
 def _arrow_schema() -> Any:
-    import pyarrow  # noqa: PLC0415 - an extra
+    import pyarrow as pa  # noqa: PLC0415 - an extra
 
     kinds = {
-        "integer": pyarrow.int64(),
-        "text": pyarrow.string(),
-        "json": pyarrow.string(),
-        "flag": pyarrow.bool_(),
-        "instant": pyarrow.timestamp("us", tz="UTC"),
+        "integer": pa.int64(),
+        "text": pa.string(),
+        "json": pa.string(),
+        "flag": pa.bool_(),
+        "instant": pa.timestamp("us", tz="UTC"),
     }
-    return pyarrow.schema([(column.name, kinds[column.kind]) for column in COLUMNS])
+    return pa.schema([(column.name, kinds[column.kind]) for column in COLUMNS])
 
 
 def _write_parquet(records: Iterable[Record], to: Path) -> None:
-    import pyarrow  # noqa: PLC0415 - an extra
-    import pyarrow.parquet  # noqa: PLC0415
+    import pyarrow as pa  # noqa: PLC0415 - an extra
+    from pyarrow import parquet  # noqa: PLC0415
 
     schema = _arrow_schema()
-    with pyarrow.parquet.ParquetWriter(to, schema) as writer:
+    with parquet.ParquetWriter(to, schema) as writer:
         for batch in _batches(records):
-            writer.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
 
 
 _DUCKDB: Final = {"integer": "BIGINT", "flag": "BOOLEAN", "instant": "TIMESTAMPTZ"}
@@ -251,14 +251,14 @@ _DUCKDB: Final = {"integer": "BIGINT", "flag": "BOOLEAN", "instant": "TIMESTAMPT
 
 def _write_duckdb(records: Iterable[Record], to: Path) -> None:
     import duckdb  # noqa: PLC0415 - an extra
-    import pyarrow  # noqa: PLC0415 - through which a row takes microseconds; one by one it takes DuckDB milliseconds
+    import pyarrow as pa  # noqa: PLC0415 - through which a row takes microseconds; one by one it takes DuckDB milliseconds
 
     schema = _arrow_schema()
     with contextlib.closing(duckdb.connect(str(to))) as database:
         columns = ", ".join(f'"{column.name}" {_DUCKDB.get(column.kind, "VARCHAR")}' for column in COLUMNS)
         database.execute(f"CREATE TABLE records ({columns})")
         for batch in _batches(records):
-            database.register("batch", pyarrow.Table.from_pylist(batch, schema=schema))
+            database.register("batch", pa.Table.from_pylist(batch, schema=schema))
             database.execute("INSERT INTO records SELECT * FROM batch")
             database.unregister("batch")
 

@@ -40,7 +40,7 @@ def event_fields(event: Event) -> dict[str, Any]:
 
 
 def record_fields(record: Record) -> dict[str, Any]:
-    """Return a record as one flat mapping: seq, at, by, event, the event's own fields, part, durable, hash. O(fields)."""
+    """Return a record as one flat mapping: seq, at, by, event, its own fields, part, durable, hash. O(fields)."""
     return {
         "seq": record.seq,
         "at": record.at,
@@ -87,5 +87,3 @@ def state_of(ticket: Ticket, now: datetime) -> str:
     if ticket.blocked_by:
         return "blocked"
     return "ready" if ticket.runat is None or ticket.runat <= now else "delayed"
-
-

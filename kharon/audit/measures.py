@@ -1,7 +1,7 @@
 """What a log's records come to: counts, waits and run times, and how they are spread over types, tubes and hours.
 
-`measure(records)` folds records one by one. It keeps the tickets that live (their waits depend on their fields) and, for
-each group, some counters and two sketches of a fixed size, and never the records. It reads no file and no clock.
+`measure(records)` folds records one by one. It keeps the tickets that live (their waits depend on their fields) and,
+for each group, some counters and two sketches of a fixed size, and never the records. It reads no file and no clock.
 
 Waits and run times are kept as sketches of logarithmic buckets, each 2 % wider than the one before, so a percentile is
 at most 1 % off the duration that stands at that rank, whatever the durations are, down to a microsecond. (DDSketch:

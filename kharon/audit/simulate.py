@@ -225,5 +225,3 @@ def _seconds(until: datetime | None, at: datetime) -> float | None:
 def _attempts(reason: str) -> int | None:
     count = reason.rpartition(_NO_MORE)[2].rstrip(")")
     return int(count) if count.isdecimal() and len(count) < 10 else None
-
-

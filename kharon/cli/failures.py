@@ -1,9 +1,9 @@
 """What a command that could not do its work ends with: one line on stderr, and an exit code.
 
-    0   done; for `verify`: the log is whole
-    1   the log says no: there is no such ticket, it is damaged or altered, it lacks the anchor
-    2   it could not be asked: a wrong argument, no queue there, no permission, a later version's log, a full disk
-    130 ended by Ctrl-C        141 whoever read the output went away
+0   done; for `verify`: the log is whole
+1   the log says no: there is no such ticket, it is damaged or altered, it lacks the anchor
+2   it could not be asked: a wrong argument, no queue there, no permission, a later version's log, a full disk
+130 ended by Ctrl-C        141 whoever read the output went away
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kharon.audit.measures import COUNTS, RELATIVE_ERROR, By, Counter, Group, Measures, Series, Sketch, measure
-from kharon.cli.looking import records
+from kharon.cli.looking import beginning, records
 from kharon.cli.output import Output, Styled
 from kharon.cli.times import length, moment
 from kharon.log.record import Record
@@ -23,7 +23,8 @@ _PLAIN_BARS: Final = " .:-=+*#%@"
 
 def told_stats(out: Output, queue: Path, by: By | None, since: datetime | None) -> None:
     """Count a queue's records, or those since an instant."""
-    found = records(out, queue, lambda recorded: measure(recorded, by, since))
+    start = beginning(out, queue)
+    found = records(out, queue, lambda recorded: measure(recorded, by, since, start.tickets.values()), start.seq)
     if out.json:
         _objects(out, found)
         return
@@ -57,12 +58,20 @@ def _totals(out: Output, found: Measures) -> None:
     heads = ("", "count", "mean", *(f"{percent} %" for percent in _PERCENTS), "longest")
     out.table(heads, [_sketch_row("waited", total.waited), _sketch_row("ran", total.ran)], right=range(1, 7))
     out.line("")
-    for name, series, style in (("added", found.added, "cyan"), ("ended", found.ended, "green"), ("failed", found.failed, "red")):
+    for name, series, style in (
+        ("added", found.added, "cyan"),
+        ("ended", found.ended, "green"),
+        ("failed", found.failed, "red"),
+    ):
         out.line(f"{name:7} ", Styled(_chart(out, series.counts), style), _scale(series))
 
 
 def _sketch_row(name: str, sketch: Sketch) -> tuple[str, ...]:
-    told = [sketch.mean, *(sketch.percentile(percent) for percent in _PERCENTS), sketch.longest if sketch.count else None]
+    told = [
+        sketch.mean,
+        *(sketch.percentile(percent) for percent in _PERCENTS),
+        sketch.longest if sketch.count else None,
+    ]
     return name, f"{sketch.count:,}", *map(_told, told)
 
 
@@ -83,19 +92,19 @@ def _scale(series: Series) -> str:
 
 def _groups(out: Output, found: Measures, by: By) -> None:
     out.say(_span(found))
-    keys = sorted(found.groups, key=lambda key: (isinstance(key, str), key))  # type: ignore[type-var,return-value]
+    keys = sorted(found.groups, key=lambda key: (isinstance(key, str), key))
     rows = [_group_row(key, found.groups[key]) for key in keys]
     if len(keys) > 1:
         rows.append(_group_row("all", found.total))
     most = max((group.done + group.failed for group in found.groups.values()), default=0) or 1
     bars = [_bar(out, found.groups[key], most) for key in keys]
     bars += [""] * (len(rows) - len(bars))
-    heads = (by, "added", "done", "failed", "lapsed", "wait 50%", "90%", "run 50%", "90%", "")
+    heads = (by, "added", "done", "failed", "lapsed", "wait 50%", "90%", "run 50%", "90%", "ended")
     out.table(heads, [(*row, bar) for row, bar in zip(rows, bars, strict=True)], right=range(1, 9))
 
 
 def _group_row(key: str | datetime, group: Group) -> tuple[str, ...]:
-    name = key if isinstance(key, str) else moment(key)[:16]
+    name = key if isinstance(key, str) else _to_the_minute(key)
     rate = f" {group.failure_rate:.0%}" if group.failed and group.failure_rate is not None else ""
     return (
         name,
@@ -107,6 +116,11 @@ def _group_row(key: str | datetime, group: Group) -> tuple[str, ...]:
     )
 
 
+def _to_the_minute(at: datetime) -> str:
+    whole = moment(at, exact=False)
+    return whole[:16] + whole[19:]
+
+
 def _bar(out: Output, group: Group, most: int) -> str:
     return ("█" if out.charts else "#") * (-(-(group.done + group.failed) * 8 // most))
 
@@ -116,17 +130,19 @@ def _objects(out: Output, found: Measures) -> None:
         head = {"by": "total" if group is found.total else found.by, "key": None if group is found.total else key}
         out.object({**head, **_group_fields(group)})
     charts = {name: getattr(found, name).counts for name in ("added", "ended", "failed")}
-    out.object({
-        "by": "time",
-        "begin": found.added.begin,
-        "slot_seconds": found.added.width,
-        **charts,
-        "records": found.records,
-        "first": found.first,
-        "last": found.last,
-        "first_at": found.first_at,
-        "last_at": found.last_at,
-    })
+    out.object(
+        {
+            "by": "time",
+            "begin": found.added.begin,
+            "slot_seconds": found.added.width,
+            **charts,
+            "records": found.records,
+            "first": found.first,
+            "last": found.last,
+            "first_at": found.first_at,
+            "last_at": found.last_at,
+        }
+    )
 
 
 def _group_fields(group: Group) -> dict[str, Any]:
@@ -145,25 +161,27 @@ def _group_fields(group: Group) -> dict[str, Any]:
 # --- simulate ---------------------------------------------------------------------------------------------------------
 
 
-def told_simulation(out: Output, queue: Path, changes: dict[str, Any]) -> None:
+def told_simulation(out: Output, queue: Path, changes: dict[str, Any], backoff: str | None) -> None:
     """Run what was recorded under other settings, and set what comes of it beside what happened.
 
     Args:
         out: where to tell it.
         queue: the queue's directory.
         changes: the settings that are other than they were.
+        backoff: how the backoff among them was written; None: it is not among them.
     """
     from kharon.audit.simulate import Recorder  # noqa: PLC0415 - no other command needs the engine
     from kharon.cli.simulation import settings_for, simulate  # noqa: PLC0415
 
-    recorder, counter = Recorder(), Counter()
+    start = beginning(out, queue)
+    recorder, counter = Recorder(), Counter(tickets=start.tickets.values())
 
     def take(recorded: Iterator[Record]) -> None:
         for record in recorded:
             recorder.add(record)
             counter.add(record)
 
-    records(out, queue, take)
+    records(out, queue, take, start.seq)
     load, real = recorder.workload(), counter.measures
     if load.begin is None:
         out.say("no records, so there is nothing to simulate")
@@ -176,7 +194,7 @@ def told_simulation(out: Output, queue: Path, changes: dict[str, Any]) -> None:
         "workers": settings.workers,
         "process_time": settings.process_time,
         "max_attempts": settings.max_attempts,
-        "backoff": str(settings.backoff) if "backoff" in changes else "as recorded",
+        "backoff": backoff or "as recorded",
     }
     if out.json:
         for name, found, more in (("recorded", real, {}), ("simulated", simulated, {"settings": used})):

@@ -9,14 +9,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from kharon.audit.reading import read, replay
+from kharon.audit.reading import _start, check_path, read, replay
 from kharon.audit.watching import watched
 from kharon.cli.output import Output
 from kharon.log.directory import segments
 from kharon.log.record import Record
 from kharon.model.projection import Projection
 
-__all__ = ["reading", "records", "size_of", "state"]
+__all__ = ["beginning", "reading", "records", "size_of", "state"]
 
 _T = TypeVar("_T")
 
@@ -51,6 +51,15 @@ def state(out: Output, queue: Path, until: int | datetime | None = None) -> Proj
     """Return a queue as it is, or was."""
     with reading(out, queue):
         return replay(queue, until)
+
+
+def beginning(out: Output, queue: Path) -> Projection:
+    """Return the state from which a queue's records can be folded: empty, or, if they were trimmed, a snapshot's."""
+    check_path(queue)
+    start = _start(queue, None, None)
+    if start.seq:
+        out.say(f"counted from record {start.seq + 1} on: what was before was trimmed, or is only in a snapshot")
+    return start
 
 
 def records(out: Output, queue: Path, take: Callable[[Iterator[Record]], _T], after: int = 0) -> _T:

@@ -33,16 +33,24 @@ def verified(out: Output, queue: Path, anchor_file: Path | None) -> None:
         report = verify(queue, anchor=kept)
     if out.json:
         fields = {field.name: getattr(report, field.name) for field in attrs.fields(Report)}
-        out.object({"whole": True, **fields, "path": str(queue), "anchor": None if kept is None else attrs.asdict(kept)})
+        out.object(
+            {"whole": True, **fields, "path": str(queue), "anchor": None if kept is None else attrs.asdict(kept)}
+        )
         return
     out.line(f"whole: log {report.log}")
     which = f"records {report.first} to {report.last}" if report.records else "no records"
-    out.table(("", ""), [
-        ("records", f"{report.records:,} ({which}) in {report.segments} segment{'s' * (report.segments != 1)}"),
-        ("bytes", f"{report.bytes:,} verified" + (f", {report.unfinished:,} unfinished" if report.unfinished else "")),
-        ("last hash", report.hash),
-        ("anchor", _told_anchor(kept)),
-    ])
+    out.table(
+        ("", ""),
+        [
+            ("records", f"{report.records:,} ({which}) in {report.segments} segment{'s' * (report.segments != 1)}"),
+            (
+                "bytes",
+                f"{report.bytes:,} verified" + (f", {report.unfinished:,} unfinished" if report.unfinished else ""),
+            ),
+            ("last hash", report.hash),
+            ("anchor", _told_anchor(kept)),
+        ],
+    )
 
 
 def _told_anchor(kept: Anchor | None) -> str:

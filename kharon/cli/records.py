@@ -105,12 +105,14 @@ def _step_row(step: Step) -> tuple[str, str, str, str, str]:
     then = ", ".join(_told_span(span) for span in step.spans)
     if step.ticket is None:
         then = "removed"
-    about = _about(record)
-    then = ": ".join(filter(None, (then, about if isinstance(record.event, _WITH_REASON) else "")))
+    then = ": ".join(filter(None, (then, _why(record.event))))
     return str(record.seq), moment(record.at), _styled(record.event), record.by, then
 
 
-_WITH_REASON: Final = (e.TicketFailed, e.TicketCancelled, e.TicketRetried, e.TicketLapsed, e.TicketUpdated)
+def _why(event: e.Event) -> str:
+    """Return an event's reason, and the changes that came with it."""
+    changes = getattr(event, "changes", None)
+    return "; ".join(filter(None, (getattr(event, "error_reason", None), changes and _changes(changes))))
 
 
 def _told_span(span: Span) -> str:
@@ -136,7 +138,9 @@ def _sum(life: Life) -> list[str]:
         if spent > timedelta(0)
     ]
     tries = len(life.attempts)
-    return [f"{tries} attempt{'s' * (tries != 1)} in {length(life.end - life.begin)}: " + ", ".join(parts or ["no time"])]
+    return [
+        f"{tries} attempt{'s' * (tries != 1)} in {length(life.end - life.begin)}: " + ", ".join(parts or ["no time"])
+    ]
 
 
 # --- tail -------------------------------------------------------------------------------------------------------------
@@ -230,7 +234,7 @@ def _giver(out: Output) -> Callable[[Iterable[Record]], None]:
 
 def _record_row(record: Record) -> tuple[str, str, str, str, str, str]:
     id = getattr(record.event, "id", "")
-    return str(record.seq), moment(record.at), _styled(record.event), record.by, id, _about(record)
+    return str(record.seq), moment(record.at, exact=False), _styled(record.event), record.by, id, _about(record)
 
 
 def _about(record: Record) -> str:

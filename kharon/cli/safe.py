@@ -1,8 +1,8 @@
-"""Text from a log, made fit to be shown: the one function that every piece of it passes on its way to a terminal.
+r"""Text from a log, made fit to be shown: the one function that every piece of it passes on its way to a terminal.
 
 A payload, a reason, an id in a log that somebody else wrote may hold anything: sequences that colour the terminal, move
 its cursor, set its title or paste into it; marks that turn the direction of writing round, so that text reads otherwise
-than it is; characters that nobody sees. Here they become `\\x1b`, `\\u202e` and the like: visible, and without effect.
+than it is; characters that nobody sees. Here they become `\x1b`, `\u202e` and the like: visible, and without effect.
 What is printable stays as it is, whatever the script. Markup of Rich's is not known here: nothing that this package
 prints is read as markup.
 
@@ -24,9 +24,9 @@ _UNSEEN: Final = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\
 def safe(text: str) -> str:
     """Return text in which every character is one that can be seen; all others as escapes.
 
-    That is: control characters (C0, DEL, C1, and so every escape sequence), format characters (marks of direction,
-    joiners, zero-width ones, tags), separators of lines and paragraphs, every space but U+0020, lone surrogates, private
-    and unassigned characters, fillers.
+    Escaped are: control characters (C0, DEL, C1, and so every escape sequence), format characters (marks of direction,
+    joiners, zero-width ones, tags), separators of lines and paragraphs, every space but U+0020, lone surrogates,
+    private and unassigned characters, fillers.
 
     Cost: O(length); nothing is copied where nothing is to do.
     """

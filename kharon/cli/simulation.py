@@ -1,9 +1,9 @@
 """Running a recorded workload through the real engine, under other settings, in virtual time.
 
-The queue is in memory, its clock is Trio's `MockClock`, and the handlers sleep as long as the recorded attempts took and
-end as they ended. So waits, lapses and failures are what the engine itself makes of the settings; they are measured from
-the simulated queue's own records, with the function that measures the recorded ones. What is taken for granted where the
-log does not know is in `kharon.audit.simulate`.
+The queue is in memory, its clock is Trio's `MockClock`, and the handlers sleep as long as the recorded attempts took
+and end as they ended. So waits, lapses and failures are what the engine itself makes of the settings; they are measured
+from the simulated queue's own records, with the function that measures the recorded ones. What is taken for granted
+where the log does not know is in `kharon.audit.simulate`.
 
 Two simulations with the same arguments give the same: nothing in the engine draws lots but the jitter of a backoff, for
 which the same numbers are drawn, and Trio's order of tasks, which is fixed here.
@@ -20,6 +20,7 @@ from typing import Any
 import attrs
 import trio
 import trio.testing
+from msgspec import UNSET
 
 from kharon.audit.measures import Counter, Measures
 from kharon.audit.simulate import Act, Ending, Run, Workload
@@ -50,7 +51,7 @@ def settings_for(load: Workload, **changes: Any) -> Settings:
         recorded["process_time"] = load.process_time
     if load.max_attempts is not None:
         recorded["max_attempts"] = load.max_attempts
-    engine = {"min_poll_interval": 0.001, "max_poll_interval": _DAY, "batch_size": 1_000_000}
+    engine: dict[str, Any] = {"min_poll_interval": 0.001, "max_poll_interval": _DAY, "batch_size": 1_000_000}
     return Settings(**engine, **{**recorded, **changes})
 
 
@@ -81,7 +82,7 @@ def _in_order() -> Iterator[None]:
 
     Both are private to Trio and there for this: Hypothesis sets the same two.
     """
-    run = trio._core._run  # type: ignore[attr-defined]
+    run: Any = trio._core._run
     before = run._ALLOW_DETERMINISTIC_SCHEDULING, run._r.getstate(), random.getstate()
     run._ALLOW_DETERMINISTIC_SCHEDULING = True
     run._r.seed(0)
@@ -128,14 +129,13 @@ class _World:
         router.not_found(self._handle)
         # Long enough for whoever follows to keep up: it is woken after every commit.
         settings = attrs.evolve(self.settings, memory_records=100_000)
-        async with open_queue(":memory:", settings, clock=clock) as kh:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(kh.run, router)
-                nursery.start_soon(self._count, kh)
-                await self._act(kh, begin)
-                await trio.sleep(max(0.0, (end - clock.now()).total_seconds()))
-                await trio.testing.wait_all_tasks_blocked()
-                nursery.cancel_scope.cancel()
+        async with open_queue(":memory:", settings, clock=clock) as kh, trio.open_nursery() as nursery:
+            await nursery.start(kh.run, router)
+            nursery.start_soon(self._count, kh)
+            await self._act(kh, begin)
+            await trio.sleep(max(0.0, (end - clock.now()).total_seconds()))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
         return self.counter.measures
 
     async def _count(self, kh: Kharon) -> None:
@@ -222,10 +222,8 @@ def _without_payload(changes: e.Changes | None) -> dict[str, Any]:
     if changes is None:
         return {}
     names = ("nice", "tube", "group", "runat")
-    return {name: value for name in names if (value := getattr(changes, name)) is not e.UNSET}
+    return {name: value for name in names if (value := getattr(changes, name)) is not UNSET}
 
 
 def _until(until: datetime | None, at: datetime) -> float | None:
     return None if until is None else max(0.0, (until - at).total_seconds())
-
-

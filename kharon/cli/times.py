@@ -17,7 +17,7 @@ from kharon.cli.failures import Usage
 __all__ = ["NOW", "ago", "instant", "length", "moment", "now", "seconds", "seq_or_instant"]
 
 NOW: Final = "KHARON_NOW"
-"""The environment variable that says what `now` is, as an instant with a timezone; the machine's clock if it is unset."""
+"""The environment variable that says what `now` is: an instant with a timezone. Unset, it is what the clock says."""
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
 _DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+")
@@ -99,12 +99,13 @@ def seq_or_instant(text: str, what: str, present: datetime) -> int | datetime:
         ) from None
 
 
-def moment(at: datetime) -> str:
-    """Return an instant as local time with its offset, to the millisecond: `2026-03-11 04:19:49.035+01`."""
+def moment(at: datetime, *, exact: bool = True) -> str:
+    """Return an instant as local time with its offset, to the millisecond if `exact`: `2026-03-11 04:19:49.035+01`."""
     local = at.astimezone()
     offset = local.strftime("%z")
     zone = "Z" if local.utcoffset() == timedelta(0) else offset[:3] if offset[3:] == "00" else offset[:5]
-    return f"{local:%Y-%m-%d %H:%M:%S}.{local.microsecond // 1000:03}{zone}"
+    fraction = f".{local.microsecond // 1000:03}" if exact else ""
+    return f"{local:%Y-%m-%d %H:%M:%S}{fraction}{zone}"
 
 
 def length(span: timedelta | float) -> str:

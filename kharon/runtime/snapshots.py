@@ -106,8 +106,8 @@ class Snapshots:
             _logger.warning("no snapshot of %s: %s", self._directory, error)
             return
         if ended.returncode:
-            what = "index" if ended.returncode == _NO_INDEX else "snapshot"
+            lacking = "index" if ended.returncode == _NO_INDEX else "snapshot"
             why = ended.stderr.decode("utf-8", "replace").strip().splitlines()
-            _logger.warning("no %s of %s: %s", what, self._directory, why[-1] if why else ended.returncode)
+            _logger.warning("no %s of %s: %s", lacking, self._directory, why[-1] if why else ended.returncode)
         elif self._trims:
             self._trimmable = int(ended.stdout)

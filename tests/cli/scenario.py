@@ -8,9 +8,10 @@ and the log's id is fixed. What happens:
 
     18:00  orders come in; invoices go out by mail, thumbnails are made, reports take long
     00:00  a deployment: what runs is released, the log is closed and opened again
-    02:50  the mail server refuses connections, until 04:20; invoice-1042 has no attempts left at 03:13
+    02:50  the mail server refuses connections, until 04:20; invoice-1042 has no attempts left at 04:19
     04:45  a crash tears the last commit; opening cuts it
     05:30  the queue is closed, a disk damages its last record, and ann has the log repaired
+    06:00  the oldest segment goes to the archive, the next one is compressed
     07:00  ann looks at what has failed: she restarts one, changes one, deletes one
     08:00  the queue is left open, as it is while its application runs
 """
@@ -33,6 +34,7 @@ from msgspec import Raw
 from kharon.log import repair, snapshot
 from kharon.log.directory import DirectoryLog
 from kharon.log.record import Chain
+from kharon.log.retention import Limit, MayTrim, Policy, Retention, never
 from kharon.model import commands as c
 from kharon.model.decide import decide
 from kharon.model.delays import BackoffDelay, FixedDelay
@@ -47,12 +49,13 @@ NOW = EVENING + timedelta(hours=14)
 ANCHORED = 205
 """The seq of a record of 22:00 or so: the one that the anchor in docs/audit.md names."""
 
+EVERYTHING = Limit(bytes=0)
 LEASE = 60.0
-SEGMENT_BYTES = 64 << 10
+SEGMENT_BYTES = 24 << 10
 MAX_ATTEMPTS = 6
 BACKOFF = BackoffDelay(base=4, max_delay=300)
 OUTAGE = (8 * 3600 + 50 * 60, 10 * 3600 + 20 * 60)
-REFUSED = "ConnectionRefusedError: [Errno 111] mail.example.org:25 refused the connection"
+REFUSED = "ConnectionRefusedError: mail.example.org:25"
 TUBES = ("mail", "default", "images")
 
 
@@ -227,17 +230,30 @@ class Night:
     def crash(self) -> None:
         """The process dies in the middle of a commit."""
         self.add("shop", Ticket("thumb-lost", "thumbnail", payload={"file": "lost.jpg"}, tube="images", nice=600))
-        tail = sorted((self.where / "log").glob("*.jsonl"))[-1]
+        tail = max((self.where / "log").glob("*.jsonl"))
         self.log.abandon()
         tail.write_bytes(tail.read_bytes()[:-100])
         self.idle = ["worker-1", "worker-2"]
         self.seconds += 90
         self.open()
 
+    def keep(self, policy: Policy, may_trim: MayTrim = never) -> None:
+        """Do the next thing that a policy asks for: compress, archive or trim the oldest segment."""
+        retention = Retention(self.log, policy, may_trim=may_trim)
+        step = retention.plan(self.now)
+        assert step is not None
+        event = retention.prepare(step)
+        self.log.append([event], self.now, "clock")
+        self.projection.apply(event, self.projection.seq + 1, self.now)
+        self.log.write()
+        self.log.sync()
+        retention.settle(step)
+        retention.finish(step)
+
     def damage_and_repair(self) -> None:
         """Close; let a byte of the last record before `LogClosed` go bad; have it repaired; open."""
         self.log.close(self.now)
-        tail = sorted((self.where / "log").glob("*.jsonl"))[-1]
+        tail = max((self.where / "log").glob("*.jsonl"))
         data = bytearray(tail.read_bytes())
         data[data.rindex(b'"event":"Ticket') + 9] ^= 1
         tail.write_bytes(data)
@@ -250,7 +266,10 @@ class Night:
     def morning(self) -> None:
         """Ann looks after what went wrong in the night."""
         self.give("ann", c.Restart("invoice-1039"))
-        self.give("ann", c.Update("invoice-1040", Changes(nice=100, payload_json=Raw(b'{"order":1040,"to":"old@example.org"}'))))
+        self.give(
+            "ann",
+            c.Update("invoice-1040", Changes(nice=100, payload_json=Raw(b'{"order":1040,"to":"old@example.org"}'))),
+        )
         self.give("ann", c.Delete("invoice-1041"))
         self.give("ann", c.Cancel("sweep-later", keep=True, error_reason="not needed any more", expire_in=24 * 3600))
         self.give("ann", c.Cancel("report-2026-03-12"))
@@ -265,7 +284,9 @@ def _plan(night: Night) -> None:
         hours += night.chance.uniform(0.09, 0.3) * busy
     for day, hour in ((10, 1.0), (11, 5.99), (12, 14.5)):
         report = Ticket(f"report-2026-03-{day}", "report", payload={"day": f"2026-03-{day}"}, nice=300)
-        night.at(min(hour, 4), lambda report=report, hour=hour: night.add("shop", report, delay=max(1, (hour - 4) * 3600)))
+        night.at(
+            min(hour, 4), lambda report=report, hour=hour: night.add("shop", report, delay=max(1, (hour - 4) * 3600))
+        )
     sweep = Ticket("sweep", "sweep", payload={"older_than_days": 30}, nice=900)
     night.at(2.5, lambda: night.add("clock", sweep))
     night.at(2.5 + 5 / 3600, lambda: night.add("shop", sweep))  # while it runs: so it runs once more
@@ -275,14 +296,24 @@ def _plan(night: Night) -> None:
     night.at(6.0, night.deploy)
     night.at(10.75, night.crash)
     night.at(11.5, night.damage_and_repair)
+    night.at(12.0, lambda: night.keep(Policy(archive=EVERYTHING)))
+    night.at(12.0, lambda: night.keep(Policy(compress=EVERYTHING)))
+    night.at(12.5, lambda: snapshot.take(night.where))
     night.at(13.0, night.morning)
 
 
-def build(where: Path) -> None:
-    """Make the queue at `where`, which must not exist."""
+def build(where: Path, *, trimmed: bool = False) -> None:
+    """Make the queue at `where`, which must not exist.
+
+    With `trimmed`, its two oldest segments are removed at the end: the one event that the night itself lacks, since all
+    else is to have its whole history.
+    """
     night = Night(where)
     _plan(night)
     night.run()
+    if trimmed:
+        for _ in range(2):
+            night.keep(Policy(trim=EVERYTHING), lambda _upto: True)
     night.log.abandon()
     snapshot.take(where)
 
