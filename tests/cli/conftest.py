@@ -1,0 +1,91 @@
+"""What the tests of the command share: the queue of `scenario`, and running a command in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import time
+from pathlib import Path
+
+import attrs
+import pytest
+import scenario
+
+from kharon.cli import main
+
+
+@attrs.frozen
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def objects(self):
+        """Its output as JSON, which must be ASCII."""
+        assert self.out.isascii()
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+class Stream(io.TextIOWrapper):
+    """A stream like the process's: bytes underneath; a terminal if told so."""
+
+    def __init__(self, *, terminal=False, encoding="utf-8"):
+        self.bytes = io.BytesIO()
+        self.terminal = terminal
+        super().__init__(self.bytes, encoding=encoding, newline="\n")
+
+    def isatty(self):
+        return self.terminal
+
+    def text(self):
+        self.flush()
+        return self.bytes.getvalue().decode(self.encoding)
+
+
+@pytest.fixture(scope="session")
+def queue_of_a_night(tmp_path_factory):
+    """The scenario's queue. No test changes it, but for the index beside its segments."""
+    where = tmp_path_factory.mktemp("night") / "queue"
+    scenario.build(where)
+    return where
+
+
+@pytest.fixture
+def at_home(monkeypatch):
+    """An environment that is the same everywhere: the time, its zone, the terminal."""
+    monkeypatch.setenv("TZ", "UTC")
+    monkeypatch.setenv("KHARON_NOW", scenario.NOW.isoformat())
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("NO_COLOR", "FORCE_COLOR", "TERM", "KHARON_TRACEBACK"):
+        monkeypatch.delenv(name, raising=False)
+    time.tzset()
+    yield monkeypatch
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.fixture
+def run(at_home):
+    """`run("ls", path)` runs a command in this process. Keywords: terminal, encoding."""
+
+    def run(*arguments, terminal=False, encoding="utf-8"):
+        out, err = (Stream(terminal=terminal, encoding=encoding) for _ in range(2))
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main([str(argument) for argument in arguments])
+        return Ran(code, out.text(), err.text())
+
+    return run
+
+
+@pytest.fixture
+def kharon(run, queue_of_a_night, monkeypatch):
+    """`kharon("ls", "queue")` runs a command where the scenario's queue is called `queue`."""
+    monkeypatch.chdir(queue_of_a_night.parent)
+    return run
+
+
+EXPECTED = Path(__file__).parent / "expected"
