@@ -129,7 +129,9 @@ def why(
     id: Id,
     max_attempts: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="The queue's Settings.max_attempts; the log does not know it."),
+        typer.Option(
+            metavar="N", min=0, help="The queue's Settings.max_attempts: the log does not know it. 0: no end; default: 25."
+        ),
     ] = None,
     tubes: Annotated[
         str | None, typer.Option(metavar="TUBE,…", help="The tubes that workers claim from; default: the ticket's own.")
@@ -139,8 +141,10 @@ def why(
     """Say why a ticket is, or is not, running now."""
     from kharon.cli.tickets import explained  # noqa: PLC0415
 
-    names = None if tubes is None else tuple(tubes.split(","))
-    explained(Output(json=json), queue, id, now(), max_attempts=max_attempts, tubes=names)
+    known: dict[str, Any] = {"tubes": None if tubes is None else tuple(tubes.split(","))}
+    if max_attempts is not None:
+        known["max_attempts"] = max_attempts or None
+    explained(Output(json=json), queue, id, now(), known)
 
 
 @app.command("as-of")

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
+from kharon.audit.histories import history
 from kharon.audit.reading import _start, check_path, read, replay
 from kharon.audit.watching import watched
 from kharon.cli.output import Output
@@ -16,7 +17,7 @@ from kharon.log.directory import segments
 from kharon.log.record import Record
 from kharon.model.projection import Projection
 
-__all__ = ["beginning", "reading", "records", "size_of", "state"]
+__all__ = ["beginning", "past", "reading", "records", "size_of", "state"]
 
 _T = TypeVar("_T")
 
@@ -60,6 +61,17 @@ def beginning(out: Output, queue: Path) -> Projection:
     if start.seq:
         out.say(f"counted from record {start.seq + 1} on: what was before was trimmed, or is only in a snapshot")
     return start
+
+
+def past(out: Output, queue: Path, id: str) -> list[Record]:
+    """Return all records about a ticket; none if there never was such a ticket."""
+    check_path(queue)
+    try:
+        id.encode()
+    except UnicodeEncodeError:  # an argument that is no UTF-8: no log holds such an id
+        return []
+    with reading(out, queue):
+        return history(queue, id)
 
 
 def records(out: Output, queue: Path, take: Callable[[Iterator[Record]], _T], after: int = 0) -> _T:

@@ -79,7 +79,7 @@ class Output:
 
     def object(self, fields: object) -> None:
         """Write one object as a line of JSON. `msgspec.Raw` inside of it is taken to be ASCII JSON already."""
-        self._out.write(ascii_json(_encode(fields)).decode("ascii") + "\n")
+        self._out.write(_json_line(fields))
 
     def line(self, *cells: str) -> None:
         """Write one line of cells without anything between them."""
@@ -155,7 +155,7 @@ class Output:
     def refuse(self, text: str, fields: dict[str, Any]) -> None:
         """Say why the command ends without doing its work: a line, or with `--json` an object."""
         if self.json:
-            self._err.write(ascii_json(_encode(_text_only(fields))).decode("ascii") + "\n")
+            self._err.write(_json_line(_text_only(fields)))
         else:
             self._err.write(f"kharon: {safe(text)}\n")
         self._err.flush()
@@ -163,6 +163,11 @@ class Output:
     def bar(self, what: str, total: int | None = None) -> Bar:
         """Return a bar for work that may take long: use it in a `with`."""
         return Bar(what, total, self._err)
+
+
+def _json_line(fields: object) -> str:
+    """Return an object as a line in which nothing is raw: JSON lets DEL stand, a terminal should not have it."""
+    return ascii_json(_encode(fields)).decode("ascii").replace("\x7f", "\\u007f") + "\n"
 
 
 def _text_only(value: Any) -> Any:

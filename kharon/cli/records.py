@@ -14,12 +14,11 @@ import attrs
 from msgspec import UNSET
 
 from kharon.audit.flat import event_fields, record_fields
-from kharon.audit.histories import history
 from kharon.audit.reading import read
 from kharon.audit.tailing import follow
 from kharon.audit.timelines import Life, Span, Step, timeline
 from kharon.cli.failures import Usage
-from kharon.cli.looking import reading
+from kharon.cli.looking import past, reading
 from kharon.cli.output import Output, Styled
 from kharon.cli.times import length, moment
 from kharon.errors import TicketNotFound
@@ -64,11 +63,10 @@ def told_history(out: Output, queue: Path, id: str, now: datetime) -> None:
     Raises:
         TicketNotFound: there never was such a ticket.
     """
-    with reading(out, queue):
-        past = history(queue, id)
-    if not past:
+    found = past(out, queue, id)
+    if not found:
         raise TicketNotFound(f"ticket {id!r}: there is no record of it in {queue}")
-    told = timeline(past, now)
+    told = timeline(found, now)
     if out.json:
         for life, number in _each_life(told.lives):
             for step in life.steps:

@@ -13,9 +13,8 @@ import attrs
 from kharon.audit.diffs import Diff, diff
 from kharon.audit.explanations import explain
 from kharon.audit.flat import STATES, state_of, ticket_fields
-from kharon.audit.histories import history
 from kharon.cli.failures import Usage
-from kharon.cli.looking import reading, state
+from kharon.cli.looking import past, reading, state
 from kharon.cli.output import Output, Styled
 from kharon.cli.times import ago, moment
 from kharon.errors import TicketNotFound
@@ -143,14 +142,13 @@ def _found(out: Output, queue: Path, id: str) -> tuple[Projection, Ticket]:
 
 
 def _absent(out: Output, queue: Path, id: str) -> TicketNotFound:
-    with reading(out, queue):
-        past = history(queue, id)
-    if not past:
+    found = past(out, queue, id)
+    if not found:
         return TicketNotFound(f"ticket {id!r}: there is none, and there never was")
-    last = past[-1]
+    last = found[-1]
     return TicketNotFound(
         f"ticket {id!r}: there is none now; record {last.seq}, {type(last.event).__name__} by {last.by}, removed it at "
-        f"{moment(last.at)}. Its {len(past)} records: kharon history"
+        f"{moment(last.at)}. Its {len(found)} records: kharon history"
     )
 
 
@@ -209,16 +207,21 @@ def _json_lines(label: str, data: bytes) -> Iterator[tuple[str, str]]:
         yield label if number == 0 else "", " " * indent + line[indent:]
 
 
-def explained(
-    out: Output, queue: Path, id: str, now: datetime, *, max_attempts: int | None, tubes: tuple[str, ...] | None
-) -> None:
+def explained(out: Output, queue: Path, id: str, now: datetime, known: dict[str, Any]) -> None:
     """Say why a ticket is, or is not, running now.
+
+    Args:
+        out: where to say it.
+        queue: the queue's directory.
+        id: the ticket's.
+        now: the instant.
+        known: what `explain` is to be told that the log does not know.
 
     Raises:
         TicketNotFound: it is not there; the message says whether it was.
     """
     projection, _ = _found(out, queue, id)
-    found = explain(projection, id, now, max_attempts=max_attempts, tubes=tubes)
+    found = explain(projection, id, now, **known)
     fields: dict[str, Any] = {field.name: getattr(found, field.name) for field in attrs.fields(type(found))}
     del fields["ticket"]
     fields["reasons"] = [reason.value for reason in found.reasons]

@@ -198,7 +198,7 @@ class SegmentCompressed(Event, frozen=True):
     file: str
     first: int
     last: int
-    hash: str
+    hash: str = msgspec.field(name="last_hash")  # "hash" is the line's own
     kept_as: str
     bytes: int
     sha256: str
@@ -213,7 +213,7 @@ class SegmentArchived(Event, frozen=True):
     file: str
     first: int
     last: int
-    hash: str
+    hash: str = msgspec.field(name="last_hash")  # "hash" is the line's own
     kept_as: str
 
 
@@ -223,7 +223,7 @@ class SegmentTrimmed(Event, frozen=True):
     file: str
     first: int
     last: int
-    hash: str
+    hash: str = msgspec.field(name="last_hash")  # "hash" is the line's own
 
 
 EVENTS: Final[dict[str, type[Event]]] = {

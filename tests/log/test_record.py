@@ -77,13 +77,13 @@ GOLDEN: list[tuple[Event, str]] = [
     ),
     (
         SegmentCompressed("log/1.jsonl", 1, 9, "ab", "log/1.jsonl.zst", 7, "cd"),
-        '"file":"log/1.jsonl","first":1,"last":9,"hash":"ab","kept_as":"log/1.jsonl.zst","bytes":7,"sha256":"cd"',
+        '"file":"log/1.jsonl","first":1,"last":9,"last_hash":"ab","kept_as":"log/1.jsonl.zst","bytes":7,"sha256":"cd"',
     ),
     (
         SegmentArchived("log/1.jsonl", 1, 9, "ab", "archive/1.jsonl"),
-        '"file":"log/1.jsonl","first":1,"last":9,"hash":"ab","kept_as":"archive/1.jsonl"',
+        '"file":"log/1.jsonl","first":1,"last":9,"last_hash":"ab","kept_as":"archive/1.jsonl"',
     ),
-    (SegmentTrimmed("log/1.jsonl", 1, 9, "ab"), '"file":"log/1.jsonl","first":1,"last":9,"hash":"ab"'),
+    (SegmentTrimmed("log/1.jsonl", 1, 9, "ab"), '"file":"log/1.jsonl","first":1,"last":9,"last_hash":"ab"'),
 ]
 
 
