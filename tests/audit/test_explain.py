@@ -56,7 +56,8 @@ def test_a_ticket_that_is_due():
     found = kharon.explain(projection, "w", moment(10))
     assert (found.reasons, found.ahead) == ((Reason.NEXT,), 0)
     assert found.sentence == (
-        "'w' is not running: it has been due since 2026-01-01 00:00:00 UTC, and is what a worker that is free claims next."
+        "'w' is not running: it has been due since 2026-01-01 00:00:00 UTC, and is what a worker that is free claims "
+        "next."
     )
     assert found.attempts_left == kharon.Settings().max_attempts
     found = kharon.explain(projection, "t", moment(10))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+import attrs
 import pytest
 import trio
 from msgspec import Raw
@@ -154,9 +155,7 @@ def test_what_runs_still():
     (attempt,) = life.attempts
     assert (attempt.outcome, attempt.end, attempt.by, attempt.who) == (Outcome.RUNNING, None, None, None)
     assert [(span.open, span.end) for span in life.spans] == [(False, moment(1)), (True, moment(5))]
-    assert kharon.timeline(records_of((0, added())), moment(-100)).now == moment(0), (
-        "a life does not end before its end"
-    )
+    assert kharon.timeline(records_of((0, added())), moment(-100)).now == moment(0), "not before its end"
 
 
 def test_blocked_by_others():
@@ -165,14 +164,8 @@ def test_blocked_by_others():
     draft = kharon.model.ticket.draft_of(step.ticket)
     draft.blocked_by = ("other",)
     ticket = kharon.model.ticket.seal(draft)
-    phases = list(audit.timelines._phases(attr_evolve(step, ticket=ticket), moment(9), backs_off=False))
+    phases = list(audit.timelines._phases(attrs.evolve(step, ticket=ticket), moment(9), backs_off=False))
     assert [(phase, begin, end) for _, phase, begin, end, _ in phases] == [(Phase.BLOCKED, moment(0), moment(9))]
-
-
-def attr_evolve(step: kharon.Step, **changes) -> kharon.Step:
-    return kharon.Step(
-        **{name: changes.get(name, getattr(step, name)) for name in ("record", "who", "ticket", "spans")}
-    )
 
 
 def test_a_history_whose_beginning_is_gone():
@@ -220,7 +213,7 @@ def test_wrong_records():
 
 def test_every_ticket_of_a_queue(tmp_path):
     """The real records of a queue: each history is told, and nothing of it is lost."""
-    queue(tmp_path / "queue")
+    queue(tmp_path / "queue", 500)
     outcomes = set()
     for id in IDS:
         records = kharon.history(tmp_path / "queue", id)
