@@ -181,7 +181,7 @@ def main() -> None:
             report(
                 f"a log of {10 * options.tickets:,} records in {count} segments",
                 f"{size / 1e9:.2f} GB",
-                f"{seconds:.0f} s",
+                f"{made.wall:.0f} s",
             )
         looks(where, options.tickets)
         slices(where)
