@@ -16,7 +16,6 @@ import attrs
 from kharon.audit.reading import read
 from kharon.errors import InvalidTicket
 from kharon.log.record import Record
-from kharon.model.events import TicketEvent
 from kharon.model.limits import check_instant
 from kharon.model.projection import Projection
 from kharon.model.ticket import Ticket
@@ -95,9 +94,12 @@ def diff(path: str | os.PathLike[str], a: int | datetime, b: int | datetime) -> 
                 if start is None:
                     raise since.behind(until)
                 return
-            if start is not None and isinstance(record.event, TicketEvent):
-                before.setdefault(record.event.id, projection.get(record.event.id))
+            id = getattr(record.event, "id", None) if start is not None else None
+            if id is not None:
+                before.setdefault(id, projection.get(id))
             yield record  # folded when the next one is asked for
+            if id is not None and before[id] is None and projection.get(id) is None:
+                del before[id]  # came and went
             end = record.seq, record.at
             if record.seq == until.seq and (start is not None or since.seq is not None):
                 return  # what is behind it, even if damaged, does not matter
@@ -161,11 +163,12 @@ def _compared(
     added, removed, changed = [], [], []
     for id, old in before.items():
         new = projection.get(id)
-        if old is None and new is not None:
-            added.append(new)
-        elif old is not None and new is None:
+        if new is None:
+            assert old is not None  # else it came and went
             removed.append(old)
-        elif old is not None and new is not None:
+        elif old is None:
+            added.append(new)
+        else:
             names = [name for name, raw in _FIELDS.items() if getattr(old, raw) != getattr(new, raw)]
             fields = {name: (getattr(old, name), getattr(new, name)) for name in names}
             if fields:

@@ -268,8 +268,8 @@ class _Anchored:
             why = f"the log ends at record {last}; the anchor is record {anchor.seq}: what was behind was cut off"
         elif anchor.seq < first.first:
             why = (
-                f"the history begins at record {first.first}; the anchor is record {anchor.seq}, which was trimmed: keep "
-                f"a newer one"
+                f"the history begins at record {first.first}; the anchor is record {anchor.seq}, which was trimmed: "
+                f"keep a newer one"
             )
         else:
             place = places[bisect_right(places, anchor.seq, key=lambda place: place.first) - 1]
