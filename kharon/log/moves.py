@@ -31,6 +31,7 @@ __all__ = [
     "name_archive",
     "open_moving",
     "path_in",
+    "places_of",
     "segments",
     "unreachable",
     "write_new",
@@ -54,12 +55,17 @@ def segments(directory: Path, files: Files = OS_FILES) -> list[Path]:
     Raises:
         OSError: they cannot be listed.
     """
-    found: dict[str, Path] = {}
+    return [paths[0] for _, paths in sorted(places_of(directory, files).items())]
+
+
+def places_of(directory: Path, files: Files) -> dict[str, list[Path]]:
+    """Return where each segment is, by its stem: at one place, or at several, the one that counts first."""
+    found: dict[str, list[Path]] = {}
     for folder in (directory / "log", *archives(directory, files)):  # in this order: what moves, moves to a later one
         for name in files.list(folder):
             if is_segment(name):
-                found.setdefault(stem_of(Path(name)), folder / name)
-    return [found[stem] for stem in sorted(found)]
+                found.setdefault(stem_of(Path(name)), []).append(folder / name)
+    return found
 
 
 def open_moving(files: Files, directory: Path, path: Path) -> BinaryIO:
@@ -171,12 +177,7 @@ def finish_moves(files: Files, directory: Path, moves: Sequence[Moved], whole: C
     Cost: that of listing; of reading each segment that is there twice.
     """
     spoken = {(directory / move.file, directory / move.kept_as) for move in moves}
-    found: dict[str, list[Path]] = {}
-    for folder in (directory / "log", *archives(directory, files)):
-        for name in files.list(folder):
-            if is_segment(name):
-                found.setdefault(stem_of(Path(name)), []).append(folder / name)
-    for old, *copies in found.values():
+    for old, *copies in places_of(directory, files).values():
         for copy in copies:
             same = _is_same(files, old, copy)
             if same and (old, copy) in spoken:

@@ -31,7 +31,6 @@ from kharon.log.record import Record
 from kharon.log.retention import Limit, Policy, Retention, Sealed, never, next_step
 from kharon.log.segment import LiveReader
 from kharon.model.events import LogClosed, SegmentArchived, SegmentCompressed, SegmentTrimmed
-from kharon.model.projection import Projection
 
 SEGMENT_BYTES = 2600  # so that the records of what is done to a segment are smaller than one
 ALL = Limit(bytes=0)
@@ -207,7 +206,7 @@ def test_everything_is_read_as_if_nothing_had_happened(where, log, policy):
     assert list(audit.read(where, after=3))[:4] == before[3:7]
     assert audit.replay(where).tickets == state.tickets
     report = audit.verify(where)
-    assert (report.first, report.before, report.last) == (1, "0" * 64, log.seq)
+    assert (report.first, report.follows, report.last) == (1, "0" * 64, log.seq)
     log.close(moment(200))
     other, records = opened(where)
     assert told(records) == before
@@ -231,6 +230,8 @@ def test_archiving(where, log):
 def test_an_archive_elsewhere_may_be_shared_and_may_change(where, log, tmp_path):
     before = live(log)
     one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
     other = begin(tmp_path / "other")
     step = Retention(log, ARCHIVE_ALL, one).plan(moment(100))
     first = Retention(log, ARCHIVE_ALL, one)
@@ -255,27 +256,22 @@ def test_an_archive_elsewhere_may_be_shared_and_may_change(where, log, tmp_path)
 
 def test_trimming(where, log):
     before = live(log)
-    places = log._places
+    places = tuple(log._places)
     upto = places[2].first - 1
     retention = Retention(log, TRIM, may_trim=lambda seq: seq <= upto)
-    state = audit.replay(where, until=upto)
     assert carry_out(log, retention) == ["trim", "trim"]
     assert [path.name for path in segments(where)] == [place.path.name for place in places[2:]]
     assert (log.first, log._places[0].first) == (upto + 1, upto + 1)
     assert told(live(log)) == told(list(audit.read(where))) == before[upto:]
     report = audit.verify(where)
-    assert (report.first, report.before) == (upto + 1, before[upto - 1].hash)
+    assert (report.first, report.follows) == (upto + 1, before[upto - 1].hash)
     events = [record.event for record in audit.read(where) if isinstance(record.event, SegmentTrimmed)]
     end = before[places[1].first - 2]
     assert events[0] == SegmentTrimmed(f"log/{1:020}.jsonl", 1, end.seq, end.hash)
-    with pytest.raises(KharonError, match=f"begins at record {upto + 1}.*give it as `start`"):
+    with pytest.raises(KharonError, match=f"begins at record {upto + 1}.*no usable snapshot stands to begin with"):
         audit.replay(where)
-    whole = Projection().fold(before)
-    assert audit.replay(where, start=state).tickets == whole.tickets
-    further = Projection().fold(before[: upto + 3])
-    assert audit.replay(where, start=further).tickets == whole.tickets, "what it has already is passed over"
     log.close(moment(200))
-    with pytest.raises(CorruptLog, match="no snapshot of what came before"):
+    with pytest.raises(CorruptLog, match="no snapshot was loaded of what came before"):
         opened(where)
 
 
@@ -299,7 +295,7 @@ def test_trimming_by_hand_is_noticed(where, log):
 
 def test_a_beginning_that_was_written_anew_is_noticed(where, log):
     """The first header says that it follows something else, and all behind it is hashed again, but for that record."""
-    places = log._places
+    places = tuple(log._places)
     put(log, SegmentTrimmed("log/x", 1, places[1].first - 1, "ab" * 32), at=50)
     places[0].path.unlink()
     with pytest.raises(CorruptLog, match=f"a record says that it follows the hash {'ab' * 32}; it begins behind"):
@@ -319,128 +315,7 @@ def test_neither_the_tail_nor_a_later_one_is_trimmed(log):
         log.trimmed(log._places[1].first)
 
 
-# --- a crash between any two operations -------------------------------------------------------------------------------
-
-
-class Crash(BaseException):
-    pass
-
-
-class CrashingFiles(OsFiles):
-    """Counts what changes the disk, and refuses everything from one of them on."""
-
-    def __init__(self) -> None:
-        self.left = 10**9
-
-    def _operate(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise Crash
-
-    def create(self, path):
-        self._operate()
-        file, operate = super().create(path), self._operate
-
-        class Crashing:
-            def write(self, data):
-                operate()
-                file.write(data)
-
-            def sync(self):
-                operate()  # and no more: what dies here is the process
-
-            size, close, truncate = file.size, file.close, file.truncate
-
-        return Crashing()
-
-    def make_directory(self, path):
-        self._operate()
-        super().make_directory(path)
-
-    def sync_directory(self, path):
-        self._operate()
-
-    def rename(self, old, new):
-        self._operate()
-        super().rename(old, new)
-
-    def unlink(self, path):
-        self._operate()
-        super().unlink(path)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    where = tmp_path_factory.mktemp("model") / "queue"
-    begin(where, CrashingFiles()).abandon()
-    return where
-
-
-def reopen(where: Path) -> tuple[DirectoryLog, list[Record]]:
-    log = DirectoryLog(where, SEGMENT_BYTES, CrashingFiles())
-    return log, list(log.open(NOW))
-
-
-def crash(model: Path, where: Path, policy: Policy, after: int) -> tuple[list[Record], int]:
-    """Carry out a policy, and crash after so many operations; return the records before, and the operations left."""
-    shutil.copytree(model, where)
-    files = CrashingFiles()
-    log = DirectoryLog(where, SEGMENT_BYTES, files)
-    before = list(log.open(NOW))
-    upto = log._places[2].first - 1
-    files.left = after
-    with contextlib.suppress(Crash):
-        carry_out(log, Retention(log, policy, may_trim=lambda seq: seq <= upto))
-    left, files.left = files.left, 10**9
-    log.abandon()
-    return before, left
-
-
-@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, BOTH], ids=["compress", "archive", "both"])
-def test_a_crash_anywhere_loses_nothing_and_opening_finishes_it(tmp_path, model, policy):
-    crashes = 0
-    for after in range(1000):
-        where = tmp_path / str(after)
-        before, left = crash(model, where, policy, after)
-        assert told(list(audit.read(where))) == before, f"after {after} operations"
-        log, records = reopen(where)
-        assert told(records) == told(live(log)) == before
-        found = [name for folder in ("log", "archive") if (where / folder).exists() for name in names(where / folder)]
-        assert sorted(found) == sorted(path.name for path in segments(where)), "one place for each, and nothing else"
-        assert len({name.partition(".")[0] for name in found}) == len(found)
-        moves = [record.event for record in records if isinstance(record.event, (SegmentCompressed, SegmentArchived))]
-        for event in moves:
-            assert not (where / event.file).exists(), "what was recorded is finished"
-        carry_out(log, Retention(log, policy))
-        assert told(live(log)) == before
-        log.close(moment(300))
-        assert audit.verify(where).closed
-        if left >= 0:
-            break
-        crashes += 1
-    assert crashes > 20
-
-
-def test_a_crash_while_trimming_leaves_a_log_that_verifies(tmp_path, model):
-    for after in range(1000):
-        where = tmp_path / str(after)
-        before, left = crash(model, where, TRIM, after)
-        report = audit.verify(where)
-        records = list(audit.read(where))
-        assert told(records) == before[report.first - 1 :]
-        trimmed = [record.event.last for record in records if isinstance(record.event, SegmentTrimmed)]
-        assert report.first == 1 or report.first - 1 in trimmed, "nothing is removed before the record is there"
-        if report.first == 1:
-            log, _ = reopen(where)
-            assert (
-                carry_out(log, Retention(log, TRIM, may_trim=lambda seq, log=log: seq < log._places[-1].first - 1))[0]
-                == "trim"
-            )
-            log.abandon()
-            assert audit.verify(where).first > 1
-        if left >= 0:
-            break
-    assert after >= 3
+# --- what a crash left half done (everywhere: in test_crashes) ---------------------------------------------------------
 
 
 def test_a_copy_that_does_not_unpack_is_no_reason_to_remove_the_original(where, log):
@@ -470,7 +345,7 @@ class LyingFiles(OsFiles):
             def write(self, data):
                 file.write(data.replace(b"ann", b"bob") if files.lie else data)
 
-            size, close, truncate, sync = file.size, file.close, file.truncate, file.sync
+            size, close, truncate, sync, mark = file.size, file.close, file.truncate, file.sync, file.mark
 
         return Lying()
 
@@ -598,7 +473,7 @@ def test_a_compressed_segment_without_its_seal(where, log):
     unsealed = data[: data.rindex(b"\n", 0, -1) + 1]
     path.unlink()
     path.with_name(path.name + ".zst").write_bytes(b"".join(packed.packed(iter([unsealed]))))
-    with pytest.raises(CorruptLog, match="the seal is missing"):
+    with pytest.raises(CorruptLog, match="its seal is missing"):
         audit.verify(where)
 
 
