@@ -331,9 +331,18 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
     except (_Gone, BrokenPipeError):
         code = 141
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # so that Python's own flush has somewhere to go
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go()
+    except OSError as error:  # the output could not be written
+        code = UNABLE
+        Output(json="--json" in arguments).refuse(line_of(error), as_json(error))
+        _let_go()
     return code
+
+
+def _let_go() -> None:
+    """Give what is left in stdout's buffer somewhere to go when Python ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str]) -> int:

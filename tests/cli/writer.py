@@ -28,6 +28,7 @@ async def add(kh):
     while True:
         number += 1
         await kh.add(kharon.Ticket(f"ticket-{number % 500}", "work", payload={"number": number}), delay=number % 3 / 10)
+        await trio.sleep(0.02)  # some hundred records a second: who reads all of them must come to an end
 
 
 async def main():
