@@ -20,7 +20,7 @@ NOW: Final = "KHARON_NOW"
 """The environment variable that says what `now` is: an instant with a timezone. Unset, it is what the clock says."""
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
-_DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+")
+_DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+", re.ASCII)
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 _MOST: Final = 100 * 366 * 86_400.0
 
@@ -41,7 +41,7 @@ def seconds(text: str, what: str) -> float:
     Raises:
         Usage: naming `what`, if it is none.
     """
-    if re.fullmatch(r"\d+(?:\.\d+)?", text):
+    if re.fullmatch(r"\d+(?:\.\d+)?", text, re.ASCII):
         amount = float(text)
     elif _DURATION.fullmatch(text):
         amount = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
