@@ -2,8 +2,8 @@
 
 `Recorder` folds records to a `Workload`: when which ticket was added, what people did to it, and for each attempt how
 long it ran and how it ended. What is a setting's doing (which worker took it and when, how long it backed off, that it
-lapsed) is left out: it is what a simulation finds out anew. The running itself, through the real engine in virtual time,
-is in `kharon.cli.simulation`; this module is pure.
+lapsed) is left out: it is what a simulation finds out anew. The running itself, through the real engine in virtual
+time, is in `kharon.cli.simulation`; this module is pure.
 
 What a log cannot say is taken to be so:
 

@@ -1,9 +1,9 @@
 """The commands, their arguments, and what becomes of an error: declared with Typer.
 
-Typer, and not Cyclopts: its help text is there in less than half of the time (measured 60 ms of processor time, 140 ms),
-plain, in 80 columns and without markup; that a command costs more (160 ms, 70 ms, for the pydantic that it validates
-with) weighs less beside the reading of a log. Each function here only declares a command and hands over to the module
-that does it, which is imported then.
+Typer, and not Cyclopts: its help text is there in less than half of the time (measured 60 ms of processor time against
+140 ms), plain, in 80 columns and without markup; that a command costs more (160 ms against 70 ms, for the pydantic that
+it validates with) weighs less beside the reading of a log. Each function here only declares a command and hands over to
+the module that does it, which is imported then.
 
 Data goes to stdout and talk to stderr. An error is one line on stderr, `kharon: …`; with `--json` one object,
 `{"error":"TicketNotFound","message":"…"}`. Exit codes are in `failures`.
@@ -85,7 +85,7 @@ Place = Annotated[str, typer.Argument(metavar="TIME|SEQ", help="A time, or a rec
 def _filter(
     status: str | None, type: str | None, tube: str | None, group: str | None, limit: int | None, *, due: bool
 ) -> Filter:
-    from kharon.cli.tickets import Filter  # noqa: PLC0415 - see above; so are all that follow
+    from kharon.cli.tickets import Filter
 
     return Filter(status=status, type=type, tube=tube, group=group, due=due, limit=limit)
 
@@ -102,7 +102,7 @@ def ls(
     json: Json = False,
 ) -> None:
     """List tickets."""
-    from kharon.cli.tickets import listed  # noqa: PLC0415
+    from kharon.cli.tickets import listed
 
     listed(Output(json=json), queue, _filter(status, type, tube, group, limit, due=due), now())
 
@@ -110,7 +110,7 @@ def ls(
 @app.command()
 def show(queue: Queue, id: Id, json: Json = False) -> None:
     """Show one ticket, with payload and result."""
-    from kharon.cli.tickets import shown  # noqa: PLC0415
+    from kharon.cli.tickets import shown
 
     shown(Output(json=json), queue, id, now())
 
@@ -118,7 +118,7 @@ def show(queue: Queue, id: Id, json: Json = False) -> None:
 @app.command()
 def history(queue: Queue, id: Id, json: Json = False) -> None:
     """Tell a ticket's life: records, attempts, where time went."""
-    from kharon.cli.records import told_history  # noqa: PLC0415
+    from kharon.cli.records import told_history
 
     told_history(Output(json=json), queue, id, now())
 
@@ -130,7 +130,9 @@ def why(
     max_attempts: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=0, help="The queue's Settings.max_attempts: the log does not know it. 0: no end; default: 25."
+            metavar="N",
+            min=0,
+            help="The queue's Settings.max_attempts: the log does not know it. 0: no end; default: 25.",
         ),
     ] = None,
     tubes: Annotated[
@@ -139,7 +141,7 @@ def why(
     json: Json = False,
 ) -> None:
     """Say why a ticket is, or is not, running now."""
-    from kharon.cli.tickets import explained  # noqa: PLC0415
+    from kharon.cli.tickets import explained
 
     known: dict[str, Any] = {"tubes": None if tubes is None else tuple(tubes.split(","))}
     if max_attempts is not None:
@@ -160,7 +162,7 @@ def as_of(
     json: Json = False,
 ) -> None:
     """List tickets as they were after a record, or at a time."""
-    from kharon.cli.tickets import as_of as listed_as_of  # noqa: PLC0415
+    from kharon.cli.tickets import as_of as listed_as_of
 
     wanted = _filter(status, type, tube, group, limit, due=due)
     listed_as_of(Output(json=json), queue, seq_or_instant(when, "TIME|SEQ", now()), wanted)
@@ -174,7 +176,7 @@ def diff(
     json: Json = False,
 ) -> None:
     """Say what was added, removed, changed from A to B."""
-    from kharon.cli.tickets import told_difference  # noqa: PLC0415
+    from kharon.cli.tickets import told_difference
 
     present = now()
     told_difference(Output(json=json), queue, seq_or_instant(a, "A", present), seq_or_instant(b, "B", present))
@@ -199,7 +201,7 @@ def tail(
     json: Json = False,
 ) -> None:
     """Print the last records, and those that come."""
-    from kharon.cli.records import Wanted, tailed  # noqa: PLC0415
+    from kharon.cli.records import Wanted, tailed
 
     begin = None if since is None else instant(since, "--since", now())
     last = 10 if lines is None and after is None and begin is None else lines
@@ -218,7 +220,7 @@ def stats(
     json: Json = False,
 ) -> None:
     """Count events, and measure waits, runs and failures."""
-    from kharon.cli.figures import told_stats  # noqa: PLC0415
+    from kharon.cli.figures import told_stats
 
     begin = None if since is None else instant(since, "--since", now())
     told_stats(Output(json=json), queue, _by(by), begin)
@@ -241,7 +243,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Prove that the log is what was written."""
-    from kharon.cli.proofs import verified  # noqa: PLC0415
+    from kharon.cli.proofs import verified
 
     verified(Output(json=json), queue, anchor)
 
@@ -249,7 +251,7 @@ def verify(
 @app.command()
 def anchor(queue: Queue, json: Json = False) -> None:
     """Print what verify --anchor needs, to be kept elsewhere."""
-    from kharon.cli.proofs import anchored  # noqa: PLC0415
+    from kharon.cli.proofs import anchored
 
     anchored(Output(json=json), queue)
 
@@ -264,7 +266,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write all records as a table for other tools."""
-    from kharon.cli.proofs import exported  # noqa: PLC0415
+    from kharon.cli.proofs import exported
 
     exported(Output(json=json), queue, to, force=force)
 
@@ -289,7 +291,7 @@ def simulate(
     json: Json = False,
 ) -> None:
     """Run what was recorded under other settings, and compare."""
-    from kharon.cli.figures import told_simulation  # noqa: PLC0415
+    from kharon.cli.figures import told_simulation
 
     changes: dict[str, Any] = {}
     if workers is not None:
@@ -304,7 +306,7 @@ def simulate(
 
 
 def _backoff(text: str) -> Any:
-    from kharon.model.delays import BackoffDelay, FixedDelay  # noqa: PLC0415
+    from kharon.model.delays import BackoffDelay, FixedDelay
 
     base, *rest = text.split(":")
     if not rest:

@@ -1,8 +1,8 @@
 """Where a command's output goes: data to stdout, talk to stderr; tables, lines, JSON, and a bar where somebody waits.
 
 Every cell and every line that is not JSON passes `safe` in here, so no caller can forget it. Colour is for a terminal
-without `NO_COLOR`, and so is cutting a table at the terminal's edge: what goes into a pipe or a file is plain and whole.
-JSON is ASCII, one object a line.
+without `NO_COLOR`, and so is cutting a table at the terminal's edge: what goes into a pipe or a file is plain and
+whole. JSON is ASCII, one object a line.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, Self, TextIO
 
 import msgspec
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Bar", "Output", "Styled", "forgiving", "is_terminal"]
 
-_T = TypeVar("_T")
 _GAP: Final = "  "
 _encode = msgspec.json.Encoder().encode
 
@@ -36,7 +35,7 @@ class Styled(str):
     __slots__ = ("style",)
     style: str
 
-    def __new__(cls, text: str, style: str) -> Styled:
+    def __new__(cls, text: str, style: str) -> Self:
         """Return the text with its style."""
         self = super().__new__(cls, text)
         self.style = style
@@ -216,7 +215,6 @@ class Bar:
     """
 
     _PATIENCE: Final = 1.0
-    _EVERY: Final = 512
 
     def __init__(
         self, what: str, total: int | None, stream: TextIO, clock: Callable[[], float] = time.monotonic
@@ -230,25 +228,13 @@ class Bar:
         self._progress: Progress | None = None
         self._task: Any = None
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-
-    def over(self, items: Iterable[_T]) -> Iterator[_T]:
-        """Give the items, and count them."""
-        if not self._watched:
-            yield from items
-            return
-        count = 0
-        for item in items:
-            count += 1
-            if count % self._EVERY == 0:
-                self.at(count)
-            yield item
 
     def at(self, done: int, total: int | None = None) -> None:
         """Say how much has been done, and, if that is known by now, how much there is to do. O(1)."""

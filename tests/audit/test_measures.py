@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -47,7 +48,9 @@ def test_an_empty_sketch():
 
 
 @given(
-    st.lists(st.one_of(st.floats(0, 1e-6), st.floats(1e-6, 1e9), st.integers(0, 100).map(float)), min_size=1, max_size=80),
+    st.lists(
+        st.one_of(st.floats(0, 1e-6), st.floats(1e-6, 1e9), st.integers(0, 100).map(float)), min_size=1, max_size=80
+    ),
     st.floats(0, 100),
 )
 def test_a_percentile_is_within_the_error_of_the_one_by_nearest_rank(values, percent):
@@ -106,7 +109,7 @@ def test_nothing_is_lost_when_slots_become_wider(seconds):
 
 def test_each_width_is_a_multiple_of_the_one_before():
     widths = Series._WIDTHS
-    assert all(wider % width == 0 for width, wider in zip(widths, widths[1:], strict=False))
+    assert all(wider % width == 0 for width, wider in pairwise(widths))
 
 
 # --- measures ---------------------------------------------------------------------------------------------------------
@@ -139,8 +142,18 @@ def test_waits_and_runs_by_hand():
     counted = {name: getattr(found.total, name) for name in COUNTS}
     assert counted == {
         **dict.fromkeys(COUNTS, 0),
-        **{"added": 3, "claimed": 6, "extended": 1, "done": 1, "failed": 1, "cancelled": 1, "retried": 1},
-        **{"released": 1, "lapsed": 1, "restarted": 1, "updated": 1, "deleted": 1},
+        "added": 3,
+        "claimed": 6,
+        "extended": 1,
+        "done": 1,
+        "failed": 1,
+        "cancelled": 1,
+        "retried": 1,
+        "released": 1,
+        "lapsed": 1,
+        "restarted": 1,
+        "updated": 1,
+        "deleted": 1,
     }
     assert (found.total.waited.total, found.total.waited.count) == (2 + 1 + 5 + 3 + 0 + 7, 6)
     assert (found.total.ran.total, found.total.ran.count) == (3 + 4 + 7 + 1 + 2 + 1, 6)
@@ -186,7 +199,9 @@ def test_the_sum_of_the_groups_is_the_total(tmp_path):
         for name in COUNTS:
             assert sum(getattr(group, name) for group in found.groups.values()) == getattr(found.total, name)
         for name in ("waited", "ran"):
-            assert sum(getattr(group, name).count for group in found.groups.values()) == getattr(found.total, name).count
+            assert (
+                sum(getattr(group, name).count for group in found.groups.values()) == getattr(found.total, name).count
+            )
         assert found.total.waited.count == found.total.claimed > 0
 
 
@@ -209,7 +224,9 @@ def test_a_record_that_cannot_follow():
 def test_what_is_kept_is_what_lives(tmp_path):
     counter = Counter()
     for number in range(500):
-        for record in records((number, added(f"{number}")), claimed(f"{number}", number), (number, e.TicketDone(f"{number}"))):
+        for record in records(
+            (number, added(f"{number}")), claimed(f"{number}", number), (number, e.TicketDone(f"{number}"))
+        ):
             counter.add(record)
     assert not counter._tickets
     assert not counter._waiting

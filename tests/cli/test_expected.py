@@ -108,7 +108,9 @@ def test_the_scenario_has_every_event(kharon, tmp_path):
     import scenario  # noqa: PLC0415 - beside this file
 
     scenario.build(tmp_path / "trimmed", trimmed=True)
-    seen = {fields["event"] for queue in ("queue", tmp_path / "trimmed") for fields in kharon("tail", queue, "--after", "0", "--json").objects}
+    seen = {
+        fields["event"]
+        for queue in ("queue", tmp_path / "trimmed")
+        for fields in kharon("tail", queue, "--after", "0", "--json").objects
+    }
     assert seen == set(EVENTS)
-
-

@@ -41,7 +41,7 @@ def test_ls(kharon, queue_of_a_night):
     [
         (["--status", "failed"], lambda t: t.status == "failed"),
         (["--status", "pending"], lambda t: t.status == "pending"),
-        (["--status", "ready"], lambda t: t.id in {"newsletter"}),
+        (["--status", "ready"], lambda t: t.id == "newsletter"),
         (["--type", "invoice"], lambda t: t.type == "invoice"),
         (["--tube", "images"], lambda t: t.tube == "images"),
         (["--group", "order-1042"], lambda t: t.group == "order-1042"),
@@ -134,7 +134,9 @@ def test_as_of_an_instant(kharon, queue_of_a_night):
 def test_diff(kharon, queue_of_a_night):
     told = k.diff(queue_of_a_night, 200, 436)
     objects = kharon("diff", "queue", 200, 436, "--json").objects
-    ids = {name: [found["id"] for found in objects if found["change"] == name] for name in ("added", "removed", "changed")}
+    ids = {
+        name: [found["id"] for found in objects if found["change"] == name] for name in ("added", "removed", "changed")
+    }
     assert ids["added"] == [ticket.id for ticket in told.added]
     assert ids["removed"] == [ticket.id for ticket in told.removed]
     assert ids["changed"] == [change.id for change in told.changed]

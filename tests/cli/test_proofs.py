@@ -121,7 +121,7 @@ def test_what_is_no_anchor(run, copy, tmp_path, text):
 
 
 def test_a_log_that_was_rewritten_as_a_whole_is_whole_but_for_the_anchor(run, copy, tmp_path):
-    """What nothing inside of the log can show: someone with all of it in his hands wrote it anew, without one record."""
+    """What nothing inside of the log can show: who has all of it wrote it anew, without one ticket."""
     kept = tmp_path / "kept"
     kept.write_text(run("anchor", "queue").out)
     records = list(k.read(copy))
@@ -130,7 +130,7 @@ def test_a_log_that_was_rewritten_as_a_whole_is_whole_but_for_the_anchor(run, co
     chain = Chain()
     lines = [chain.header(scenario.LOG_ID, scenario.EVENING)]
     for record in records:
-        if "invoice-1042" not in (getattr(record.event, "id", ""),):
+        if getattr(record.event, "id", "") != "invoice-1042":
             lines += chain.commit([record.event], record.at, record.by, chain.seq)
     (copy / "log" / f"{1:020}.jsonl").write_bytes(b"".join(lines))
     assert run("verify", "queue").code == 0
@@ -179,7 +179,9 @@ def test_what_is_exported_can_be_asked(run, copy, tmp_path):
     to = tmp_path / "audit.sqlite"
     assert run("export", "queue", "--to", to).code == 0
     database = sqlite3.connect(to)
-    (count,) = database.execute("SELECT count(*) FROM records WHERE event = 'TicketFailed' AND error_reason LIKE 'Conn%'").fetchone()
+    (count,) = database.execute(
+        "SELECT count(*) FROM records WHERE event = 'TicketFailed' AND error_reason LIKE 'Conn%'"
+    ).fetchone()
     database.close()
     assert count == len(run("tail", "queue", "--after", 0, "--event", "failed", "--json").objects) - 4
 

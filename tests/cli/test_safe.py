@@ -29,7 +29,7 @@ NASTY = {
     "markup": "[bold red]x[/] [link=http://example.org]y[/link] :boom: {task} %s {0}",
     "html": "<script>alert(1)</script> &amp; <!-- -->",
     "sql": "'; DROP TABLE records; -- \" OR 1=1",
-    "formula": '=cmd|\' /C calc\'!A0',
+    "formula": "=cmd|' /C calc'!A0",
     "wide": "日本語のテキスト👩‍👩‍👧 Ｆｕｌｌ e\u0301\u0301\u0301",
 }
 
@@ -63,7 +63,11 @@ def test_what_is_shown(text, shown):
 def test_only_what_can_be_seen_is_left(text):
     shown = safe(text)
     assert shown.isprintable()
-    assert not [char for char in shown if unicodedata.bidirectional(char) in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}]
+    assert not [
+        char
+        for char in shown
+        if unicodedata.bidirectional(char) in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    ]
     shown.encode()
     assert safe(shown) == shown
     if text.isascii() and text.isprintable():
@@ -99,11 +103,19 @@ def nasty_queue(tmp_path_factory):
         put("clock", e.TicketLapsed(text, later(9), text))
         put(text, e.TicketFailed(text, text))
         put(text, e.TicketUpdated(text, e.Changes(group=None, payload_json=payload)))
-        put(text, e.TicketAdded(text + " 2", text, payload, text, 512, later(0), text), e.TicketClaimed(text + " 2", 1, later(60), text))
+        put(
+            text,
+            e.TicketAdded(text + " 2", text, payload, text, 512, later(0), text),
+            e.TicketClaimed(text + " 2", 1, later(60), text),
+        )
         put(text, e.TicketDone(text + " 2", keep=True, result_json=payload))
         put(text, e.TicketAdded(text + " 3", text, payload, text, 512, later(0), text))
         put(text, e.TicketCancelled(text + " 3", keep=True, error_reason=text))
-        put(text, e.TicketAdded(text + " 4", text, payload, text, 512, later(0), text), e.TicketClaimed(text + " 4", 1, later(60), text))
+        put(
+            text,
+            e.TicketAdded(text + " 4", text, payload, text, 512, later(0), text),
+            e.TicketClaimed(text + " 4", 1, later(60), text),
+        )
         put(text, e.TailCut(text, 1, 2, text), e.LogRepaired(text, 1, 2, text, 3))
         put(text, e.TicketAdded(text + " 5", text, payload, text, 512, later(0), text))
         put(text, e.TicketDeleted(text + " 5"))
@@ -114,7 +126,11 @@ def nasty_queue(tmp_path_factory):
 def commands_about(queue, text):
     yield from (["show", queue, text], ["history", queue, text], ["why", queue, text], ["show", queue, text + " 2"])
     yield from (["history", queue, text + " 3"], ["why", queue, text + " 4"], ["show", queue, text + " 5"])
-    yield from (["show", queue, text + " nobody"], ["tail", queue, "--id", text], ["tail", queue, "--by", text, "-n", "99"])
+    yield from (
+        ["show", queue, text + " nobody"],
+        ["tail", queue, "--id", text],
+        ["tail", queue, "--by", text, "-n", "99"],
+    )
     yield from (["ls", queue, "--type", text], ["ls", queue, "--tube", text], ["ls", queue, "--group", text])
     yield from (["ls", queue, "--status", text], ["tail", queue, "--event", text], ["stats", queue, "--by", text])
     yield from (["as-of", queue, text], ["diff", queue, "1", text], ["stats", queue, "--since", text])
@@ -177,7 +193,12 @@ def test_json_is_ascii_and_exact(run, nasty_queue):
 
 def test_lone_surrogates(run, nasty_queue):
     """Not in a log of ours, but in an argument that is no UTF-8, and in the name of a file."""
-    for command in (["show", nasty_queue, "\udcff"], ["history", nasty_queue, "\udcff"], ["ls", "\udcff"], ["ls", nasty_queue, "--type", "\udcff"]):
+    for command in (
+        ["show", nasty_queue, "\udcff"],
+        ["history", nasty_queue, "\udcff"],
+        ["ls", "\udcff"],
+        ["ls", nasty_queue, "--type", "\udcff"],
+    ):
         for more in ([], ["--json"]):
             ran = run(*command, *more)
             assert "mistake of Kharon's" not in ran.err

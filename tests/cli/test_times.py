@@ -26,13 +26,24 @@ def zone(request, monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("0", 0), ("2.5", 2.5), ("90s", 90), ("1.5m", 90), ("2h", 7200), ("1h30m", 5400), ("3d", 259_200), ("1w", 604_800)],
+    [
+        ("0", 0),
+        ("2.5", 2.5),
+        ("90s", 90),
+        ("1.5m", 90),
+        ("2h", 7200),
+        ("1h30m", 5400),
+        ("3d", 259_200),
+        ("1w", 604_800),
+    ],
 )
 def test_a_duration(text, seconds):
     assert times.seconds(text, "--x") == seconds
 
 
-@pytest.mark.parametrize("text", ["", "soon", "-1", "-2h", "2 h", "h", "1y", "nan", "inf", "1e3", "2h!", "١", "200w1000000d"])
+@pytest.mark.parametrize(
+    "text", ["", "soon", "-1", "-2h", "2 h", "h", "1y", "nan", "inf", "1e3", "2h!", "١", "200w1000000d"]
+)
 def test_no_duration(text):
     with pytest.raises(Usage, match="^--x: "):
         times.seconds(text, "--x")
@@ -55,7 +66,9 @@ def test_an_instant(text, at):
     assert (found, found.tzinfo) == (at, UTC)
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "12:00", "2026-13-01T00:00Z", "2", "0001-01-01T00:00+23:00", "9000w", "-2h"])
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "12:00", "2026-13-01T00:00Z", "2", "0001-01-01T00:00+23:00", "9000w", "-2h"]
+)
 def test_no_instant(text):
     with pytest.raises(Usage, match="^--x: "):
         times.instant(text, "--x", NOW)
