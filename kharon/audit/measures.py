@@ -11,8 +11,10 @@ Masson, Rim and Lee, "DDSketch: A Fast and Fully-Mergeable Quantile Sketch with 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from typing import Final, Literal, TypeAlias
 
 import attrs
@@ -79,10 +81,8 @@ class Sketch:
         rank = max(1, math.ceil(percent / 100 * self.count)) - self._zeros
         if rank <= 0:
             return 0.0
-        for bucket in sorted(self._buckets):
-            rank -= self._buckets[bucket]
-            if rank <= 0:
-                break
+        buckets = sorted(self._buckets)
+        bucket = buckets[bisect_left(list(accumulate(map(self._buckets.__getitem__, buckets))), rank)]
         return min(2 * _GAMMA**bucket / (_GAMMA + 1), self.longest)
 
 

@@ -84,22 +84,26 @@ class Output:
         """Write one line of cells without anything between them."""
         self._out.write("".join(self._shown(safe(cell), cell) for cell in cells).rstrip() + "\n")
 
-    def table(self, heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> None:
+    def table(
+        self, heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = (), cut: bool = True
+    ) -> None:
         """Write rows under heads, columns aligned; nothing at all if there is no row.
 
         Args:
             heads: of the columns.
             rows: of as many cells each.
             right: the numbers of the columns that are aligned to the right.
-
-        On a terminal the last column ends at its edge, with an ellipsis; elsewhere nothing is cut.
+            cut: whether the last column ends at a terminal's edge, with an ellipsis; elsewhere nothing is ever cut.
         """
-        self.growing(heads, right=right)(rows)
+        self.growing(heads, right=right, cut=cut)(rows)
 
-    def growing(self, heads: Sequence[str], *, right: Iterable[int] = ()) -> Callable[[Iterable[Sequence[str]]], None]:
+    def growing(
+        self, heads: Sequence[str], *, right: Iterable[int] = (), cut: bool = True
+    ) -> Callable[[Iterable[Sequence[str]]], None]:
         """Return what writes a table piece by piece: the columns become wider where they must, and never narrower."""
         widths = [0] * len(heads)
         flush = frozenset(right)
+        edge = self.width if cut else None
         headed = not any(heads)
 
         def write(rows: Iterable[Sequence[str]]) -> None:
@@ -113,18 +117,20 @@ class Output:
             for column in range(len(heads)):
                 widths[column] = max(widths[column], *(row[column][1] for row in cells), 0)  # the 0: max wants two
             for row in cells:
-                self._row(row, widths, flush)
+                self._row(row, widths, flush, edge)
 
         return write
 
-    def _row(self, row: Sequence[tuple[str, int, str]], widths: Sequence[int], right: frozenset[int]) -> None:
+    def _row(
+        self, row: Sequence[tuple[str, int, str]], widths: Sequence[int], right: frozenset[int], edge: int | None
+    ) -> None:
         parts = []
         used = 0
         for column, (text, width, cell) in enumerate(row):
             gap = " " * (widths[column] - width)
             last = column == len(row) - 1
-            if last and self.width is not None and used + width > self.width:
-                text = _cropped(text, self.width - used)  # noqa: PLW2901 - what is shown of it
+            if last and edge is not None and used + width > edge:
+                text = _cropped(text, edge - used)  # noqa: PLW2901 - what is shown of it
                 gap = ""
             shown = self._shown(text, cell)
             parts.append(gap + shown if column in right else shown + gap)

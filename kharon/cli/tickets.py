@@ -163,7 +163,7 @@ def shown(out: Output, queue: Path, id: str, now: datetime) -> None:
         out.object(ticket_fields(ticket, now))
         return
     lines = list(_lines(ticket, now))
-    out.table(("", ""), [(Styled(name, "bold"), value) for name, value in lines])
+    out.table(("", ""), [(Styled(name, "bold"), value) for name, value in lines], cut=False)
 
 
 def _lines(ticket: Ticket, now: datetime) -> Iterator[tuple[str, str]]:
@@ -250,7 +250,7 @@ def explained(out: Output, queue: Path, id: str, now: datetime, known: dict[str,
             value = ", ".join(value) or None
         if value is not None:
             rows.append((Styled(label, "bold"), str(value)))
-    out.table(("", ""), rows)
+    out.table(("", ""), rows, cut=False)
 
 
 # --- two states -------------------------------------------------------------------------------------------------------

@@ -3,47 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import json
 import time
-from pathlib import Path
 
-import attrs
 import pytest
 import scenario
+from running import Ran, Stream
 
 from kharon.cli import main
-
-
-@attrs.frozen
-class Ran:
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def objects(self):
-        """Its output as JSON, which must be ASCII."""
-        assert self.out.isascii()
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-class Stream(io.TextIOWrapper):
-    """A stream like the process's: bytes underneath; a terminal if told so."""
-
-    def __init__(self, *, terminal=False, encoding="utf-8"):
-        self.bytes = io.BytesIO()
-        self.terminal = terminal
-        super().__init__(self.bytes, encoding=encoding, newline="\n")
-
-    def isatty(self):
-        return self.terminal
-
-    def text(self):
-        self.flush()
-        return self.bytes.getvalue().decode(self.encoding)
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +52,3 @@ def kharon(run, queue_of_a_night, monkeypatch):
     """`kharon("ls", "queue")` runs a command where the scenario's queue is called `queue`."""
     monkeypatch.chdir(queue_of_a_night.parent)
     return run
-
-
-EXPECTED = Path(__file__).parent / "expected"

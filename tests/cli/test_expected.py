@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import shlex
+from pathlib import Path
 
 import pytest
-from conftest import EXPECTED
 
 from kharon.model.events import EVENTS
 
+EXPECTED = Path(__file__).parent / "expected"
 COMMANDS = {
     "help": "--help",
     "ls": "ls queue",

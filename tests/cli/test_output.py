@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Stream
+from running import Stream
 
 from kharon.cli import main
 from kharon.cli.output import Bar, Output, Styled
@@ -53,6 +53,15 @@ def test_only_a_terminal_cuts(monkeypatch):
     assert written(("1", "2", "x" * 14), terminal=True) == ["a     text", f"1  2  {'x' * 14}"]
     assert written(("1" * 30, "2", long), terminal=True)[1] == f"{'1' * 30}  2"
     assert len(written(("1", "2", "日" * 7), terminal=True)[1]) == 13
+
+
+def test_one_ticket_is_shown_whole(kharon, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    for command in ("show", "why"):
+        assert (
+            kharon(command, "queue", "invoice-1042", terminal=True).out == kharon(command, "queue", "invoice-1042").out
+        )
+    assert "…" in kharon("ls", "queue", terminal=True).out
 
 
 @pytest.mark.parametrize(
