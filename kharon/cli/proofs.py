@@ -43,10 +43,7 @@ def verified(out: Output, queue: Path, anchor_file: Path | None) -> None:
         ("", ""),
         [
             ("records", f"{report.records:,} ({which}) in {report.segments} segment{'s' * (report.segments != 1)}"),
-            (
-                "bytes",
-                f"{report.bytes:,} verified" + (f", {report.unfinished:,} unfinished" if report.unfinished else ""),
-            ),
+            *([("unfinished", f"{report.unfinished:,} bytes of a last commit")] if report.unfinished else []),
             ("last hash", report.hash),
             ("anchor", _told_anchor(kept)),
         ],

@@ -8,6 +8,7 @@ To write the kept outputs anew, after a change that is meant, and then read the 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -88,6 +89,7 @@ def test_a_command_prints_what_it_printed(kharon, name):
         said += f"--- stderr\n{ran.err}"
     if ran.code:
         said += f"--- exit code {ran.code}\n"
+    said = re.sub(r'"bytes":\d+', '"bytes":0', said)  # how well a segment is compressed is zstd's affair
     path = EXPECTED / f"{name}.txt"
     if os.environ.get("KHARON_WRITE_EXPECTED"):
         path.write_text(said, encoding="utf-8")
