@@ -1,8 +1,9 @@
 """The command `kharon`: a queue's directory, looked at from a shell. `main` is its entry.
 
 It needs the extra `kharon[cli]` (Typer, Rich). Nothing here takes a queue's lock, writes more in it than the index of
-`history`, or minds an application that writes it at the same time. What a queue is asked is in `kharon.audit`; here are arguments, tables and exit codes.
-Whatever is not needed to print a help text is imported when it is: `kharon --help` must not wait for Trio.
+`history`, or minds an application that writes it at the same time. What a queue is asked is in `kharon.audit`; here are
+arguments, tables and exit codes. Whatever is not needed to print a help text is imported when it is: `kharon --help`
+must not wait for Trio.
 """
 
 from __future__ import annotations

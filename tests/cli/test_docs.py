@@ -37,8 +37,11 @@ def shell(tmp_path):
     (where / "tests").symlink_to(PROJECT / "tests")
     environment = {
         **{name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")},
-        **{"PYTHONPATH": str(PROJECT), "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "COLUMNS": "80"},
-        **{"TZ": "UTC", "KHARON_NOW": "2026-03-11T08:00Z"},
+        "PYTHONPATH": str(PROJECT),
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "COLUMNS": "80",
+        "TZ": "UTC",
+        "KHARON_NOW": "2026-03-11T08:00Z",
     }
 
     def run(*command):
@@ -67,11 +70,8 @@ def run_line(shell, line):
 
 def run_console(shell, text):
     """A console's block with the outputs that its commands have now."""
-    said = []
-    for line in text.splitlines():
-        if line.startswith("$ "):
-            said.append(line + "\n" + run_line(shell, line[2:]))
-    return "".join(said)
+    lines = [line for line in text.splitlines() if line.startswith("$ ")]
+    return "".join(f"{line}\n{run_line(shell, line[2:])}" for line in lines)
 
 
 def checked(path, text):

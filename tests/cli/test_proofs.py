@@ -155,7 +155,7 @@ def test_an_unfinished_commit_is_said(run, copy):
     path.write_bytes(path.read_bytes()[:-1])
     ran = run("verify", "queue")
     assert ran.code == 0
-    assert " unfinished" in ran.out
+    assert "\nunfinished  " in ran.out
 
 
 # --- export -----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 Says "ready" once it runs. Its segments are small, so that they are sealed, compressed and snapshotted all the time.
 """
 
+import os
 import sys
 
 import trio
@@ -44,7 +45,7 @@ async def main():
         await nursery.start(kh.run, router)
         nursery.start_soon(add, kh)
         await kh.add(kharon.Ticket("kept", "nobody's", tube="bulk"))
-        print("ready", flush=True)
+        os.write(1, b"ready\n")
         stdin = trio.lowlevel.FdStream(0)
         while await stdin.receive_some():
             pass
