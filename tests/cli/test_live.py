@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 import kharon as k
+from kharon.log.directory import DirectoryLog
+from kharon.model.events import LogClosed
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parents[1]
@@ -112,6 +115,18 @@ def test_following(live, start):
     out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (130, b"")
     assert out == b"" or out.endswith(b"\n")
+
+
+def test_following_a_queue_that_falls_silent(tmp_path, start):
+    """What no later line vouches for is given too: a person who looks wants to see it now."""
+    log = DirectoryLog(tmp_path / "queue")
+    list(log.open(datetime.now(UTC)))
+    process = start("tail", tmp_path / "queue", "-f", "--after", 0, "--json")
+    for seq in (1, 2, 3):
+        log.append([LogClosed()], datetime.now(UTC), "clock")
+        log.write()
+        assert json.loads(process.stdout.readline())["seq"] == seq
+    log.abandon()
 
 
 def test_following_what_is_wanted(live, start):

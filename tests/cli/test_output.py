@@ -46,7 +46,7 @@ def test_a_table_that_grows():
 def test_only_a_terminal_cuts(monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     monkeypatch.setenv("NO_COLOR", "1")
-    long = "x" * 50
+    long = "x" * 500
     assert written(("1", "2", long)) == ["a     text", f"1  2  {long}"]
     assert written(("1", "2", long), terminal=True) == ["a     text", f"1  2  {'x' * 13}…"]
     assert written(("1", "2", "日本語" * 9), terminal=True) == ["a     text", "1  2  日本語日本語…"]
