@@ -109,8 +109,8 @@ def _read(files: Files, directory: Path, segment: Finished, id: str, told: _Told
 def search_tail(file: BinaryIO, path: str, id: str) -> list[Record]:
     """Return the records about a ticket in the last segment, oldest first, by whole commits only.
 
-    The chain is verified, but only what is about the ticket, and the rest of its commits, is decoded: measured 2 µs a
-    line, a third of what `read_segment` takes.
+    The chain is verified, but only what is about the ticket, and the rest of its commits, is decoded: measured 2.9 µs
+    a line, where `read_segment` takes 5.2.
 
     Args:
         file: the segment, opened for reading at its beginning.

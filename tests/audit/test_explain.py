@@ -143,6 +143,14 @@ def test_it_changes_nothing_and_does_not_need_to_be_promoted():
             projection.check()
 
 
+def test_what_was_promoted_further_than_now_is_not_due_yet():
+    """The clock was set back: a ticket that goes first when it is due is not ahead of one that is due already."""
+    projection = projection_of(added("t"), added("first", 20, nice=1))
+    projection.promote(moment(30))
+    assert kharon.explain(projection, "t", moment(10)).reasons == (Reason.NEXT,)
+    assert kharon.explain(projection, "t", moment(20)).ahead == 1
+
+
 def test_now_must_have_a_timezone():
     with pytest.raises(InvalidTicket, match="now"):
         kharon.explain(Projection(), "t", datetime(2026, 1, 1))  # noqa: DTZ001 - naive, and refused

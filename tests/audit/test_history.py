@@ -591,6 +591,13 @@ def test_a_slice_of_a_live_reader_is_short(where):
         slices += 1
     assert slices == -(-(places - 1) // 8)
     reader.close()
+    indexes_of(where)[3].unlink()
+    reader = IndexedReader(files, where, log._places, 0, "nobody")
+    files.read_from.clear()
+    while reader.seq < log._places[-1].first - 1:
+        assert reader.read(256, log._places[-1].first - 1) == []
+    assert files.read_from.count("index") == places - 1, "behind the one that is missing, the others are used"
+    reader.close()
     log.abandon()
 
 

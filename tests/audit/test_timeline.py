@@ -140,6 +140,28 @@ def test_a_ticket_added_again_while_it_runs():
     assert [attempt.outcome for attempt in life.attempts] == [Outcome.RETRIED, Outcome.ACKED]
 
 
+@pytest.mark.parametrize(
+    ("changes", "phase"),
+    [(e.Changes(runat=moment(60)), "delayed"), (e.Changes(nice=1), "backing off")],
+)
+def test_a_runat_that_somebody_sets_is_no_backing_off(changes, phase):
+    found = kharon.timeline(
+        records_of(
+            (0, added()),
+            (1, claimed(1), "worker-1"),
+            (2, e.TicketRetried("t", moment(50), "busy"), "worker-1"),
+            (5, e.TicketUpdated("t", changes), "ann"),
+        ),
+        moment(9),
+    )
+    assert [row[:2] for row in rows(found) if len(row) == 3] == [
+        ("ready", 1),
+        ("running", 1),
+        ("backing off", 3),
+        (phase, 4),
+    ]
+
+
 def test_a_ticket_added_again_after_its_removal_lives_again():
     found = kharon.timeline(records_of((0, added()), (4, e.TicketDeleted("t")), (9, added(9))), moment(11))
     assert [(life.begin, life.end, life.removed) for life in found.lives] == [
