@@ -8,11 +8,13 @@ names the thing, the place and the remedy. This module holds no logic.
 from __future__ import annotations
 
 __all__ = [
+    "AnchorMissing",
     "Closed",
     "CommitOutcomeUnknown",
     "CorruptLog",
     "FinalizerInGroup",
     "HandlerNotFound",
+    "InvalidAnchor",
     "InvalidSettings",
     "InvalidTicket",
     "InvalidTransition",
@@ -39,6 +41,10 @@ class InvalidTicket(KharonError, ValueError):
 
 class InvalidSettings(KharonError, ValueError):
     """A setting has a value that it cannot have. The message names the setting."""
+
+
+class InvalidAnchor(KharonError, ValueError):
+    """This text is no anchor."""
 
 
 class TicketNotFound(KharonError, LookupError):
@@ -91,6 +97,10 @@ class CorruptLog(KharonError):
         self.line = line
         self.byte = byte
         self.why = why
+
+
+class AnchorMissing(CorruptLog):
+    """The log does not contain the record that an anchor names: it is another log, or was rewritten, cut or trimmed."""
 
 
 class LogReplaced(KharonError):

@@ -5,6 +5,7 @@
     log/<first seq, 20 digits>.jsonl.zst   a sealed segment that was compressed
     archive/, or where ARCHIVE points   sealed segments that were moved out of the way
     quarantine/                         bytes that recovery, or the user's repair, cut off
+    index/                              where records about a ticket stand: a cache (`index`)
     reserve                             room on the disk for settling when there is no other
 
 `DirectoryLog` takes the lock, recovers, appends, writes, syncs and begins new segments. When to write and sync is the
@@ -28,9 +29,11 @@ from typing import BinaryIO, Final, NamedTuple, TypeVar
 from kharon.errors import Closed, CorruptLog, KharonError, QueueLocked, StorageFull
 from kharon.log.files import OS_FILES, File, Files, Lock, naming
 from kharon.log.guard import check_disk, check_owner
+from kharon.log.index import INDEX
+from kharon.log.indexed import IndexedReader
 from kharon.log.moves import ARCHIVE, Archives, Moved, archives, finish_moves, places_of, segments, tidy_moves
 from kharon.log.packed import PACKED, open_segment
-from kharon.log.protocol import Rotation, Step
+from kharon.log.protocol import LogReader, Rotation, Step
 from kharon.log.record import Chain, Record, Seal, check_line, open_record, relink, seal_line
 from kharon.log.reserve import NO_ROOM, RESERVE, Reserve
 from kharon.log.segment import Broken, Ended, LiveReader, Place, Reading, first_of, segment_name, stem_of
@@ -44,7 +47,7 @@ _logger = logging.getLogger("kharon")
 __all__ = ["DEFAULT_SEGMENT_BYTES", "DirectoryLog", "segments"]
 
 DEFAULT_SEGMENT_BYTES: Final = 8 << 20
-_KNOWN: Final = frozenset({ARCHIVE, "LOCK", "archive", "log", "quarantine", "snapshots", RESERVE})
+_KNOWN: Final = frozenset({ARCHIVE, "LOCK", "archive", INDEX, "log", "quarantine", "snapshots", RESERVE})
 _CLOCK: Final = "clock"
 _TEMPORARY: Final = ".tmp"
 
@@ -683,9 +686,11 @@ class DirectoryLog:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def reader(self, after: int = 0, id: str | None = None) -> LiveReader:
+    def reader(self, after: int = 0, id: str | None = None) -> LogReader:
         """Return a reader of all segments. It begins at the segment that holds the record behind `after`."""
-        return LiveReader(self._files, self._places, after, id)
+        if id is None:
+            return LiveReader(self._files, self._places, after, id)
+        return IndexedReader(self._files, self._where, self._places, after, id)
 
     # --- retention ----------------------------------------------------------------------------------------------------
 

@@ -471,7 +471,8 @@ class Kharon:
 
         A removed ticket keeps its history. A ":memory:" queue's begins at `first_record`.
 
-        Cost: O(bytes of the log), in slices between which other tasks run.
+        Cost: three small reads for each segment of a directory that is finished and has its index, which the process
+        that takes snapshots writes; O(bytes) of all others; in slices between which other tasks run.
         """
         records: Records = []
         await trio.lowlevel.checkpoint()

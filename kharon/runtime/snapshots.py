@@ -23,6 +23,7 @@ from kharon.store.waiting import wait_out
 __all__ = ["Snapshots"]
 
 _logger = logging.getLogger("kharon")
+_NO_INDEX = 2  # what `main` returns
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from kharon.log.snapshot import main; sys.exit(main(lifeline=0))"
 
 
@@ -107,7 +108,8 @@ class Snapshots:
             os.close(ours)
         if status:
             why = said.decode("utf-8", "replace").strip().splitlines()
-            _logger.warning("no snapshot of %s: %s", self._directory, why[-1] if why else status)
+            lacking = "index" if status == _NO_INDEX else "snapshot"
+            _logger.warning("no %s of %s: %s", lacking, self._directory, why[-1] if why else status)
         elif self._trims:
             self._trimmable = int((told.split() or [b"0"])[-1])
 

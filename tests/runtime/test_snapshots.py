@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -82,6 +83,21 @@ async def test_the_process_is_looked_after_by_system_tasks_alone(tmp_path, monke
         system = [task for nursery in nurseries for task in nursery.child_tasks if "Snapshots" in task.name]
         assert len(system) == 1
         assert system[0].child_nurseries == []
+
+
+async def test_the_process_writes_the_index_too(tmp_path, caplog):
+    where = tmp_path / "queue"
+    async with kharon.open(where, SMALL) as kh:
+        await kh.add_many([kharon.Ticket(f"t{number}", "x") for number in range(100)])
+        await until(lambda: (where / "index").is_dir() and list((where / "index").glob("*.idx")))
+        assert [record.event.id for record in await kh.history("t1")] == ["t1"]
+    assert caplog.text == ""
+    shutil.rmtree(where / "index")
+    (where / "index").write_text("in the way")
+    async with kharon.open(where, SMALL) as kh:
+        await kh.add_many([kharon.Ticket(f"u{number}", "x") for number in range(100)])
+        await until(lambda: "no index of" in caplog.text)
+    assert "no snapshot of" not in caplog.text
 
 
 async def test_closing_ends_the_process_that_takes_one(tmp_path, monkeypatch):
