@@ -5,70 +5,21 @@
         await kh.run(router)
 
 Everything public is named here. The events are in `kharon.model.events`, tools for tests in `kharon.testing`.
+
+They are imported when the first of them is asked for (`kharon._face`).
 """
 
 from __future__ import annotations
 
-from kharon.audit import (
-    Anchor,
-    Attempt,
-    Diff,
-    Explanation,
-    Life,
-    Outcome,
-    Phase,
-    Reason,
-    Report,
-    Span,
-    Step,
-    TicketChange,
-    Timeline,
-    Totals,
-    Who,
-    anchor,
-    diff,
-    explain,
-    history,
-    read,
-    replay,
-    timeline,
-    verify,
-)
-from kharon.errors import (
-    AnchorMissing,
-    Closed,
-    CommitOutcomeUnknown,
-    CorruptLog,
-    FinalizerInGroup,
-    HandlerNotFound,
-    InvalidAnchor,
-    InvalidSettings,
-    InvalidTicket,
-    InvalidTransition,
-    KharonError,
-    LeaseLost,
-    QueueLocked,
-    StorageFull,
-    TicketExists,
-    TicketNotFound,
-    UnknownFormat,
-)
-from kharon.log.protocol import EventLog, LogReader
-from kharon.log.record import Record
-from kharon.log.repair import Cut, Repair, repair
-from kharon.model.delays import BackoffDelay, FixedDelay
-from kharon.model.projection import Projection
-from kharon.model.ticket import Status, Ticket
-from kharon.runtime.kharon import Kharon, RecordStream
-from kharon.runtime.kharon import open_queue as open  # noqa: A004 - kharon.open is the name
-from kharon.runtime.router import Router
-from kharon.runtime.stats import Counts, Histogram, Stats
-from kharon.settings import Settings
-from kharon.store.protocol import Clock
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kharon._face import *  # noqa: F403 - each of them is in `__all__`
 
 __version__ = "0.1.0"
 
-__all__ = [
+__all__ = [  # noqa: F405 - see above
     "Anchor",
     "AnchorMissing",
     "Attempt",
@@ -84,6 +35,7 @@ __all__ = [
     "Explanation",
     "FinalizerInGroup",
     "FixedDelay",
+    "Follower",
     "HandlerNotFound",
     "Histogram",
     "InvalidAnchor",
@@ -95,6 +47,7 @@ __all__ = [
     "LeaseLost",
     "Life",
     "LogReader",
+    "LogReplaced",
     "Outcome",
     "Phase",
     "Projection",
@@ -122,6 +75,7 @@ __all__ = [
     "anchor",
     "diff",
     "explain",
+    "follow",
     "history",
     "open",
     "read",
@@ -130,3 +84,18 @@ __all__ = [
     "timeline",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    face = import_module("kharon._face")  # not `from kharon import …`, which asks for the attribute first
+    globals().update({public: getattr(face, public) for public in __all__})
+    try:
+        return globals()[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

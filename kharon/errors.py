@@ -103,6 +103,10 @@ class AnchorMissing(CorruptLog):
     """The log does not contain the record that an anchor names: it is another log, or was rewritten, cut or trimmed."""
 
 
+class LogReplaced(KharonError):
+    """The log is not the one that was being followed: another one, or the same without records that it had."""
+
+
 class UnknownFormat(KharonError):
     """The log is whole, but a later version of Kharon wrote something in it that this one does not know."""
 

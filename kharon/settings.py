@@ -51,6 +51,27 @@ def _min_poll_interval(value: float | timedelta) -> float:
     return _seconds("min_poll_interval", value)
 
 
+def _compress_after(value: float | timedelta | None) -> float | None:
+    return None if value is None else _seconds("compress_after", value)
+
+
+def _archive_after(value: float | timedelta | None) -> float | None:
+    return None if value is None else _seconds("archive_after", value)
+
+
+def _trim_after(value: float | timedelta | None) -> float | None:
+    return None if value is None else _seconds("trim_after", value)
+
+
+def _count_or_none(settings: Settings, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None:
+        _count(settings, attribute, value)
+
+
+def _path(value: Any) -> Any:
+    return value.__fspath__() if hasattr(value, "__fspath__") else value
+
+
 def _tubes(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         raise InvalidSettings(f"Settings.tubes: {value!r} is one name; give a tuple of names: ({value!r},)")
@@ -86,6 +107,14 @@ class Settings:
             settle takes about 300 bytes, one with a result that much more. 0: none; then settling stops with the rest.
         allow_network_filesystem: whether a queue may be on NFS, SMB and the like. Only for a mount whose locks and
             syncs hold for all machines that have it.
+        compress_after, archive_after, trim_after: how old the last record of a finished file of the log may become
+            before the file is compressed (which needs `kharon[zstd]`), moved to the archive, removed for good. None:
+            any age. What is needed to rebuild the state is never removed, even if the newest snapshot went bad: so the
+            history is about twice `snapshot_bytes` at least.
+        compress_beyond_bytes, archive_beyond_bytes, trim_beyond_bytes: the same by size: done to the oldest files that
+            make the whole history, as it lies on the disk, larger than this. None: any size.
+        archive_directory: where the archive is, a directory that exists: str or Path; None: `archive` in the queue's
+            directory. Queues may share one: each has a directory of its own in it, named for its log's id.
         memory_records: how many of its newest records a ":memory:" queue keeps for `history` and `records`.
 
     Raises:
@@ -108,6 +137,13 @@ class Settings:
     snapshot_bytes: int | None = attrs.field(default=32 << 20)
     reserve_bytes: int = attrs.field(default=4 << 20)
     allow_network_filesystem: bool = attrs.field(default=False, validator=_flag)
+    compress_after: float | None = attrs.field(default=None, converter=_compress_after)
+    compress_beyond_bytes: int | None = attrs.field(default=None, validator=_count_or_none)
+    archive_after: float | None = attrs.field(default=None, converter=_archive_after)
+    archive_beyond_bytes: int | None = attrs.field(default=None, validator=_count_or_none)
+    trim_after: float | None = attrs.field(default=None, converter=_trim_after)
+    trim_beyond_bytes: int | None = attrs.field(default=None)
+    archive_directory: str | None = attrs.field(default=None, converter=_path)
     memory_records: int = attrs.field(default=100_000, validator=_count)
 
     @backoff.validator
@@ -146,6 +182,26 @@ class Settings:
     def _check_reserve_bytes(self, attribute: attrs.Attribute[Any], value: object) -> None:
         if value != 0 or isinstance(value, bool):
             _count(self, attribute, value)
+
+    @trim_after.validator
+    @trim_beyond_bytes.validator
+    def _check_trim(self, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value is not None and self.snapshot_bytes is None:
+            raise InvalidSettings(
+                f"Settings.{attribute.name}: nothing is trimmed that no snapshot holds, and snapshot_bytes is None: "
+                f"give it a number"
+            )
+        if attribute.name == "trim_beyond_bytes":
+            _count_or_none(self, attribute, value)
+
+    @archive_directory.validator
+    def _check_archive_directory(self, _attribute: object, value: object) -> None:
+        if value is None:
+            return
+        if not isinstance(value, str) or not value.isprintable() or not value:
+            raise InvalidSettings(
+                f"Settings.archive_directory: {value!r} is no path of a directory: a str or a Path, of printable text"
+            )
 
     @fsync.validator
     def _check_fsync(self, _attribute: object, value: object) -> None:

@@ -298,6 +298,7 @@ def test_the_report_of_an_open_log(where, log):
     assert audit.verify(str(where)) == audit.Report(
         path=where,
         log=data[data.index(b'"log":"') + 7 :][:32].decode(),
+        follows="0" * 64,
         first=1,
         last=5,
         records=5,

@@ -27,6 +27,8 @@ DEFAULTS = {
 
 COUNTS = [0, -1, 1.0, "4", True, None]
 DURATIONS = [0, -1, math.nan, math.inf, 10**12, "5", None, True, timedelta(0)]
+AGES = ("compress_after", "archive_after", "trim_after")
+SIZES = ("compress_beyond_bytes", "archive_beyond_bytes", "trim_beyond_bytes")
 
 BAD = [
     *(("workers", bad) for bad in COUNTS),
@@ -40,6 +42,9 @@ BAD = [
     *(("process_time", bad) for bad in DURATIONS),
     *(("max_poll_interval", bad) for bad in DURATIONS),
     *(("min_poll_interval", bad) for bad in DURATIONS),
+    *((name, bad) for name in AGES for bad in DURATIONS if bad is not None),
+    *((name, bad) for name in SIZES for bad in COUNTS if bad is not None),
+    *(("archive_directory", bad) for bad in ("", 5, b"archive", "a\0b", "a\nb")),
     *(("expiration", bad) for bad in (0, 1, None, "yes")),
     *(("backoff", bad) for bad in (5, None, timedelta(1), BackoffDelay)),
     *(("on_return", bad) for bad in ("ACK", "cancel", None, True)),
@@ -87,6 +92,13 @@ def test_settings_are_frozen():
 def test_durations_may_be_timedeltas():
     settings = Settings(process_time=timedelta(minutes=2), max_poll_interval=timedelta(seconds=1), min_poll_interval=1)
     assert (settings.process_time, settings.max_poll_interval, settings.min_poll_interval) == (120.0, 1.0, 1.0)
+
+
+def test_by_default_everything_is_kept_as_it_is():
+    settings = Settings()
+    assert [getattr(settings, name) for name in (*AGES, *SIZES, "archive_directory")] == [None] * 7
+    settings = Settings(trim_after=timedelta(days=1), trim_beyond_bytes=5, archive_directory="old")
+    assert (settings.trim_after, settings.trim_beyond_bytes, settings.archive_directory) == (86400.0, 5, "old")
 
 
 def test_the_shortest_poll_is_not_longer_than_the_longest():

@@ -9,6 +9,7 @@ from kharon.audit.diffs import Diff, TicketChange, diff
 from kharon.audit.explanations import Explanation, Reason, explain
 from kharon.audit.histories import Progress, history
 from kharon.audit.reading import Report, anchor, read, replay, verify
+from kharon.audit.tailing import Follower, follow
 from kharon.audit.timelines import Attempt, Life, Outcome, Phase, Span, Step, Timeline, Totals, Who, timeline
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Attempt",
     "Diff",
     "Explanation",
+    "Follower",
     "Life",
     "Outcome",
     "Phase",
@@ -31,6 +33,7 @@ __all__ = [
     "anchor",
     "diff",
     "explain",
+    "follow",
     "history",
     "read",
     "replay",

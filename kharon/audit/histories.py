@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, Final, TypeAlias
 
 from kharon.audit.reading import check_path, open_still, read
 from kharon.errors import InvalidTicket
@@ -23,6 +23,8 @@ from kharon.log.segment import Broken, is_about, judge, needle
 from kharon.model.limits import MAX_LINE_BYTES
 
 __all__ = ["Progress", "history"]
+
+_LOOKS: Final = 20
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with how many bytes of those segments that have no index were read, and how many there are in all."""
@@ -60,6 +62,14 @@ def history(
         return [record for record in read(path) if is_about(record, id)]
     directory = Path(path)
     check_path(directory)
+    for _ in range(_LOOKS - 1):
+        # A segment that is gone was compressed, archived or trimmed since it was listed: it is listed where it is now.
+        with contextlib.suppress(FileNotFoundError):
+            return _search(directory, id, progress)
+    return _search(directory, id, progress)
+
+
+def _search(directory: Path, id: str, progress: Progress | None) -> list[Record]:
     paths = segments(directory)
     known = list(finished(OS_FILES, paths))
     found = [find_indexed(OS_FILES, directory, segment, id) for segment in known]

@@ -20,11 +20,15 @@ from typing import TYPE_CHECKING, BinaryIO
 import attrs
 
 from kharon.audit.anchors import Anchor
+from kharon.audit.watching import tell
 from kharon.errors import AnchorMissing, InvalidTicket, KharonError
 from kharon.log.directory import segments
+from kharon.log.files import OS_FILES
 from kharon.log.index import read_header
+from kharon.log.packed import PACKED, open_segment
 from kharon.log.record import Chain, Record
-from kharon.log.segment import Reading
+from kharon.log.segment import Reading, first_of
+from kharon.log.snapshot import usable
 from kharon.model.limits import check_instant
 from kharon.model.projection import Projection
 
@@ -41,11 +45,13 @@ class Report:
     Attributes:
         path: the queue's directory.
         log: the log's id, 32 hex digits.
-        first: the seq of the first record, or of the one to come if there is none.
+        first: the seq of the first record, or of the one to come if there is none. If it is more than 1, what was
+            before was trimmed, and the chain is verified from this record on.
+        follows: the hash that the first record's segment follows: 64 zeros, or that of the last record trimmed.
         last: the seq of the last record; `first` - 1 if there is none.
         records: how many there are.
         segments: how many files they are in.
-        bytes: how many bytes were verified, headers included.
+        bytes: how many bytes of files were verified, headers included.
         hash: of the last record, or of the header if there is none; 64 hex digits. Kept elsewhere together with `last`,
             it is the anchor that shows later whether whole lines were dropped from the end.
         unfinished: how many bytes of an unfinished last commit, or of an unfinished seal, stand behind what was
@@ -56,6 +62,7 @@ class Report:
     path: Path
     log: str
     first: int
+    follows: str
     last: int
     records: int
     segments: int
@@ -89,6 +96,8 @@ def read(path: str | os.PathLike[str], after: int = 0) -> Iterator[Record]:
 def replay(path: str | os.PathLike[str], until: int | datetime | None = None) -> Projection:
     """Fold a queue's log, or the beginning of it, to the projection that it was then.
 
+    If the beginning was trimmed, a snapshot stands for it: the oldest that is usable, so that most is folded anew.
+
     Args:
         path: the queue's directory; it may be open in any process.
         until: None: the whole log. A seq: the records up to it, itself included; one that the log has not reached means
@@ -99,7 +108,8 @@ def replay(path: str | os.PathLike[str], until: int | datetime | None = None) ->
         CorruptLog: the log is damaged before `until`, otherwise than by an unfinished last commit.
         UnknownFormat: a later version of Kharon wrote it.
         InvalidTicket: `until` is none of these, or a datetime without a timezone.
-        KharonError: there is no queue at `path`, or a record cannot follow from those before it.
+        KharonError: there is no queue at `path`, or a record cannot follow from those before it; or the history that is
+            left begins behind `until`, or behind every usable snapshot.
         OSError: it cannot be read.
 
     Cost: O(bytes of the log up to `until`) + O(n log n) for the n tickets that are left.
@@ -110,15 +120,44 @@ def replay(path: str | os.PathLike[str], until: int | datetime | None = None) ->
     seq = until if isinstance(until, int) else None
 
     def wanted(records: Iterator[Record]) -> Iterator[Record]:
+        expected = projection.seq + 1
         for record in records:
+            if record.seq < expected:  # the snapshot holds it; it is verified all the same
+                continue
+            if record.seq > expected:
+                raise KharonError(f"{path}: record {expected} was trimmed just now: replay it again")
+            expected += 1
             if (seq is not None and record.seq > seq) or (instant is not None and record.at > instant):
                 return
             yield record
             if record.seq == seq:
                 return  # what is behind it, even if damaged, does not matter
 
-    with contextlib.closing(_Pass(path).reading.records()) as records:
-        return Projection().fold(wanted(records))
+    audit = _Pass(path)
+    projection = _start(Path(path), seq, instant)
+    with contextlib.closing(audit.reading.records()) as records:
+        return projection.fold(wanted(records))
+
+
+def _start(path: Path, seq: int | None, instant: datetime | None) -> Projection:
+    """Return what to begin a replay with: no tickets, or, if the log's beginning was trimmed, those of a snapshot."""
+    projection = Projection()
+    there = segments(path)
+    first = first_of(there[0])
+    if first == 1:
+        return projection
+    found = None
+    for snapshot in usable(OS_FILES, path, there):
+        if (seq is None or snapshot.seq <= seq) and (instant is None or snapshot.at <= instant):
+            found = snapshot
+    if found is None:
+        when = "" if seq is None and instant is None else f" at {seq if instant is None else instant} or before"
+        raise KharonError(
+            f"{path}: the history begins at record {first}; what was before has been trimmed, and no usable snapshot "
+            f"stands{when} to begin with"
+        )
+    projection.load(found.tickets, found.seq, found.at)
+    return projection
 
 
 def verify(path: str | os.PathLike[str], anchor: Anchor | None = None) -> Report:
@@ -150,12 +189,13 @@ def verify(path: str | os.PathLike[str], anchor: Anchor | None = None) -> Report
         anchored.check(reading)
     broken, before = reading.broken, reading.before
     unfinished = 0 if broken is None else audit.sizes[broken.path] - broken.commit_byte
-    if before is not None:
+    if before is not None and before.path.suffix != PACKED:  # compressed, it is whole, or it was refused
         unfinished += audit.sizes[str(before.path)] - before.whole
     return Report(
         path=Path(path),
         log=reading.log or "",
         first=reading.places[0].first,
+        follows=reading.follows,
         last=reading.chain.seq,
         records=count,
         segments=len(reading.places),
@@ -254,7 +294,7 @@ class _Pass:
         directory = Path(path)
         check_path(directory)
         self.sizes: dict[str, int] = {}
-        self.reading = Reading(lambda: segments(directory), self._open, chain, log)
+        self.reading = Reading(lambda: segments(directory), lambda path: open_segment(self._open, path), chain, log)
 
     def _open(self, path: Path) -> BinaryIO:
         file, self.sizes[str(path)] = open_still(path)
@@ -296,4 +336,6 @@ class _Still(io.FileIO):
 
     def readinto(self, buffer: Buffer, /) -> int:
         with memoryview(buffer) as view:
-            return super().readinto(view[: max(0, self.size - self.tell())])
+            count = super().readinto(view[: max(0, self.size - self.tell())])
+        tell(count)
+        return count

@@ -2,6 +2,8 @@
 
     LOCK                                held with flock while the queue is open; never unlinked
     log/<first seq, 20 digits>.jsonl    segments; the last one is the tail, which grows
+    log/<first seq, 20 digits>.jsonl.zst   a sealed segment that was compressed
+    archive/, or where ARCHIVE points   sealed segments that were moved out of the way
     quarantine/                         bytes that recovery, or the user's repair, cut off
     index/                              where records about a ticket stand: a cache (`index`)
     reserve                             room on the disk for settling when there is no other
@@ -20,6 +22,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
@@ -28,10 +31,12 @@ from kharon.log.files import OS_FILES, File, Files, Lock
 from kharon.log.guard import check_disk, check_owner
 from kharon.log.index import INDEX
 from kharon.log.indexed import IndexedReader
+from kharon.log.moves import ARCHIVE, Moved, finish_moves, segments, unreachable
+from kharon.log.packed import PACKED, open_segment
 from kharon.log.protocol import LogReader
 from kharon.log.record import Chain, Record, Seal, check_line, open_record, seal_line
 from kharon.log.reserve import NO_ROOM, RESERVE, Reserve
-from kharon.log.segment import Broken, Ended, LiveReader, Place, Reading, segment_name
+from kharon.log.segment import Broken, Ended, LiveReader, Place, Reading, first_of, segment_name, stem_of
 from kharon.log.snapshot import Snapshot, has_snapshots, newest
 from kharon.model.ending import grows
 from kharon.model.events import Event, LogClosed, TailCut
@@ -42,19 +47,9 @@ _logger = logging.getLogger("kharon")
 __all__ = ["DEFAULT_SEGMENT_BYTES", "DirectoryLog", "segments"]
 
 DEFAULT_SEGMENT_BYTES: Final = 8 << 20
-_KNOWN: Final = frozenset({"LOCK", INDEX, "log", "quarantine", "snapshots", RESERVE})
+_KNOWN: Final = frozenset({ARCHIVE, "LOCK", "archive", INDEX, "log", "quarantine", "snapshots", RESERVE})
 _CLOCK: Final = "clock"
 _TEMPORARY: Final = ".tmp"
-
-
-def segments(directory: Path, files: Files = OS_FILES) -> list[Path]:
-    """Return the segments under a queue's directory, oldest first.
-
-    Raises:
-        OSError: they cannot be listed.
-    """
-    folder = directory / "log"
-    return [folder / name for name in files.list(folder) if name.endswith(".jsonl")]
 
 
 class _Unsealed(NamedTuple):
@@ -146,10 +141,13 @@ class DirectoryLog:
             self._prepare()
         self._files.sync_directory(self._where)
         found = segments(self._where, self._files)
-        if found:
-            yield from self._read_and_recover(found, snapshot, now)
-        else:
+        if not found:
             self._create(now, made=self._made)
+        elif snapshot is None and first_of(found[0]) != 1:
+            why = f"the log begins at record {first_of(found[0])}, and no snapshot was loaded of what came before it"
+            raise CorruptLog(str(found[0]), 1, 0, why)
+        else:
+            yield from self._read_and_recover(found, snapshot, now)
         self._use_tail(self._open_tail(), self._open_tail().size())
         self._mark_written()
         self.durable = self.written
@@ -158,17 +156,20 @@ class DirectoryLog:
 
     def _read_and_recover(self, found: list[Path], snapshot: Snapshot | None, now: datetime) -> Iterator[Record]:
         if snapshot is None:
-            reading = Reading(self._list, self._files.read)
+            reading = Reading(self._list, self._read)
         else:
             chain = Chain(snapshot.seq, snapshot.hash, snapshot.at)
-            reading = Reading(self._list, self._files.read, chain, snapshot.log)
+            reading = Reading(self._list, self._read, chain, snapshot.log)
             self._snapshot = None  # its tickets are the caller's now
-        yield from reading.records()
+        moves = []
+        for record in reading.records():
+            if isinstance(record.event, Moved):
+                moves.append(record.event)
+            yield record
         self._chain, self._log_id = reading.chain, reading.log or ""
-        self._places = [Place(int(path.stem), path) for path in found]
-        for place in reading.places[:-1]:
-            with self._files.read(place.path) as file:
-                self.unsaved += file.seek(0, os.SEEK_END)
+        self._places = [Place(first_of(path), path) for path in found]
+        self._check_tail()
+        self.unsaved = reading.finished
         self._closed_cleanly = reading.closed and reading.broken is None
         self._tidy()
         if reading.bare and reading.before is not None:
@@ -177,6 +178,17 @@ class DirectoryLog:
             self._trust_tail()
         else:
             yield from self._recover(reading.broken, now)
+        finish_moves(self._files, self._where, moves, {stem_of(place.path) for place in reading.places})
+        self._places = [Place(first_of(path), path) for path in self._list()]
+        for path in unreachable(self._where, self._files):
+            _logger.warning("%s: its archive %s cannot be reached; what lies there is not read", self._where, path)
+
+    def _check_tail(self) -> None:
+        """Check that the last segment is where one can be written."""
+        path = self._tail_path
+        if path.parent != self._where / "log":
+            why = "it is the last segment, and in an archive, where only sealed ones belong; put it back into log/"
+            raise CorruptLog(str(path), 0, 0, why)
 
     def load_snapshot(self) -> Snapshot | None:
         """Lock the directory, and return the newest snapshot that is usable, if there is one.
@@ -192,19 +204,26 @@ class DirectoryLog:
         self._prepare()
         found = segments(self._where, self._files)
         self._snapshot = newest(self._files, self._where, found)
-        if self._snapshot is None and found and found[0].name != segment_name(1):
-            why = f"the log begins at record {int(found[0].stem)}, and no snapshot of what came before it is usable"
+        if self._snapshot is None and found and first_of(found[0]) != 1:
+            why = f"the log begins at record {first_of(found[0])}, and no snapshot of what came before it is usable"
             raise CorruptLog(str(found[0]), 1, 0, why)
         return self._snapshot
 
     def _prepare(self) -> None:
         self._made = self._make_directory()
         self._take_lock()
-        if not segments(self._where, self._files) and has_snapshots(self._files, self._where):
-            raise CorruptLog(str(self._where / "log"), 0, 0, "there are snapshots of it, and no segments")
+        if not self._list():
+            there = "there are snapshots of it" if has_snapshots(self._files, self._where) else None
+            if there is None and self._files.kind(self._where / ARCHIVE) is not None:
+                there = "some of it was archived"
+            if there is not None:
+                raise CorruptLog(str(self._where / "log"), 0, 0, f"{there}, and no segments")
 
     def _list(self) -> list[Path]:
         return segments(self._where, self._files)
+
+    def _read(self, path: Path) -> BinaryIO:
+        return open_segment(self._files.read, path)
 
     @property
     def _tail_path(self) -> Path:
@@ -267,7 +286,7 @@ class DirectoryLog:
         """
         folder = self._where / "log"
         for name in self._files.list(folder):
-            if name.endswith(".jsonl" + _TEMPORARY):
+            if name.endswith((".jsonl" + _TEMPORARY, ".jsonl" + PACKED + _TEMPORARY)):
                 self._files.unlink(folder / name)
         self._files.sync_directory(folder)
 
@@ -312,7 +331,7 @@ class DirectoryLog:
         aside = self._where / "quarantine"
         if self._files.kind(aside) is None:
             self._files.make_directory(aside)
-        stem = f"{path.stem}-{start}"
+        stem = f"{stem_of(path)}-{start}" + (PACKED if path.suffix == PACKED else "")
         name, count = stem, 0
         while self._files.kind(aside / name) is not None:  # an earlier recovery's: nothing kept aside is overwritten
             count += 1
@@ -561,13 +580,58 @@ class DirectoryLog:
             raise OSError(errno.EBADF, "the log is not open", str(self._where))
         return self._tail
 
-    # --- reading and closing ------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     def reader(self, after: int = 0, id: str | None = None) -> LogReader:
         """Return a reader of all segments. It begins at the segment that holds the record behind `after`."""
         if id is None:
             return LiveReader(self._files, self._places, after, id)
         return IndexedReader(self._files, self._where, self._places, after, id)
+
+    # --- retention ----------------------------------------------------------------------------------------------------
+
+    @property
+    def files(self) -> Files:
+        """The file system."""
+        return self._files
+
+    @property
+    def log_id(self) -> str:
+        """The log's id, 32 hex digits."""
+        return self._log_id
+
+    @property
+    def tail_first(self) -> int:
+        """The seq at which the last segment begins."""
+        return self._places[-1].first
+
+    @property
+    def tail_bytes(self) -> int:
+        """How large the last segment is."""
+        return self._size
+
+    def finished(self) -> list[tuple[Place, Place]]:
+        """Return where each sealed segment is, oldest first, with the one behind it. O(segments).
+
+        May be called from another thread while this one begins a segment.
+        """
+        places = list(self._places)  # first: what it shows without its seal is not shown as sealed below
+        if self._unsealed is not None:
+            places.pop()
+        return list(pairwise(places))
+
+    def moved(self, first: int, path: Path) -> None:
+        """Take note that a sealed segment is at `path` from now on. O(segments)."""
+        index = [place.first for place in self._places].index(first)
+        self._places[index] = Place(first, path)
+
+    def trimmed(self, first: int) -> None:
+        """Take note that the first segment, which begins at `first`, is being removed. O(segments)."""
+        assert self._places[0].first == first, "segments are trimmed from the oldest on"
+        assert len(self._places) > 1, "the tail is never trimmed"
+        del self._places[0]
+
+    # --- closing ------------------------------------------------------------------------------------------------------
 
     def close(self, now: datetime) -> None:
         """Write and sync what is left, record that the log was closed, and unlock. O(1) if nothing is left.

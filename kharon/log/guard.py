@@ -25,7 +25,7 @@ from kharon.log.files import Files, Look
 
 __all__ = ["check_disk", "check_owner"]
 
-_OURS: Final = ("LOCK", "index", "log", "quarantine", "snapshots", "reserve")
+_OURS: Final = ("LOCK", "index", "log", "quarantine", "snapshots", "reserve", "ARCHIVE", "archive")
 _OTHERS_WRITE: Final = 0o022
 _NETWORK: Final = frozenset(
     {

@@ -37,6 +37,7 @@ from msgspec import UNSET, UnsetType
 
 from kharon.errors import CorruptLog
 from kharon.log.files import OS_FILES, Files
+from kharon.log.packed import open_segment
 from kharon.log.record import BadLine, Header, Record, check_line, open_header, open_record
 from kharon.log.segment import is_about
 from kharon.model.limits import MAX_LINE_BYTES
@@ -141,7 +142,7 @@ def _finished(path: Path, header: Header, after: Path, following: Header) -> Fin
 
 
 def _header(files: Files, path: Path) -> Header:
-    with files.read(path) as file:
+    with open_segment(files.read, path) as file:
         return read_header(file, str(path))
 
 
@@ -256,7 +257,7 @@ def records_at(files: Files, segment: Finished, places: Sequence[int], id: str) 
         OSError: the segment cannot be read.
     """
     records = []
-    with files.read(segment.path) as file:
+    with open_segment(files.read, segment.path) as file:
         for byte in places:
             before, line = _two_lines(file, byte)
             record = open_record(line, check_line(line, before[9:73].decode("ascii", "replace")))
@@ -296,7 +297,7 @@ def build(files: Files, segment: Finished, progress: Callable[[int], None] = lam
     """
     entries: list[tuple[int, int]] = []
     seq = segment.first - 1
-    with files.read(segment.path) as file:
+    with open_segment(files.read, segment.path) as file:
         line = file.readline(MAX_LINE_BYTES + 1)
         byte, told = len(line), 0
         try:

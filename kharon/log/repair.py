@@ -5,13 +5,19 @@ up to its last whole commit in front of the damage. What stands behind cannot be
 line is bound to all lines before it. All bytes that are cut are kept in `quarantine/`, and `LogRepaired` records say
 so. A seal that is damaged, and nothing else, is written anew and costs no record.
 
-The tail is written first and what stands behind it is moved last, so that after a crash in between the log is still
+The tail is written first and what stands behind it is removed last, so that after a crash in between the log is still
 refused as damaged, and repair can be called again. A log without damage, unfinished commit included, is left alone:
 opening sees to that.
+
+What is kept of a damaged segment that was compressed or archived is written to `log/` as it was before; a compressed
+file is kept aside whole. Of a log whose beginning was trimmed the rest is worth nothing without a snapshot, so if none
+is usable with what would be kept, nothing is done. And if no record that is kept says that it was trimmed, one is
+written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -23,9 +29,12 @@ import attrs
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, Files
+from kharon.log.moves import path_in, places_of
+from kharon.log.packed import PACKED, open_segment
 from kharon.log.record import BadLine, Chain, Header, Record, Seal, check_line, open_record, seal_line
-from kharon.log.segment import Broken, Reading, read_segment, segment_name
-from kharon.model.events import LogRepaired, TicketAdded, TicketEvent
+from kharon.log.segment import Broken, Reading, first_of, read_segment, segment_name, stem_of, trusted_start
+from kharon.log.snapshot import Snapshot, usable
+from kharon.model.events import Event, LogRepaired, SegmentTrimmed, TicketAdded, TicketEvent
 from kharon.model.limits import MAX_LINE_BYTES, check_name
 from kharon.model.projection import Projection
 
@@ -37,10 +46,10 @@ class Cut:
     """Bytes that a repair takes out of a log.
 
     Attributes:
-        file: the file, under the queue's directory: "log/….jsonl".
-        byte: where they begin; 0: the whole file.
+        file: the file, under the queue's directory: "log/….jsonl"; if it is in an archive elsewhere, its path.
+        byte: where they begin; 0: the whole file, as always of a compressed one.
         length: how many there are, to the end of the file.
-        records: how many records can be read in them. Those are lost, with whatever cannot be read.
+        records: how many records can be read in them that are not kept. Those are lost, with whatever cannot be read.
         kept_as: where they are kept, under the queue's directory; None as long as nothing has been done.
     """
 
@@ -65,6 +74,8 @@ class Repair:
         gone: how many of those tickets would not be there at all, since they were added behind `last`.
         cuts: the bytes that are cut.
         seals: the files whose seal is written anew.
+        missing: the first and the last seq in front of the log's beginning, if no record that is kept says that they
+            were trimmed: one is written that says so. None: the log begins with record 1, or such a record is kept.
         done: whether it has been done.
     """
 
@@ -77,6 +88,7 @@ class Repair:
     gone: int = 0
     cuts: tuple[Cut, ...] = ()
     seals: tuple[str, ...] = ()
+    missing: tuple[int, int] | None = None
     done: bool = False
 
 
@@ -97,7 +109,8 @@ def repair(
     Raises:
         QueueLocked: the queue is open.
         UnknownFormat: a later version of Kharon wrote it. That is no damage.
-        CorruptLog: not even the beginning is whole, so there is nothing to keep: restore it from a copy.
+        CorruptLog: not even the beginning is whole, so there is nothing to keep; or it was trimmed, and no usable
+            snapshot would stand for it: restore the log from a copy.
         InvalidTicket: `actor` is no name.
         KharonError: there is no queue at `path`, or its directory should not be trusted.
         OSError: it cannot be read or written.
@@ -111,7 +124,7 @@ def repair(
     log = DirectoryLog(where, files=files, allow_network_filesystem=True)  # who has a log there has said so before
     try:
         log._prepare()
-        reading = Reading(lambda: segments(where, files), files.read)
+        reading = Reading(lambda: segments(where, files), lambda path: open_segment(files.read, path))
         try:
             for _record in reading.records():
                 pass
@@ -130,7 +143,6 @@ class _Part:
 
     path: Path
     whole: int
-    size: int
     hash: str
     seq: int
     header: str
@@ -148,37 +160,87 @@ class _Look:
         self.parts: list[_Part] = []
         self.rest: list[Path] = []
         self.projection = Projection()
+        self.begins = 1
+        self.trimmed: SegmentTrimmed | None = None  # what a record that is kept should say of the log's beginning
         paths = segments(where, files)
+        if stem_of(paths[0]) != _stem(1) and not self._begin_behind(paths[0]):
+            paths = []
         for index, path in enumerate(paths):
             if not self._walk(path):
                 self.rest = paths[len(self.parts) :]
                 break
             following = paths[index + 1] if index + 1 < len(paths) else None
-            if self._torn and (following is None or following.name != segment_name(self.chain.seq + 1)):
+            if self._torn and (following is None or stem_of(following) != _stem(self.chain.seq + 1)):
                 self.rest = paths[index + 1 :]
                 break
+
+    def _begin_behind(self, path: Path) -> bool:
+        """Begin where the log does since its beginning was trimmed; return whether its first segment says where."""
+        try:
+            with open_segment(self.files.read, path) as file:
+                self.chain = trusted_start(file, path)
+        except CorruptLog:
+            return False
+        self.begins = self.chain.seq + 1
+        self.trimmed = SegmentTrimmed(f"log/{segment_name(1)}", 1, self.chain.seq, self.chain.hash)
+        return True
 
     def _walk(self, path: Path) -> bool:
         """Read a segment; return whether its header belongs here. `_torn`: what follows is not whole up to its end."""
         self._torn = False
-        with self.files.read(path) as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
+        with open_segment(self.files.read, path) as file:
             try:
-                self.projection.fold(self._items(path, file, size))
+                if self.begins == 1:
+                    self.projection.fold(self._items(path, file))
+                else:  # with a snapshot, once it is known how far the log is whole: `_load`
+                    for record in self._items(path, file):
+                        self._confirm(record)
             except CorruptLog:
                 return False
             except Broken:
                 self._torn = True
         return True
 
-    def _items(self, path: Path, file: BinaryIO, size: int) -> Iterator[Record]:
+    def _confirm(self, record: Record) -> None:
+        event, trimmed = record.event, self.trimmed
+        if trimmed is not None and type(event) is SegmentTrimmed and event.last == trimmed.last:
+            if event.hash != trimmed.hash:
+                why = "which is not what its header says; what is right cannot be known: restore the log from a copy"
+                raise KharonError(f"{self.where}: record {record.seq} says that the log follows {event.hash}, {why}")
+            self.trimmed = None
+
+    def _load(self, corrupt: CorruptLog) -> None:
+        """Find out the state at the end of what is kept of a log whose beginning was trimmed.
+
+        Raises:
+            CorruptLog: there is no snapshot for it.
+        """
+        snapshot = next(usable(self.files, self.where, [part.path for part in self.parts]), None)
+        if snapshot is None:
+            more = (
+                f"; the history begins at record {self.begins}, and no usable snapshot stands at {self.chain.seq} or "
+                f"before, so what could be kept could not be opened: restore the log from a copy"
+            )
+            raise CorruptLog(corrupt.file, corrupt.line, corrupt.byte, corrupt.why + more)
+        self.projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+        self.projection.fold(self._behind(snapshot))
+
+    def _behind(self, snapshot: Snapshot) -> Iterator[Record]:
+        chain = Chain(snapshot.seq, snapshot.hash, snapshot.at)
+        for part in self.parts:
+            if first_of(part.path) > snapshot.seq:
+                with open_segment(self.files.read, part.path) as file, contextlib.suppress(Broken, CorruptLog):
+                    for item in read_segment(file, str(part.path), chain, self.log):
+                        if isinstance(item, Record):
+                            yield item
+
+    def _items(self, path: Path, file: BinaryIO) -> Iterator[Record]:
         part: _Part | None = None
         for item in read_segment(file, str(path), self.chain, self.log):
             if isinstance(item, Header):
                 self._check_header(path, item)
                 self.log = item.log
-                part = _Part(path, file.tell(), size, item.hash, item.first - 1, item.hash)
+                part = _Part(path, file.tell(), item.hash, item.first - 1, item.hash)
                 self.parts.append(part)
                 continue
             assert part is not None  # a segment begins with its header
@@ -192,7 +254,7 @@ class _Look:
 
     def _check_header(self, path: Path, header: Header) -> None:
         seal = self.parts[-1].seal if self.parts else None
-        if path.name != segment_name(header.first) or (seal is not None and seal.next != header.hash):
+        if stem_of(path) != _stem(header.first) or (seal is not None and seal.next != header.hash):
             raise CorruptLog(str(path), 1, 0, "it is not the segment that comes next")
 
     def plan(self, corrupt: CorruptLog) -> Repair:
@@ -204,18 +266,20 @@ class _Look:
         if not self.parts:
             more = "; nothing in front of it is whole, so nothing could be kept: restore the log from a copy"
             raise CorruptLog(corrupt.file, corrupt.line, corrupt.byte, corrupt.why + more)
-        tail = self.parts[-1]
-        places = [(part.path, part.whole, part.size) for part in self.unsealed()]
-        places.append((tail.path, tail.whole, tail.size))
-        for path in self.rest:
-            with self.files.read(path) as file:
-                places.append((path, 0, file.seek(0, os.SEEK_END)))
+        if self.begins != 1:
+            self._load(corrupt)
+        places = [(part.path, part.whole) for part in (*self.unsealed(), self.parts[-1])]
+        places += [(path, 0) for path in self.rest]
         cuts, lost = [], list[Record]()
-        for path, byte, size in places:
+        for path, whole in places:
+            byte = 0 if path.suffix == PACKED else whole
+            with self.files.read(path) as file:
+                size = file.seek(0, os.SEEK_END)
             if size > byte:
-                found = list(_readable(self.files, path, byte))
+                found = list(_readable(self.files, path, whole))
                 lost += found
-                cuts.append(Cut(file=f"log/{path.name}", byte=byte, length=size - byte, records=len(found)))
+                file_name = path_in(self.where, path)
+                cuts.append(Cut(file=file_name, byte=byte, length=size - byte, records=len(found)))
         first = self.chain.seq + 1
         known = [seq for record in lost for seq in (record.seq, record.durable) if seq >= first]
         events = [record.event for record in lost if isinstance(record.event, TicketEvent)]
@@ -229,7 +293,8 @@ class _Look:
             tickets=len({event.id for event in events}),
             gone=len(gone),
             cuts=tuple(cuts),
-            seals=tuple(f"log/{part.path.name}" for part in self.unsealed()),
+            seals=tuple(path_in(self.where, part.path) for part in self.unsealed()),
+            missing=None if self.trimmed is None else (1, self.trimmed.last),
         )
 
     def unsealed(self) -> list[_Part]:
@@ -237,9 +302,13 @@ class _Look:
         return [part for part in self.parts[:-1] if part.seal is None]
 
 
+def _stem(first: int) -> str:
+    return stem_of(Path(segment_name(first)))
+
+
 def _readable(files: Files, path: Path, byte: int) -> Iterator[Record]:
-    """Give the records in the lines from `byte` on that their own crc vouches for."""
-    with files.read(path) as file:
+    """Give the records in the lines from `byte` on that their own crc vouches for, as far as it can be unpacked."""
+    with open_segment(files.read, path) as file, contextlib.suppress(CorruptLog):
         file.seek(byte)
         while line := file.readline(MAX_LINE_BYTES + 1):
             try:
@@ -268,18 +337,36 @@ class _Work:
         for part, following in zip(look.parts, look.parts[1:], strict=False):
             if part.seal is None:
                 self._write(part, seal_line(part.hash, Seal(part.seq, following.header)))
-        events = [LogRepaired(cut.file, cut.byte, cut.length, cut.kept_as or "", cut.records) for cut in cuts]
+        events: list[Event] = [
+            LogRepaired(cut.file, cut.byte, cut.length, cut.kept_as or "", cut.records) for cut in cuts
+        ]
         if not events:  # a seal that was missing without a trace: the record names where it is now
-            events = [LogRepaired(file, 0, 0, "", 0) for file in plan.seals]
+            events += [LogRepaired(file, 0, 0, "", 0) for file in plan.seals]
+        if look.trimmed is not None:
+            events.append(look.trimmed)
         tail = look.parts[-1]
         chain = Chain(tail.seq, tail.hash, look.chain.at)  # the walk's own may stand behind a header that is cut
         lines = chain.commit(events, datetime.now(UTC), self._actor, tail.seq)
         self._write(tail, b"".join(lines))
-        for path in reversed(look.rest):
-            files.unlink(path)
-        files.sync_directory(look.where / "log")
+        self._remove_rest()
         return attrs.evolve(plan, cuts=tuple(cuts), done=True)
 
     def _write(self, part: _Part, more: bytes) -> None:
-        with self._files.read(part.path) as old:
-            self._log._write_new(part.path, old, part.whole, more).close()
+        path = self._look.where / "log" / segment_name(first_of(part.path))
+        with open_segment(self._files.read, part.path) as old:
+            self._log._write_new(path, old, part.whole, more).close()
+
+    def _remove_rest(self) -> None:
+        """Remove what is not kept, and what is kept elsewhere now, wherever it is."""
+        look, files = self._look, self._files
+        rest = {stem_of(path) for path in look.rest}
+        kept = {look.where / "log" / segment_name(first_of(part.path)) for part in look.parts if self._is_moved(part)}
+        tails = {stem_of(path) for path in kept}
+        for stem, paths in sorted(places_of(look.where, files).items(), reverse=True):
+            if stem in rest or stem in tails:
+                for path in set(paths) - kept:
+                    files.unlink(path)
+                    files.sync_directory(path.parent)
+
+    def _is_moved(self, part: _Part) -> bool:
+        return part is self._look.parts[-1] or part.seal is None

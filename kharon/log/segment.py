@@ -16,8 +16,9 @@ from typing import BinaryIO, Final, NamedTuple
 
 import msgspec
 
-from kharon.errors import CorruptLog
+from kharon.errors import CorruptLog, KharonError
 from kharon.log.files import Files
+from kharon.log.packed import PACKED, open_segment
 from kharon.log.record import (
     GENESIS,
     BadLine,
@@ -32,7 +33,7 @@ from kharon.log.record import (
     open_seal,
     seal_line,
 )
-from kharon.model.events import LogClosed
+from kharon.model.events import LogClosed, SegmentTrimmed
 from kharon.model.limits import MAX_LINE_BYTES, ascii_json
 
 __all__ = [
@@ -41,14 +42,21 @@ __all__ = [
     "LiveReader",
     "Place",
     "Reading",
+    "first_of",
     "is_about",
+    "is_segment",
     "is_vouched",
     "judge",
     "needle",
+    "read_records",
     "read_segment",
     "segment_name",
+    "stem_of",
+    "trusted_start",
 ]
 
+_SUFFIX: Final = ".jsonl"
+_STEM: Final = re.compile(r"[0-9]{20}")
 _HEADER_LINES: Final = 1
 _READ_BYTES: Final = 256 << 10  # a reader's slice, so that it stays short with records of a megabyte: about 1 ms
 _BEGINNINGS: Final = re.compile(rb'\{"hash":"')
@@ -102,8 +110,23 @@ def read_segment(file: BinaryIO, path: str, chain: Chain, log: str | None) -> It
         raise CorruptLog(path, 1, 0, str(bad)) from None
     chain.hash = header.hash
     yield header
-    byte = commit_byte = len(line)
-    number = _HEADER_LINES
+    yield from read_records(file, path, chain, len(line), _HEADER_LINES)
+
+
+def read_records(file: BinaryIO, path: str, chain: Chain, byte: int, number: int) -> Iterator[Record | Seal]:
+    """Give the records and the seal of a segment from a place on, moving `chain` along, as `read_segment` does.
+
+    Args:
+        file: the segment, standing at the end of a whole commit or of the header.
+        path: its name for messages.
+        chain: the end of the log there.
+        byte: the offset of that place.
+        number: how many lines stand in front of it.
+
+    Raises:
+        Broken: a line is not right; the chain stands at the end of what is whole.
+    """
+    commit_byte = byte
     hash, commit, sealed = chain.hash, list[Record](), False
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
@@ -235,29 +258,40 @@ class LiveReader:
 
     Args:
         files: the file system.
-        places: all segments, oldest first: the log's own list, to which it adds.
+        places: all segments, oldest first: the log's own list, to which it adds, and from which retention takes.
         after: the records up to this seq are passed over.
         id: only records about this ticket; None: all.
     """
 
     def __init__(self, files: Files, places: Sequence[Place], after: int, id: str | None) -> None:
         self._files = files
+        self._begun = False
+        self._path = Path()
+        self._first = 0
+        self._ends: int | None = None  # the first seq of the segment behind this one; None: it may still grow
         self._places = places
         self._after = after
         self._id = id
         self._needle = None if id is None else needle(id)
         self._file: BinaryIO | None = None
         self._line = 0
-        self._index = max(0, bisect_right(places, after + 1, key=lambda place: place.first) - 1)
-        self.seq = places[self._index].first - 1
+        self.seq = self._place(after + 1, begin=True)[0].first - 1
 
     def read(self, limit: int, until: int) -> list[Record]:
         """Look at the next lines, `limit` at most and none behind `until`; return the records that are wanted.
 
         Of large lines fewer than `limit`: no more than about `_READ_BYTES` are read at once.
+
+        Raises:
+            CorruptLog: a line is not what was written.
+            KharonError: what comes next has been trimmed since this reader began; or it is compressed, and zstd is not
+                installed.
         """
         records = []
         room = _READ_BYTES
+        if not self._begun:  # where the history begins is where a reader may begin, but it may not miss any later
+            self.seq = self._place(self._after + 1, begin=True)[0].first - 1
+            self._begun = True
         for _ in range(min(limit, until - self.seq)):
             if room <= 0:
                 break
@@ -275,14 +309,29 @@ class LiveReader:
 
     def _segment(self) -> BinaryIO:
         """Return the segment in which the next record stands, at its line."""
-        if self._index + 1 < len(self._places) and self._places[self._index + 1].first == self.seq + 1:
-            self.close()
-            self._index += 1
+        if self._file is None or self._ends is None or self.seq + 1 == self._ends:
+            place, self._ends = self._place(self.seq + 1, begin=False)
+            if place.first != self._first:
+                self.close()
+                self._first, self._path = place
         if self._file is None:
-            self._file = self._files.read(self._places[self._index].path)
+            self._file = open_segment(self._files.read, self._path)
             self._file.readline(MAX_LINE_BYTES + 1)
             self._line = _HEADER_LINES
         return self._file
+
+    def _place(self, seq: int, *, begin: bool) -> tuple[Place, int | None]:
+        """Return where a record stands, and where the next segment begins, if there is one."""
+        places = self._places
+        index = bisect_right(places, seq, key=lambda place: place.first) - 1
+        if index < 0:
+            if not begin:
+                raise KharonError(
+                    f"record {seq} has been trimmed: this reader fell behind, and the history now begins at record "
+                    f"{places[0].first}; read faster, or trim later"
+                )
+            index = 0
+        return places[index], places[index + 1].first if index + 1 < len(places) else None
 
     def _open(self, line: bytes, byte: int) -> Record:
         try:
@@ -290,7 +339,7 @@ class LiveReader:
             if record.seq != self.seq:
                 raise BadLine(f"it is record {record.seq}; {self.seq} should come next")
         except BadLine as bad:
-            raise CorruptLog(str(self._places[self._index].path), self._line, byte, str(bad)) from None
+            raise CorruptLog(str(self._path), self._line, byte, str(bad)) from None
         return record
 
     def close(self) -> None:
@@ -328,6 +377,9 @@ class Ended(NamedTuple):
 class Reading:
     """One pass over a log, from its first segment to its end, that trusts nothing.
 
+    If the first segment does not begin at record 1, what it says that it follows is trusted, and by the end of the log
+    a record must have said that it was trimmed up to there.
+
     Args:
         list_segments: returns the paths of all segments, oldest first; asked again at the end of each.
         open_segment: opens one for reading.
@@ -338,8 +390,10 @@ class Reading:
         chain: where the reading stands.
         log: the log's id; None before the first header.
         places: the segments that were begun, oldest first.
+        follows: the hash that the first of them follows.
         before: how the last segment but one ends; None if there is only one.
         bare: whether there is nothing behind the header of the last one. Only then may the one before lack its seal.
+        finished: how many bytes the segments in front of the last one hold, unpacked.
         closed: whether the last line was `LogClosed`.
         broken: where the unfinished last commit stands; None if there is none.
     """
@@ -355,7 +409,6 @@ class Reading:
         self._open_segment = open_segment
         self._seal: Seal | None = None
         self.chain = chain or Chain()
-        self._begins_with = segment_name(self.chain.seq + 1)
         self.log = log
         self._header_hash = GENESIS
         self.places: list[Place] = []
@@ -363,6 +416,11 @@ class Reading:
         self.bare = False
         self.closed = False
         self.broken: Broken | None = None
+        self.finished = 0
+        self.follows = self.chain.hash
+        self._begun = _stem(self.chain.seq)  # what stands behind this name is still to be read
+        self._missed: Path | None = None  # what was not to be found when it was looked for
+        self._trusted: Chain | None = None  # what the first segment says that it follows, until a record confirms it
 
     @property
     def last_hash(self) -> str:
@@ -379,28 +437,87 @@ class Reading:
 
         Cost: O(bytes); the memory of one commit.
         """
-        while True:
-            index = len(self.places)
-            # Listed before opening: a segment that has a successor then will not grow any more.
-            paths = [path for path in self._list_segments() if path.name >= self._begins_with]
-            if index >= len(paths):
+        while self.broken is None:
+            paths = self._list_segments()  # before opening: one that has a successor will not grow any more
+            coming = [path for path in paths if stem_of(path) > self._begun]
+            if not coming:
                 if self._seal is not None:
                     why = f"it is sealed, so a segment beginning at record {self.chain.seq + 1} follows; it is missing"
                     raise CorruptLog(str(self.places[-1].path), 0, 0, why)
-                return
-            following = paths[index + 1] if index + 1 < len(paths) else None
-            yield from self._read(paths[index], following)
-            if self.broken is not None or (following is None and self._seal is None):
-                return
+                break
+            following = coming[1] if len(coming) > 1 else None
+            file = self._next(paths, coming[0])
+            if file is None:
+                continue
+            yield from self._read(coming[0], file, following)
+            if following is None and self._seal is None:
+                break
+        self._check_beginning()
 
-    def _read(self, path: Path, following: Path | None) -> Iterator[Record]:
-        with self._open_segment(path) as file:
+    def _next(self, paths: list[Path], path: Path) -> BinaryIO | None:
+        """Open the segment that comes next; None: it was moved or trimmed since it was listed, so list again."""
+        hole = bool(self.places) and stem_of(path) != _stem(self.chain.seq + 1)
+        if hole:
+            self._check_trimmed(paths)
+        if not hole or path == self._missed:
+            try:
+                file = self._open_segment(path)
+            except FileNotFoundError:
+                if path == self._missed:
+                    raise
+            else:
+                if hole:
+                    self._check_missing(file, path)
+                return file
+        self._missed = path  # else what is missing may have been moved while its directory was being listed
+        return None
+
+    def _check_missing(self, file: BinaryIO, path: Path) -> None:
+        """Tell a segment that is missing from one that has the wrong name."""
+        try:
+            start = trusted_start(file, path)
+        except BaseException:
+            file.close()
+            raise
+        if start.seq != self.chain.seq:
+            file.close()
+            why = (
+                f"the segment that begins at record {self.chain.seq + 1} is missing in front of it; if that is in an "
+                f"archive, make it reachable"
+            )
+            raise CorruptLog(str(path), 1, 0, why)
+
+    def _check_trimmed(self, paths: list[Path]) -> None:
+        """Tell a reader that fell behind from a log with a hole: what is trimmed goes from the oldest on."""
+        if stem_of(paths[0]) > self._begun:
+            raise KharonError(
+                f"record {self.chain.seq + 1} was trimmed while the log was being read; its history now begins at "
+                f"record {first_of(paths[0])}: read again, faster, or trim later"
+            )
+
+    def _check_beginning(self) -> None:
+        if self._trusted is not None:
+            first = self.places[0]
+            why = (
+                f"the log begins at record {first.first}, and no record says that it was trimmed up to there: the "
+                f"segments before it are missing; if they are in an archive, make that reachable"
+            )
+            raise CorruptLog(str(first.path), 1, 0, why)
+
+    def _read(self, path: Path, opened: BinaryIO, following: Path | None) -> Iterator[Record]:
+        self._begun = stem_of(path)
+        with opened as file:
+            if not self.places and not self.chain.seq and self._begun != _stem(1):
+                self.chain = trusted_start(file, path)
+                self._trusted = Chain(self.chain.seq, self.chain.hash)
+                self.follows = self.chain.hash
             try:
                 for item in read_segment(file, str(path), self.chain, self.log):
                     if isinstance(item, Record):
                         if self.bare:
                             self._leave_header()
                         self.closed = type(item.event) is LogClosed
+                        self._confirm(item)
                         yield item
                     elif isinstance(item, Header):
                         self._begin(path, item)
@@ -410,30 +527,42 @@ class Reading:
             except Broken as broken:
                 if self.bare:
                     self._leave_header()
-                if not self._is_torn_seal(file, broken, following):
-                    judge(file, broken, last=following is None)
+                if not self._is_torn_seal(path, file, broken, following):
+                    judge(file, broken, last=following is None and path.suffix != PACKED)
                     self.broken = broken
                     return
                 whole = broken.commit_byte
+        if path.suffix == PACKED and self._seal is None:
+            why = "only a segment that is sealed is compressed, and its seal is missing"
+            raise CorruptLog(str(path), 0, whole, why)
         if following is None and self._seal is None:
             return
         if self.bare and self.before is not None and not self.before.sealed:
             raise self.before.as_corrupt()
         line = self.chain.seq - self.places[-1].first + 1 + 2 * _HEADER_LINES
+        self.finished += whole
         self.before = Ended(path, whole, self.chain.hash, self.chain.seq, line, self._seal is not None)
 
-    def _is_torn_seal(self, file: BinaryIO, broken: Broken, following: Path | None) -> bool:
+    def _is_torn_seal(self, path: Path, file: BinaryIO, broken: Broken, following: Path | None) -> bool:
         """Return whether no record is missing in a broken segment, and what is broken is no more than its seal.
 
         The name of the next one says where this one's records end; its header proves it.
         """
-        if following is None or following.stem != _stem(self.chain.seq + 1):
+        if following is None or path.suffix == PACKED or stem_of(following) != _stem(self.chain.seq + 1):
             return False
         seal = seal_line(self.chain.hash, Seal(self.chain.seq, GENESIS))  # as long as the right one
         return file.seek(0, os.SEEK_END) - broken.commit_byte <= len(seal)
 
+    def _confirm(self, record: Record) -> None:
+        trusted, event = self._trusted, record.event
+        if trusted is not None and type(event) is SegmentTrimmed and event.last == trusted.seq:
+            if event.hash != trusted.hash:
+                why = f"a record says that it follows the hash {event.hash}; it begins behind {trusted.hash}"
+                raise CorruptLog(str(self.places[0].path), 1, 0, why)
+            self._trusted = None
+
     def _begin(self, path: Path, header: Header) -> None:
-        if path.stem != _stem(header.first):
+        if stem_of(path) != _stem(header.first):
             raise CorruptLog(str(path), 1, 0, f"its name is not that of the segment that begins at {header.first}")
         if self._seal is not None and self._seal.next != header.hash:
             raise CorruptLog(str(path), 1, 0, "the segment before it was sealed with another header as the next")
@@ -453,10 +582,14 @@ class Reading:
         before = self.before
         if before is None or before.sealed:
             return
-        with self._open_segment(before.path) as file:
-            file.seek(before.whole)
-            line = file.readline(MAX_LINE_BYTES + 1)
-            more = file.read(1)
+        try:
+            with self._open_segment(before.path) as file:
+                file.seek(before.whole)
+                line = file.readline(MAX_LINE_BYTES + 1)
+                more = file.read(1)
+        except FileNotFoundError:  # compressed, archived or trimmed since, as only a sealed one is
+            self.before = before._replace(sealed=True)
+            return
         try:
             check_line(line, before.hash)
             seal = open_seal(line)
@@ -467,10 +600,47 @@ class Reading:
         self.before = before._replace(sealed=True, whole=before.whole + len(line))
 
 
+def trusted_start(file: BinaryIO, path: Path) -> Chain:
+    """Return what a segment's header says that it follows, unproved; `file` is left at its beginning.
+
+    Raises:
+        CorruptLog: there is no such header.
+    """
+    line = file.readline(MAX_LINE_BYTES + 1)
+    file.seek(0)
+    try:
+        header = open_header(line, check_line(line, None))
+    except BadLine as bad:
+        raise CorruptLog(str(path), 1, 0, str(bad)) from None
+    return Chain(header.first - 1, header.previous, header.at)
+
+
+def stem_of(path: Path) -> str:
+    """Return the part of a segment's name that says where it begins, compressed or not."""
+    return path.name.removesuffix(PACKED).removesuffix(_SUFFIX)
+
+
+def first_of(path: Path) -> int:
+    """Return the seq of a segment's first record, by its name.
+
+    Raises:
+        CorruptLog: that is no segment's name.
+    """
+    stem = stem_of(path)
+    if not _STEM.fullmatch(stem):
+        raise CorruptLog(str(path), 0, 0, "its name is not that of a segment: 20 digits and .jsonl")
+    return int(stem)
+
+
+def is_segment(name: str) -> bool:
+    """Return whether a file with this name is a segment, compressed or not; one with a wrong name among them."""
+    return name.removesuffix(PACKED).endswith(_SUFFIX)
+
+
 def _stem(first: int) -> str:
     return f"{first:020}"
 
 
 def segment_name(first: int) -> str:
     """Return the name of the segment whose first record is `first`."""
-    return f"{_stem(first)}.jsonl"
+    return f"{_stem(first)}{_SUFFIX}"

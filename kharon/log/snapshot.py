@@ -20,6 +20,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -29,14 +30,15 @@ from msgspec import UNSET, Raw, UnsetType
 from kharon.errors import CorruptLog, KharonError, UnknownFormat
 from kharon.log.files import OS_FILES, Files
 from kharon.log.index import write_missing
+from kharon.log.moves import open_moving, segments
 from kharon.log.record import BadLine, Chain, Record, check_line, link, open_header
-from kharon.log.segment import Broken, read_segment, segment_name
+from kharon.log.segment import Broken, first_of, read_segment, stem_of
 from kharon.model.limits import MAX_LINE_BYTES, ascii_json
 from kharon.model.projection import Projection
 from kharon.model.ticket import Draft, Status, Ticket
 from kharon.model.ticket import seal as seal_ticket
 
-__all__ = ["KEPT", "Snapshot", "has_snapshots", "newest", "read_snapshot", "take"]
+__all__ = ["KEPT", "Snapshot", "has_snapshots", "kept_since", "newest", "read_snapshot", "take", "trimmable", "usable"]
 
 _logger = logging.getLogger("kharon")
 
@@ -232,10 +234,35 @@ def has_snapshots(files: Files, directory: Path) -> bool:
     return bool(_paths(files, directory))
 
 
-def newest(files: Files, directory: Path, segments: list[Path]) -> Snapshot | None:
-    """Return the newest snapshot that is usable: whole, and of this log, which goes on from it.
+def kept_since(files: Files, directory: Path) -> int:
+    """Return the seq of the oldest of the newest `KEPT` snapshots, by its name; 0 if there are fewer. O(1)."""
+    paths = _paths(files, directory)[:KEPT]
+    return int(paths[-1].stem) if len(paths) == KEPT else 0
 
-    A snapshot that is not is passed over, with a warning.
+
+def trimmable(directory: Path, files: Files = OS_FILES) -> int:
+    """Return the seq up to which no record is needed to rebuild the state, even if one snapshot goes bad; 0: none is.
+
+    That is the oldest of the `KEPT` newest snapshots that are usable.
+
+    Raises:
+        OSError: something cannot be read.
+
+    Cost: O(bytes of the snapshots).
+    """
+    found = [snapshot.seq for snapshot in islice(usable(files, directory, segments(directory, files)), KEPT)]
+    return found[-1] if len(found) == KEPT else 0
+
+
+def newest(files: Files, directory: Path, segments: list[Path]) -> Snapshot | None:
+    """Return the newest snapshot that is usable. Arguments, errors and cost are those of `usable`."""
+    return next(usable(files, directory, segments), None)
+
+
+def usable(files: Files, directory: Path, segments: list[Path]) -> Iterator[Snapshot]:
+    """Give the snapshots that are usable, newest first: whole, and of this log, which goes on from them.
+
+    One that is not is passed over, with a warning.
 
     Args:
         files: the file system.
@@ -245,7 +272,7 @@ def newest(files: Files, directory: Path, segments: list[Path]) -> Snapshot | No
     Raises:
         OSError: something cannot be read.
 
-    Cost: O(bytes of the snapshot).
+    Cost: O(bytes of each).
     """
     for path in _paths(files, directory):
         try:
@@ -255,18 +282,17 @@ def newest(files: Files, directory: Path, segments: list[Path]) -> Snapshot | No
         except (CorruptLog, UnknownFormat) as error:
             _logger.warning("snapshot passed over: %s", error)
         else:
-            return snapshot
-    return None
+            yield snapshot
 
 
 def _check_fits(files: Files, snapshot: Snapshot, path: Path, segments: list[Path]) -> None:
     """Check that a segment goes on where the snapshot ends, and says so."""
     if path.stem != f"{snapshot.seq:020}":
         raise CorruptLog(str(path), 1, 0, f"it is the snapshot at record {snapshot.seq}, which is not its name")
-    following = next((path for path in segments if path.name == segment_name(snapshot.seq + 1)), None)
+    following = next((path for path in segments if stem_of(path) == f"{snapshot.seq + 1:020}"), None)
     if following is None:
         raise CorruptLog(str(path), 1, 0, f"no segment begins behind it, at record {snapshot.seq + 1}")
-    with files.read(following) as file:
+    with open_moving(files, path.parent.parent, following) as file:
         line = file.readline(MAX_LINE_BYTES + 1)
         bare = not file.read(1)
     if bare and following == segments[-1]:
@@ -284,51 +310,49 @@ def _check_fits(files: Files, snapshot: Snapshot, path: Path, segments: list[Pat
 
 
 def take(directory: Path, files: Files = OS_FILES) -> Path | None:
-    """Take a snapshot at the end of the last finished segment, verify it, and drop all but the newest `KEPT`.
+    """Take a snapshot at the end of the last finished segment, verify it, and drop all but that and the one before.
 
-    One that stands further on is of records that a repair cut off since; it is dropped too. May run beside the process
-    that has the queue open: it reads what does not change any more.
+    `KEPT` are kept, then: this one, and the one that it was made from. What was passed over is dropped too: it is bad,
+    or stands further on, at records that a repair cut off since. May run beside the process that has the queue open: it
+    reads what does not change any more, and follows what is moved.
 
     Returns:
         The snapshot; None if there is nothing to take, or what there is stands there already.
 
     Raises:
-        CorruptLog: the segments are damaged; or what was written cannot be read back.
+        CorruptLog: the segments are damaged; or their beginning is gone, and no snapshot is usable; or what was written
+            cannot be read back.
         UnknownFormat: a later version wrote them.
         OSError: something cannot be read or written. An unfinished snapshot has another name, and does not count.
 
     Cost: O(tickets + records since the last snapshot), in time; the memory of the tickets.
     """
-    segments = _segments(files, directory)
-    base = newest(files, directory, segments)
+    there = segments(directory, files)
+    base = newest(files, directory, there)
     projection, chain = Projection(), Chain()
     if base is not None:
         projection.load(base.tickets, base.seq, base.at)
         chain = Chain(base.seq, base.hash, base.at)
-    behind = segment_name(chain.seq + 1)
-    finished = [path for path in segments[:-1] if path.name >= behind]  # the last one may still change
+    elif there and first_of(there[0]) != 1:
+        why = f"the log begins at record {first_of(there[0])}, and no snapshot of what came before it is usable"
+        raise CorruptLog(str(there[0]), 1, 0, why)
+    finished = [path for path in there[:-1] if first_of(path) > chain.seq]  # the last one may still change
     if not finished:
         return None
-    log = _log_id(files, finished[0])
-    projection.fold(record for path in finished for record in _records(files, path, chain, log))
+    log = _log_id(files, directory, finished[0])
+    projection.fold(record for each in finished for record in _records(files, directory, each, chain, log))
     assert projection.at is not None  # a segment that is finished has records
     path = directory / "snapshots" / f"{projection.seq:020}.jsonl"
     _write(files, path, Snapshot(log, projection.seq, projection.at, chain.hash, list(projection.tickets.values())))
-    there = _paths(files, directory)
-    kept = [each for each in there if each.name <= path.name][:KEPT]
-    for old in there:
-        if old not in kept:
+    kept = {path.name} if base is None else {path.name, f"{base.seq:020}.jsonl"}
+    for old in _paths(files, directory):
+        if old.name not in kept:
             files.unlink(old)
     return path
 
 
-def _segments(files: Files, directory: Path) -> list[Path]:
-    folder = directory / "log"
-    return [folder / name for name in files.list(folder) if name.endswith(".jsonl")]
-
-
-def _log_id(files: Files, path: Path) -> str:
-    with files.read(path) as file:
+def _log_id(files: Files, directory: Path, path: Path) -> str:
+    with open_moving(files, directory, path) as file:
         line = file.readline(MAX_LINE_BYTES + 1)
     try:
         return open_header(line, check_line(line, None)).log
@@ -336,8 +360,8 @@ def _log_id(files: Files, path: Path) -> str:
         raise CorruptLog(str(path), 1, 0, str(bad)) from None
 
 
-def _records(files: Files, path: Path, chain: Chain, log: str) -> Iterator[Record]:
-    with files.read(path) as file:
+def _records(files: Files, directory: Path, path: Path, chain: Chain, log: str) -> Iterator[Record]:
+    with open_moving(files, directory, path) as file:
         try:
             for item in read_segment(file, str(path), chain, log):
                 if isinstance(item, Record):
@@ -394,6 +418,8 @@ def _batched(lines: Iterable[bytes], size: int) -> Iterator[bytes]:
 def main() -> int:
     """Take a snapshot of the queue in the directory that the last argument names, and write the indexes it lacks.
 
+    If the argument in front of it is `trimmable`, say on stdout up to which seq records may be trimmed then.
+
     Returns:
         0; or, with the reason on stderr, 1: no snapshot; 2: no index.
     """
@@ -402,8 +428,10 @@ def main() -> int:
     try:
         os.nice(10)  # whoever has the queue open goes first
         take(directory)
+        if sys.argv[-2] == "trimmable":
+            print(trimmable(directory))  # noqa: T201 - a program of its own
         missing = 2
-        write_missing(directory, _segments(OS_FILES, directory))
+        write_missing(directory, segments(directory))
     except (KharonError, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - a program of its own
         return missing

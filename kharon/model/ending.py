@@ -1,7 +1,7 @@
 """Which events end something, so that there is less to do after them, and which only let the queue grow.
 
-A disk without room takes the former from what was set aside for them, and none of the latter. An event that is not
-named here lets the queue grow.
+A disk without room takes the former from what was set aside for them, and none of the latter. What is done to old
+segments is among the former: it makes room. An event that is not named here lets the queue grow.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ ENDING: Final[frozenset[type[e.Event]]] = frozenset(
         e.LogClosed,
         e.TailCut,
         e.LogRepaired,
+        e.SegmentCompressed,
+        e.SegmentArchived,
+        e.SegmentTrimmed,
     }
 )
 

@@ -23,6 +23,9 @@ __all__ = [
     "LeaseExtended",
     "LogClosed",
     "LogRepaired",
+    "SegmentArchived",
+    "SegmentCompressed",
+    "SegmentTrimmed",
     "TailCut",
     "TicketAdded",
     "TicketCancelled",
@@ -186,6 +189,43 @@ class LogRepaired(Event, frozen=True):
     records: int
 
 
+class SegmentCompressed(Event, frozen=True):
+    """The segment `file`, records `first` to `last`, is kept as `kept_as` from here on: the same bytes under zstd.
+
+    `hash` is that of its last record; `bytes` and `sha256` are of the segment as it was, and is when unpacked.
+    """
+
+    file: str
+    first: int
+    last: int
+    hash: str = msgspec.field(name="last_hash")  # "hash" is the line's own
+    kept_as: str
+    bytes: int
+    sha256: str
+
+
+class SegmentArchived(Event, frozen=True):
+    """The segment `file`, records `first` to `last`, is kept as `kept_as`, in the archive, from here on.
+
+    `hash` is that of its last record. A relative path is relative to the queue's directory.
+    """
+
+    file: str
+    first: int
+    last: int
+    hash: str = msgspec.field(name="last_hash")  # "hash" is the line's own
+    kept_as: str
+
+
+class SegmentTrimmed(Event, frozen=True):
+    """The segment `file`, records `first` to `last`, is removed: the log begins behind `last`, whose hash is `hash`."""
+
+    file: str
+    first: int
+    last: int
+    hash: str = msgspec.field(name="last_hash")  # "hash" is the line's own
+
+
 EVENTS: Final[dict[str, type[Event]]] = {
     event.__name__: event
     for event in (
@@ -205,6 +245,9 @@ EVENTS: Final[dict[str, type[Event]]] = {
         LogClosed,
         TailCut,
         LogRepaired,
+        SegmentCompressed,
+        SegmentArchived,
+        SegmentTrimmed,
     )
 }
 """Every event by its name in the log."""

@@ -12,6 +12,7 @@ import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, ParamSpec, Self, TypeAlias, TypeVar
 
@@ -23,6 +24,7 @@ from kharon.log.directory import DirectoryLog
 from kharon.log.memory import MemoryLog
 from kharon.log.protocol import EventLog
 from kharon.log.record import Record
+from kharon.log.retention import Retention
 from kharon.model import commands as c
 from kharon.model.delays import Delay, as_seconds, delay_seconds
 from kharon.model.events import Changes, TicketAdded, TicketEvent
@@ -30,6 +32,7 @@ from kharon.model.evolve import ended, evolve
 from kharon.model.limits import check_instant, check_json, check_name, check_nice, check_reason
 from kharon.model.ticket import Status, Ticket, draft_of, seal
 from kharon.runtime.clock import WallClock
+from kharon.runtime.retention import Keeper, policy_of
 from kharon.runtime.router import Router
 from kharon.runtime.snapshots import Snapshots
 from kharon.runtime.stats import Collector, Stats
@@ -66,17 +69,39 @@ class _Queue:
         self.settings = settings
         self.stats = Collector()
         self.waits: dict[str, set[_Wait]] = {}
-        self.store: Store = LocalStore(log, settings, clock, self._deliver, self._closed, in_thread=in_thread)
+        store = LocalStore(log, settings, clock, self._deliver, self._closed, in_thread=in_thread)
+        self.store: Store = store
         self.snapshots: Snapshots | None = None
-        if isinstance(log, DirectoryLog) and settings.snapshot_bytes is not None:
-            self.snapshots = Snapshots(log, settings.snapshot_bytes)
+        self.keeper: Keeper | None = None
+        if isinstance(log, DirectoryLog):
+            self._keep(log, store, clock)
         self.crew = Crew(self.store, settings, clock, self.stats, lambda name: Kharon(self, name))
+
+    def _keep(self, log: DirectoryLog, store: LocalStore, clock: Clock) -> None:
+        """Set up what is done with the log in the background."""
+        settings = self.settings
+        policy = policy_of(settings)
+        if settings.snapshot_bytes is not None:
+            self.snapshots = Snapshots(log, settings.snapshot_bytes, trims=bool(policy.trim), taken=self._look_again)
+        if policy:
+            archive = settings.archive_directory
+            retention = Retention(log, policy, None if archive is None else Path(archive), self._may_trim)
+            self.keeper = Keeper(retention, store.record, clock, settings.max_poll_interval)
+
+    def _may_trim(self, upto: int) -> bool:
+        return self.snapshots is not None and self.snapshots.may_trim(upto)
+
+    def _look_again(self) -> None:
+        if self.keeper is not None:
+            self.keeper.wake()
 
     def _deliver(self, effects: Sequence[Effect]) -> None:
         self.stats.deliver(effects)
         self.crew.deliver(effects)
         if self.snapshots is not None:
             self.snapshots.look()
+        if self.keeper is not None:
+            self.keeper.look()
         if self.waits:
             for effect in effects:
                 self._end_waits(effect)
@@ -587,6 +612,8 @@ class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kh
         await self._queue.store.open()
         if self._queue.snapshots is not None:
             self._queue.snapshots.start()
+        if self._queue.keeper is not None:
+            self._queue.keeper.start()
         return Kharon(self._queue, self._queue.settings.actor)
 
     async def __aexit__(
@@ -594,9 +621,11 @@ class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kh
     ) -> None:
         try:
             await self._queue.crew.stop()
+        finally:
             if self._queue.snapshots is not None:
                 await self._queue.snapshots.stop()
-        finally:
+            if self._queue.keeper is not None:
+                await self._queue.keeper.stop()
             await self._queue.store.close()
 
 

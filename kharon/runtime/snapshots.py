@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 
 import trio
 
 from kharon.log.directory import DirectoryLog
+from kharon.log.snapshot import kept_since
 
 __all__ = ["Snapshots"]
 
@@ -28,12 +30,19 @@ class Snapshots:
     Args:
         log: the queue's log.
         every: how many bytes of finished segments make a snapshot due.
+        trims: whether it matters what the snapshots allow to be trimmed: then one is taken at once, too.
+        taken: called after each that was taken, or was not.
     """
 
-    def __init__(self, log: DirectoryLog, every: int) -> None:
+    def __init__(
+        self, log: DirectoryLog, every: int, *, trims: bool = False, taken: Callable[[], None] = lambda: None
+    ) -> None:
         self._log = log
         self._directory = log.directory
         self._every = every
+        self._trims = trims
+        self._taken = taken
+        self._trimmable = 0
         self._due = trio.Event()
         self._scope = trio.CancelScope()
         self._ended: trio.Event | None = None
@@ -42,12 +51,24 @@ class Snapshots:
         """Begin to look; as a system task, since it must outlive whoever opened the queue, and fail nobody."""
         self._ended = trio.Event()
         trio.lowlevel.spawn_system_task(self._run, self._ended)
+        if self._trims:
+            self._due.set()
         self.look()
 
     def look(self) -> None:
         """See whether a snapshot is due. O(1)."""
         if self._log.unsaved >= self._every:
             self._due.set()
+
+    def may_trim(self, upto: int) -> bool:
+        """Return whether the records up to a seq may be trimmed: two verified snapshots hold them, and are still there.
+
+        May be called from any thread. Cost: that of a listing.
+
+        Raises:
+            OSError: the snapshots cannot be listed.
+        """
+        return upto <= self._trimmable and upto <= kept_since(self._log.files, self._directory)
 
     async def stop(self) -> None:
         """End, and the process too if it runs: an unfinished snapshot has another name, and does not count."""
@@ -63,19 +84,21 @@ class Snapshots:
                 self._due = trio.Event()
                 held = self._log.unsaved
                 await self._take()
+                self._taken()
                 # Taken or not: what could not be saved now is tried again with what comes.
                 self._log.unsaved -= held
         ended.set()
 
     async def _take(self) -> None:
         program = _PROGRAM.format(path=sys.path)
-        command = [sys.executable, "-c", program, str(self._directory.absolute())]
+        what = ["trimmable"] if self._trims else []
+        command = [sys.executable, "-c", program, *what, str(self._directory.absolute())]
         try:
             ended = await trio.run_process(
                 command,
                 check=False,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                capture_stdout=True,
                 capture_stderr=True,
                 start_new_session=True,  # a Ctrl-C is for the application to handle
             )
@@ -83,6 +106,8 @@ class Snapshots:
             _logger.warning("no snapshot of %s: %s", self._directory, error)
             return
         if ended.returncode:
-            what = "index" if ended.returncode == _NO_INDEX else "snapshot"
+            lacking = "index" if ended.returncode == _NO_INDEX else "snapshot"
             why = ended.stderr.decode("utf-8", "replace").strip().splitlines()
-            _logger.warning("no %s of %s: %s", what, self._directory, why[-1] if why else ended.returncode)
+            _logger.warning("no %s of %s: %s", lacking, self._directory, why[-1] if why else ended.returncode)
+        elif self._trims:
+            self._trimmable = int(ended.stdout)

@@ -45,7 +45,7 @@ from kharon.log.record import Record
 from kharon.model.commands import Claim, Command, Context, Expire, Lapse, Release, Settle
 from kharon.model.decide import decide
 from kharon.model.ending import grows
-from kharon.model.events import TicketEvent
+from kharon.model.events import Event, TicketEvent
 from kharon.model.evolve import evolve
 from kharon.model.projection import Projection
 from kharon.model.ticket import Status, Ticket
@@ -421,7 +421,7 @@ class LocalStore:
             ahead[command.id] = ticket
         return decided
 
-    def _apply(self, events: Sequence[TicketEvent], at: datetime, *, growing: bool) -> None:
+    def _apply(self, events: Sequence[Event], at: datetime, *, growing: bool) -> None:
         group = self._group
         projection = self._projection
         if group is None:
@@ -438,6 +438,44 @@ class LocalStore:
             if coming is not None and coming < self._promised:
                 self._promised = None
                 self._earlier.set()
+
+    # --- records about the log itself ---------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    async def record(self, event: Event) -> None:
+        """Append an event about the log itself, and wait until it is on disk, whatever `Settings.fsync` says.
+
+        Whoever calls this is no user: if it fails, a user has yet to hear of that.
+
+        Raises:
+            StorageFull: there was no room; nothing has changed.
+            CommitOutcomeUnknown: the write failed.
+            Closed: the queue is closed.
+
+        Cost: one wait for the commit group, and a sync more if `Settings.fsync` is not "always".
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            await self._record(event)
+        except StorageFull:  # it may have shared its group with what lets the queue grow: by itself it has the reserve
+            await self._record(event)
+
+    async def _record(self, event: Event) -> None:
+        if self._closed is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise Closed(self._closed) from self._failure
+        at = self._log.append([event], self._clock.now(), _CLOCK)
+        self._apply([event], at, growing=grows([event]))
+        group, seq, told = self._group, self._projection.seq, self._told
+        assert group is not None
+        try:
+            await self._durable()
+            if self._log.durable < seq:
+                await self._sync_written()
+        except CommitOutcomeUnknown:
+            this = trio.lowlevel.current_task()
+            self._told = told or group.leader is not this or any(task is not this for task in group.waiting)
+            raise
 
     # --- durability ---------------------------------------------------------------------------------------------------
 
@@ -655,13 +693,27 @@ class LocalStore:
 
     @enable_ki_protection
     async def _sync_in_background(self) -> None:
+        with contextlib.suppress(CommitOutcomeUnknown):  # whoever uses the queue next hears of it
+            await self._sync_written()
+
+    async def _sync_written(self) -> None:
+        """Sync what has been written, for no group's sake. Not cancellable.
+
+        Raises:
+            CommitOutcomeUnknown: it failed; nobody has been told.
+        """
+        while self._in_flight is not None:  # one at a time; it may be another one of these
+            await self._nothing_in_flight()
         nobody = _Group((self._projection.seq, self._projection.at))
         nobody.leader = trio.lowlevel.current_task()
         try:
             if not self._sync(nobody):
                 await _landing(nobody)
-        except Exception as error:  # noqa: BLE001 - whatever it is, nothing is certain any more
+        except CommitOutcomeUnknown:
+            raise
+        except Exception as error:
             self._broken(error)
+            raise _outcome(error) from error
 
     # --- time and idle workers ----------------------------------------------------------------------------------------
 

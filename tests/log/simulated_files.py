@@ -203,8 +203,12 @@ class _Open:
     """A file that is open for appending."""
 
     def __init__(self, files: SimulatedFiles, inode: _File) -> None:
-        self._plan = files.plan
+        self._files = files
         self._inode = inode
+
+    @property
+    def _plan(self) -> Plan:
+        return self._files.plan
 
     def write(self, data: bytes) -> None:
         self._append("write", data)

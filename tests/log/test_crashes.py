@@ -25,12 +25,19 @@ from simulated_files import Plan, PowerLoss, SimulatedFiles
 
 from kharon.errors import StorageFull
 from kharon.log.directory import DirectoryLog
+from kharon.log.moves import places_of, segments
+from kharon.log.packed import open_segment
 from kharon.log.record import Record, check_line, open_record
+from kharon.log.retention import Limit, Policy, Retention
+from kharon.log.segment import Reading
+from kharon.log.snapshot import take, trimmable
 from kharon.model.events import Event, TailCut, TicketDeleted
+from kharon.model.projection import Projection
 
 SCALE = float(os.environ.get("KHARON_CRASH_SCALE", "1"))
 WHERE = Path("/queue")
 ONE_SEGMENT = 1 << 20
+EVERYTHING = Limit(bytes=0)
 TINY = 700  # bytes: a segment is full after two records
 LONG = b'"%b"' % (b"x" * 1400)  # a payload that makes a line of several sectors
 
@@ -42,6 +49,8 @@ class World:
         appended: every record that may be in the log, in order.
         on_disk: how many of them the log has said to be on disk.
         written: how many of them the log has said to be written to the operating system.
+        retains: whether there are snapshots, or segments that were moved or trimmed: then logs are opened like a store
+            does it, and what is checked is all that can be read then.
     """
 
     def __init__(self, plan: Plan, files: SimulatedFiles | None = None) -> None:
@@ -53,11 +62,12 @@ class World:
         self.written = 0
         self.segment_bytes = ONE_SEGMENT
         self.log: WatchedLog | None = None
+        self.retains = False
 
     def open(self, segment_bytes: int = ONE_SEGMENT) -> None:
         self.segment_bytes = segment_bytes
         self.log = WatchedLog(self)
-        records = list(self.log.open(moment(1000)))
+        records = records_of(self, self.log, moment(1000))
         check(self, records, self.on_disk)
         self.appended = records
         self.on_disk = self.written = len(records)
@@ -128,6 +138,28 @@ class WatchedLog(DirectoryLog):
         self.world.written = self.world.on_disk = self.written
 
 
+def records_of(world: World, log: DirectoryLog, now: datetime) -> list[Record]:
+    """Open a log; return its records, those included that were trimmed."""
+    if not world.retains:
+        return list(log.open(now))
+    projection = Projection()
+    snapshot = log.load_snapshot()
+    if snapshot is not None:
+        projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+    projection.fold(log.open(now))
+    plan, log.files.plan = log.files.plan, Plan()  # what is done here is no part of opening
+    reading = Reading(lambda: segments(WHERE, log.files), lambda path: open_segment(log.files.read, path))
+    records = [*world.appended[: log.first - 1], *reading.records()]
+    reader = log.reader()
+    while reader.seq < log.written:
+        assert reader.read(1, log.written) == [records[reader.seq - 1]]
+    whole = Projection().fold(records)
+    assert projection.tickets == whole.tickets
+    assert [len(paths) for paths in places_of(WHERE, log.files).values() if len(paths) > 1] == []
+    log.files.plan = plan
+    return records
+
+
 def check(world: World, records: list[Record], least: int) -> None:
     """What is there is what was appended, up to the end of a commit, and no less than the first `least`."""
     if records and isinstance(records[-1].event, TailCut) and records != world.appended[: len(records)]:
@@ -137,14 +169,14 @@ def check(world: World, records: list[Record], least: int) -> None:
     assert not records or records[-1].part[0] == records[-1].part[1]
 
 
-def opened(files: SimulatedFiles, segment_bytes: int) -> tuple[DirectoryLog, list[Record]]:
-    log = DirectoryLog(WHERE, segment_bytes, files)
-    return log, list(log.open(moment(5000)))
+def opened(world: World, files: SimulatedFiles) -> tuple[DirectoryLog, list[Record]]:
+    log = DirectoryLog(WHERE, world.segment_bytes, files)
+    return log, records_of(world, log, moment(5000))
 
 
 def verify(world: World, files: SimulatedFiles, least: int, *, go_on: bool) -> None:
     """Open what survived, twice; and go on there, and lose what was not synced."""
-    log, records = opened(files, world.segment_bytes)
+    log, records = opened(world, files)
     log.abandon()
     check(world, records, least)
     assert not [name for name in files.list(WHERE / "log") if name.endswith(".tmp")]
@@ -152,17 +184,17 @@ def verify(world: World, files: SimulatedFiles, least: int, *, go_on: bool) -> N
         if isinstance(record.event, TailCut):
             assert len(files.read(WHERE / record.event.kept_as).read()) == record.event.length
     before = files.state()
-    log, again = opened(files, world.segment_bytes)
+    log, again = opened(world, files)
     assert again == records
     assert files.state() == before, "the second opening had something to change"
     if go_on:
-        log.append([TicketDeleted("z")], moment(9000), "ann")
+        log.append([added("z")], moment(9000), "ann")
         log.write()
         log.sync()
         for choose in (lambda _count: 0, lambda count: count - 1):
-            *back, last = opened(files.survivor(choose), world.segment_bytes)[1]
+            *back, last = opened(world, files.survivor(choose))[1]
             assert back == records
-            assert last.event == TicketDeleted("z")
+            assert last.event == added("z")
     log.abandon()
 
 
@@ -314,6 +346,80 @@ def nothing_but_a_header(world: World) -> None:
     world.abandon()
 
 
+def keep(world: World, policy: Policy, steps: int) -> None:
+    """What the keeper does. Where something else than the log's own writing fails, the queue goes on."""
+    log = world.log
+    retention = Retention(log, policy, may_trim=lambda seq: seq <= trimmable(WHERE, world.files))
+    for _ in range(steps):
+        try:
+            step = retention.plan(moment(3000))
+            if step is None:
+                return
+            event = retention.prepare(step)
+        except OSError:
+            return
+        log.append([event], moment(3000), "clock")
+        try:
+            log.write()
+        except StorageFull:
+            return
+        log.sync()
+        retention.settle(step)
+        with contextlib.suppress(OSError):
+            retention.finish(step)
+
+
+def save(world: World) -> None:
+    """What the process that takes snapshots does; that it fails is nothing to the queue."""
+    with contextlib.suppress(OSError):
+        take(WHERE, world.files)
+
+
+def retaining(world: World, count: int) -> None:
+    """A log with old segments, before anything goes wrong."""
+    world.retains = True
+    world.files.plan = Plan()
+    world.open(TINY)
+    for number in range(count):
+        world.put([added(f"t{number}")])
+    world.files.plan = world.plan
+
+
+def compress(world: World) -> None:
+    retaining(world, 3)
+    keep(world, Policy(compress=EVERYTHING), 1)
+    world.put([added("more")])
+    world.abandon()
+
+
+def archive(world: World) -> None:
+    retaining(world, 3)
+    keep(world, Policy(archive=EVERYTHING), 1)
+    world.put([added("more")])
+    world.close()
+
+
+def snapshot(world: World) -> None:
+    retaining(world, 3)
+    save(world)
+    world.put([added("more"), TicketDeleted("t1")])
+    world.put([TicketDeleted("t2")])
+    save(world)
+    world.put([added("most")])
+    world.abandon()
+
+
+def trim(world: World) -> None:
+    retaining(world, 3)
+    save(world)
+    world.put([added("more"), TicketDeleted("t1")])
+    world.put([added("enough")])
+    save(world)
+    keep(world, Policy(trim=EVERYTHING), 2)
+    world.put([TicketDeleted("t2")])
+    world.abandon()
+
+
 SCENARIOS = [
     first_open,
     singles,
@@ -331,6 +437,10 @@ SCENARIOS = [
     synced_now_and_then,
     add_many,
     nothing_but_a_header,
+    compress,
+    archive,
+    snapshot,
+    trim,
 ]
 
 
@@ -362,6 +472,10 @@ LEAST = {  # how many disks are looked at, at scale 1, rounded down: 112,000 in 
     synced_now_and_then: 8300,
     add_many: 4000,
     nothing_but_a_header: 11900,
+    compress: 1,
+    archive: 1,
+    snapshot: 1,
+    trim: 1,
 }
 DISKS = int(200 * SCALE)
 RECOVERIES = max(1, int(SCALE))
@@ -375,7 +489,7 @@ def crash_recovery(world: World, files: SimulatedFiles, chance: random.Random) -
         disk = files.killed()
         disk.plan = Plan(stop=stop)
         try:
-            opened(disk, world.segment_bytes)
+            opened(world, disk)
         except PowerLoss:
             pass
         else:

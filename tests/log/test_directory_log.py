@@ -312,7 +312,7 @@ def test_a_segment_that_is_not_the_last_may_not_be_unfinished(where):
 def test_a_segment_that_is_missing(where):
     one, _ = two_segments(where)
     one.unlink()
-    with pytest.raises(CorruptLog, match=r"0003\.jsonl, line 1 .*does not follow"):
+    with pytest.raises(CorruptLog, match=r"0003\.jsonl, line 1 .*no snapshot was loaded of what came before"):
         opened(where)
 
 

@@ -18,6 +18,9 @@ from kharon.model.events import (
     LeaseExtended,
     LogClosed,
     LogRepaired,
+    SegmentArchived,
+    SegmentCompressed,
+    SegmentTrimmed,
     TailCut,
     TicketAdded,
     TicketCancelled,
@@ -72,6 +75,15 @@ GOLDEN: list[tuple[Event, str]] = [
         LogRepaired("log/1.jsonl", 7, 8, "quarantine/1-7", 2),
         '"file":"log/1.jsonl","byte":7,"length":8,"kept_as":"quarantine/1-7","records":2',
     ),
+    (
+        SegmentCompressed("log/1.jsonl", 1, 9, "ab", "log/1.jsonl.zst", 7, "cd"),
+        '"file":"log/1.jsonl","first":1,"last":9,"last_hash":"ab","kept_as":"log/1.jsonl.zst","bytes":7,"sha256":"cd"',
+    ),
+    (
+        SegmentArchived("log/1.jsonl", 1, 9, "ab", "archive/1.jsonl"),
+        '"file":"log/1.jsonl","first":1,"last":9,"last_hash":"ab","kept_as":"archive/1.jsonl"',
+    ),
+    (SegmentTrimmed("log/1.jsonl", 1, 9, "ab"), '"file":"log/1.jsonl","first":1,"last":9,"last_hash":"ab"'),
 ]
 
 

@@ -1,0 +1,278 @@
+"""Which sealed segments are compressed, archived or trimmed, and how, one step at a time. Nothing, unless told so.
+
+    plan     which step comes next: pure (`next_step`), on what `survey` found out
+    prepare  the new file, complete, compared with the old one, on disk under its name   slow: run it in a thread
+    (the caller records the event that `prepare` returned, and waits until that is on disk)
+    settle   readers look for the new file from now on                                  O(segments), on the log's thread
+    finish   the old file is removed                                                    slow: run it in a thread
+
+A crash between any two of them loses nothing: `kharon.log.moves` says what becomes of it. A trim that was recorded and
+not carried out is planned again, when the queue is opened the next time. A segment holds the same bytes wherever it is:
+no record is ever written anew.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from kharon.errors import Closed, CorruptLog, KharonError
+from kharon.log.directory import DirectoryLog
+from kharon.log.moves import ARCHIVE, chunks, digest, name_archive, path_in, unreachable, write_new
+from kharon.log.packed import MAX_UNPACKED_BYTES, PACKED, load_zstd, open_segment, packed
+from kharon.log.segment import Place, trusted_start
+from kharon.model.events import Event, SegmentArchived, SegmentCompressed, SegmentTrimmed
+
+__all__ = ["Limit", "MayTrim", "Policy", "Retention", "Sealed", "Step", "never", "next_step"]
+
+MayTrim = Callable[[int], bool]
+"""Asked whether the records up to a seq may be removed: whether the state can be rebuilt without them."""
+
+
+def never(_upto: int) -> bool:
+    """Trim nothing: without a snapshot every record is needed to rebuild the state."""
+    return False
+
+
+class Limit(NamedTuple):
+    """What is left alone: segments whose last record is younger than `seconds`, and the newest ones that take up
+    `bytes` together, the tail included. None: this does not matter.
+    """
+
+    seconds: float | None = None
+    bytes: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.seconds is not None or self.bytes is not None
+
+    def is_beyond(self, age: float, total: int) -> bool:
+        """Return whether a segment is beyond the limit: `age` seconds old, `total` bytes with all behind it."""
+        return (self.seconds is not None and age > self.seconds) or (self.bytes is not None and total > self.bytes)
+
+
+class Policy(NamedTuple):
+    """Beyond which limit sealed segments are compressed, archived, trimmed."""
+
+    compress: Limit = Limit()
+    archive: Limit = Limit()
+    trim: Limit = Limit()
+
+    def __bool__(self) -> bool:
+        return bool(self.compress or self.archive or self.trim)
+
+
+class Sealed(NamedTuple):
+    """A sealed segment: its records, its file, how large that is, and the time and hash of its last record."""
+
+    first: int
+    last: int
+    path: Path
+    bytes: int
+    at: datetime
+    hash: str
+
+
+class Step(NamedTuple):
+    """What is to be done next with a sealed segment."""
+
+    action: Literal["compress", "archive", "trim"]
+    segment: Sealed
+
+
+def next_step(
+    sealed: Sequence[Sealed], tail_bytes: int, policy: Policy, folder: Path, now: datetime, may_trim: MayTrim
+) -> Step | None:
+    """Return what is to be done next; None: nothing. Trimming first, each of them from the oldest segment on.
+
+    Args:
+        sealed: the sealed segments, oldest first.
+        tail_bytes: how large the one behind them is.
+        policy: the limits.
+        folder: where segments are that have not been archived.
+        now: the time.
+        may_trim: whether records may be removed.
+
+    Cost: O(segments).
+    """
+    totals, total = [], tail_bytes
+    for segment in reversed(sealed):
+        total += segment.bytes
+        totals.append(total)
+    compress = archive = None
+    for segment, reach in zip(sealed, reversed(totals), strict=True):
+        age = (now - segment.at).total_seconds()
+        if segment is sealed[0] and policy.trim.is_beyond(age, reach) and may_trim(segment.last):
+            return Step("trim", segment)
+        if segment.path.parent != folder:
+            continue
+        small = segment.path.suffix != PACKED and segment.bytes <= MAX_UNPACKED_BYTES
+        if compress is None and small and policy.compress.is_beyond(age, reach):
+            compress = Step("compress", segment)
+        if archive is None and policy.archive.is_beyond(age, reach):
+            archive = Step("archive", segment)
+    return compress or archive
+
+
+class Retention:
+    """Carries out a policy on the segments of an open log.
+
+    Args:
+        log: the log.
+        policy: what is to be done.
+        archive: where to move segments, to a directory named for the log's id, so that queues may share it. It is not
+            made: a disk that is not mounted must not be written beneath. None: to `archive` in the queue's directory.
+        may_trim: whether the records up to a seq may be removed.
+
+    Raises:
+        KharonError: zstd is needed, and not installed.
+    """
+
+    def __init__(
+        self, log: DirectoryLog, policy: Policy, archive: Path | None = None, may_trim: MayTrim = never
+    ) -> None:
+        if policy.compress:
+            load_zstd("Settings.compress_after, or compress_beyond_bytes,")
+        self._log = log
+        self._files = log.files
+        self._directory = log.directory
+        self._policy = policy
+        self._archive_root = archive
+        self._may_trim = may_trim
+        self._known: dict[Place, Sealed] = {}
+        self._looked = 0
+        self._left: list[Path] = []  # what was to be removed, and may not have been
+        self._stopped = False
+
+    @property
+    def _archive(self) -> Path:
+        root = self._archive_root
+        return self._directory / "archive" if root is None else root.absolute() / self._log.log_id
+
+    def has_grown(self) -> bool:
+        """Return whether the log has other segments than when this was last asked. O(1)."""
+        last = self._log.tail_first
+        grown, self._looked = last != self._looked, last
+        return grown
+
+    def plan(self, now: datetime) -> Step | None:
+        """Return what is to be done next; None: nothing.
+
+        Raises:
+            CorruptLog, OSError: a segment's header cannot be read.
+
+        Cost: O(segments), and a look into each that has not been looked at.
+        """
+        finished = self._log.finished()
+        known = self._known
+        self._known = {
+            place: known[place] if place in known else self._look(place, following) for place, following in finished
+        }
+        sealed = list(self._known.values())
+        return next_step(sealed, self._log.tail_bytes, self._policy, self._directory / "log", now, self._may_trim)
+
+    def _look(self, place: Place, following: Place) -> Sealed:
+        with self._files.read(place.path) as file:
+            size = file.seek(0, os.SEEK_END)
+        with open_segment(self._files.read, following.path) as file:
+            end = trusted_start(file, following.path)
+        assert end.at is not None
+        return Sealed(place.first, end.seq, place.path, size, end.at, end.hash)
+
+    def prepare(self, step: Step) -> Event:
+        """Do what has to be on disk before the step may be recorded; return the event that records it.
+
+        Raises:
+            CorruptLog: what was written does not read like what it was written from.
+            KharonError: an archive cannot be reached; or has another segment of the same name.
+            OSError: the new file could not be written; or a file of an earlier step cannot be removed. The old file is
+                untouched.
+            Closed: `stop` was called.
+
+        Cost: O(bytes of the segment), twice.
+        """
+        self._remove_left()
+        segment = step.segment
+        if step.action != "compress":
+            self._check_archives()
+        file = path_in(self._directory, segment.path)
+        place = (file, segment.first, segment.last, segment.hash)
+        if step.action == "trim":
+            return SegmentTrimmed(*place)
+        target = self._target(step)
+        kept_as = path_in(self._directory, target)
+        if step.action == "archive":
+            self._archive_to(segment.path, target)
+            return SegmentArchived(*place, kept_as)
+        write_new(self._files, target, packed(self._source(segment.path)))
+        return SegmentCompressed(*place, kept_as, segment.bytes, self._compare(segment.path, target))
+
+    def _check_archives(self) -> None:
+        """Check that no older segment may be where it cannot be seen: trimming a later one would leave a hole."""
+        lost = unreachable(self._directory, self._files)
+        if lost:
+            raise KharonError(
+                f"the archive {lost[0]} cannot be reached; until it can, nothing is archived or trimmed. If it is gone "
+                f"for good, take it out of {self._directory / ARCHIVE}"
+            )
+
+    def _archive_to(self, path: Path, target: Path) -> None:
+        root = self._archive_root
+        if root is not None and self._files.kind(root) != "directory":
+            raise KharonError(f"Settings.archive_directory: {root} is no directory; mount it, or make it")
+        name_archive(self._directory, target.parent, self._files)
+        if self._files.kind(target) is None:
+            write_new(self._files, target, self._source(path))
+            self._compare(path, target)
+        elif digest(self._files, path) != digest(self._files, target):
+            raise KharonError(
+                f"{target} is there already, and is not what {path} holds: another queue, a copy of this one, has the "
+                f"same archive. Name another archive_directory"
+            )
+
+    def _source(self, path: Path) -> Iterator[bytes]:
+        for chunk in chunks(self._files, path, unpack=False):
+            if self._stopped:
+                raise Closed("retention was stopped, and what it was writing given up")
+            yield chunk
+
+    def _target(self, step: Step) -> Path:
+        path = step.segment.path
+        return self._archive / path.name if step.action == "archive" else path.with_name(path.name + PACKED)
+
+    def _compare(self, old: Path, new: Path) -> str:
+        was, now = digest(self._files, old), digest(self._files, new)
+        if was != now:
+            self._files.unlink(new)
+            raise CorruptLog(str(new), 0, 0, f"it does not hold what it was written from, {old}; it was removed")
+        return was
+
+    def settle(self, step: Step) -> None:
+        """Let readers look for the segment where it is now. Called on the log's thread once the record is on disk."""
+        self._left.append(step.segment.path)
+        if step.action == "trim":
+            self._log.trimmed(step.segment.first)
+        else:
+            self._log.moved(step.segment.first, self._target(step))
+
+    def finish(self, step: Step) -> None:
+        """Remove the old file; that is on disk when this returns, so no older one ever comes back without it.
+
+        Raises:
+            OSError: it could not be removed. That is tried again before the next step, since to remove a later segment
+                before it would leave a hole; and by the next opening.
+        """
+        assert step.segment.path in self._left, "finished before it was settled"
+        self._remove_left()
+
+    def _remove_left(self) -> None:
+        while self._left:
+            self._files.unlink(self._left[0])
+            self._files.sync_directory(self._left[0].parent)
+            del self._left[0]
+
+    def stop(self) -> None:
+        """Give up what is being written, at once. May be called from another thread."""
+        self._stopped = True

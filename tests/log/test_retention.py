@@ -1,0 +1,638 @@
+"""Retention: what is done with old segments, that nothing is lost by it wherever it stops, and that readers follow.
+
+Run as a program, it prints how long a loop stands still while 8 MiB are compressed in the background.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.lowlevel
+from log_steps import NOW, added, moment, opened, put
+
+import kharon
+import kharon.testing
+from kharon import audit
+from kharon.errors import CommitOutcomeUnknown, CorruptLog, KharonError
+from kharon.log import packed
+from kharon.log.directory import DirectoryLog, segments
+from kharon.log.files import OsFiles
+from kharon.log.moves import ARCHIVE
+from kharon.log.record import Record
+from kharon.log.retention import Limit, Policy, Retention, Sealed, never, next_step
+from kharon.log.segment import LiveReader
+from kharon.model.events import LogClosed, SegmentArchived, SegmentCompressed, SegmentTrimmed
+
+SEGMENT_BYTES = 2600  # so that the records of what is done to a segment are smaller than one
+ALL = Limit(bytes=0)
+COMPRESS, ARCHIVE_ALL, TRIM = Policy(compress=ALL), Policy(archive=ALL), Policy(trim=ALL)
+BOTH = Policy(compress=ALL, archive=ALL)
+OURS = (SegmentCompressed, SegmentArchived, SegmentTrimmed)
+
+
+def always(_upto: int) -> bool:
+    return True
+
+
+def begin(where: Path, files: OsFiles | None = None, commits: int = 30) -> DirectoryLog:
+    """A log, held open, of four segments or more."""
+    log = DirectoryLog(where, SEGMENT_BYTES, files or OsFiles())
+    list(log.open(NOW))
+    for number in range(commits):
+        put(log, added(f"a{number}"), added(f"b{number}"), at=number)
+    assert len(log._places) >= 4
+    return log
+
+
+def carry_out(log: DirectoryLog, retention: Retention, at: float = 100) -> list[str]:
+    """All steps, as the keeper does them; what they were."""
+    done = []
+    while (step := retention.plan(moment(at))) is not None:
+        event = retention.prepare(step)
+        put(log, event, at=at, by="clock")
+        retention.settle(step)
+        retention.finish(step)
+        done.append(step.action)
+    return done
+
+
+@pytest.fixture
+def where(tmp_path):
+    return tmp_path / "queue"
+
+
+@pytest.fixture
+def log(where):
+    log = begin(where)
+    yield log
+    log.abandon()
+
+
+def told(records: list[Record]) -> list[Record]:
+    """The records without those of retention."""
+    return [record for record in records if not isinstance(record.event, (*OURS, LogClosed))]
+
+
+def live(log: DirectoryLog, after: int = 0, id: str | None = None) -> list[Record]:
+    reader = log.reader(after, id)
+    try:
+        return reader.read(10_000, log.written)
+    finally:
+        reader.close()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- what comes next --------------------------------------------------------------------------------------------------
+
+LOG = Path("q/log")
+
+
+def sealed(*ends: int, suffix: str = "", folder: Path = LOG, size: int = 100) -> list[Sealed]:
+    """Segments of 10 records, whose last ones are so many seconds old at NOW + 1000 s."""
+    return [
+        Sealed(10 * n + 1, 10 * n + 10, folder / f"{10 * n + 1:020}.jsonl{suffix}", size, moment(1000 - age), "ab")
+        for n, age in enumerate(ends)
+    ]
+
+
+def steps(found: list[Sealed], policy: Policy, may_trim=always, tail: int = 50) -> tuple[str, int] | None:
+    step = next_step(found, tail, policy, LOG, moment(1000), may_trim)
+    return None if step is None else (step.action, step.segment.first)
+
+
+@pytest.mark.parametrize("action", ["compress", "archive", "trim"])
+@pytest.mark.parametrize(
+    ("limit", "first"),
+    [
+        (Limit(), None),
+        (Limit(seconds=30), None),
+        (Limit(seconds=29.9), 1),
+        (Limit(bytes=350), None),
+        (Limit(bytes=349), 1),
+        (Limit(bytes=0), 1),
+        (Limit(seconds=1, bytes=9999), 1),
+        (Limit(seconds=9999, bytes=1), 1),
+    ],
+)
+def test_the_limits(action, limit, first):
+    policy = Policy(**{action: limit})
+    assert steps(sealed(30, 20, 10), policy) == (None if first is None else (action, first))
+    assert bool(policy) == bool(limit) == (limit != Limit())
+
+
+def test_the_order_of_the_steps():
+    three = sealed(30, 20, 10)
+    everything = Policy(ALL, ALL, ALL)
+    assert steps(three, everything) == ("trim", 1)
+    assert steps(three, everything, never) == ("compress", 1), "trimming first, unless the state needs it"
+    small = sealed(30, suffix=".zst") + three[1:]
+    assert steps(small, everything, never) == ("compress", 11), "all are compressed before one is archived"
+    assert steps(small, ARCHIVE_ALL) == ("archive", 1)
+    assert steps(sealed(30, 20, 10, suffix=".zst"), BOTH) == ("archive", 1)
+    assert steps(sealed(30, folder=Path("archive")), BOTH) is None, "in the archive it stays as it is"
+    assert steps(sealed(30, folder=Path("archive")), TRIM) == ("trim", 1)
+    assert steps([], everything) is None
+
+
+def test_only_the_oldest_is_trimmed_and_only_if_the_state_does_not_need_it():
+    assert steps(sealed(5, 30), Policy(trim=Limit(seconds=20))) is None, "a hole is never made"
+    asked = []
+
+    def may_trim(upto: int) -> bool:
+        asked.append(upto)
+        return upto < 10
+
+    assert steps(sealed(30, 20), TRIM, may_trim) is None
+    assert asked == [10]
+
+
+def test_what_is_too_large_to_be_unpacked_again_is_not_compressed():
+    huge = sealed(30, size=packed.MAX_UNPACKED_BYTES + 1)
+    assert steps(huge, COMPRESS) is None
+    assert steps(sealed(30, size=packed.MAX_UNPACKED_BYTES), COMPRESS) == ("compress", 1)
+
+
+# --- each of them -----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_done_unless_told(where, log):
+    before = {path: path.read_bytes() for path in segments(where)}
+    assert carry_out(log, Retention(log, Policy())) == []
+    assert carry_out(log, Retention(log, TRIM)) == [], "without a snapshot every record is needed"
+    assert {path: path.read_bytes() for path in segments(where)} == before
+
+
+def test_compressing(where, log):
+    before = live(log)
+    plain = {path.name: path.read_bytes() for path in segments(where)[:-1]}
+    done = carry_out(log, Retention(log, COMPRESS))
+    assert done[: len(plain)] == ["compress"] * len(plain)
+    assert {name[20:] for name in names(where / "log")[:-1]} == {".jsonl.zst"}
+    assert names(where / "log")[-1].endswith(".jsonl"), "the tail is not sealed"
+    for path in segments(where)[: len(plain)]:
+        with packed.open_segment(OsFiles().read, path) as file:
+            assert file.read() == plain[path.stem], "the very same bytes"
+        assert path.stat().st_mode & 0o777 == 0o600
+    events = [record.event for record in audit.read(where) if isinstance(record.event, SegmentCompressed)]
+    first = events[0]
+    data = plain[f"{1:020}.jsonl"]
+    last = before[log._places[1].first - 2]
+    assert first == SegmentCompressed(
+        f"log/{1:020}.jsonl", 1, last.seq, last.hash, f"log/{1:020}.jsonl.zst", len(data), first.sha256
+    )
+    assert first.sha256 == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, BOTH])
+def test_everything_is_read_as_if_nothing_had_happened(where, log, policy):
+    before, state = live(log), audit.replay(where)
+    assert carry_out(log, Retention(log, policy))
+    assert told(live(log)) == before
+    assert live(log, id="b3") == [record for record in before if record.event.id == "b3"]
+    assert told(live(log, after=7)) == before[7:]
+    assert told(list(audit.read(where))) == before
+    assert list(audit.read(where, after=3))[:4] == before[3:7]
+    assert audit.replay(where).tickets == state.tickets
+    report = audit.verify(where)
+    assert (report.first, report.follows, report.last) == (1, "0" * 64, log.seq)
+    log.close(moment(200))
+    other, records = opened(where)
+    assert told(records) == before
+    assert told(live(other)) == before
+    put(other, added("later"), at=300)
+    other.close(moment(301))
+    assert audit.verify(where).closed
+
+
+def test_archiving(where, log):
+    before = names(where / "log")
+    done = carry_out(log, Retention(log, BOTH))
+    assert done.count("archive") == done.count("compress") >= len(before) - 1
+    assert len(names(where / "log")) == 1
+    assert (where / ARCHIVE).read_text() == "archive\n"
+    assert names(where / "archive")[0] == f"{1:020}.jsonl.zst"
+    event = next(record.event for record in audit.read(where) if isinstance(record.event, SegmentArchived))
+    assert (event.file, event.kept_as) == (f"log/{1:020}.jsonl.zst", f"archive/{1:020}.jsonl.zst")
+
+
+def test_an_archive_elsewhere_may_be_shared_and_may_change(where, log, tmp_path):
+    before = live(log)
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    other = begin(tmp_path / "other")
+    step = Retention(log, ARCHIVE_ALL, one).plan(moment(100))
+    first = Retention(log, ARCHIVE_ALL, one)
+    put(log, first.prepare(step), at=100)
+    first.settle(step)
+    first.finish(step)
+    carry_out(other, Retention(other, ARCHIVE_ALL, one))
+    carry_out(log, Retention(log, ARCHIVE_ALL, two))
+    assert names(one / log.log_id) == [f"{1:020}.jsonl"]
+    assert len(names(one)) == 2
+    assert (where / ARCHIVE).read_text() == f"{one / log.log_id}\n{two / log.log_id}\n"
+    assert told(list(audit.read(where))) == before
+    assert audit.verify(tmp_path / "other").first == 1
+    other.abandon()
+    (one / log.log_id).rename(tmp_path / "hidden")
+    with pytest.raises(CorruptLog, match=r"no record says that it was trimmed.*if they are in an archive, make that"):
+        audit.verify(where)
+    log.abandon()
+    with pytest.raises(CorruptLog, match="no snapshot"):
+        opened(where)
+
+
+def test_trimming(where, log):
+    before = live(log)
+    places = tuple(log._places)
+    upto = places[2].first - 1
+    retention = Retention(log, TRIM, may_trim=lambda seq: seq <= upto)
+    assert carry_out(log, retention) == ["trim", "trim"]
+    assert [path.name for path in segments(where)] == [place.path.name for place in places[2:]]
+    assert (log.first, log._places[0].first) == (upto + 1, upto + 1)
+    assert told(live(log)) == told(list(audit.read(where))) == before[upto:]
+    report = audit.verify(where)
+    assert (report.first, report.follows) == (upto + 1, before[upto - 1].hash)
+    events = [record.event for record in audit.read(where) if isinstance(record.event, SegmentTrimmed)]
+    end = before[places[1].first - 2]
+    assert events[0] == SegmentTrimmed(f"log/{1:020}.jsonl", 1, end.seq, end.hash)
+    with pytest.raises(KharonError, match=f"begins at record {upto + 1}.*no usable snapshot stands to begin with"):
+        audit.replay(where)
+    log.close(moment(200))
+    with pytest.raises(CorruptLog, match="no snapshot was loaded of what came before"):
+        opened(where)
+
+
+def test_trimming_what_was_archived(where, log):
+    carry_out(log, Retention(log, BOTH))
+    path = log._places[0].path
+    assert path.parent == where / "archive"
+    upto = log._places[1].first - 1
+    assert carry_out(log, Retention(log, TRIM, may_trim=lambda seq: seq <= upto)) == ["trim"]
+    assert not path.exists()
+    assert audit.verify(where).first == upto + 1
+
+
+def test_trimming_by_hand_is_noticed(where, log):
+    upto = log._places[2].first - 1
+    carry_out(log, Retention(log, TRIM, may_trim=lambda seq: seq <= upto))
+    segments(where)[0].unlink()
+    with pytest.raises(CorruptLog, match=f"begins at record {log._places[1].first}, and no record says that it was"):
+        audit.verify(where)
+
+
+def test_a_beginning_that_was_written_anew_is_noticed(where, log):
+    """The first header says that it follows something else, and all behind it is hashed again, but for that record."""
+    places = tuple(log._places)
+    put(log, SegmentTrimmed("log/x", 1, places[1].first - 1, "ab" * 32), at=50)
+    places[0].path.unlink()
+    with pytest.raises(CorruptLog, match=f"a record says that it follows the hash {'ab' * 32}; it begins behind"):
+        audit.verify(where)
+
+
+def test_a_first_segment_without_its_header(where, log):
+    one, two, *_ = segments(where)
+    one.unlink()
+    two.write_bytes(b"nonsense\n" + two.read_bytes())
+    with pytest.raises(CorruptLog, match=r"line 1 .*not a line of this log"):
+        audit.verify(where)
+
+
+def test_neither_the_tail_nor_a_later_one_is_trimmed(log):
+    with pytest.raises(AssertionError, match="from the oldest on"):
+        log.trimmed(log._places[1].first)
+
+
+# --- what a crash left half done (everywhere: in test_crashes) ---------------------------------------------------------
+
+
+def test_a_copy_that_does_not_unpack_is_no_reason_to_remove_the_original(where, log):
+    before = live(log)
+    retention = Retention(log, COMPRESS)
+    step = retention.plan(moment(100))
+    put(log, retention.prepare(step), at=100)
+    copy = where / "log" / f"{1:020}.jsonl.zst"
+    copy.write_bytes(copy.read_bytes()[:-9])
+    log.abandon()
+    other, records = opened(where)
+    assert told(records) == before
+    assert not copy.exists()
+    assert step.segment.path.exists()
+    other.abandon()
+
+
+class LyingFiles(OsFiles):
+    """Writes something else than it was told, from one moment on."""
+
+    lie = False
+
+    def create(self, path):
+        file, files = super().create(path), self
+
+        class Lying:
+            def write(self, data):
+                file.write(data.replace(b"ann", b"bob") if files.lie else data)
+
+            size, close, truncate, sync, mark = file.size, file.close, file.truncate, file.sync, file.mark
+
+        return Lying()
+
+
+def test_a_copy_is_compared_before_it_counts(where):
+    files = LyingFiles()
+    log = begin(where, files)
+    files.lie = True
+    retention = Retention(log, ARCHIVE_ALL)
+    step = retention.plan(moment(100))
+    before = step.segment.path.read_bytes()
+    with pytest.raises(CorruptLog, match="does not hold what it was written from"):
+        retention.prepare(step)
+    assert names(where / "archive") == []
+    assert step.segment.path.read_bytes() == before
+    log.abandon()
+
+
+# --- readers that are under way ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, BOTH])
+@pytest.mark.parametrize("read", [1, 5, 9, 23])
+def test_readers_under_way_go_on(where, log, policy, read):
+    before = live(log)
+    reader, records = log.reader(), audit.read(where)
+    some = reader.read(read, read)
+    more = [next(records) for _ in range(read)]
+    assert some == more == before[:read]
+    carry_out(log, Retention(log, policy))
+    assert told(some + reader.read(10_000, log.written)) == before
+    assert told(more + list(records)) == before
+    reader.close()
+
+
+def test_a_file_that_moves_between_the_listing_and_the_opening(where, log, monkeypatch):
+    before = live(log)
+    old = segments(where)
+    stale = [old]
+    carry_out(log, Retention(log, COMPRESS))
+    monkeypatch.setattr(audit.reading, "segments", lambda folder: stale.pop() if stale else segments(folder))
+    reading = audit.reading._Pass(where)  # which looks whether there are any, and takes the list away
+    stale.append(old)
+    assert told(list(reading.reading.records())) == before
+    assert stale == []
+
+
+def test_readers_that_fell_behind_a_trim_are_told(where, log):
+    before = live(log)
+    inside, early, records = log.reader(), log.reader(), audit.read(where)
+    assert inside.read(2, 2) == [next(records), next(records)] == before[:2]
+    upto = log._places[2].first - 1
+    carry_out(log, Retention(log, TRIM, may_trim=lambda seq: seq <= upto))
+    first = log._places[0].first
+    assert told(early.read(1000, log.written)) == before[upto:], "one that has not begun begins where the history does"
+    end = before[upto // 2 - 1].seq if upto % 2 == 0 else None
+    with pytest.raises(KharonError, match=f"has been trimmed: this reader fell behind.* record {first}"):
+        inside.read(1000, log.written)
+    with pytest.raises(KharonError, match=f"was trimmed while the log was being read; .* record {first}"):
+        list(records)
+    assert end is None or end < first
+    inside.close()
+    early.close()
+
+
+def test_a_file_that_is_listed_and_cannot_be_found_is_an_error(where, log):
+    one = segments(where)[0]
+    data = one.read_bytes()
+    one.unlink()
+    one.symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError):
+        audit.verify(where)
+    one.unlink()
+    one.write_bytes(data)
+    assert audit.verify(where).first == 1
+
+
+def test_the_live_reader_looks_for_the_file_when_it_needs_it(log):
+    reader = LiveReader(log.files, log._places, 0, None)
+    assert len(reader.read(1, log.written)) == 1
+    put(log, added("x"), at=50)
+    assert len(reader.read(10_000, log.written)) == log.written - 1
+    reader.close()
+
+
+# --- zstd -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_extra_is_named(where, log, monkeypatch):
+    carry_out(log, Retention(log, COMPRESS))
+    log.abandon()
+    monkeypatch.setattr(packed, "_LIBRARIES", ("no.such.library",))
+    with pytest.raises(KharonError, match=r"0001\.jsonl\.zst needs zstd.*pip install 'kharon\[zstd\]'"):
+        audit.verify(where)
+    with pytest.raises(KharonError, match=r"0001\.jsonl\.zst needs zstd"):
+        opened(where)
+    with pytest.raises(KharonError, match=r"Settings\.compress_after.*kharon\[zstd\]"):
+        Retention(log, COMPRESS)
+    Retention(log, ARCHIVE_ALL)
+    with pytest.raises(KharonError, match=r"kharon\[zstd\]"):
+        kharon.open("somewhere", kharon.Settings(compress_after=1))
+
+
+def test_a_compressed_segment_that_is_damaged(where, log):
+    carry_out(log, Retention(log, COMPRESS))
+    path = segments(where)[0]
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CorruptLog):
+            audit.verify(where)
+    for byte in range(0, len(whole), 3):
+        path.write_bytes(whole[:byte] + bytes([whole[byte] ^ 0x10]) + whole[byte + 1 :])
+        try:
+            assert audit.verify(where).last == log.seq, "if it is taken, it holds the very same bytes"
+        except CorruptLog as refused:
+            assert refused.file == str(path) or "sealed with another header" in str(refused)  # noqa: PT017 - either is right
+    path.write_bytes(whole)
+    audit.verify(where)
+
+
+def test_a_compressed_segment_without_its_seal(where, log):
+    path = segments(where)[0]
+    data = path.read_bytes()
+    unsealed = data[: data.rindex(b"\n", 0, -1) + 1]
+    path.unlink()
+    path.with_name(path.name + ".zst").write_bytes(b"".join(packed.packed(iter([unsealed]))))
+    with pytest.raises(CorruptLog, match="its seal is missing"):
+        audit.verify(where)
+
+
+def test_a_small_file_cannot_stand_for_endless_reading(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.jsonl.zst"
+    path.write_bytes(b"".join(packed.packed(bytes(1 << 18) for _ in range(64))))
+    assert path.stat().st_size < 5000
+    monkeypatch.setattr(packed, "MAX_UNPACKED_BYTES", 1 << 22)
+    with packed.open_segment(OsFiles().read, path) as file:
+        given = 0
+        with pytest.raises(CorruptLog, match="unpacks to more than 4194304 bytes"):  # noqa: PT012 - read on until then
+            while chunk := file.read(1 << 16):
+                given += len(chunk)
+        assert given <= 1 << 22
+
+
+def test_a_window_that_would_need_much_memory_is_refused(tmp_path):
+    zstd = packed.load_zstd("this test")
+    options = {zstd.CompressionParameter.window_log: 27}
+    path = tmp_path / "wide.jsonl.zst"
+    compressor = zstd.ZstdCompressor(options=options)
+    path.write_bytes(compressor.compress(os.urandom(1 << 20)) + compressor.flush())
+    with packed.open_segment(OsFiles().read, path) as file, pytest.raises(CorruptLog, match="does not unpack"):
+        file.read()
+
+
+# --- in an open queue -------------------------------------------------------------------------------------------------
+
+SETTINGS = {"segment_bytes": 4096, "max_poll_interval": 0.05}
+
+
+async def fill(kh: kharon.Kharon, count: int = 40) -> None:
+    for number in range(count):
+        await kh.add(kharon.Ticket(f"t{number}", "email", payload="x" * 300))
+
+
+async def until(kh: kharon.Kharon, event: type, count: int) -> list[Record]:
+    found = []
+    with trio.fail_after(30):
+        async with kh.records(follow=True) as records:
+            async for record in records:
+                if isinstance(record.event, event):
+                    found.append(record)
+                    if len(found) == count:
+                        return found
+    raise AssertionError
+
+
+@pytest.mark.parametrize("fsync", ["always", 0.01, "never"])
+async def test_a_queue_compresses_and_archives_while_it_is_used(where, fsync):
+    settings = kharon.Settings(compress_beyond_bytes=1, archive_beyond_bytes=4096, fsync=fsync, **SETTINGS)
+    async with kharon.open(where, settings) as kh:
+        await fill(kh)
+        records = await until(kh, SegmentArchived, 2)
+        assert {record.by for record in records} == {"clock"}
+        assert [type(record.event).__name__ for record in await kh.history("t0")] == ["TicketAdded"]
+    async with kharon.open(where, settings) as kh:
+        assert len(await kh.list(limit=None)) == 40
+        assert (await kh.get("t0")).payload == "x" * 300
+    assert audit.verify(where).closed
+    assert any(path.suffix == ".zst" for path in segments(where))
+
+
+async def test_a_queue_trims_nothing_that_its_state_needs(where):
+    settings = kharon.Settings(trim_after=0.001, trim_beyond_bytes=1, **SETTINGS)
+    async with kharon.open(where, settings) as kh:
+        await fill(kh)
+        await trio.sleep(0.2)
+    async with kharon.open(where, settings) as kh:
+        assert len(await kh.list(limit=None)) == 40
+
+
+async def test_a_queue_without_settings_keeps_all_as_it_is(where):
+    async with kharon.open(where, kharon.Settings(segment_bytes=4096)) as kh:
+        await fill(kh)
+        assert kh._queue.keeper is None
+    assert {path.suffix for path in segments(where)} == {".jsonl"}
+
+
+async def test_what_fails_in_the_background_is_said_and_the_queue_goes_on(where, caplog, monkeypatch):
+    settings = kharon.Settings(compress_beyond_bytes=1, **SETTINGS)
+
+    def no_room(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kharon.log.retention.write_new", no_room)
+    with caplog.at_level(logging.WARNING, "kharon"):
+        async with kharon.open(where, settings) as kh:
+            await fill(kh)
+            while not caplog.messages:  # noqa: ASYNC110 - a log message sets no event
+                await trio.sleep(0.01)
+            await kh.add(kharon.Ticket("last", "email"))
+    assert "retention pauses for 60 s: [Errno 28] No space left on device" in caplog.messages[0]
+    assert {path.suffix for path in segments(where)} == {".jsonl"}
+
+
+async def store_of(log: kharon.EventLog, fsync: str = "always") -> kharon.Kharon:
+    kh = kharon.open(log, kharon.Settings(fsync=fsync))
+    return await kh.__aenter__()
+
+
+async def test_recording_means_on_disk_whatever_the_setting():
+    log = kharon.testing.FailingLog(kharon.log.memory.MemoryLog())
+    kh = await store_of(log, "never")
+    await kh._queue.store.record(SegmentTrimmed("log/x", 1, 2, "ab"))
+    assert (log.seq, log.durable) == (1, 1)
+    log.fail = "sync"
+    with pytest.raises(CommitOutcomeUnknown):
+        await kh._queue.store.record(SegmentTrimmed("log/x", 1, 2, "ab"))
+    with pytest.raises(kharon.Closed):
+        await kh._queue.store.record(SegmentTrimmed("log/x", 1, 2, "ab"))
+
+
+async def test_a_failed_record_is_told_to_the_user_too():
+    log = kharon.testing.FailingLog(kharon.log.memory.MemoryLog(), fail="write")
+    kh = await store_of(log)
+    with pytest.raises(CommitOutcomeUnknown):
+        await kh._queue.store.record(SegmentTrimmed("log/x", 1, 2, "ab"))
+    with pytest.raises(CommitOutcomeUnknown):
+        await kh._queue.store.close()
+
+
+# --- as a program -----------------------------------------------------------------------------------------------------
+
+
+async def measure(where: Path, compress: int | None) -> tuple[float, int]:
+    """The longest time, in seconds, between two turns of a loop that does nothing else; segments compressed."""
+    settings = kharon.Settings(compress_beyond_bytes=compress, max_poll_interval=0.05)
+    longest = 0.0
+    async with kharon.open(where, settings):
+        end = time.perf_counter() + 3
+        last = time.perf_counter()
+        while last < end:
+            await trio.lowlevel.checkpoint()
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+    return longest, sum(path.suffix == ".zst" for path in segments(where))
+
+
+def write_large(where: Path) -> None:
+    log = DirectoryLog(where)
+    list(log.open(NOW))
+    for number in range(60_000):
+        log.append([added(f"t{number}", b'"%b"' % os.urandom(100).hex().encode())], NOW, "ann")
+        if number % 1000 == 0:
+            log.write()
+    log.close(NOW)
+
+
+def main() -> Iterator[str]:
+    import tempfile  # noqa: PLC0415 - the tests need none
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_large(Path(folder, "queue"))
+        for what, limit in (("nothing", None), ("compressing", 1)):
+            longest, count = trio.run(measure, Path(folder, "queue"), limit)
+            yield f"{what}: the longest stall was {longest * 1000:.2f} ms; {count} segments of 8 MiB compressed"
+
+
+if __name__ == "__main__":
+    for line in main():
+        print(line)  # noqa: T201 - it is run to see it
