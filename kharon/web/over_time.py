@@ -65,7 +65,7 @@ class Slots:
         all: in order.
     """
 
-    LIMIT: Final = 240
+    LIMIT: Final = 120
     _WIDTHS: Final = (1, 5, 15, 30, 60, 300, 900, 1800, 3600, 10_800, 21_600, 43_200, 86_400)  # each divides the next
 
     __slots__ = ("_first", "all", "width")

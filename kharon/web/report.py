@@ -35,7 +35,7 @@ from kharon.errors import TicketNotFound
 from kharon.log.record import Record
 from kharon.model import events as e
 from kharon.model.limits import ascii_json, check_instant
-from kharon.model.ticket import Ticket
+from kharon.model.ticket import Status, Ticket
 from kharon.web.over_time import PHASES, OverTime, Slot
 
 __all__ = ["report"]
@@ -70,7 +70,7 @@ def report(path: str | os.PathLike[str], id: str | None = None, *, now: datetime
         KharonError: there is no queue at `path`, or a record cannot follow from those before it.
         OSError: it cannot be read.
 
-    Cost: O(bytes of the log); the memory of the living tickets, of the ticket's own records, and of at most 240 slots of
+    Cost: O(bytes of the log); the memory of the living tickets, of the ticket's own records, and of at most 120 slots of
         time.
     """
     present = datetime.now(UTC) if now is None else check_instant("now", now)
@@ -203,7 +203,8 @@ def _facts(ticket: Ticket, *, removed: bool) -> Iterator[tuple[str, str | int | 
         return
     if ticket.blocked_by:
         yield "blocked by", _text(", ".join(ticket.blocked_by))
-    for name, at in (("due", ticket.runat), ("lease until", ticket.lease_until), ("expires", ticket.expire_at)):
+    due = ticket.runat if ticket.status is Status.PENDING and ticket.claim is None else None
+    for name, at in (("due", due), ("lease until", ticket.lease_until), ("expires", ticket.expire_at)):
         if at is not None:
             yield name, _us(at)
     if ticket.error_reason is not None:

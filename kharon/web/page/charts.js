@@ -38,17 +38,19 @@ function logarithmic(most) {
   const place = (value) => (value <= 0.0005 ? 0 : Math.min(1, Math.log10(value / 0.0005) / reach));
   let marks = DURATIONS.filter((size) => size <= Math.max(top, 0.01));
   if (marks.length > 5) marks = marks.filter((_, number) => (marks.length - 1 - number) % 2 === 0);
-  return { place, marks: [[0, "0"], ...marks.map((size) => [place(size), span(size * SECOND)])] };
+  return { place, marks: [[0, "0"], ...marks.map((size) => [place(size), span(size * SECOND)]).filter(([share]) => share > 0.1)] };
 }
 
 // --- one chart
-//   bars: [{key, name, values}] are stacked; lines: the same, drawn as steps; durations: seconds on a logarithmic axis
+//   bars: [{key, name, values}] are stacked; lines: the same, drawn as steps; ranges: seconds on a logarithmic axis, from
+//   the half to the longest of each slot; extra: told, not drawn
 
-function chart({ title, note, bars = [], lines = [], durations = false, gap = 1, wide = false, extra = [], empty }) {
+function chart({ title, note, bars = [], lines = [], ranges = [], gap = 1, wide = false, extra = [], empty }) {
   const count = data.time.depth.running.length;
-  const series = [...bars, ...lines];
+  const durations = ranges.length > 0;
+  const series = [...bars, ...lines, ...ranges];
   const tell = durations ? told : number;
-  const known = series.some((one) => one.values.some((value) => value));
+  const known = series.some((one) => one.values.some((value) => (durations ? value !== null : value)));
   const picture = svg("svg", {
     tabindex: "0", role: "slider", "aria-label": title + " over time", "aria-valuemin": 0, "aria-valuemax": count - 1,
     "aria-valuenow": 0, "aria-orientation": "horizontal",
@@ -56,7 +58,7 @@ function chart({ title, note, bars = [], lines = [], durations = false, gap = 1,
   const when = el("span", { class: "when" });
   const shown = [...series, ...extra].map((one) => [one, el("b")]);
   const legend = el("ul", { class: "legend" }, shown.map(([one, value]) =>
-    el("li", {}, el("i", { class: "key c-" + one.key + (lines.includes(one) && !durations ? " line" : ""), "aria-hidden": "true" }), one.name + " ", value)));
+    el("li", {}, el("i", { class: "key c-" + one.key + (lines.includes(one) ? " line" : ""), "aria-hidden": "true" }), one.name + " ", value)));
   const heads = [{ name: "from (UTC)" }, ...shown.map(([one]) => ({ name: one.name, kind: "n" }))];
   const rows = () => table(title + ", slot by slot", heads, count, (place) => [
     time(data.time.begin + place * data.time.width, data.time.width < MINUTE ? 3 : 2), ...shown.map(([one]) => tell(one.values[place])),
@@ -76,7 +78,7 @@ function chart({ title, note, bars = [], lines = [], durations = false, gap = 1,
     width = Math.max(240, picture.parentNode.clientWidth);
     slot = (width - left - right) / count;
     const deep = height - above - below, ground = height - below;
-    const top = stackedMost(bars, lines, count);
+    const top = durations ? Math.max(...ranges[ranges.length - 1].values) : stackedMost(bars, lines, count);
     const scale = durations ? logarithmic(top) : linear(top);
     const from = data.time.begin, to = from + count * data.time.width;
     const x = (us) => left + ((us - from) / (to - from)) * (width - left - right);
@@ -97,7 +99,7 @@ function chart({ title, note, bars = [], lines = [], durations = false, gap = 1,
     }
     const life = lifeOfTicket();
     if (life) parts.push(svg("rect", { class: "life", x: x(Math.max(from, life[0])), y: above, width: Math.max(1, x(Math.min(to, life[1])) - x(Math.max(from, life[0]))), height: deep }));
-    parts.push(...stacks(bars, count, slot, left, gap, y), ...lines.map((one) => steps(one, durations, slot, left, y)), rule);
+    parts.push(...stacks(bars, count, slot, left, gap, y), ...lines.map((one) => steps(one, slot, left, y)), ...spreads(ranges, slot, left, y), rule);
     picture.replaceChildren(...parts);
     picture.setAttribute("width", width);
     picture.setAttribute("height", height);
@@ -148,7 +150,7 @@ function lifeOfTicket() {
 function stackedMost(bars, lines, count) {
   let most = 0;
   for (let place = 0; place < count; place++) {
-    most = Math.max(most, bars.reduce((sum, one) => sum + one.values[place], 0), ...lines.map((one) => one.values[place] || 0));
+    most = Math.max(most, bars.reduce((sum, one) => sum + one.values[place], 0), ...lines.map((one) => one.values[place]));
   }
   return most;
 }
@@ -170,15 +172,30 @@ function stacks(bars, count, slot, left, gap, y) {
   });
 }
 
-function steps(one, durations, slot, left, y) {
-  let path = "", open = false;
+function steps(one, slot, left, y) {
+  let path = "";
   one.values.forEach((value, place) => {
-    if (value === null) { open = false; return; }
     const from = left + place * slot, level = y(value).toFixed(2);
-    path += (open ? "V" + level : "M" + from.toFixed(2) + " " + level) + "H" + (from + slot).toFixed(2);
-    open = true;
+    path += (path ? "V" + level : "M" + from.toFixed(2) + " " + level) + "H" + (from + slot).toFixed(2);
   });
   return svg("path", { class: "stroke c-" + one.key, d: path });
+}
+
+// For each slot a bar from what half of them did not exceed to the longest, darker up to what 90 % did not exceed.
+function spreads(ranges, slot, left, y) {
+  if (!ranges.length) return [];
+  const [half, most, , longest] = ranges.map((one) => one.values);
+  const room = slot > 4 ? 1.5 : 0;
+  const paths = { far: "", near: "", half: "" };
+  half.forEach((value, place) => {
+    if (value === null) return;
+    const across = "h" + Math.max(1, slot - room).toFixed(2);
+    const bar = (low, high) => "M" + (left + place * slot + room / 2).toFixed(2) + " " + low.toFixed(2) + "V" + high.toFixed(2) + across + "V" + low.toFixed(2) + "Z";
+    if (longest[place] > value) paths.far += bar(y(value), y(longest[place]));
+    if (most[place] > value) paths.near += bar(y(value), y(most[place]));
+    paths.half += bar(y(value) + 1, y(value) - 2);
+  });
+  return [svg("path", { class: "fill c-longest", d: paths.far }), svg("path", { class: "fill c-p90", d: paths.near }), svg("path", { class: "fill c-p50", d: paths.half })];
 }
 
 // --- which there are
@@ -208,6 +225,6 @@ function queueCharts() {
       bars: [counted("failed", "failed for good"), counted("lapsed"), counted("retried")], extra: [counted("released")],
       empty: "Nothing failed, lapsed or was retried.",
     }),
-    chart({ title: "Waits", note: "From being ready to being claimed; by the time of the claim", lines: measured(time.waited, time.total.waited), durations: true, empty: "Nothing was claimed, or nothing waited." }),
-    chart({ title: "Run times", note: "From a claim to its end; by the time of the end", lines: measured(time.ran, time.total.ran), durations: true, empty: "No attempt has ended." }));
+    chart({ title: "Waits", note: "From being ready to being claimed; by the time of the claim", ranges: measured(time.waited, time.total.waited), empty: "Nothing was claimed, or nothing waited." }),
+    chart({ title: "Run times", note: "From a claim to its end; by the time of the end", ranges: measured(time.ran, time.total.ran), empty: "No attempt has ended." }));
 }

@@ -78,7 +78,6 @@ function queueParts() {
     return;
   }
   const { total } = time_;
-  const length = (time_.last_at - time_.first_at) / HOUR / SECOND * SECOND;
   const hours = Math.max((time_.last_at - time_.first_at) / HOUR, 1e-9);
   const rate = (count) => (hours < 1 / 60 ? null : (count / hours >= 100 ? number(Math.round(count / hours)) : (count / hours).toFixed(1)) + " an hour");
   const pending = Object.values(time_.depth).reduce((sum, values) => sum + values[values.length - 1], 0);
@@ -87,7 +86,7 @@ function queueParts() {
   else add(main, el("header", { class: "between" }, el("h2", {}, "The queue meanwhile"), el("p", { class: "sub" }, sentence + ". The shaded stretch is this ticket\u2019s life.")));
   add(main, el("dl", { class: "tiles" },
     tile("pending", number(pending), "at the last record"), tile("added", number(total.added), rate(total.added)), tile("done", number(total.done), rate(total.done)),
-    tile("failed", number(total.failed), total.failure_rate === null ? null : percent(total.failure_rate) + " of those that ended", total.failed ? "bad" : ""),
+    tile("failed", number(total.failed), total.failure_rate === null ? null : percent(total.failure_rate) + " failure rate", total.failed ? "bad" : ""),
     tile("waited", told(total.waited.p90), "90 % at most"), tile("ran", told(total.ran.p90), "90 % at most")),
     queueCharts(), typeTable(time_), failureTable(time_), incidentTable(time_));
 }

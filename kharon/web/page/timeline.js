@@ -15,7 +15,7 @@ const TINTS = {
   deleted: "cancelled", expired: "cancelled",
 };
 const BAD = new Set(["failed", "lapsed"]);
-const MARK = 15, LANE = 26, AXIS = 24, MARKS = 30, MOST_ZOOM = 50;
+const MARK = 15, COLUMN = 2, LANE = 26, AXIS = 24, MARKS = 30, MOST_ZOOM = 50;
 
 // The first place in sorted `values` that is not below `wanted`.
 function from(values, wanted) {
@@ -36,7 +36,7 @@ function timeline(ticket, onChoose) {
   const badEnds = new Map(ticket.attempts.filter((one) => one[2] !== null).map((one) => [one[7], one[4]]));
   const begin = times[0], end = Math.max(times[times.length - 1], ...ticket.spans.slice(-3).map((one) => one[2]), begin + 1000);
   const whole = [begin - (end - begin) * 0.02, end + (end - begin) * 0.02];
-  let view = firstView(), chosen = -1, hovered = null, theme = {};
+  let view = firstView(), chosen = events.length - 1, hovered = null, theme = {};
 
   const canvas = el("canvas", { tabindex: "0", role: "slider", "aria-label": "Timeline: events", "aria-orientation": "horizontal",
     "aria-valuemin": 1, "aria-valuemax": events.length, "aria-valuenow": 1, "aria-describedby": "timeline-keys" });
@@ -82,7 +82,7 @@ function timeline(ticket, onChoose) {
     view = [start, start + size];
     redraw();
   }
-  function zoom(factor, at = chosen >= 0 && inView(times[chosen]) ? times[chosen] : (view[0] + view[1]) / 2) {
+  function zoom(factor, at = inView(times[chosen]) ? times[chosen] : (view[0] + view[1]) / 2) {
     look(at - (at - view[0]) * factor, at + (view[1] - at) * factor);
   }
   const pan = (share) => { const by = (view[1] - view[0]) * share; look(view[0] + by, view[1] + by); };
@@ -152,7 +152,7 @@ function timeline(ticket, onChoose) {
     pen.clip();
     lanes.forEach((lane, number) => { drawn += drawLane(pen, lane, laneTop(number)); });
     drawn += drawMarks(pen);
-    if (chosen >= 0) drawRule(pen, x(times[chosen]), height, theme.accent, 2);
+    drawRule(pen, x(times[chosen]), height, theme.accent, 2);
     if (hovered !== null) drawRule(pen, hovered, height, theme.muted, 1);
     pen.restore();
     drawn += drawOverview();
@@ -195,23 +195,23 @@ function timeline(ticket, onChoose) {
   function drawLane(pen, lane, top) {
     const { begins, ends, spans } = lane;
     let drawn = 0, place = from(ends, view[0]);
-    pen.fillStyle = theme[lane.key];
     while (place < spans.length && begins[place] <= view[1]) {
-      // One bar for all that touch on the screen.
       const first = place, left = Math.max(gutter() - 2, x(begins[place]));
-      let right = Math.max(left + 1.5, x(ends[place]));
+      let right = Math.max(left + 1.5, x(ends[place])), covered = x(ends[place]) - left;
       place += 1;
-      if (right - left < 3) {
-        while (place < spans.length && begins[place] <= view[1] && x(begins[place]) <= right + 0.5 && x(ends[place]) - x(begins[place]) < 3) {
-          right = Math.max(right, x(begins[place]) + 1.5, x(ends[place]));
-          place += 1;
-        }
+      // What is narrower than a column is drawn as one column, the paler the less of it is taken.
+      while (right - left < COLUMN && place < spans.length && x(begins[place]) <= left + COLUMN && x(ends[place]) <= left + COLUMN) {
+        right = left + COLUMN;
+        covered += x(ends[place]) - x(begins[place]);
+        while (++place < spans.length && x(ends[place]) <= left + COLUMN) covered += x(ends[place]) - x(begins[place]);
       }
       right = Math.min(right, stage.clientWidth);
       pen.fillStyle = theme[lane.key];
+      pen.globalAlpha = place - first === 1 ? 1 : 0.3 + 0.7 * Math.min(1, covered / COLUMN);
       pen.beginPath();
-      pen.roundRect(left, top + 3, right - left, LANE - 6, Math.min(3, (right - left) / 2));
+      pen.roundRect(left, top + 3, right - left, LANE - 6, right - left < 3 ? 0 : 3);
       pen.fill();
+      pen.globalAlpha = 1;
       drawn += 1;
       if (place - first === 1) drawn += drawInside(pen, spans[first], lane, left, right, top);
     }
@@ -262,27 +262,31 @@ function timeline(ticket, onChoose) {
 
   function drawMarks(pen) {
     const middle = AXIS + MARKS / 2, found = clusters();
+    const most = Math.max(100, ...found.map(([first, last]) => last - first + 1));
     for (const [first, last, place] of found) {
-      if (first === last) {
+      const count = last - first + 1;
+      if (count === 1) {
         drawShape(pen, place, middle, SHAPES[events[first][2]] || "dot", theme[TINTS[events[first][2]] || "cancelled"]);
         continue;
       }
-      let bad = false;
-      for (let number = first; number <= last && !bad; number++) bad = BAD.has(events[number][2]);
-      const label = last - first + 1 > 999 ? Math.round((last - first + 1) / 1000) + "k" : String(last - first + 1);
-      pen.font = theme.bold;
-      const half = MARK / 2 - 1;
-      pen.fillStyle = bad ? theme.failed : theme.muted;
-      pen.beginPath();
-      if (label.length <= 2) {
-        pen.arc(place, middle, half + 1, 0, 7);
+      let bad = 0;
+      for (let number = first; number <= last; number++) bad += BAD.has(events[number][2]);
+      if (count <= 99) {
+        pen.font = theme.bold;
+        pen.textAlign = "center";
+        pen.fillStyle = bad ? theme.failed : theme.muted;
+        pen.beginPath();
+        pen.arc(place, middle, MARK / 2 + 0.5, 0, 7);
         pen.fill();
         pen.fillStyle = theme.panel;
-        pen.textAlign = "center";
-        pen.fillText(label, place, middle + 0.5);
+        pen.fillText(String(count), place, middle + 0.5);
       } else {
-        pen.roundRect(place - half + 1, middle - 9, MARK - 4, 18, 2);
-        pen.fill();
+        // Too many to be numbered: a bar as high as there are many, red for what went wrong.
+        const height = 4 + 20 * (count / most), red = bad ? Math.max(2, height * (bad / count)) : 0, ground = AXIS + MARKS - 2;
+        pen.fillStyle = theme.muted;
+        pen.fillRect(place - MARK / 2 + 1.5, ground - height, MARK - 3, height - red);
+        pen.fillStyle = theme.failed;
+        pen.fillRect(place - MARK / 2 + 1.5, ground - red, MARK - 3, red);
       }
     }
     return found.length * 2;
@@ -451,21 +455,19 @@ function timeline(ticket, onChoose) {
   canvas.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const acts = {
-      ArrowLeft: () => (event.shiftKey ? pan(-0.2) : choose(chosen < 0 ? 0 : chosen - 1)),
+      ArrowLeft: () => (event.shiftKey ? pan(-0.2) : choose(chosen - 1)),
       ArrowRight: () => (event.shiftKey ? pan(0.2) : choose(chosen + 1)),
-      ArrowDown: () => choose(chosen < 0 ? 0 : chosen - 1), ArrowUp: () => choose(chosen + 1),
+      ArrowDown: () => choose(chosen - 1), ArrowUp: () => choose(chosen + 1),
       PageDown: () => choose(chosen - 100), PageUp: () => choose(chosen + 100),
       Home: () => choose(0), End: () => choose(events.length - 1),
       "+": () => zoom(0.5), "=": () => zoom(0.5), "-": () => zoom(2), _: () => zoom(2), 0: () => look(...whole),
-      Enter: () => onChoose(Math.max(0, chosen), true),
+      Enter: () => onChoose(chosen, true),
     };
     const act = acts[event.key];
     if (!act) return;
     event.preventDefault();
     act();
   });
-  canvas.addEventListener("focus", () => { if (chosen < 0) choose(firstShown()); });
-  const firstShown = () => clamp(from(times, view[0]), 0, events.length - 1);
 
   const dark = matchMedia("(prefers-color-scheme: dark)");
   dark.addEventListener("change", redraw);
@@ -479,11 +481,6 @@ function timeline(ticket, onChoose) {
     choose(place, { scroll: false });
     box.scrollIntoView({ block: "nearest" });
   };
-  tellFirst();
-  function tellFirst() {
-    const [, us, word, by] = events[0];
-    canvas.setAttribute("aria-valuetext", word + " at " + utc(us) + " UTC, by " + by);
-    detail.append(el("p", { class: "muted" }, "Choose an event: click a mark or a bar, or use the arrow keys."));
-  }
+  tellChosen();
   return box;
 }
