@@ -1,8 +1,8 @@
 """A queue over time, from one pass over its records: how deep it was, what came and went, how long things took.
 
-In slots of one width, at most `Slots.LIMIT` of them: as time goes by they are merged into wider ones, so the memory does
-not grow with the log. Counts, waits and runs are those of `kharon.audit.measures`, phases those of `kharon.audit`'s
-timelines. Nothing is drawn here, and no file is read.
+In slots of one width, at most `Slots.LIMIT` of them: as time goes by they are merged into wider ones, so the memory
+does not grow with the log. Counts, waits and runs are those of `kharon.audit.measures`, phases those of
+`kharon.audit.timelines`. Nothing is drawn here, and no file is read.
 """
 
 from __future__ import annotations

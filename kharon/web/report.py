@@ -1,9 +1,9 @@
 """One self-contained HTML page about a queue, and about one of its tickets: `report`.
 
-The page holds its data as JSON and draws it with a script of its own: no framework, nothing fetched. What a log holds is
-hostile until shown otherwise: every text passes `safe` (what cannot be seen becomes an escape that can), the JSON is
-ASCII without `<`, `>` and `&`, the script sets text and never HTML, and the page's Content-Security-Policy forbids all
-network and every script but this one, by its hash. Style and script are beside this module, in `page/`.
+The page holds its data as JSON and draws it with a script of its own: no framework, nothing fetched. What a log holds
+may be hostile: every text passes `safe` (what cannot be seen becomes an escape that can), the JSON is ASCII without
+`<`, `>` and `&`, the script sets text and never HTML, and the page's Content-Security-Policy forbids all network and
+every script but this one, by its hash. Style and script are beside this module, in `page/`.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def report(path: str | os.PathLike[str], id: str | None = None, *, now: datetime
         KharonError: there is no queue at `path`, or a record cannot follow from those before it.
         OSError: it cannot be read.
 
-    Cost: O(bytes of the log); the memory of the living tickets, of the ticket's own records, and of at most 120 slots of
-        time.
+    Cost: O(bytes of the log); the memory of the living tickets, of the ticket's own records, and of at most 120 slots
+        of time.
     """
     present = datetime.now(UTC) if now is None else check_instant("now", now)
     queue = Path(path)
@@ -241,7 +241,16 @@ def _life(life: Life) -> dict[str, Any]:
 def _event(life: int, step: Step) -> list[Any]:
     record = step.record
     then = "removed" if step.ticket is None else ", ".join(_told_span(span) for span in step.spans)
-    return [record.seq, _us(record.at), _word(record.event), safe(record.by), step.who.value, *_said(record), then, life]
+    return [
+        record.seq,
+        _us(record.at),
+        _word(record.event),
+        safe(record.by),
+        step.who.value,
+        *_said(record),
+        then,
+        life,
+    ]
 
 
 def _early(record: Record) -> list[Any]:
@@ -392,6 +401,8 @@ def _failure(record: Record) -> list[Any]:
 def _incident(record: Record) -> list[Any]:
     event = record.event
     fields = {name: getattr(event, name) for name in event.__struct_fields__}
-    said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in fields.items() if name not in {"hash", "sha256"})
+    said = ", ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in fields.items() if name not in {"hash", "sha256"}
+    )
     words = re.sub(r"(?<!^)(?=[A-Z])", " ", type(event).__name__).lower().capitalize()
     return [record.seq, _us(record.at), words, safe(record.by), _text(said)]

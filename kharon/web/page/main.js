@@ -56,7 +56,7 @@ function attemptTable(ticket, picture) {
     const button = el("button", { type: "button", class: "link", "aria-label": "Attempt " + count + ": show it in the timeline" }, count);
     button.addEventListener("click", () => picture.attempt(begin, end));
     return [button, ...(many ? [life] : []), time(begin), end === null ? span(ticket.now - begin) + " so far" : span(end - begin), el("bdi", {}, worker),
-      add(el("span", { class: "ended" }), el("i", { class: "key c-" + ({ acked: "done", retried: "backing-off", released: "cancelled", deleted: "cancelled" }[outcome] || outcome), "aria-hidden": "true" }), outcome + (by && by !== worker ? " by " + by : "")),
+      add(el("span", { class: "ended" }), el("i", { class: "key c-" + (OUTCOMES[outcome] || outcome), "aria-hidden": "true" }), outcome + (by && by !== worker ? " by " + by : "")),
       reason];
   });
 }

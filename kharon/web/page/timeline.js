@@ -14,6 +14,10 @@ const TINTS = {
   retried: "backing-off", lapsed: "lapsed", released: "cancelled", extended: "running", updated: "cancelled",
   deleted: "cancelled", expired: "cancelled",
 };
+const OUTCOMES = {
+  acked: "done", done: "done", failed: "failed", lapsed: "lapsed", retried: "backing-off", cancelled: "cancelled",
+  released: "cancelled", deleted: "cancelled",
+};
 const BAD = new Set(["failed", "lapsed"]);
 const MARK = 15, COLUMN = 2, LANE = 26, AXIS = 24, MARKS = 30, MOST_ZOOM = 50;
 
@@ -33,7 +37,7 @@ function timeline(ticket, onChoose) {
     const spans = ticket.spans.filter((one) => one[0] === name);
     return { name, key: name.replace(" ", "-"), spans, ends: Float64Array.from(spans, (one) => one[2]), begins: Float64Array.from(spans, (one) => one[1]) };
   }).filter((lane) => lane.spans.length);
-  const badEnds = new Map(ticket.attempts.filter((one) => one[2] !== null).map((one) => [one[7], one[4]]));
+  const outcomes = new Map(ticket.attempts.map((one) => [one[2], one[4]]));
   const begin = times[0], end = Math.max(times[times.length - 1], ...ticket.spans.slice(-3).map((one) => one[2]), begin + 1000);
   const whole = [begin - (end - begin) * 0.02, end + (end - begin) * 0.02];
   let view = firstView(), chosen = events.length - 1, hovered = null, theme = {};
@@ -148,12 +152,12 @@ function timeline(ticket, onChoose) {
     let drawn = drawAxis(pen, width, height);
     pen.save();
     pen.beginPath();
-    pen.rect(gutter(), 0, width - gutter(), height);
+    pen.rect(gutter() - 4, 0, width - gutter() - 4, height);
     pen.clip();
     lanes.forEach((lane, number) => { drawn += drawLane(pen, lane, laneTop(number)); });
-    drawn += drawMarks(pen);
-    drawRule(pen, x(times[chosen]), height, theme.accent, 2);
     if (hovered !== null) drawRule(pen, hovered, height, theme.muted, 1);
+    drawRule(pen, x(times[chosen]), height, theme.accent, 2);
+    drawn += drawMarks(pen);
     pen.restore();
     drawn += drawOverview();
     canvas.dataset.drawn = drawn;
@@ -220,7 +224,7 @@ function timeline(ticket, onChoose) {
 
   function drawInside(pen, one, lane, left, right, top) {
     let drawn = 0;
-    const room = right - left, outcome = lane.name === "running" && !one[5] ? outcomeOf(one) : null;
+    const room = right - left, outcome = lane.name === "running" && !one[5] ? OUTCOMES[outcomes.get(one[2])] : null;
     if (outcome && room > 8) {
       pen.fillStyle = theme[outcome];
       pen.fillRect(right - 4, top + 3, 4, LANE - 6);
@@ -237,13 +241,6 @@ function timeline(ticket, onChoose) {
       drawn += 1;
     }
     return drawn;
-  }
-
-  function outcomeOf(one) {
-    // A lease that was extended goes on in another span: only the last of an attempt has its end.
-    const next = from(times, one[2]);
-    const word = next < events.length ? events[next][2] : null;
-    return word === null || word === "extended" || word === "updated" || word === "added" ? null : TINTS[word] || null;
   }
 
   // Clusters of the marks in view: [first, last, place].
