@@ -66,7 +66,8 @@ def show(browser, tmp_path):
         opened.goto(file.as_uri())
         opened.wait_for_function("document.querySelector('main').children.length > 1")
         assert asked.pop() == file.as_uri()
-        opened.complaints = complaints
+        opened.complaints, opened.asked, opened.failed = complaints, asked, []
+        opened.on("requestfailed", lambda request: opened.failed.append(request.url))
         return opened
 
     yield show

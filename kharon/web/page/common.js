@@ -126,7 +126,7 @@ function table(caption, heads, count, row, { page = 100, more = null } = {}) {
   const body = el("tbody");
   const made = el("table", {}, el("caption", { class: "unseen" }, caption),
     el("thead", {}, el("tr", {}, heads.map((head) => el("th", { scope: "col", class: head.kind || null }, head.name)))), body);
-  const box = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, made);
+  const box = el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": caption }, made);
   const whole = el("div", { class: "table" }, box);
   let first = 0;
   const say = el("span", { role: "status" });

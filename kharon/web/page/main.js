@@ -22,7 +22,7 @@ function ticketParts() {
 }
 
 function jsonPanel(title, text) {
-  return text === null ? null : panel(title, "h2", el("pre", { tabindex: "0", role: "region", "aria-label": title }, text));
+  return text === null ? null : panel(title, "h2", el("pre", { tabindex: "0", role: "group", "aria-label": title }, text));
 }
 
 function ticketSentence(ticket) {
