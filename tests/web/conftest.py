@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
-import scenario  # noqa: E402 - it is beside the command's tests
+import scenario  # it is beside the command's tests
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -29,7 +29,7 @@ def night(tmp_path_factory):
 def data_of():
     """`data_of(page)` is the JSON that a page holds."""
     return lambda page: json.loads(
-        re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1]
+        re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1]
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tracemalloc
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 import scenario
@@ -151,7 +152,7 @@ def test_there_are_never_more_slots_than_the_limit_and_nothing_is_lost(tmp_path)
         assert slots.begin <= written.BEGIN.timestamp() + now
         assert slots.end - slots.width <= record.at.timestamp() < slots.end
     assert (widths[0], widths[-1] > 86_400) == (1, True)  # through all of them, and beyond
-    assert all(wide % narrow == 0 for narrow, wide in zip(widths, widths[1:], strict=False))
+    assert all(wide % narrow == 0 for narrow, wide in pairwise(widths))
     whole = measure(k.read(where)).total
     for name in COUNTS:
         assert sum(slot.counts[name] for slot in slots.all) == getattr(whole, name)

@@ -1,4 +1,4 @@
-"""The report opened in Chromium: nothing fetched, nothing complained of (`show` sees to both), and what a reader can do.
+"""The report in Chromium: nothing fetched, nothing complained of (`show` sees to both), and what a reader can do.
 
 Skipped, with the reason, where there is no Chromium or no Playwright. The screenshots are left in pytest's temporary
 folder.
@@ -7,6 +7,7 @@ folder.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 import scenario
@@ -247,7 +248,7 @@ def test_everything_that_can_be_used_has_a_name_and_can_be_reached(show, ticket_
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map((one) => Number(one.tagName[1]))")
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in pairwise(levels))
     reached = set()
     for _ in range(60):
         page.keyboard.press("Tab")
@@ -372,7 +373,7 @@ def test_nothing_sticks_out(show, ticket_page, width, tmp_path):
     page = show(ticket_page, viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     box = timeline(page).bounding_box()
-    assert 0 <= box["x"]
+    assert box["x"] >= 0
     assert box["x"] + box["width"] <= width
     page.screenshot(path=tmp_path / f"{width}.png", full_page=True)
 
@@ -385,7 +386,7 @@ def test_ten_thousand_events_are_drawn_as_what_fits(show, busy_page, tmp_path, r
     slider = timeline(page)
     assert slider.get_attribute("aria-valuemax") == "10000"
     width = slider.bounding_box()["width"]
-    # Two bars at most for each column of two pixels in five lanes; the overview; a mark for each fifteen pixels; the axis.
+    # Two bars at most for each column of two pixels in five lanes, the overview, a mark for each 15 pixels, the axis.
     most = 5 * width + width + 2 * width / 15 + 60
     drawn = []
 
@@ -458,8 +459,10 @@ def test_the_policy_stops_what_would_get_in_all_the_same(show, queue_page):
     page.evaluate(
         """() => {
           window.stopped = [];
-          document.addEventListener('securitypolicyviolation', (event) => window.stopped.push(event.effectiveDirective));
-          document.body.insertAdjacentHTML('beforeend', '<img src="https://example.org/x.png"><b onclick="window.run = 1">x</b>');
+          document.addEventListener('securitypolicyviolation', (event) =>
+            window.stopped.push(event.effectiveDirective));
+          document.body.insertAdjacentHTML('beforeend',
+            '<img src="https://example.org/x.png"><b onclick="window.run = 1">x</b>');
           document.body.lastElementChild.click();
           const script = document.createElement('script');
           script.textContent = 'window.run = 2';

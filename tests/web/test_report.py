@@ -307,8 +307,8 @@ def test_the_policy_allows_this_script_and_style_and_nothing_else(night):
 
     assert rules == {
         "default-src": "'none'",
-        "script-src": hashed(re.search(r"<script>(.*?)</script>", page, re.S)[1]),
-        "style-src": hashed(re.search(r"<style>(.*?)</style>", page, re.S)[1]),
+        "script-src": hashed(re.search(r"<script>(.*?)</script>", page, re.DOTALL)[1]),
+        "style-src": hashed(re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]),
         "img-src": "data:",
         "base-uri": "'none'",
         "form-action": "'none'",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 import scenario
@@ -24,13 +23,17 @@ def run(monkeypatch, capsys):
     return run
 
 
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
 def test_a_page_is_written(run, night, tmp_path):
     to = tmp_path / "report.html"
     assert run("report", night, "-o", to) == (0, "", f"{to}: open it in a browser; it needs nothing else\n")
     assert to.read_text() == report(night, now=scenario.NOW)
     assert run("report", night, "sweep", "--output", tmp_path / "sweep.html")[0] == 0
     assert (tmp_path / "sweep.html").read_text() == report(night, "sweep", now=scenario.NOW)
-    assert sorted(os.listdir(tmp_path)) == ["report.html", "sweep.html"]
+    assert names(tmp_path) == ["report.html", "sweep.html"]
 
 
 def test_a_page_on_stdout(run, night):
@@ -55,7 +58,7 @@ def test_a_file_is_replaced_only_when_told_so(run, night, tmp_path, monkeypatch)
     assert to.read_text() == "mine"
     assert run("report", night, "-o", to, "--force")[0] == 0
     assert to.read_text().startswith("<!doctype html>")
-    assert os.listdir(tmp_path) == ["report.html"]
+    assert names(tmp_path) == ["report.html"]
 
 
 def test_a_file_that_comes_meanwhile_is_not_replaced(run, night, tmp_path, monkeypatch):
@@ -68,7 +71,7 @@ def test_a_file_that_comes_meanwhile_is_not_replaced(run, night, tmp_path, monke
     monkeypatch.setattr(pages, "report", meanwhile)
     code, _, err = run("report", night, "-o", to)
     assert (code, err.endswith("say --force to replace it\n"), to.read_text()) == (2, True, "mine")
-    assert os.listdir(tmp_path) == ["report.html"]
+    assert names(tmp_path) == ["report.html"]
 
 
 def test_a_disk_that_is_full_leaves_what_was_there(run, night, tmp_path, monkeypatch):
@@ -76,7 +79,7 @@ def test_a_disk_that_is_full_leaves_what_was_there(run, night, tmp_path, monkeyp
     to.write_text("mine")
     monkeypatch.setattr(pages, "report", lambda *_a, **_m: "\u00e9")  # cannot be written as ASCII: fails half way
     assert run("report", night, "-o", to, "--force")[0] == 2
-    assert (to.read_text(), os.listdir(tmp_path)) == ("mine", ["report.html"])
+    assert (to.read_text(), names(tmp_path)) == ("mine", ["report.html"])
 
 
 @pytest.mark.parametrize(
@@ -94,4 +97,4 @@ def test_what_cannot_be(run, night, tmp_path, arguments, code, says):
     assert (found[0], found[1]) == (code, "")
     assert says in found[2]
     assert found[2].count("\n") == 1
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
