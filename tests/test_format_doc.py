@@ -15,7 +15,12 @@ from msgspec import NODEFAULT, Raw
 import kharon.audit
 from kharon.errors import CorruptLog
 from kharon.log.directory import DirectoryLog
-from kharon.log.record import Seal, _Envelope, _HeaderBody
+from kharon.log.directory import segments as kharon_segments
+from kharon.log.files import OS_FILES
+from kharon.log.moves import write_new
+from kharon.log.packed import load_zstd, packed
+from kharon.log.record import Seal, _Envelope, _HeaderBody, link
+from kharon.log.retention import Limit, Policy, Retention
 from kharon.model.events import EVENTS, Changes, TailCut, TicketAdded, TicketDeleted, TicketDone
 from kharon.model.limits import MAX_LINE_BYTES
 
@@ -31,6 +36,7 @@ VERIFIER = blocks("python")[-1]
 SCRIPT = compile(VERIFIER, "verify.py", "exec")
 
 
+ZstdError = load_zstd("this test").ZstdError
 SEAL_BYTES = 92 + len('"sealed":4,"next":""}\n') + 64
 
 
@@ -271,6 +277,114 @@ def test_they_agree_about_several_segments_and_a_cut(where):
     path.write_bytes(path.read_bytes()[:-1])
     assert verify(where).startswith(judgement(where))
     assert "0001.jsonl, line 10" in verify(where)
+
+
+# --- compressed, archived, trimmed ------------------------------------------------------------------------------------
+
+EVERYTHING = Limit(bytes=0)
+KEPT = [Policy(compress=EVERYTHING), Policy(archive=EVERYTHING), Policy(EVERYTHING, EVERYTHING)]
+
+
+def carry_out(where: Path, policy: Policy, steps: int, archive: Path | None = None) -> None:
+    log = DirectoryLog(where, segment_bytes=1500)
+    list(log.open(NOW))
+    retention = Retention(log, policy, archive, lambda _seq: True)
+    for _ in range(steps):
+        step = retention.plan(moment(99))
+        log.append([retention.prepare(step)], moment(99), "clock")
+        log.write()
+        log.sync()
+        retention.settle(step)
+        retention.finish(step)
+    log.abandon()
+
+
+@pytest.fixture
+def long(tmp_path):
+    """A log of several segments of three records or so."""
+    log = DirectoryLog(tmp_path / "long", segment_bytes=1500)
+    list(log.open(NOW))
+    for number in range(20):
+        log.append([TicketAdded(f"t{number}", "x", Raw(b"null"), "t", 1, NOW)], NOW, "ann")
+        log.write()
+    log.close(NOW)
+    return tmp_path / "long"
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+@pytest.mark.parametrize("policy", KEPT)
+def test_they_agree_about_what_was_compressed_or_archived(long, tmp_path, policy, elsewhere):
+    (tmp_path / "archive").mkdir()
+    carry_out(long, policy, 3, tmp_path / "archive" if elsewhere else None)
+    assert verify(long) == judgement(long)
+    for path in kharon_segments(long)[:4]:
+        away = path.rename(path.with_name("away"))
+        assert verify(long).startswith(judgement(long))
+        assert not judgement(long).startswith("log ")
+        away.rename(path)
+        data = path.read_bytes()
+        for byte in range(0, len(data), 17):
+            path.write_bytes(data[:byte] + bytes([data[byte] ^ 1]) + data[byte + 1 :])
+            try:
+                said = verify(long)
+            except ZstdError:
+                said = "damaged"
+            assert said.startswith("log ") == judgement(long).startswith("log ")
+        path.write_bytes(data)
+    assert verify(long) == judgement(long)
+
+
+def test_they_agree_about_a_compressed_segment_without_its_seal(long):
+    *_, two, last = kharon_segments(long)
+    for path in (two, last):
+        data = path.read_bytes()
+        whole = data[: data.rindex(b"\n", 0, -1) + 1] if path == two else data
+        path.rename(path.with_name("away"))
+        write_new(OS_FILES, path.with_name(path.name + ".zst"), packed(iter([whole])))
+        assert not judgement(long).startswith("log ")
+        assert not verify(long).startswith("log ")
+        path.with_name(path.name + ".zst").unlink()
+        path.with_name("away").rename(path)
+    assert verify(long) == judgement(long)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_they_agree_about_what_was_trimmed(long, steps):
+    carry_out(long, Policy(trim=EVERYTHING), steps)
+    assert verify(long) == judgement(long)
+    assert judgement(long).startswith("log ")
+    first, second, *_ = kharon_segments(long)
+    data = first.read_bytes()
+    first.unlink()
+    assert verify(long).startswith(judgement(long))
+    assert f"{second}, line 1: " in verify(long)
+    first.write_bytes(data.replace(b'"previous":"', b'"previous":"x'))
+    assert verify(long).startswith(judgement(long))
+
+
+def test_they_agree_about_a_beginning_that_was_written_anew(long):
+    """Its first header says that it follows something else, and all lines behind it follow from that."""
+    carry_out(long, Policy(trim=EVERYTHING), 1)
+    first, *rest = kharon_segments(long)
+    chain = "ab" * 32
+    for path in (first, *rest):
+        lines = []
+        for line in path.read_bytes().splitlines():
+            body = re.sub(rb'"previous":"[0-9a-f]{64}"', b'"previous":"%b"' % chain.encode(), line[92:])
+            if b'"sealed":' not in body[:9]:
+                made, chain = link(chain, body)
+                lines.append(made)
+        path.write_bytes(b"".join(lines))
+        if path != rest[-1]:
+            ahead = rest[(first, *rest).index(path)].read_bytes().splitlines()[0][92:]
+            ahead = re.sub(rb'"previous":"[0-9a-f]{64}"', b'"previous":"%b"' % chain.encode(), ahead)
+            seal = b'"sealed":%d,"next":"%b"}' % (
+                int(rest[(first, *rest).index(path)].stem) - 1,
+                link(chain, ahead)[1].encode(),
+            )
+            path.write_bytes(b"".join([*lines, link(chain, seal)[0]]))
+    assert verify(long).startswith(judgement(long))
+    assert f"{first}, line 1: " in verify(long)
 
 
 def test_the_anchor(where):

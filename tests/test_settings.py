@@ -2,6 +2,7 @@
 
 import math
 from datetime import timedelta
+from pathlib import Path
 
 import attrs
 import pytest
@@ -99,6 +100,16 @@ def test_by_default_everything_is_kept_as_it_is():
     assert [getattr(settings, name) for name in (*AGES, *SIZES, "archive_directory")] == [None] * 7
     settings = Settings(trim_after=timedelta(days=1), trim_beyond_bytes=5, archive_directory="old")
     assert (settings.trim_after, settings.trim_beyond_bytes, settings.archive_directory) == (86400.0, 5, "old")
+
+
+@pytest.mark.parametrize("name", ["trim_after", "trim_beyond_bytes"])
+def test_nothing_is_trimmed_without_snapshots(name):
+    with pytest.raises(InvalidSettings, match=rf"^Settings\.{name}: nothing is trimmed that no snapshot holds"):
+        Settings(**{name: 1}, snapshot_bytes=None)
+
+
+def test_a_directory_may_be_a_path():
+    assert Settings(archive_directory=Path("somewhere/old")).archive_directory == "somewhere/old"
 
 
 def test_the_shortest_poll_is_not_longer_than_the_longest():

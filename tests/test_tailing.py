@@ -376,7 +376,7 @@ log = DirectoryLog(sys.argv[1], 2600)
 list(log.open(NOW))
 retention = Retention(log, Policy(compress=Limit(bytes=8000), archive=Limit(bytes=12000)))
 print("ready", flush=True)
-for number in range(400):
+for number in range(150):
     log.append([TicketAdded(f"t{number}", "type", Raw(b"[1]"), "default", 512, NOW)], NOW, "ann")
     log.write()
     log.sync()
@@ -406,8 +406,8 @@ def test_a_process_that_writes_rotates_compresses_and_archives(where, durable):
         finally:
             writer.send_signal(signal.SIGKILL)
     assert given == list(audit.read(where))[:-1]
-    assert len(segments(where)) > 20
-    assert len(list((where / "archive").iterdir())) > 10
+    assert len(segments(where)) > 10
+    assert len(list((where / "archive").rglob("*.zst"))) > 5
 
 
 def test_a_file_that_moves_between_the_look_and_the_opening(where, monkeypatch):

@@ -34,8 +34,8 @@ __all__ = ["run"]
 _EPILOG = (
     "A TIME is ISO 8601 with a timezone (2026-03-11T04:00Z, '2026-03-11 04:00+01'), how long ago (90s, 15m, 2h, 3d, "
     f"1h30m), or now; {NOW} in the environment says what now is. No command takes the queue's lock, or writes more "
-    "than the index of history, which may be deleted; all may be run while an application writes the queue. Exit codes: 0 "
-    "done; 1 the log says no (no such ticket, damaged, altered, anchor missing); 2 it could not be asked."
+    "than the index of history, which may be deleted; all may be run while an application writes the queue. Exit "
+    "codes: 0 done; 1 the log says no (no such ticket, damaged, altered, anchor missing); 2 it could not be asked."
 )
 
 

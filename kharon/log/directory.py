@@ -31,7 +31,7 @@ from kharon.log.files import OS_FILES, File, Files, Lock
 from kharon.log.guard import check_disk, check_owner
 from kharon.log.index import INDEX
 from kharon.log.indexed import IndexedReader
-from kharon.log.moves import ARCHIVE, Moved, finish_moves, segments, unreachable
+from kharon.log.moves import ARCHIVE, Archives, Moved, archives, finish_moves, places_of, segments
 from kharon.log.packed import PACKED, open_segment
 from kharon.log.protocol import LogReader
 from kharon.log.record import Chain, Record, Seal, check_line, open_record, seal_line
@@ -106,6 +106,7 @@ class DirectoryLog:
         self._closed_cleanly = False
         self._made = False
         self._snapshot: Snapshot | None = None
+        self._archives = Archives([], [])  # as they were found on opening
         self.written = 0
         self.durable = 0
         self.unsaved = 0
@@ -140,12 +141,11 @@ class DirectoryLog:
             snapshot = None
             self._prepare()
         self._files.sync_directory(self._where)
-        found = segments(self._where, self._files)
+        found = self._list()
         if not found:
             self._create(now, made=self._made)
         elif snapshot is None and first_of(found[0]) != 1:
-            why = f"the log begins at record {first_of(found[0])}, and no snapshot was loaded of what came before it"
-            raise CorruptLog(str(found[0]), 1, 0, why)
+            raise self._beheaded(found[0], "was loaded of what came before it")
         else:
             yield from self._read_and_recover(found, snapshot, now)
         self._use_tail(self._open_tail(), self._open_tail().size())
@@ -178,9 +178,10 @@ class DirectoryLog:
             self._trust_tail()
         else:
             yield from self._recover(reading.broken, now)
-        finish_moves(self._files, self._where, moves, {stem_of(place.path) for place in reading.places})
-        self._places = [Place(first_of(path), path) for path in self._list()]
-        for path in unreachable(self._where, self._files):
+        read = {stem_of(place.path) for place in reading.places}
+        found = finish_moves(self._files, self._where, self._archives, moves, read)
+        self._places = [Place(first_of(path), path) for path in found]
+        for path in self._archives.unreachable:
             _logger.warning("%s: its archive %s cannot be reached; what lies there is not read", self._where, path)
 
     def _check_tail(self) -> None:
@@ -202,16 +203,24 @@ class DirectoryLog:
         Cost: O(tickets).
         """
         self._prepare()
-        found = segments(self._where, self._files)
+        found = self._list()
         self._snapshot = newest(self._files, self._where, found)
         if self._snapshot is None and found and first_of(found[0]) != 1:
-            why = f"the log begins at record {first_of(found[0])}, and no snapshot of what came before it is usable"
-            raise CorruptLog(str(found[0]), 1, 0, why)
+            raise self._beheaded(found[0], "of what came before it is usable")
         return self._snapshot
+
+    def _beheaded(self, path: Path, what: str) -> CorruptLog:
+        why = f"the log begins at record {first_of(path)}, and no snapshot {what}"
+        if self._archives.unreachable:
+            why += (
+                f"; it may be in {self._archives.unreachable[0]}, which cannot be reached: mount that, or put it back"
+            )
+        return CorruptLog(str(path), 1, 0, why)
 
     def _prepare(self) -> None:
         self._made = self._make_directory()
         self._take_lock()
+        self._archives = archives(self._where, self._files)
         if not self._list():
             there = "there are snapshots of it" if has_snapshots(self._files, self._where) else None
             if there is None and self._files.kind(self._where / ARCHIVE) is not None:
@@ -220,7 +229,7 @@ class DirectoryLog:
                 raise CorruptLog(str(self._where / "log"), 0, 0, f"{there}, and no segments")
 
     def _list(self) -> list[Path]:
-        return segments(self._where, self._files)
+        return [paths[0] for _, paths in sorted(places_of(self._where, self._files, self._archives).items())]
 
     def _read(self, path: Path) -> BinaryIO:
         return open_segment(self._files.read, path)

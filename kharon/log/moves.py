@@ -13,7 +13,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO, Final, TypeAlias
+from typing import BinaryIO, Final, NamedTuple, TypeAlias
 
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.files import OS_FILES, Files
@@ -23,23 +23,28 @@ from kharon.model.events import SegmentArchived, SegmentCompressed
 
 __all__ = [
     "ARCHIVE",
+    "OWNER",
+    "Archives",
     "Moved",
+    "archive_for",
     "archives",
     "chunks",
     "digest",
     "finish_moves",
+    "is_ours",
     "name_archive",
     "open_moving",
     "path_in",
     "places_of",
     "segments",
-    "unreachable",
     "write_new",
 ]
 
 Moved: TypeAlias = SegmentCompressed | SegmentArchived
 ARCHIVE: Final = "ARCHIVE"
 """The file that names the archive directories, one a line: read before the log, whose beginning may lie there."""
+OWNER: Final = "OWNER"
+"""The file in an archive directory that says whose it is: the inode of a queue's `log/`, and the queue's path."""
 _MAX_BYTES: Final = 1 << 16
 _CHUNK_BYTES: Final = 1 << 18
 _TEMPORARY: Final = ".tmp"
@@ -58,13 +63,25 @@ def segments(directory: Path, files: Files = OS_FILES) -> list[Path]:
     return [paths[0] for _, paths in sorted(places_of(directory, files).items())]
 
 
-def places_of(directory: Path, files: Files) -> dict[str, list[Path]]:
-    """Return where each segment is, by its stem: at one place, or at several, the one that counts first."""
+def places_of(directory: Path, files: Files, known: Archives | None = None) -> dict[str, list[Path]]:
+    """Return where each segment is, by its stem: at one place, or at several, the one that counts first.
+
+    Args:
+        directory: the queue's.
+        files: the file system.
+        known: its archives, for whoever has the lock; None: they are looked up.
+
+    The oldest are archived first, and into the archive that is named last. So what is in an archive and not older than
+    what is in the next one, or in `log/`, is not this queue's: another one, a copy of it, shares the archive.
+    """
     found: dict[str, list[Path]] = {}
-    for folder in (directory / "log", *archives(directory, files)):  # in this order: what moves, moves to a later one
+    there = (known or archives(directory, files)).reachable
+    for folder in (directory / "log", *reversed(there)):  # in this order: what moves, moves to a later one of these
+        oldest = min(found, default="~")
         for name in files.list(folder):
-            if is_segment(name):
-                found.setdefault(stem_of(Path(name)), []).append(folder / name)
+            stem = stem_of(Path(name))
+            if is_segment(name) and stem <= oldest:
+                found.setdefault(stem, []).append(folder / name)
     return found
 
 
@@ -91,14 +108,54 @@ def _named(directory: Path, files: Files) -> list[Path]:
     return [directory / os.fsdecode(line) for line in lines if line]
 
 
-def archives(directory: Path, files: Files) -> list[Path]:
-    """Return the archive directories of a queue that can be reached."""
-    return [path for path in _named(directory, files) if files.kind(path) == "directory"]
+class Archives(NamedTuple):
+    """The archive directories of a queue, in the order of their use: those that are there, and those that are not."""
+
+    reachable: list[Path]
+    unreachable: list[Path]
 
 
-def unreachable(directory: Path, files: Files) -> list[Path]:
-    """Return the archive directories of a queue that cannot be reached: not mounted, or removed."""
-    return [path for path in _named(directory, files) if files.kind(path) != "directory"]
+def archives(directory: Path, files: Files) -> Archives:
+    """Return the archive directories of a queue."""
+    found = Archives([], [])
+    for path in _named(directory, files):
+        (found.reachable if files.kind(path) == "directory" else found.unreachable).append(path)
+    return found
+
+
+def archive_for(directory: Path, root: Path, log: str, files: Files) -> Path:
+    """Return the directory to archive segments in: the one that was used last, or, if need be, another in `root`.
+
+    Another one if `root` is another than before; or if this queue is a copy, and the directory the original's.
+    """
+    named = _named(directory, files)
+    if named and named[-1].parent == root and is_ours(directory, named[-1], files):
+        return named[-1]
+    archive, count = root / log, 1
+    while archive in named or not is_ours(directory, archive, files):
+        count += 1
+        archive = root / f"{log}-{count}"
+    return archive
+
+
+def is_ours(directory: Path, archive: Path, files: Files) -> bool:
+    """Return whether an archive directory is this queue's, or nobody's: not that of a queue of which this is a copy.
+
+    Told by the path of the queue's directory, and by its inode: if one of them is still the same, it may have been
+    moved, or restored.
+    """
+    if archive.is_relative_to(directory) or files.kind(archive / OWNER) is None:
+        return True
+    inode, path = _owner(directory, files)
+    with files.read(archive / OWNER) as file:
+        was = file.read(_MAX_BYTES).split(b" ", 1)
+    return inode == was[0] or path == was[-1]
+
+
+def _owner(directory: Path, files: Files) -> tuple[bytes, bytes]:
+    mark = files.mark(directory / "log")
+    assert mark is not None
+    return b"%d" % mark.inode, os.fsencode(directory.absolute())
 
 
 def name_archive(directory: Path, archive: Path, files: Files) -> None:
@@ -112,15 +169,19 @@ def name_archive(directory: Path, archive: Path, files: Files) -> None:
     if archive in named:
         if files.kind(archive) != "directory":
             raise KharonError(f"the archive {archive} is not there any more; mount it, or put it back")
+        files.sync_directory(directory)  # here and below: what is there may not be on disk, if an earlier sync failed
         return
-    for folder in (archive.parent, archive):
-        if files.kind(folder) is None:
-            files.make_directory(folder)
-            files.sync_directory(folder.parent)
     lines = [os.fsencode(path_in(directory, path)) + b"\n" for path in (*named, archive)]
     data = b"".join(lines)
     if data.count(b"\n") != len(lines) or len(data) > _MAX_BYTES:
         raise KharonError(f"the archive {archive} cannot be noted in {directory / ARCHIVE}: name a simpler directory")
+    inside = archive.is_relative_to(directory)
+    for folder in (archive.parent, archive) if inside else (archive,):
+        if files.kind(folder) is None:
+            files.make_directory(folder)
+        files.sync_directory(folder.parent)
+    if not inside:
+        write_new(files, archive / OWNER, iter([b" ".join(_owner(directory, files))]))
     write_new(files, directory / ARCHIVE, iter([data]))
 
 
@@ -159,17 +220,22 @@ def write_new(files: Files, path: Path, source: Iterator[bytes]) -> None:
     files.sync_directory(path.parent)
 
 
-def finish_moves(files: Files, directory: Path, moves: Sequence[Moved], whole: Collection[str]) -> None:
+def finish_moves(
+    files: Files, directory: Path, known: Archives, moves: Sequence[Moved], whole: Collection[str]
+) -> list[Path]:
     """End what a crash left half done: of a segment that is in two places, keep the one that the log speaks of.
 
-    A copy in an archive elsewhere of which the log does not speak is left alone: it may be another's, of a queue that
-    this one is a copy of, and it is taken over when this segment is archived.
+    A copy in the archive of a queue that this one is a copy of is left alone.
 
     Args:
         files: the file system.
         directory: the queue's.
+        known: its archives.
         moves: what the log says of moves, oldest first.
         whole: the stems of the segments that have been read and are whole where they count.
+
+    Returns:
+        Where each segment is now, oldest first.
 
     Raises:
         OSError: a file could not be read or removed.
@@ -177,17 +243,21 @@ def finish_moves(files: Files, directory: Path, moves: Sequence[Moved], whole: C
     Cost: that of listing; of reading each segment that is there twice.
     """
     spoken = {(directory / move.file, directory / move.kept_as) for move in moves}
-    for old, *copies in places_of(directory, files).values():
+    places = []
+    for _, (counts, *copies) in sorted(places_of(directory, files, known).items()):
+        old = counts
         for copy in copies:
             same = _is_same(files, old, copy)
             if same and (old, copy) in spoken:
                 _remove(files, old)
-                old = copy  # noqa: PLW2901 - from now on that is where it is
-            elif copy.is_relative_to(directory):
+                old = copy
+            elif is_ours(directory, copy.parent, files):
                 if same or stem_of(old) in whole:
                     _remove(files, copy)
                 else:
                     _logger.warning("%s and %s should hold the same; one of them is damaged", old, copy)
+        places.append(old)
+    return places
 
 
 def digest(files: Files, path: Path) -> str:

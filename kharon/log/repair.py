@@ -29,7 +29,7 @@ import attrs
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, Files
-from kharon.log.moves import path_in, places_of
+from kharon.log.moves import is_ours, path_in, places_of
 from kharon.log.packed import PACKED, open_segment
 from kharon.log.record import BadLine, Chain, Header, Record, Seal, check_line, open_record, seal_line
 from kharon.log.segment import Broken, Reading, first_of, read_segment, segment_name, stem_of, trusted_start
@@ -204,9 +204,11 @@ class _Look:
     def _confirm(self, record: Record) -> None:
         event, trimmed = record.event, self.trimmed
         if trimmed is not None and type(event) is SegmentTrimmed and event.last == trimmed.last:
-            if event.hash != trimmed.hash:
+            if event.last_hash != trimmed.last_hash:
                 why = "which is not what its header says; what is right cannot be known: restore the log from a copy"
-                raise KharonError(f"{self.where}: record {record.seq} says that the log follows {event.hash}, {why}")
+                raise KharonError(
+                    f"{self.where}: record {record.seq} says that the log follows {event.last_hash}, {why}"
+                )
             self.trimmed = None
 
     def _load(self, corrupt: CorruptLog) -> None:
@@ -365,6 +367,8 @@ class _Work:
         for stem, paths in sorted(places_of(look.where, files).items(), reverse=True):
             if stem in rest or stem in tails:
                 for path in set(paths) - kept:
+                    if not is_ours(look.where, path.parent, files):
+                        continue  # it does not count any more: it is not older than what is in log/
                     files.unlink(path)
                     files.sync_directory(path.parent)
 

@@ -21,9 +21,21 @@ from typing import Literal, NamedTuple
 
 from kharon.errors import Closed, CorruptLog, KharonError
 from kharon.log.directory import DirectoryLog
-from kharon.log.moves import ARCHIVE, chunks, digest, name_archive, path_in, unreachable, write_new
+from kharon.log.moves import (
+    ARCHIVE,
+    OWNER,
+    archive_for,
+    archives,
+    chunks,
+    digest,
+    is_ours,
+    name_archive,
+    path_in,
+    places_of,
+    write_new,
+)
 from kharon.log.packed import MAX_UNPACKED_BYTES, PACKED, load_zstd, open_segment, packed
-from kharon.log.segment import Place, trusted_start
+from kharon.log.segment import Place, stem_of, trusted_start
 from kharon.model.events import Event, SegmentArchived, SegmentCompressed, SegmentTrimmed
 
 __all__ = ["Limit", "MayTrim", "Policy", "Retention", "Sealed", "Step", "never", "next_step"]
@@ -143,13 +155,10 @@ class Retention:
         self._may_trim = may_trim
         self._known: dict[Place, Sealed] = {}
         self._looked = 0
+        self._archive = Path()  # where the next segment goes
+        self._goes: list[Path] = []  # all that is to be trimmed next: a copy of which no record speaks, too
         self._left: list[Path] = []  # what was to be removed, and may not have been
         self._stopped = False
-
-    @property
-    def _archive(self) -> Path:
-        root = self._archive_root
-        return self._directory / "archive" if root is None else root.absolute() / self._log.log_id
 
     def has_grown(self) -> bool:
         """Return whether the log has other segments than when this was last asked. O(1)."""
@@ -200,7 +209,12 @@ class Retention:
         file = path_in(self._directory, segment.path)
         place = (file, segment.first, segment.last, segment.hash)
         if step.action == "trim":
+            self._goes = places_of(self._directory, self._files)[stem_of(segment.path)]
+            for path in self._goes:
+                self._check_ours(path.parent)
             return SegmentTrimmed(*place)
+        if step.action == "archive":
+            self._choose_archive()
         target = self._target(step)
         kept_as = path_in(self._directory, target)
         if step.action == "archive":
@@ -211,26 +225,38 @@ class Retention:
 
     def _check_archives(self) -> None:
         """Check that no older segment may be where it cannot be seen: trimming a later one would leave a hole."""
-        lost = unreachable(self._directory, self._files)
+        lost = archives(self._directory, self._files).unreachable
         if lost:
             raise KharonError(
                 f"the archive {lost[0]} cannot be reached; until it can, nothing is archived or trimmed. If it is gone "
                 f"for good, take it out of {self._directory / ARCHIVE}"
             )
 
+    def _check_ours(self, folder: Path) -> None:
+        if not is_ours(self._directory, folder, self._files):
+            raise KharonError(
+                f"{folder / OWNER} says that this archive is another queue's, of which this one is a copy: nothing is "
+                f"trimmed there. If there is no such queue any more, remove that file"
+            )
+
+    def _choose_archive(self) -> None:
+        if self._archive_root is None:
+            root = self._directory / "archive"
+        else:
+            root = self._archive_root.absolute()
+            if self._files.kind(root) != "directory":
+                raise KharonError(f"Settings.archive_directory: {root} is no directory; mount it, or make it")
+        self._archive = archive_for(self._directory, root, self._log.log_id, self._files)
+
     def _archive_to(self, path: Path, target: Path) -> None:
-        root = self._archive_root
-        if root is not None and self._files.kind(root) != "directory":
-            raise KharonError(f"Settings.archive_directory: {root} is no directory; mount it, or make it")
         name_archive(self._directory, target.parent, self._files)
         if self._files.kind(target) is None:
             write_new(self._files, target, self._source(path))
             self._compare(path, target)
-        elif digest(self._files, path) != digest(self._files, target):
-            raise KharonError(
-                f"{target} is there already, and is not what {path} holds: another queue, a copy of this one, has the "
-                f"same archive. Name another archive_directory"
-            )
+        elif digest(self._files, path) == digest(self._files, target):
+            self._files.sync_directory(target.parent)  # it may have been that which failed when it was written
+        else:
+            raise KharonError(f"{target} is there already, and is not what {path} holds: somebody else writes there")
 
     def _source(self, path: Path) -> Iterator[bytes]:
         for chunk in chunks(self._files, path, unpack=False):
@@ -251,7 +277,7 @@ class Retention:
 
     def settle(self, step: Step) -> None:
         """Let readers look for the segment where it is now. Called on the log's thread once the record is on disk."""
-        self._left.append(step.segment.path)
+        self._left += self._goes if step.action == "trim" else [step.segment.path]
         if step.action == "trim":
             self._log.trimmed(step.segment.first)
         else:

@@ -313,6 +313,7 @@ class LiveReader:
             place, self._ends = self._place(self.seq + 1, begin=False)
             if place.first != self._first:
                 self.close()
+            if self._file is None:  # one that is open is read on, wherever it has been moved since
                 self._first, self._path = place
         if self._file is None:
             self._file = open_segment(self._files.read, self._path)
@@ -556,8 +557,8 @@ class Reading:
     def _confirm(self, record: Record) -> None:
         trusted, event = self._trusted, record.event
         if trusted is not None and type(event) is SegmentTrimmed and event.last == trusted.seq:
-            if event.hash != trusted.hash:
-                why = f"a record says that it follows the hash {event.hash}; it begins behind {trusted.hash}"
+            if event.last_hash != trusted.hash:
+                why = f"a record says that it follows the hash {event.last_hash}; it begins behind {trusted.hash}"
                 raise CorruptLog(str(self.places[0].path), 1, 0, why)
             self._trusted = None
 

@@ -374,7 +374,7 @@ def _write(files: Files, path: Path, snapshot: Snapshot) -> None:
     """Write a snapshot under another name, read it back, and only then give it its name."""
     if files.kind(path.parent) is None:
         files.make_directory(path.parent)
-        files.sync_directory(path.parent.parent)
+    files.sync_directory(path.parent.parent)  # even if it was there: an earlier sync may have failed
     temporary = path.with_name(path.name + _TEMPORARY)
     files.unlink(temporary)
     file = files.create(temporary)

@@ -192,13 +192,13 @@ class LogRepaired(Event, frozen=True):
 class SegmentCompressed(Event, frozen=True):
     """The segment `file`, records `first` to `last`, is kept as `kept_as` from here on: the same bytes under zstd.
 
-    `hash` is that of its last record; `bytes` and `sha256` are of the segment as it was, and is when unpacked.
+    `last_hash` is that of its last record; `bytes` and `sha256` are of the segment as it was, and is when unpacked.
     """
 
     file: str
     first: int
     last: int
-    hash: str = msgspec.field(name="last_hash")  # "hash" is the line's own
+    last_hash: str
     kept_as: str
     bytes: int
     sha256: str
@@ -207,23 +207,26 @@ class SegmentCompressed(Event, frozen=True):
 class SegmentArchived(Event, frozen=True):
     """The segment `file`, records `first` to `last`, is kept as `kept_as`, in the archive, from here on.
 
-    `hash` is that of its last record. A relative path is relative to the queue's directory.
+    `last_hash` is that of its last record. A relative path is relative to the queue's directory.
     """
 
     file: str
     first: int
     last: int
-    hash: str = msgspec.field(name="last_hash")  # "hash" is the line's own
+    last_hash: str
     kept_as: str
 
 
 class SegmentTrimmed(Event, frozen=True):
-    """The segment `file`, records `first` to `last`, is removed: the log begins behind `last`, whose hash is `hash`."""
+    """The segment `file`, records `first` to `last`, is removed: the log begins behind it.
+
+    `last_hash` is that of its last record.
+    """
 
     file: str
     first: int
     last: int
-    hash: str = msgspec.field(name="last_hash")  # "hash" is the line's own
+    last_hash: str
 
 
 EVENTS: Final[dict[str, type[Event]]] = {

@@ -110,4 +110,4 @@ class Snapshots:
             why = ended.stderr.decode("utf-8", "replace").strip().splitlines()
             _logger.warning("no %s of %s: %s", lacking, self._directory, why[-1] if why else ended.returncode)
         elif self._trims:
-            self._trimmable = int(ended.stdout)
+            self._trimmable = int((ended.stdout.split() or [b"0"])[-1])

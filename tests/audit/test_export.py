@@ -245,3 +245,19 @@ def test_columns_are_every_field_that_is_common():
         for field in msgspec.structs.fields(cls)
     }
     assert tickets <= set(names), "what is in no column is in `more`: the events of tickets should not be"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("out.xlsx", r"'\.xlsx' is none of \.csv, \.jsonl, \.sqlite, \.parquet, \.duckdb"),
+        ("out", "'none' is none of"),
+        ("nowhere/out.csv", "nowhere is no directory; make it first"),
+        ("there.csv", r"there\.csv is a directory; name a file"),
+    ],
+)
+def test_where_nothing_can_be_exported_to(tmp_path, name, says):
+    (tmp_path / "there.csv").mkdir()
+    with pytest.raises(ExportRefused, match=says):
+        export(few(), tmp_path / name, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["there.csv"]

@@ -61,7 +61,7 @@ def test_damage_is_1_and_says_where(run, copy):
 
 @pytest.mark.parametrize("where", ["archive", "log"])
 def test_damage_in_the_archive_and_in_what_is_compressed(run, copy, where):
-    path = next(iter(copy.glob("archive/*"))) if where == "archive" else next(iter(copy.glob("log/*.zst")))
+    path = next(iter(copy.glob("archive/*/*.jsonl"))) if where == "archive" else next(iter(copy.glob("log/*.zst")))
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)

@@ -5,12 +5,13 @@ import json
 import zlib
 from datetime import timedelta
 
+import msgspec
 import pytest
 from log_steps import NOW, ZEROS, added, hash_of, header_body, moment, record_body, seal
 from msgspec import Raw
 
 from kharon.errors import InvalidTicket, UnknownFormat
-from kharon.log.record import GENESIS, BadLine, Chain, check_line, open_header, open_record
+from kharon.log.record import GENESIS, BadLine, Chain, _Envelope, check_line, open_header, open_record
 from kharon.model.events import (
     EVENTS,
     Changes,
@@ -301,3 +302,10 @@ def test_nesting_is_refused_beyond_what_a_payload_may_have():
         else:
             with pytest.raises(BadLine, match="nested deeper"):
                 open_record(line, check_line(line, GENESIS))
+
+
+def test_no_field_of_an_event_is_also_one_of_the_record():
+    """In a JSON object the second of two fields with one name hides the first from most readers."""
+    ours = {"hash", "crc", *(field.encode_name for field in msgspec.structs.fields(_Envelope))}
+    for event in EVENTS.values():
+        assert not ours & {field.encode_name for field in msgspec.structs.fields(event)}

@@ -1,28 +1,18 @@
-"""Retention: what is done with old segments, that nothing is lost by it wherever it stops, and that readers follow.
-
-Run as a program, it prints how long a loop stands still while 8 MiB are compressed in the background.
-"""
+"""Retention: what is done with old segments, and that readers follow."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import logging
 import os
-import shutil
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trio
-import trio.lowlevel
 from log_steps import NOW, added, moment, opened, put
 
 import kharon
 import kharon.testing
 from kharon import audit
-from kharon.errors import CommitOutcomeUnknown, CorruptLog, KharonError
+from kharon.errors import CorruptLog, KharonError
 from kharon.log import packed
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OsFiles
@@ -221,10 +211,10 @@ def test_archiving(where, log):
     done = carry_out(log, Retention(log, BOTH))
     assert done.count("archive") == done.count("compress") >= len(before) - 1
     assert len(names(where / "log")) == 1
-    assert (where / ARCHIVE).read_text() == "archive\n"
-    assert names(where / "archive")[0] == f"{1:020}.jsonl.zst"
+    assert (where / ARCHIVE).read_text() == f"archive/{log.log_id}\n"
+    assert names(where / "archive" / log.log_id)[0] == f"{1:020}.jsonl.zst"
     event = next(record.event for record in audit.read(where) if isinstance(record.event, SegmentArchived))
-    assert (event.file, event.kept_as) == (f"log/{1:020}.jsonl.zst", f"archive/{1:020}.jsonl.zst")
+    assert (event.file, event.kept_as) == (f"log/{1:020}.jsonl.zst", f"archive/{log.log_id}/{1:020}.jsonl.zst")
 
 
 def test_an_archive_elsewhere_may_be_shared_and_may_change(where, log, tmp_path):
@@ -240,7 +230,7 @@ def test_an_archive_elsewhere_may_be_shared_and_may_change(where, log, tmp_path)
     first.finish(step)
     carry_out(other, Retention(other, ARCHIVE_ALL, one))
     carry_out(log, Retention(log, ARCHIVE_ALL, two))
-    assert names(one / log.log_id) == [f"{1:020}.jsonl"]
+    assert names(one / log.log_id) == [f"{1:020}.jsonl", "OWNER"]
     assert len(names(one)) == 2
     assert (where / ARCHIVE).read_text() == f"{one / log.log_id}\n{two / log.log_id}\n"
     assert told(list(audit.read(where))) == before
@@ -278,7 +268,7 @@ def test_trimming(where, log):
 def test_trimming_what_was_archived(where, log):
     carry_out(log, Retention(log, BOTH))
     path = log._places[0].path
-    assert path.parent == where / "archive"
+    assert path.parent == where / "archive" / log.log_id
     upto = log._places[1].first - 1
     assert carry_out(log, Retention(log, TRIM, may_trim=lambda seq: seq <= upto)) == ["trim"]
     assert not path.exists()
@@ -315,7 +305,7 @@ def test_neither_the_tail_nor_a_later_one_is_trimmed(log):
         log.trimmed(log._places[1].first)
 
 
-# --- what a crash left half done (everywhere: in test_crashes) ---------------------------------------------------------
+# --- what a crash left half done (everywhere: in test_crashes) --------------------------------------------------------
 
 
 def test_a_copy_that_does_not_unpack_is_no_reason_to_remove_the_original(where, log):
@@ -359,7 +349,7 @@ def test_a_copy_is_compared_before_it_counts(where):
     before = step.segment.path.read_bytes()
     with pytest.raises(CorruptLog, match="does not hold what it was written from"):
         retention.prepare(step)
-    assert names(where / "archive") == []
+    assert names(where / "archive" / log.log_id) == []
     assert step.segment.path.read_bytes() == before
     log.abandon()
 
@@ -498,141 +488,3 @@ def test_a_window_that_would_need_much_memory_is_refused(tmp_path):
     path.write_bytes(compressor.compress(os.urandom(1 << 20)) + compressor.flush())
     with packed.open_segment(OsFiles().read, path) as file, pytest.raises(CorruptLog, match="does not unpack"):
         file.read()
-
-
-# --- in an open queue -------------------------------------------------------------------------------------------------
-
-SETTINGS = {"segment_bytes": 4096, "max_poll_interval": 0.05}
-
-
-async def fill(kh: kharon.Kharon, count: int = 40) -> None:
-    for number in range(count):
-        await kh.add(kharon.Ticket(f"t{number}", "email", payload="x" * 300))
-
-
-async def until(kh: kharon.Kharon, event: type, count: int) -> list[Record]:
-    found = []
-    with trio.fail_after(30):
-        async with kh.records(follow=True) as records:
-            async for record in records:
-                if isinstance(record.event, event):
-                    found.append(record)
-                    if len(found) == count:
-                        return found
-    raise AssertionError
-
-
-@pytest.mark.parametrize("fsync", ["always", 0.01, "never"])
-async def test_a_queue_compresses_and_archives_while_it_is_used(where, fsync):
-    settings = kharon.Settings(compress_beyond_bytes=1, archive_beyond_bytes=4096, fsync=fsync, **SETTINGS)
-    async with kharon.open(where, settings) as kh:
-        await fill(kh)
-        records = await until(kh, SegmentArchived, 2)
-        assert {record.by for record in records} == {"clock"}
-        assert [type(record.event).__name__ for record in await kh.history("t0")] == ["TicketAdded"]
-    async with kharon.open(where, settings) as kh:
-        assert len(await kh.list(limit=None)) == 40
-        assert (await kh.get("t0")).payload == "x" * 300
-    assert audit.verify(where).closed
-    assert any(path.suffix == ".zst" for path in segments(where))
-
-
-async def test_a_queue_trims_nothing_that_its_state_needs(where):
-    settings = kharon.Settings(trim_after=0.001, trim_beyond_bytes=1, **SETTINGS)
-    async with kharon.open(where, settings) as kh:
-        await fill(kh)
-        await trio.sleep(0.2)
-    async with kharon.open(where, settings) as kh:
-        assert len(await kh.list(limit=None)) == 40
-
-
-async def test_a_queue_without_settings_keeps_all_as_it_is(where):
-    async with kharon.open(where, kharon.Settings(segment_bytes=4096)) as kh:
-        await fill(kh)
-        assert kh._queue.keeper is None
-    assert {path.suffix for path in segments(where)} == {".jsonl"}
-
-
-async def test_what_fails_in_the_background_is_said_and_the_queue_goes_on(where, caplog, monkeypatch):
-    settings = kharon.Settings(compress_beyond_bytes=1, **SETTINGS)
-
-    def no_room(*_args):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("kharon.log.retention.write_new", no_room)
-    with caplog.at_level(logging.WARNING, "kharon"):
-        async with kharon.open(where, settings) as kh:
-            await fill(kh)
-            while not caplog.messages:  # noqa: ASYNC110 - a log message sets no event
-                await trio.sleep(0.01)
-            await kh.add(kharon.Ticket("last", "email"))
-    assert "retention pauses for 60 s: [Errno 28] No space left on device" in caplog.messages[0]
-    assert {path.suffix for path in segments(where)} == {".jsonl"}
-
-
-async def store_of(log: kharon.EventLog, fsync: str = "always") -> kharon.Kharon:
-    kh = kharon.open(log, kharon.Settings(fsync=fsync))
-    return await kh.__aenter__()
-
-
-async def test_recording_means_on_disk_whatever_the_setting():
-    log = kharon.testing.FailingLog(kharon.log.memory.MemoryLog())
-    kh = await store_of(log, "never")
-    await kh._queue.store.record(SegmentTrimmed("log/x", 1, 2, "ab"))
-    assert (log.seq, log.durable) == (1, 1)
-    log.fail = "sync"
-    with pytest.raises(CommitOutcomeUnknown):
-        await kh._queue.store.record(SegmentTrimmed("log/x", 1, 2, "ab"))
-    with pytest.raises(kharon.Closed):
-        await kh._queue.store.record(SegmentTrimmed("log/x", 1, 2, "ab"))
-
-
-async def test_a_failed_record_is_told_to_the_user_too():
-    log = kharon.testing.FailingLog(kharon.log.memory.MemoryLog(), fail="write")
-    kh = await store_of(log)
-    with pytest.raises(CommitOutcomeUnknown):
-        await kh._queue.store.record(SegmentTrimmed("log/x", 1, 2, "ab"))
-    with pytest.raises(CommitOutcomeUnknown):
-        await kh._queue.store.close()
-
-
-# --- as a program -----------------------------------------------------------------------------------------------------
-
-
-async def measure(where: Path, compress: int | None) -> tuple[float, int]:
-    """The longest time, in seconds, between two turns of a loop that does nothing else; segments compressed."""
-    settings = kharon.Settings(compress_beyond_bytes=compress, max_poll_interval=0.05)
-    longest = 0.0
-    async with kharon.open(where, settings):
-        end = time.perf_counter() + 3
-        last = time.perf_counter()
-        while last < end:
-            await trio.lowlevel.checkpoint()
-            now = time.perf_counter()
-            longest, last = max(longest, now - last), now
-    return longest, sum(path.suffix == ".zst" for path in segments(where))
-
-
-def write_large(where: Path) -> None:
-    log = DirectoryLog(where)
-    list(log.open(NOW))
-    for number in range(60_000):
-        log.append([added(f"t{number}", b'"%b"' % os.urandom(100).hex().encode())], NOW, "ann")
-        if number % 1000 == 0:
-            log.write()
-    log.close(NOW)
-
-
-def main() -> Iterator[str]:
-    import tempfile  # noqa: PLC0415 - the tests need none
-
-    with tempfile.TemporaryDirectory() as folder:
-        write_large(Path(folder, "queue"))
-        for what, limit in (("nothing", None), ("compressing", 1)):
-            longest, count = trio.run(measure, Path(folder, "queue"), limit)
-            yield f"{what}: the longest stall was {longest * 1000:.2f} ms; {count} segments of 8 MiB compressed"
-
-
-if __name__ == "__main__":
-    for line in main():
-        print(line)  # noqa: T201 - it is run to see it
