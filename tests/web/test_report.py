@@ -191,8 +191,10 @@ def test_a_page_holds_the_last_events_and_says_how_many_it_lacks(tmp_path, data_
     ticket = data_of(report(where, "busy"))["ticket"]
     assert (len(ticket["events"]), ticket["left_out"]) == (40, 61)
     assert [event[0] for event in ticket["events"]] == list(range(62, 102))
-    assert ticket["spans"]
-    assert min(span[2] for span in ticket["spans"]) >= ticket["events"][0][1]
+    told = k.timeline(k.history(where, "busy"))
+    (life,) = told.lives
+    assert [span[3] for span in ticket["spans"]] == [span.seq for span in life.spans if span.seq >= 62]
+    assert [attempt[7] for attempt in ticket["attempts"]] == [one.claim for one in life.attempts if one.claim >= 62]
 
 
 def test_a_ticket_whose_beginning_was_trimmed(tmp_path, data_of):
@@ -208,6 +210,23 @@ def test_a_ticket_whose_beginning_was_trimmed(tmp_path, data_of):
     assert (ticket["state"], ticket["lives"], ticket["spans"]) == ("unknown", [], [])
     assert ticket["early"] == len(ticket["events"]) > 0
     assert ticket["events"][0][0] >= first
+
+
+def test_of_early_records_too_the_last_are_held(tmp_path, data_of, monkeypatch):
+    where = tmp_path / "queue"
+    where = written.write(
+        where,
+        [
+            (0, "worker-1", [e.TicketRetried("a", at(second), "no") for second in range(5)]),
+            (1, "shop", [added("a", 0), e.TicketDeleted("a")]),
+        ],
+    )
+    monkeypatch.setattr(module, "_time_fields", lambda _queue: None)  # such a log cannot be folded as a whole
+    for most, seqs in ((7, [1, 2, 3, 4, 5, 6, 7]), (4, [4, 5, 6, 7]), (1, [7])):
+        monkeypatch.setattr(module, "MOST_EVENTS", most)
+        ticket = data_of(report(where, "a"))["ticket"]
+        assert [event[0] for event in ticket["events"]] == seqs
+        assert ticket["left_out"] == 7 - len(seqs)
 
 
 def test_an_empty_queue(tmp_path, data_of):
