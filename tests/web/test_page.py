@@ -358,14 +358,15 @@ def test_light_and_dark(show, ticket_page, scheme, tmp_path):
 
 def test_the_canvas_follows_the_scheme(show, ticket_page):
     page = show(ticket_page, color_scheme="light")
-    light = settled(page).screenshot()
+    drawing = "document.querySelector('.stage canvas').toDataURL()"
+    settled(page)
+    light = page.evaluate(drawing)
     page.emulate_media(color_scheme="dark")
-    page.evaluate(
-        "document.querySelector('.stage').style.backgroundColor = 'white'"
-    )  # only what the canvas draws counts
-    dark = settled(page).screenshot()
+    settled(page)
+    dark = page.evaluate(drawing)
     page.emulate_media(color_scheme="light")
-    assert settled(page).screenshot() == light != dark
+    settled(page)
+    assert page.evaluate(drawing) == light != dark
 
 
 @pytest.mark.parametrize("width", [360, 700, 1600])

@@ -188,10 +188,10 @@ def test_types_are_listed_up_to_a_limit(tmp_path, data_of):
 def test_a_page_holds_the_last_events_and_says_how_many_it_lacks(tmp_path, data_of, monkeypatch):
     monkeypatch.setattr(module, "MOST_EVENTS", 40)
     where = written.write(tmp_path / "queue", written.many(101))
-    ticket = data_of(report(where, "busy"))["ticket"]
+    ticket = data_of(report(where, "busy", now=at(9999)))["ticket"]
     assert (len(ticket["events"]), ticket["left_out"]) == (40, 61)
     assert [event[0] for event in ticket["events"]] == list(range(62, 102))
-    told = k.timeline(k.history(where, "busy"))
+    told = k.timeline(k.history(where, "busy"), at(9999))
     (life,) = told.lives
     assert [span[3] for span in ticket["spans"]] == [span.seq for span in life.spans if span.seq >= 62]
     assert [attempt[7] for attempt in ticket["attempts"]] == [one.claim for one in life.attempts if one.claim >= 62]
@@ -213,9 +213,8 @@ def test_a_ticket_whose_beginning_was_trimmed(tmp_path, data_of):
 
 
 def test_of_early_records_too_the_last_are_held(tmp_path, data_of, monkeypatch):
-    where = tmp_path / "queue"
     where = written.write(
-        where,
+        tmp_path / "queue",
         [
             (0, "worker-1", [e.TicketRetried("a", at(second), "no") for second in range(5)]),
             (1, "shop", [added("a", 0), e.TicketDeleted("a")]),
