@@ -40,7 +40,7 @@ function timeline(ticket, onChoose) {
   const outcomes = new Map(ticket.attempts.map((one) => [one[2], one[4]]));
   const begin = times[0], end = Math.max(times[times.length - 1], ...ticket.spans.slice(-3).map((one) => one[2]), begin + 1000);
   const whole = [begin - (end - begin) * 0.02, end + (end - begin) * 0.02];
-  let view = firstView(), chosen = events.length - 1, hovered = null, theme = {};
+  let view = firstView(), chosen = events.length - 1, hovered = null, theme = {}, wide = 0;
 
   const canvas = el("canvas", { tabindex: "0", role: "slider", "aria-label": "Timeline: events", "aria-orientation": "horizontal",
     "aria-valuemin": 1, "aria-valuemax": events.length, "aria-valuenow": 1, "aria-describedby": "timeline-keys" });
@@ -91,9 +91,10 @@ function timeline(ticket, onChoose) {
   }
   const pan = (share) => { const by = (view[1] - view[0]) * share; look(view[0] + by, view[1] + by); };
   const inView = (us) => us >= view[0] && us <= view[1];
-  const narrow = () => stage.clientWidth < 560;
+  // `wide` is the stage's width, asked for once a frame: asking makes the browser lay the page out.
+  const narrow = () => wide < 560;
   const gutter = () => (narrow() ? 8 : 104);
-  const room = () => stage.clientWidth - gutter() - 8;
+  const room = () => wide - gutter() - 8;
   const x = (us) => gutter() + ((us - view[0]) / (view[1] - view[0])) * room();
   const at = (place) => view[0] + ((place - gutter()) / room()) * (view[1] - view[0]);
   const laneHeight = () => (narrow() ? LANE + 14 : LANE + 8);
@@ -135,19 +136,23 @@ function timeline(ticket, onChoose) {
 
   function fit(target, width, height) {
     const ratio = window.devicePixelRatio || 1;
-    target.width = Math.round(width * ratio);
-    target.height = Math.round(height * ratio);
-    target.style.width = width + "px";
-    target.style.height = height + "px";
-    const pen = target.getContext("2d");
+    const pen = target.getContext("2d"), across = Math.round(width * ratio), down = Math.round(height * ratio);
+    if (target.width !== across || target.height !== down) {  // setting them makes a new canvas: not for every frame
+      target.width = across;
+      target.height = down;
+      target.style.width = width + "px";
+      target.style.height = height + "px";
+    }
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    pen.clearRect(0, 0, width, height);
     return pen;
   }
 
   function draw() {
-    if (!stage.clientWidth) return;
+    wide = stage.clientWidth;
+    if (!wide) return;
     readTheme();
-    const width = stage.clientWidth, height = AXIS + MARKS + 8 + lanes.length * laneHeight() + 6;
+    const width = wide, height = AXIS + MARKS + 8 + lanes.length * laneHeight() + 6;
     const pen = fit(canvas, width, height);
     let drawn = drawAxis(pen, width, height);
     pen.save();
@@ -209,7 +214,7 @@ function timeline(ticket, onChoose) {
         covered += x(ends[place]) - x(begins[place]);
         while (++place < spans.length && x(ends[place]) <= left + COLUMN) covered += x(ends[place]) - x(begins[place]);
       }
-      right = Math.min(right, stage.clientWidth);
+      right = Math.min(right, wide);
       pen.fillStyle = theme[lane.key];
       pen.globalAlpha = place - first === 1 ? 1 : 0.3 + 0.7 * Math.min(1, covered / COLUMN);
       pen.beginPath();
@@ -306,7 +311,7 @@ function timeline(ticket, onChoose) {
 
   // The whole life in a strip: one column a pixel, in the colour of what took most of it.
   function drawOverview() {
-    const width = stage.clientWidth, high = 26, pen = fit(overview, width, high);
+    const width = wide, high = 26, pen = fit(overview, width, high);
     const left = gutter(), size = width - left - 8, scale = size / (whole[1] - whole[0]);
     pen.fillStyle = theme.soft;
     pen.fillRect(left, 4, size, high - 8);
@@ -320,8 +325,8 @@ function timeline(ticket, onChoose) {
     pen.strokeStyle = theme.accent;
     pen.lineWidth = 2;
     pen.beginPath();
-    const low = left + (view[0] - whole[0]) * scale, wide = Math.max(4, (view[1] - view[0]) * scale);
-    pen.roundRect(Math.min(low, left + size - wide) + 1, 2, Math.max(2, wide - 2), high - 4, 4);
+    const low = left + (view[0] - whole[0]) * scale, shown = Math.max(4, (view[1] - view[0]) * scale);
+    pen.roundRect(Math.min(low, left + size - shown) + 1, 2, Math.max(2, shown - 2), high - 4, 4);
     pen.stroke();
     return drawn + 1;
   }
