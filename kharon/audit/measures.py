@@ -66,6 +66,15 @@ class Sketch:
             bucket = math.ceil(math.log(seconds) / _LOG_GAMMA)
             self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
 
+    def merge(self, other: Sketch) -> None:
+        """Count all durations that another sketch has counted. O(buckets)."""
+        self.count += other.count
+        self.total += other.total
+        self.longest = max(self.longest, other.longest)
+        self._zeros += other._zeros
+        for bucket, count in other._buckets.items():
+            self._buckets[bucket] = self._buckets.get(bucket, 0) + count
+
     @property
     def mean(self) -> float | None:
         """The mean, exactly; None if there is no duration."""

@@ -272,6 +272,24 @@ def export(
 
 
 @app.command()
+def report(
+    queue: Queue,
+    id: Annotated[
+        str | None, typer.Argument(metavar="ID", help="A ticket, for its timeline.", show_default=False)
+    ] = None,
+    to: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="The page, HTML; - is stdout.", show_default=False)
+    ] = ...,  # type: ignore[assignment]  # Typer's way to say that it must be given
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    json: Json = False,
+) -> None:
+    """Draw the queue over time, or a ticket, as an HTML page."""
+    from kharon.cli.pages import reported
+
+    reported(Output(json=json), queue, id, to, now(), force=force)
+
+
+@app.command()
 def simulate(
     queue: Queue,
     workers: Annotated[int | None, typer.Option(metavar="N", help="How many workers; default: as recorded.")] = None,

@@ -84,6 +84,10 @@ class Output:
         """Write one line of cells without anything between them."""
         self._out.write("".join(self._shown(safe(cell), cell) for cell in cells).rstrip() + "\n")
 
+    def page(self, text: str) -> None:
+        """Write a whole file that is ASCII, as it is: it is meant for a file or a program, and makes itself safe."""
+        self._out.write(text)
+
     def table(
         self, heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = (), cut: bool = True
     ) -> None:

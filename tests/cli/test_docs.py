@@ -127,4 +127,4 @@ def test_the_readme(shell):
         return f"```{kind}\n{text}```"
 
     checked(path, BLOCK.sub(now, page))
-    assert len(shown) == 2
+    assert len(shown) == 3

@@ -92,6 +92,8 @@ def test_every_command_while_another_process_writes(run, live, at_home, tmp_path
         ["anchor", where],
         *(["export", where, "--force", "--to", tmp_path / f"out.{kind}"] for kind in ("csv", "jsonl", "sqlite")),
         ["simulate", where, "--workers", 2],
+        ["report", where, "-o", tmp_path / "queue.html", "--force"],
+        ["report", where, "kept", "-o", tmp_path / "ticket.html", "--force"],
     ]
     before = where.joinpath("LOCK").stat()
     seqs = []

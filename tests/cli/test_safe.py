@@ -136,6 +136,7 @@ def commands_about(queue, text):
     yield from (["as-of", queue, text], ["diff", queue, "1", text], ["stats", queue, "--since", text])
     yield from (["verify", queue, "--anchor", text.replace("\0", "").replace("/", "")], ["ls", text.replace("\0", "")])
     yield from ([text, queue], ["ls", queue, text], ["simulate", queue, "--backoff", text])
+    yield from (["report", queue, text, "-o", "-"], ["report", queue, text, "-o", "nowhere/" + text.replace("\0", "")])
     yield from (["export", queue, "--to", "nowhere/" + text.replace("\0", "")],)
 
 
@@ -143,7 +144,7 @@ def commands_about_all(queue):
     yield from (["ls", queue], ["tail", queue, "--after", "0"], ["tail", queue], ["diff", queue, "0", "100"])
     yield from (["as-of", queue, "30"], ["stats", queue], ["simulate", queue], ["diff", queue, "0", "9999"])
     yield from ([["stats", queue, "--by", by] for by in ("type", "tube", "hour")])
-    yield from (["verify", queue], ["anchor", queue], ["diff", queue, "2", "9"])
+    yield from (["verify", queue], ["anchor", queue], ["diff", queue, "2", "9"], ["report", queue, "-o", "-"])
 
 
 OURS = re.compile(r"\x1b\[[0-9;]*m")
