@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -187,8 +188,7 @@ def told_simulation(out: Output, queue: Path, changes: dict[str, Any], backoff: 
         out.say("no records, so there is nothing to simulate")
         return
     settings = settings_for(load, **changes)
-    logging.getLogger("kharon").setLevel(logging.CRITICAL)  # what the engine warns of has happened in no queue
-    with out.bar("simulating", len(load.acts)) as bar:
+    with _silent(), out.bar("simulating", len(load.acts)) as bar:
         simulated = simulate(load, settings, new_backoff="backoff" in changes, progress=bar.at)
     used = {
         "workers": settings.workers,
@@ -205,6 +205,17 @@ def told_simulation(out: Output, queue: Path, changes: dict[str, Any], backoff: 
     if load.unknown:
         out.say(f"{load.unknown} attempts lapsed; how long they would have run is not known, so they lapse again")
     out.table(("", "recorded", "simulated", "change"), list(_compared(real.total, simulated.total)), right=(1, 2, 3))
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Drop what the engine warns of: it has happened in no queue."""
+    logger = logging.getLogger("kharon")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _setting(value: object) -> str:

@@ -15,7 +15,7 @@ from kharon.audit.reading import Report, anchor, verify
 from kharon.cli.failures import Usage
 from kharon.cli.looking import reading, records
 from kharon.cli.output import Output
-from kharon.errors import InvalidAnchor
+from kharon.errors import CorruptLog, InvalidAnchor, UnknownFormat
 
 __all__ = ["anchored", "exported", "verified"]
 
@@ -31,8 +31,9 @@ def verified(out: Output, queue: Path, anchor_file: Path | None) -> None:
     kept = None if anchor_file is None else _read_anchor(anchor_file)
     with reading(out, queue, "verifying"):
         report = verify(queue, anchor=kept)
+    _check_rest(report)
     if out.json:
-        fields = {field.name: getattr(report, field.name) for field in attrs.fields(Report)}
+        fields = attrs.asdict(report)
         out.object(
             {"whole": True, **fields, "path": str(queue), "anchor": None if kept is None else attrs.asdict(kept)}
         )
@@ -43,11 +44,31 @@ def verified(out: Output, queue: Path, anchor_file: Path | None) -> None:
         ("", ""),
         [
             ("records", f"{report.records:,} ({which}) in {report.segments} segment{'s' * (report.segments != 1)}"),
+            *([("snapshots", f"{report.snapshots} say what the log says")] if report.snapshots else []),
             *([("unfinished", f"{report.unfinished:,} bytes of a last commit")] if report.unfinished else []),
             ("last hash", report.hash),
             ("anchor", _told_anchor(kept)),
         ],
     )
+
+
+def _check_rest(report: Report) -> None:
+    """Refuse to call whole what has a chain that is, if not all in it can be read, or a snapshot says something else.
+
+    Raises:
+        UnknownFormat: there are events that only a later Kharon knows.
+        CorruptLog: a snapshot is damaged, or is not of this log.
+    """
+    if report.unknown:
+        first = report.unknown[0]
+        needs = f"Kharon {first.needs}" if first.needs else "a later Kharon"
+        raise UnknownFormat(
+            f"the chain is whole, but record {first.first} and {sum(each.records for each in report.unknown) - 1} more "
+            f"cannot be read: {first.event} in version {first.version} needs {needs}"
+        )
+    if report.bad_snapshots:
+        path, _, why = report.bad_snapshots[0].partition(": ")
+        raise CorruptLog(path, 0, 0, f"{why} (the log itself is whole; remove the snapshot, and another will be made)")
 
 
 def _told_anchor(kept: Anchor | None) -> str:

@@ -202,7 +202,7 @@ def test_verify_and_anchor(kharon, queue_of_a_night):
     assert found.pop("whole") is True
     assert found.pop("anchor") is None
     assert found.pop("path") == "queue"
-    assert found == {name: getattr(report, name) for name in found}
+    assert found == {name: as_read(getattr(report, name)) for name in found}
     (found,) = kharon("anchor", "queue", "--json").objects
     kept = k.anchor(queue_of_a_night)
     assert found == {"log": kept.log, "seq": kept.seq, "hash": kept.hash}

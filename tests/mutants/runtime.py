@@ -40,8 +40,8 @@ MUTANTS: Final = (
         name="audit-reads-what-is-being-written",
         thought="A file is read to its end.",
         file="kharon/audit/reading.py",
-        before="return super().readinto(view[: max(0, self.size - self.tell())])",
-        after="return super().readinto(view)",
+        before="count = super().readinto(view[: max(0, self.size - self.tell())])",
+        after="count = super().readinto(view)",
         tests=("tests/test_audit.py",),
     ),
 )
