@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,16 +11,19 @@ import pytest
 from msgspec import Raw
 
 from kharon import audit
+from kharon.audit import reading as audit_reading
 from kharon.audit import snapshots as audit_snapshots
 from kharon.errors import CorruptLog
 from kharon.log.directory import DirectoryLog
 from kharon.log.files import OS_FILES
-from kharon.log.record import link
+from kharon.log.record import Record, link
+from kharon.log.segment import Reading
 from kharon.log.snapshot import Snapshot, read_snapshot, take
 from kharon.log.snapshot import _write as write
 from kharon.model.events import Event, TicketAdded, TicketDeleted
 from kharon.model.projection import Projection
 from kharon.model.ticket import draft_of, seal
+from kharon.model.versions import Unknown
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -184,3 +188,19 @@ def test_a_damaged_log_is_refused_before_its_snapshots(where, number):
     with pytest.raises(CorruptLog) as caught:
         audit.verify(where)
     assert (caught.value.file, caught.value.line) == (str(path), 2)
+
+
+@pytest.mark.parametrize(("seq", "good"), [(1, 0), (2, 0), (3, 1), (4, 2)])
+def test_behind_an_event_that_is_not_known_nobody_can_tell(where, seq, good):
+    """A later version of Kharon wrote it: what it did to the tickets is not known, so no snapshot is called bad."""
+
+    def records(reading: Reading) -> Iterator[Record]:
+        for record in reading.records():
+            unknown = Unknown("TicketPraised", 1, 0, "9.0.0")
+            yield msgspec.structs.replace(record, event=unknown) if record.seq == seq else record
+
+    reading = audit_reading._Pass(where, lenient=True).reading
+    found = audit_snapshots.Snapshots(where)
+    found.compare(reading, records(reading))
+    assert (found.good, found.bad) == (good, [])
+    assert reading.chain.seq == 4, "all of the log was read"

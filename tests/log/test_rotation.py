@@ -26,7 +26,7 @@ from simulated_files import Plan, SimulatedFiles
 
 from kharon import audit
 from kharon.errors import CorruptLog, StorageFull
-from kharon.log.directory import DirectoryLog, segments
+from kharon.log.directory import DirectoryLog, _NamesStep, segments
 from kharon.log.files import OS_FILES
 from kharon.log.record import BadLine, Chain, Seal, check_line, is_seal, open_seal, seal_line
 from kharon.log.segment import Broken, Reading, is_vouched, read_segment, segment_name
@@ -656,3 +656,34 @@ def test_the_line_that_seals():
 def test_what_is_no_seal(body):
     with pytest.raises(BadLine, match="not a seal"):
         open_seal(seal(body))
+
+
+# --- a rotation whose syncs somebody else does ------------------------------------------------------------------------
+
+
+def test_a_rotation_that_is_given_up_touches_nothing_any_more(tmp_path):
+    """Perhaps by a forked child, which has a copy of it: by then the name may be another process's."""
+    log = DirectoryLog(tmp_path / "queue", 100)
+    list(log.open(moment(0)))
+    log.rotates = False
+    log.append([added("a")], moment(1), "ann")
+    log.write()
+    rotation = log.rotation()
+    steps = [next(rotation), next(rotation)]
+    assert [step.names for step in steps] == [False, False]
+    rotation.close()
+    log.abandon()
+    (left,) = (tmp_path / "queue/log").glob("*.tmp")
+    assert left.stat().st_size > 0
+
+
+def test_a_directory_is_offered_by_one_descriptor(tmp_path):
+    step = _NamesStep(OS_FILES, tmp_path)
+    assert step.names
+    fd = step.twin()
+    assert step.twin() == fd
+    assert os.fstat(fd).st_ino == tmp_path.stat().st_ino
+    step.close()
+    step.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
