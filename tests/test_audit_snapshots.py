@@ -13,12 +13,12 @@ from msgspec import Raw
 from kharon import audit
 from kharon.audit import reading as audit_reading
 from kharon.audit import snapshots as audit_snapshots
-from kharon.errors import CorruptLog
-from kharon.log.directory import DirectoryLog
-from kharon.log.files import OS_FILES
+from kharon.errors import CorruptLog, KharonError
+from kharon.log.directory import DirectoryLog, segments
+from kharon.log.files import OS_FILES, OsFiles
 from kharon.log.record import Record, link
 from kharon.log.segment import Reading
-from kharon.log.snapshot import Snapshot, read_snapshot, take
+from kharon.log.snapshot import Snapshot, newest, read_snapshot, take
 from kharon.log.snapshot import _write as write
 from kharon.model.events import Event, TicketAdded, TicketDeleted
 from kharon.model.projection import Projection
@@ -204,3 +204,29 @@ def test_behind_an_event_that_is_not_known_nobody_can_tell(where, seq, good):
     found.compare(reading, records(reading))
     assert (found.good, found.bad) == (good, [])
     assert reading.chain.seq == 4, "all of the log was read"
+
+
+def test_what_the_reading_raises_is_not_taken_for_a_bad_snapshot(where):
+    """It was trimmed while it was being read, for one."""
+
+    def records(reading: Reading) -> Iterator[Record]:
+        for record in reading.records():
+            if record.seq == 2:
+                raise KharonError("record 2 was trimmed while the log was being read")
+            yield record
+
+    reading = audit_reading._Pass(where).reading
+    found = audit_snapshots.Snapshots(where)
+    with pytest.raises(KharonError, match="was trimmed"):
+        found.compare(reading, records(reading))
+    assert found.bad == []
+
+
+def test_a_snapshot_that_is_removed_while_they_are_listed_is_passed_over(where):
+    class Gone(OsFiles):
+        def read(self, path):
+            if path == paths(where)[-1]:
+                raise FileNotFoundError(path)
+            return super().read(path)
+
+    assert newest(Gone(), where, segments(where)).seq == 2

@@ -71,9 +71,9 @@ class Snapshots:
                 based = True
             try:
                 fold.go_on_to(snapshot.seq)
-            except (CorruptLog, UnknownFormat):
-                raise
             except KharonError as error:
+                if error is fold.failure:
+                    raise
                 self._bad(f"{path}: the log does not fold to any state: {error}")
                 break
             if fold.unknown:
@@ -119,6 +119,7 @@ class _Fold:
         projection: what it has been folded to.
         end: the last record that was read, or what the log begins behind; then without its time.
         unknown: whether an event that is not known was among them, so that the projection says nothing.
+        failure: what reading them raised.
     """
 
     def __init__(self, records: Iterator[Record], end: Chain) -> None:
@@ -126,6 +127,7 @@ class _Fold:
         self.projection = Projection()
         self.end = end
         self.unknown = False
+        self.failure: BaseException | None = None
 
     def begin_with(self, snapshot: Snapshot) -> None:
         """Take a snapshot for granted, and read the log up to it."""
@@ -142,7 +144,14 @@ class _Fold:
         self.projection.fold(self._up_to(seq))
 
     def _up_to(self, seq: int) -> Iterator[Record]:
-        while self.end.seq < seq and (record := next(self._records, None)) is not None:
+        while self.end.seq < seq:
+            try:
+                record = next(self._records, None)
+            except BaseException as error:
+                self.failure = error
+                raise
+            if record is None:
+                return
             self.end = Chain(record.seq, record.hash, record.at)
             self.unknown = self.unknown or type(record.event) is Unknown
             yield record

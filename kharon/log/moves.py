@@ -81,10 +81,13 @@ def places_of(directory: Path, files: Files, known: Archives | None = None) -> d
         OSError: they cannot be listed.
     """
     found: dict[str, list[Path]] = {}
+    # In this order, of the list of archives too: what moves, moves to a later one of these.
+    listed = [(directory / "log", files.list(directory / "log"))]
     there = (known or archives(directory, files)).reachable
-    for folder in (directory / "log", *reversed(there)):  # in this order: what moves, moves to a later one of these
+    listed += [(folder, files.list(folder)) for folder in reversed(there)]
+    for folder, names in listed:
         oldest = min(found, default="~")
-        for name in files.list(folder):
+        for name in names:
             stem = stem_of(Path(name))
             if is_segment(name):
                 first_of(folder / name)

@@ -326,6 +326,7 @@ class _Work:
     def do(self, plan: Repair) -> Repair:
         """Do it; return the plan with what came of it."""
         look, log, files = self._look, self._log, self._files
+        places = places_of(look.where, files)  # before the tail is written: what is behind it does not count then
         cuts = []
         for cut in plan.cuts:
             path = look.where / cut.file
@@ -345,27 +346,27 @@ class _Work:
         for part, following in zip(look.parts, look.parts[1:], strict=False):
             if part.seal is None:
                 self._write(part, seal_line(part.hash, Seal(part.seq, following.header)))
-        self._remove_rest()
+        self._remove_rest(places)
         return attrs.evolve(plan, cuts=tuple(cuts), done=True)
 
-    def _write(self, part: _Part, more: bytes) -> None:
-        path = self._look.where / "log" / segment_name(first_of(part.path))
-        with open_segment(self._files.read, part.path) as old:
-            self._log._write_new(path, old, part.whole, more).close()
+    def _path(self, part: _Part) -> Path:
+        """Where a segment is written anew, never compressed: the tail in `log/`, any other where it is."""
+        name = segment_name(first_of(part.path))
+        return self._look.where / "log" / name if part is self._look.parts[-1] else part.path.with_name(name)
 
-    def _remove_rest(self) -> None:
-        """Remove what is not kept, and what is kept elsewhere now, wherever it is."""
+    def _write(self, part: _Part, more: bytes) -> None:
+        with open_segment(self._files.read, part.path) as old:
+            self._log._write_new(self._path(part), old, part.whole, more).close()
+
+    def _remove_rest(self, places: dict[str, list[Path]]) -> None:
+        """Remove what is not kept, and what was written anew elsewhere, wherever it is; the newest first."""
         look, files = self._look, self._files
-        rest = {stem_of(path) for path in look.rest}
-        kept = {look.where / "log" / segment_name(first_of(part.path)) for part in look.parts if self._is_moved(part)}
-        tails = {stem_of(path) for path in kept}
-        for stem, paths in sorted(places_of(look.where, files).items(), reverse=True):
-            if stem in rest or stem in tails:
-                for path in set(paths) - kept:
-                    if not is_ours(look.where, path.parent, files):
-                        continue  # it does not count any more: it is not older than what is in log/
+        tail = look.parts[-1]
+        written = {stem_of(part.path): self._path(part) for part in (*look.unsealed(), tail)}
+        gone = {stem_of(path) for path in look.rest} | written.keys()
+        for stem in sorted(gone, reverse=True):
+            for path in places[stem]:
+                # In the archive of a queue that this is a copy of it is left, and does not count: log/ has older ones.
+                if path != written.get(stem) and is_ours(look.where, path.parent, files):
                     files.unlink(path)
                     files.sync_directory(path.parent)
-
-    def _is_moved(self, part: _Part) -> bool:
-        return part is self._look.parts[-1] or part.seal is None

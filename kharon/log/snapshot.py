@@ -334,7 +334,7 @@ def usable(files: Files, directory: Path, segments: list[Path]) -> Iterator[Snap
             with files.read(path) as file:
                 snapshot = read_snapshot(file, str(path))
             _check_fits(files, snapshot, path, segments)
-        except (CorruptLog, UnknownFormat) as error:
+        except (CorruptLog, UnknownFormat, FileNotFoundError) as error:  # the last: newer ones were taken meanwhile
             _logger.warning("snapshot passed over: %s", error)
             if isinstance(error, UnknownFormat):
                 later = later or error

@@ -79,12 +79,14 @@ class Keeper:
             await wait_out(self._ended.wait)
 
     async def _run(self, ended: trio.Event) -> None:
-        with self._scope:
-            while await self._work():
-                with trio.move_on_after(self._interval):
-                    await self._due.wait()
-                self._due = trio.Event()
-        ended.set()
+        try:
+            with self._scope:
+                while await self._work():
+                    with trio.move_on_after(self._interval):
+                        await self._due.wait()
+                    self._due = trio.Event()
+        finally:
+            ended.set()
 
     async def _work(self) -> bool:
         """Do what there is to do; return whether there may be more, later."""

@@ -7,6 +7,7 @@ but the directory's name, and nothing waits for it. What a snapshot is and how i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -93,49 +94,53 @@ class Snapshots:
         finally:
             ended.set()
 
+    def _warn(self, why: object, lacking: str = "snapshot") -> None:
+        with contextlib.suppress(Exception):  # a user's logging may raise, and this is a system task
+            _logger.warning("no %s of %s: %s", lacking, self._directory, why)
+
     async def _take(self) -> None:
         program = _PROGRAM.format(path=sys.path)
         what = ["trimmable"] if self._trims else []
         command = [sys.executable, "-c", program, *what, str(self._directory.absolute())]
-        theirs, ours = os.pipe()  # closed with this process, however it ends: then that one ends too
         try:
-            status, told, said = await _run(command, theirs)
+            status, told, said = await _run(command)
         except Exception as error:  # noqa: BLE001 - nobody waits for a snapshot, so nobody could be told
-            _logger.warning("no snapshot of %s: %s", self._directory, error)
+            self._warn(error)
             return
-        finally:
-            os.close(theirs)
-            os.close(ours)
         if status:
             why = said.decode("utf-8", "replace").strip().splitlines()
-            lacking = "index" if status == _NO_INDEX else "snapshot"
-            _logger.warning("no %s of %s: %s", lacking, self._directory, why[-1] if why else status)
+            self._warn(why[-1] if why else status, "index" if status == _NO_INDEX else "snapshot")
         elif self._trims:
             self._trimmable = int((told.split() or [b"0"])[-1])
 
 
-async def _run(command: Sequence[str], stdin: int) -> tuple[int, bytes, bytes]:
+async def _run(command: Sequence[str]) -> tuple[int, bytes, bytes]:
     """Run a program; return its status, and what it said on stdout, which is little, and stderr. If cancelled, kill it.
 
     In one task, which is a system task and so out of the reach of Ctrl-C. Those that `trio.run_process` starts are not,
     and what is raised in there ends the whole run.
     """
-    with trio.CancelScope(shield=True):  # what has been started must become known here, to be ended
-        process = await trio.lowlevel.open_process(
-            command,
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # a Ctrl-C is for the application to handle
-        )
+    theirs, ours = os.pipe()  # closed with this process, however it ends: then that one ends too
     try:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        async with process.stdout, process.stderr:
-            said = b"".join([piece async for piece in process.stderr])
-            told = b"".join([piece async for piece in process.stdout])
-        return await process.wait(), told, said
+        with trio.CancelScope(shield=True):  # what has been started must become known here, to be ended
+            process = await trio.lowlevel.open_process(
+                command,
+                stdin=theirs,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # a Ctrl-C is for the application to handle
+            )
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            async with process.stdout, process.stderr:
+                said = b"".join([piece async for piece in process.stderr])
+                told = b"".join([piece async for piece in process.stdout])
+            return await process.wait(), told, said
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await reap(process)
     finally:
-        if process.returncode is None:
-            process.kill()
-        await reap(process)
+        os.close(theirs)
+        os.close(ours)

@@ -252,6 +252,7 @@ class Commits:
         if landed:
             self._unsynced.set()
             self._land(group)
+            self._begin_rotation()
         return landed
 
     def _write(self) -> StorageFull | None:
@@ -376,11 +377,21 @@ class Commits:
         """The helper's sync has ended: let its group land, and go on."""
         self._in_flight = None
         _in_place_of_leader(group, lambda: self._arrive(log, group, seq, error, seconds))
-        if self.failure is None and (rotation := log.rotation()) is not None:
-            self._rotation = rotation
-            self._rotate(rotation, None)
-        else:
+        if not self._begin_rotation():
             self._go_on()
+
+    def _begin_rotation(self) -> bool:
+        """Begin a segment if it is time, and that is not left to `write`; return whether it was. Never raises."""
+        log = self._elsewhere
+        busy = self._in_flight is not None or self._rotation is not None
+        if log is None or log.rotates or busy or self.failure is not None:
+            return False
+        rotation = log.rotation()
+        if rotation is None:
+            return False
+        self._rotation = rotation
+        self._rotate(rotation, None)
+        return True
 
     def _arrive(
         self, log: SyncedElsewhere, group: _Group, seq: int, error: OSError | None, seconds: float
@@ -441,15 +452,17 @@ class Commits:
         trio.lowlevel.spawn_system_task(self._sync_regularly, interval, self._syncer_ended)
 
     async def _sync_regularly(self, interval: float, ended: trio.Event) -> None:
-        with self._syncer:
-            while True:
-                await self._unsynced.wait()
-                await trio.sleep(interval)
-                self._unsynced = trio.Event()
-                if self.failure is not None:
-                    break
-                await self._sync_in_background()
-        ended.set()
+        try:
+            with self._syncer:
+                while True:
+                    await self._unsynced.wait()
+                    await trio.sleep(interval)
+                    self._unsynced = trio.Event()
+                    if self.failure is not None:
+                        break
+                    await self._sync_in_background()
+        finally:
+            ended.set()
 
     @enable_ki_protection
     async def _sync_in_background(self) -> None:
@@ -462,7 +475,7 @@ class Commits:
         Raises:
             CommitOutcomeUnknown: it failed; nobody has been told.
         """
-        if self._in_flight is not None or self._rotation is not None:
+        while self._in_flight is not None or self._rotation is not None:  # looked at again: others were woken with us
             await self._helper_idle()
         nobody = _Group((self._projection.seq, self._projection.at))
         nobody.leader = trio.lowlevel.current_task()
@@ -490,6 +503,7 @@ class Commits:
         Raises:
             CommitOutcomeUnknown: it may not be.
         """
+        await self._end_syncer()  # first: it must not find the log closed
         if self.failure is None:
             with contextlib.suppress(StorageFull):  # that is told to those in flight
                 await self.durable()
@@ -499,10 +513,13 @@ class Commits:
 
     async def stop(self) -> None:
         """End what runs in the background. Not cancellable."""
-        self._syncer.cancel()
+        await self._end_syncer()
         if self._helper is not None:
             await self._helper.close()
-        if self._syncer_ended is not None:
+
+    async def _end_syncer(self) -> None:
+        self._syncer.cancel()
+        if self._syncer_ended is not None and not self._syncer_ended.is_set():
             await wait_out(self._syncer_ended.wait)
 
 

@@ -27,8 +27,11 @@ async def wait_out(wait: Callable[[], Awaitable[object]]) -> None:
     task = trio.lowlevel.current_task()
 
     async def wake() -> None:
-        await wait()
-        trio.lowlevel.reschedule(task)
+        try:
+            with trio.CancelScope(shield=True):  # a system task that crashes has Trio cancel all the others
+                await wait()
+        finally:
+            trio.lowlevel.reschedule(task)
 
     trio.lowlevel.spawn_system_task(wake)
     await trio.lowlevel.wait_task_rescheduled(no_abort)

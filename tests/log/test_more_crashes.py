@@ -277,7 +277,7 @@ MORE = {
     other_settings: World,
 }
 LEAST = {  # how many crash states are looked at, at scale 1
-    settling_from_the_reserve: 2300,
+    settling_from_the_reserve: 2200,
     a_reserve_that_is_used_up: 4100,
     rotating_on_a_full_disk: 3300,
     opened_on_a_full_disk: 1900,
@@ -285,7 +285,7 @@ LEAST = {  # how many crash states are looked at, at scale 1
     synced_elsewhere: 1400,
     rotated_while_in_flight: 2000,
     lost_answers: 3700,
-    synced_here_while_in_flight: 1100,
+    synced_here_while_in_flight: 1000,
     rotated_elsewhere: 4500,
     rotated_elsewhere_with_lost_answers: 4900,
     other_settings: 4100,

@@ -635,16 +635,31 @@ def test_both_places_of_a_segment_that_is_cut_are_removed(log):
     assert sorted((log.directory / "log").iterdir()) == [first, second]
 
 
-def test_a_compressed_segment_that_lacks_its_seal_is_given_one(log):
-    carry_out(log, COMPRESS, steps=1)
+@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, Policy(compress=ALL, archive=ALL)])
+def test_a_segment_that_was_moved_and_lacks_its_seal_is_given_one_where_it_is(log, policy):
+    carry_out(log, policy, steps=20)
     log.abandon()
-    path = segments(log.directory)[0]
-    data = packed.open_segment(FILES.read, path).read()
-    write_new(FILES, path, packed.packed(iter([data[: data.rindex(b"\n", 0, -1) + 1]])))
+    path, other, *_ = segments(log.directory)
+    assert other.parent == path.parent
+    with packed.open_segment(FILES.read, path) as file:
+        data = file.read()
+    unsealed = iter([data[: data.rindex(b"\n", 0, -1) + 1]])
+    write_new(FILES, path, packed.packed(unsealed) if path.suffix == ".zst" else unsealed)
     done = repaired(log.directory)
     assert done.last == log.seq
-    assert done.seals == (f"log/{path.name}",)
-    assert segments(log.directory)[0] == path.with_name(path.stem)
+    assert done.seals == (path.relative_to(log.directory).as_posix(),)
+    assert segments(log.directory)[0] == path.parent / f"{1:020}.jsonl"
+    assert not path.name.endswith(".zst") or not path.exists()
+
+
+def test_what_is_cut_in_an_archive_is_removed_there(log):
+    carry_out(log, ARCHIVE_ALL, steps=4)
+    log.abandon()
+    first, second, third, *_ = segments(log.directory)
+    spoil(second)
+    repaired(log.directory)
+    assert segments(log.directory) == [first, log.directory / "log" / second.name]
+    assert [path.exists() for path in (first, second, third)] == [True, False, False]
 
 
 def test_damage_behind_the_older_snapshot_of_a_trimmed_log(where):

@@ -99,10 +99,10 @@ MUTANTS: Final = (
         for part, following in zip(look.parts, look.parts[1:], strict=False):
             if part.seal is None:
                 self._write(part, seal_line(part.hash, Seal(part.seq, following.header)))
-        self._remove_rest()
+        self._remove_rest(places)
 """,
         after="""\
-        self._remove_rest()
+        self._remove_rest(places)
         self._write(tail, b"".join(lines))
         for part, following in zip(look.parts, look.parts[1:], strict=False):
             if part.seal is None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -110,3 +111,29 @@ async def test_closing_ends_the_process_that_takes_one(tmp_path, monkeypatch):
         await until(lambda: begun.is_file() and begun.read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(int(begun.read_text()), 0)
+
+
+async def test_no_descriptor_to_spare_is_a_warning(tmp_path, monkeypatch, caplog):
+    def fail():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("kharon.runtime.snapshots.os.pipe", fail)
+    async with kharon.open(tmp_path / "queue", SMALL) as kh:
+        await kh.add_many([kharon.Ticket(f"t{number}", "x") for number in range(100)])
+        await until(lambda: "Too many open files" in caplog.text)
+        assert (await kh.get("t1")).id == "t1"
+
+
+def test_a_system_task_that_crashes_does_not_keep_the_queue_from_closing(tmp_path):
+    async def crash():
+        raise ValueError("somebody else's")
+
+    async def main():
+        async with kharon.open(tmp_path / "queue", SMALL) as kh:
+            await kh.add(kharon.Ticket("a", "t"))
+            trio.lowlevel.spawn_system_task(crash)
+            await trio.sleep_forever()
+
+    with pytest.raises(trio.TrioInternalError):
+        trio.run(main)
+    assert kharon.verify(tmp_path / "queue").closed

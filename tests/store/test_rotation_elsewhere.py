@@ -254,3 +254,37 @@ async def test_a_segment_that_a_fast_disk_has_begun_is_synced_in_the_loop_once(l
         await add(nursery, kh, "b")
         assert (files.syncs, syncer.kinds) == (1, ["tail"])
         await answer(syncer, None)
+
+
+@pytest.mark.parametrize("fsync", ["always", "never"])
+async def test_segments_are_begun_though_no_sync_is_left_to_the_helper(tmp_path, log, syncer, fsync, monkeypatch):
+    """No descriptor to be had, or nothing that is synced: then no answer ever comes that could begin one."""
+    monkeypatch.setattr(DirectoryLog, "begin_sync", lambda log: log.sync())
+    token = trio.lowlevel.current_trio_token()
+    syncer.on_request = lambda _fd: token.run_sync_soon(syncer.answer)
+    async with opened(log, syncer, fsync=fsync) as kh:
+        for number in range(40):
+            await kh.add(Ticket(str(number), "t"))
+            await blocked()
+        assert max(len(path.read_bytes()) for path in (tmp_path / "queue/log").iterdir()) < 3 * SEGMENT_BYTES
+    assert len(ids(tmp_path / "queue")) == 40
+
+
+async def test_two_who_waited_for_the_helper_ask_it_one_after_the_other(log, syncer):
+    """Whoever was woken first may have given it something to do again."""
+    commits = None
+    async with opened(log, syncer, fsync=60) as kh:
+        commits = kh._store._commits
+        await kh.add(Ticket("a", "t"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(commits._sync_written)
+            await blocked()
+            for number in range(5):
+                await kh.add(Ticket(f"b{number}", "t"))
+                nursery.start_soon(commits._sync_written)
+            await blocked()
+            while nursery.child_tasks:
+                if syncer.done is not None:
+                    syncer.answer()
+                await blocked()
+    assert commits.failure is None
