@@ -20,6 +20,7 @@ __all__ = [
     "InvalidTransition",
     "KharonError",
     "LeaseLost",
+    "LogReplaced",
     "QueueLocked",
     "StorageFull",
     "TicketExists",
@@ -72,7 +73,7 @@ class HandlerNotFound(KharonError, LookupError):
 
 
 class Closed(KharonError):
-    """The queue is closed: its `async with` block ended, or it closed itself after a failed write."""
+    """The queue is closed: its `async with` block ended, it closed itself after a failed write, or this is a fork."""
 
 
 # --- what the world did -----------------------------------------------------------------------------------------------
@@ -88,7 +89,8 @@ class CorruptLog(KharonError):
     Attributes:
         file: the path of the damaged file.
         line: the number of the damaged line in that file, counted from 1; 0 if no line is meant.
-        byte: the offset in bytes of that line's beginning in the file.
+        byte: where that line begins in the file, in bytes from 0.
+        why: what is wrong there, without the place.
     """
 
     def __init__(self, file: str, line: int, byte: int, why: str) -> None:

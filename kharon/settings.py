@@ -109,8 +109,8 @@ class Settings:
             syncs hold for all machines that have it.
         compress_after, archive_after, trim_after: how old the last record of a finished file of the log may become
             before the file is compressed (which needs `kharon[zstd]`), moved to the archive, removed for good. None:
-            any age. What is needed to rebuild the state is never removed, even if the newest snapshot went bad: so the
-            history is about twice `snapshot_bytes` at least.
+            any age. What the state stands on is never removed, even if the newest snapshot went bad: so the history is
+            about twice `snapshot_bytes` at least.
         compress_beyond_bytes, archive_beyond_bytes, trim_beyond_bytes: the same by size: done to the oldest files that
             make the whole history, as it lies on the disk, larger than this. None: any size.
         archive_directory: where the archive is, a directory that exists: str or Path; None: `archive` in the queue's

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 import zlib
@@ -19,7 +20,7 @@ from kharon.errors import CorruptLog
 from kharon.log.directory import DirectoryLog
 from kharon.log.directory import segments as kharon_segments
 from kharon.log.files import OS_FILES
-from kharon.log.moves import write_new
+from kharon.log.newfile import write_new
 from kharon.log.packed import load_zstd, packed
 from kharon.log.record import Seal, _Envelope, _HeaderBody, link
 from kharon.log.retention import Limit, Policy, Retention
@@ -433,7 +434,7 @@ def test_the_anchor(where):
 
 
 def test_the_commands(where):
-    (commands,) = blocks("sh")
+    commands, _packed = blocks("sh")
     said = [
         subprocess.run(["/bin/sh", "-c", command], cwd=where.parent, capture_output=True, text=True, check=True).stdout
         for command in commands.splitlines()
@@ -441,6 +442,23 @@ def test_the_commands(where):
     assert [len(text.splitlines()) for text in said] == [2, 5]
     assert "TicketAdded" in said[0]
     assert "TicketDone" in said[0]
+
+
+@pytest.mark.skipif(shutil.which("zstdcat") is None, reason="the command is zstd's")
+def test_the_command_for_segments_that_were_compressed_or_archived(long):
+    carry_out(long, KEPT[0], 2)
+    carry_out(long, KEPT[1], 1)
+    places = [(path.parent.name == "log", path.suffix) for path in kharon_segments(long)]
+    assert places[:3] == [(False, ".zst"), (True, ".zst"), (True, ".jsonl")]
+    long.rename(long.with_name("queue"))
+    command = blocks("sh")[1].replace("task-1", "t0")
+    done = subprocess.run(["/bin/sh", "-c", command], cwd=long.parent, capture_output=True, text=True, check=True)
+    assert [line.count('"event":"TicketAdded"') for line in done.stdout.splitlines()] == [1]
+    assert not done.stderr
+    everything = command.split(" | ")[0]
+    lines = subprocess.run(["/bin/sh", "-c", everything], cwd=long.parent, capture_output=True, check=True).stdout
+    seqs = [int(seq) for seq in re.findall(rb'"crc":"[0-9a-f]{8}","seq":(\d+)', lines)]
+    assert seqs == [record.seq for record in kharon.read(long.with_name("queue"))]
 
 
 # --- the tables -------------------------------------------------------------------------------------------------------

@@ -34,12 +34,13 @@ from kharon.log.directory import segments
 from kharon.log.packed import open_segment
 from kharon.log.record import BadLine, Chain, Record, Seal, check_line, open_header
 from kharon.log.segment import (
+    HEADER_LINES,
     Broken,
     first_of,
     judge,
     read_records,
     read_segment,
-    segment_name,
+    stem,
     stem_of,
     trusted_start,
 )
@@ -49,7 +50,6 @@ from kharon.model.limits import MAX_LINE_BYTES
 __all__ = ["Follower", "follow"]
 
 _LIMIT: Final = 1000
-_HEADER_LINES: Final = 1
 
 
 def follow(
@@ -198,7 +198,7 @@ class Follower:
         try:
             self._check_same(self._file, Path(broken.path))
             # If its successor is there by name, all of its records were read: its seal is torn.
-            if _stem(broken.commit_seq) not in self._listed - {self._stem}:
+            if stem(broken.commit_seq) not in self._listed - {self._stem}:
                 judge(self._file, broken, last=max(self._listed) == self._stem)
         finally:
             self._leave()
@@ -209,7 +209,7 @@ class Follower:
         """Open the file in which the next record stands, or will; return False if nothing has changed."""
         paths = {stem_of(path): path for path in self._list()}
         self._listed = paths.keys()  # before opening: one that has a successor will not grow any more
-        coming = paths.get(_stem(self._place.chain.seq + 1))
+        coming = paths.get(stem(self._place.chain.seq + 1))
         if not self._stem:
             path = self._first(list(paths.values()))
         elif coming is not None and stem_of(coming) != self._stem:
@@ -282,9 +282,9 @@ class Follower:
             )
         chain.hash = check_line(line, chain.hash)
         self._log, self._stem = header.log, stem_of(path)
-        self._place.byte, self._place.lines = len(line), _HEADER_LINES
+        self._place.byte, self._place.lines = len(line), HEADER_LINES
         self._seen, self._sealed = self._stat, False
-        self._items = read_records(file, str(path), chain, len(line), _HEADER_LINES)
+        self._items = read_records(file, str(path), chain, len(line), HEADER_LINES)
         return True
 
     def _go_on(self, file: BinaryIO, path: Path) -> bool:
@@ -357,7 +357,3 @@ class _Place:
         self.chain = chain
         self.byte = byte
         self.lines = lines
-
-
-def _stem(seq: int) -> str:
-    return stem_of(Path(segment_name(seq)))

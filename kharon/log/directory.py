@@ -3,53 +3,53 @@
     LOCK                                held with flock while the queue is open; never unlinked
     log/<first seq, 20 digits>.jsonl    segments; the last one is the tail, which grows
     log/<first seq, 20 digits>.jsonl.zst   a sealed segment that was compressed
+    ARCHIVE                             the directories that segments were moved to
     archive/, or where ARCHIVE points   sealed segments that were moved out of the way
+    snapshots/                          the state at some seqs, so that opening need not read all of the log
     quarantine/                         bytes that recovery, or the user's repair, cut off
     index/                              where records about a ticket stand: a cache (`index`)
     reserve                             room on the disk for settling when there is no other
 
-`DirectoryLog` takes the lock, recovers, appends, writes, syncs and begins new segments. When to write and sync is the
-store's decision. What a line is, is in `record`; how files are read, in `segment`; how they are written, in `files`.
+`DirectoryLog` appends, writes, syncs and begins new segments; a sync may be done elsewhere (`protocol`). When to write
+and sync is the store's decision. Who may open the directory is in `hold`; what is done to its files after a crash, in
+`recovery`, and about damage, in `repair`; what a line is, in `record`; how segments are read, in `segment`; how files
+come to be, in `newfile`; where segments are, in `moves`, and which are compressed, archived or trimmed, in `retention`;
+what a snapshot is, in `snapshot`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import io
 import logging
 import os
 import uuid
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, TypeVar
+from typing import BinaryIO, Final, NamedTuple
 
-from kharon.errors import Closed, CorruptLog, KharonError, QueueLocked, StorageFull
+from kharon.errors import Closed, CorruptLog, KharonError, StorageFull
 from kharon.log.files import OS_FILES, File, Files, Lock, naming
-from kharon.log.guard import check_disk, check_owner
-from kharon.log.index import INDEX
+from kharon.log.hold import hold
 from kharon.log.indexed import IndexedReader
-from kharon.log.moves import ARCHIVE, Archives, Moved, archives, finish_moves, places_of, segments, tidy_moves
-from kharon.log.packed import PACKED, open_segment
-from kharon.log.protocol import LogReader, Rotation, Step
-from kharon.log.record import Chain, Record, Seal, check_line, open_record, relink, seal_line
+from kharon.log.moves import ARCHIVE, Archives, Moved, archives, finish_moves, places_of, segments
+from kharon.log.newfile import FileSync, Syncs, at_once, new_file
+from kharon.log.packed import open_segment
+from kharon.log.protocol import LogReader
+from kharon.log.record import CLOCK, Chain, Record, Seal, check_line, open_record, relink, seal_line
+from kharon.log.recovery import rewrite_tail, seal_again, tidy, trust_tail
 from kharon.log.reserve import NO_ROOM, RESERVE, Reserve
-from kharon.log.segment import Broken, Ended, LiveReader, Place, Reading, first_of, segment_name, stem_of
-from kharon.log.snapshot import Snapshot, has_snapshots, newest, tidy
+from kharon.log.segment import LiveReader, Place, Reading, first_of, segment_name, stem_of
+from kharon.log.snapshot import Snapshot, has_snapshots, newest
 from kharon.model.ending import grows
-from kharon.model.events import Event, LogClosed, TailCut
-from kharon.model.limits import MAX_LINE_BYTES
+from kharon.model.events import Event, LogClosed
 
 _logger = logging.getLogger("kharon")
 
 __all__ = ["DEFAULT_SEGMENT_BYTES", "DirectoryLog", "segments"]
 
 DEFAULT_SEGMENT_BYTES: Final = 8 << 20
-_KNOWN: Final = frozenset({ARCHIVE, "LOCK", "archive", INDEX, "log", "quarantine", "snapshots", RESERVE})
-_CLOCK: Final = "clock"
-_TEMPORARY: Final = ".tmp"
 
 
 class _Unsealed(NamedTuple):
@@ -59,65 +59,6 @@ class _Unsealed(NamedTuple):
     file: File
     size: int
     line: bytes
-
-
-class _FileStep:
-    """The sync of a file, as a step of a rotation."""
-
-    names = False
-
-    def __init__(self, file: File) -> None:
-        self._file = file
-
-    def sync(self) -> None:
-        self._file.sync()
-
-    def twin(self) -> int | None:
-        return self._file.twin()
-
-
-class _NamesStep:
-    """The sync of a directory, as a step of a rotation."""
-
-    names = True
-
-    def __init__(self, files: Files, path: Path) -> None:
-        self._files = files
-        self._path = path
-        self._fd: int | None = None
-
-    def sync(self) -> None:
-        self._files.sync_directory(self._path)
-
-    def twin(self) -> int | None:
-        if self._fd is None:
-            with contextlib.suppress(OSError):  # no descriptor to spare, perhaps: then it is done here
-                self._fd = self._files.directory_twin(self._path)
-        return self._fd
-
-    def close(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-
-
-_Made = TypeVar("_Made")
-
-
-def _at_once(steps: Generator[Step, None, _Made]) -> _Made:
-    """Do every sync here; return what comes of the steps."""
-    failure: BaseException | None = None
-    while True:
-        try:
-            step = next(steps) if failure is None else steps.throw(failure)
-        except StopIteration as end:
-            made: _Made = end.value
-            return made
-        failure = None
-        try:
-            step.sync()
-        except BaseException as error:  # noqa: BLE001 - raised again, in the steps
-            failure = error
 
 
 class DirectoryLog:
@@ -195,8 +136,8 @@ class DirectoryLog:
             KharonError: this is no queue's directory, or one that should not be trusted (`guard`).
             OSError: the directory cannot be read or written.
 
-        Cost: O(bytes of the log). After an unclean stop the tail is copied once, and the segment before it too if there
-        is no record in the tail.
+        Cost: O(bytes of the log), or of what is behind the snapshot that was loaded. After an unclean stop the tail is
+        copied once, and the segment before it too if there is no record in the tail.
         """
         snapshot = self._snapshot
         if self._lock is None:
@@ -222,8 +163,7 @@ class DirectoryLog:
         if snapshot is None:
             reading = Reading(self._list, self._read)
         else:
-            chain = Chain(snapshot.seq, snapshot.hash, snapshot.at)
-            reading = Reading(self._list, self._read, chain, snapshot.log)
+            reading = Reading(self._list, self._read, snapshot.end(), snapshot.log)
             self._snapshot = None  # its tickets are the caller's now
         moves = []
         for record in reading.records():
@@ -235,13 +175,17 @@ class DirectoryLog:
         self._check_tail()
         self.unsaved = reading.finished
         self._closed_cleanly = reading.closed and reading.broken is None
-        self._tidy()
+        tidy(self._files, self._where)
         if reading.bare and reading.before is not None:
-            self._seal_again(reading.before)
+            seal_again(self._files, reading.before, self._chain.hash)
         if self._closed_cleanly:
-            self._trust_tail()
+            self._tail = trust_tail(self._files, self._tail_path)
+            self._sync_or_close(self._tail_path, self._tail.sync)
         else:
-            yield from self._recover(reading.broken, now)
+            self._tail, lines = rewrite_tail(
+                self._files, self._where, self._tail_path, reading.broken, self._chain, now
+            )
+            yield from (open_record(line, check_line(line, None)) for line in lines)
         read = {stem_of(place.path) for place in reading.places}
         found = finish_moves(self._files, self._where, self._archives, moves, read)
         self._places = [Place(first_of(path), path) for path in found]
@@ -282,8 +226,8 @@ class DirectoryLog:
         return CorruptLog(str(path), 1, 0, why)
 
     def _prepare(self) -> None:
-        self._made = self._make_directory()
-        self._take_lock()
+        self._process = self._files.process()
+        self._lock, self._made = hold(self._where, self._files, allow_network=self._allow_network)
         self._archives = archives(self._where, self._files)
         if not self._list():
             there = "there are snapshots of it" if has_snapshots(self._files, self._where) else None
@@ -302,42 +246,6 @@ class DirectoryLog:
     def _tail_path(self) -> Path:
         return self._places[-1].path if self._places else self._where
 
-    def _make_directory(self) -> bool:
-        """Make what is missing of the directory; return whether all of it was."""
-        where, files = self._where, self._files
-        self._process = files.process()
-        kind = files.kind(where)
-        check_disk(where.absolute() if kind else where.absolute().parent, files, allow_network=self._allow_network)
-        if kind == "directory":
-            strange = [name for name in files.list(where) if name not in _KNOWN]
-            ours = files.kind(where / "LOCK") == "file" and files.kind(where / "log") == "directory"
-            if strange and not ours:
-                raise KharonError(f"{where} is no queue, and is not empty ({strange[0]} …); name a new directory")
-        elif kind is not None:
-            raise KharonError(f"{where} is a file; a queue is a directory")
-        else:
-            parent = where.absolute().parent
-            if files.kind(parent) != "directory":
-                raise KharonError(f"{where} cannot be made: {parent} is no directory; make that first")
-            self._make(where)
-        check_owner(where, files)
-        if files.kind(where / "log") is None:
-            self._make(where / "log")
-        return kind is None
-
-    def _make(self, path: Path) -> None:
-        with contextlib.suppress(FileExistsError):  # another opener was faster: the lock decides who goes on
-            self._files.make_directory(path)
-
-    def _take_lock(self) -> None:
-        try:
-            self._lock = self._files.lock(self._where / "LOCK", b"%d\n" % os.getpid())
-        except BlockingIOError as busy:
-            raise QueueLocked(
-                f"{self._where} is open already, in process {busy} (this is process {os.getpid()}); a queue has one "
-                f"opener at a time. Close it there, or ask that process to do the work"
-            ) from None
-
     def _create(self, now: datetime, *, made: bool) -> None:
         try:  # even if it was there: a process that made it may have died before this
             self._files.sync_directory(self._where.absolute().parent)
@@ -348,83 +256,9 @@ class DirectoryLog:
         self._log_id = uuid.uuid4().hex
         path = self._where / "log" / segment_name(1)
         line = self._chain.header(self._log_id, now)
-        self._tail = self._write_new(path, io.BytesIO(line), len(line), replace=False)
+        self._tail = at_once(new_file(self._files, path, [line], replace=False))
         self._places = [Place(1, path)]
         self._closed_cleanly = True  # nothing has happened yet that would have to be said closed
-
-    def _tidy(self) -> None:
-        """Remove what was being written when a process died, and bring the names that were found onto the disk.
-
-        It may have died between renaming and syncing, and what follows relies on those names.
-        """
-        folder = self._where / "log"
-        for name in self._files.list(folder):
-            if name.endswith((".jsonl" + _TEMPORARY, ".jsonl" + PACKED + _TEMPORARY)):
-                self._files.unlink(folder / name)
-        tidy(self._files, self._where)
-        tidy_moves(self._files, self._where)
-        self._files.sync_directory(folder)
-
-    def _trust_tail(self) -> None:
-        """Go on in a tail that was closed.
-
-        All before the line that says so was on disk when that was written. The line itself may be in the page cache
-        only, and if its sync failed a second one would not bring it to the disk: so it is written over itself first.
-        """
-        path = self._tail_path
-        with self._files.read(path) as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - MAX_LINE_BYTES))
-            end = file.read()
-        line = end[end.rindex(b"\n", 0, -1) + 1 :]
-        self._files.overwrite(path, size - len(line), line)
-        self._tail = self._files.append(path)
-        self._sync_or_close(path, self._tail.sync)
-
-    def _recover(self, broken: Broken | None, now: datetime) -> Iterator[Record]:
-        """Write the whole part of the tail to a new inode: a failed sync may have left it in the page cache only.
-
-        What says that bytes were cut is in that inode too, so that a crash in here either cuts and says so, or neither.
-        It vouches for all before it, since the inode has its name only once all of it is on disk.
-        """
-        path = self._tail_path
-        with self._files.read(path) as old:
-            whole = old.seek(0, os.SEEK_END)
-            lines: list[bytes] = []
-            if broken is not None:
-                length, whole = whole - broken.commit_byte, broken.commit_byte
-                kept_as = self._quarantine(path, old, whole, length)
-                cut = TailCut(f"log/{path.name}", whole, length, kept_as)
-                _logger.warning("%s: cut %d bytes of an unfinished last commit, kept as %s", path, length, kept_as)
-                lines = self._chain.commit([cut], now, _CLOCK, self._chain.seq)
-            old.seek(0)
-            self._tail = self._write_new(path, old, whole, b"".join(lines))
-        yield from (open_record(line, check_line(line, None)) for line in lines)
-
-    def _quarantine(self, path: Path, old: BinaryIO, start: int, length: int) -> str:
-        """Keep bytes of a segment aside; return as what, under the queue's directory."""
-        aside = self._where / "quarantine"
-        if self._files.kind(aside) is None:
-            self._files.make_directory(aside)
-        stem = f"{stem_of(path)}-{start}" + (PACKED if path.suffix == PACKED else "")
-        name, count = stem, 0
-        while self._files.kind(aside / name) is not None:  # an earlier recovery's: nothing kept aside is overwritten
-            count += 1
-            name = f"{stem}.{count}"
-        old.seek(start)
-        self._write_new(aside / name, old, length).close()
-        self._files.sync_directory(self._where)
-        return f"quarantine/{name}"
-
-    def _seal_again(self, before: Ended) -> None:
-        """Write the last segment but one to a new inode, with its seal, which a crash may have kept from it.
-
-        Even if the seal is there to be read: if its sync failed it is in the page cache only. A record in the tail
-        would prove that it is on disk; there is none.
-        """
-        line = b"" if before.sealed else seal_line(before.hash, Seal(before.last, self._chain.hash))
-        with self._files.read(before.path) as old:
-            self._write_new(before.path, old, before.whole, line).close()
 
     # --- appending ----------------------------------------------------------------------------------------------------
 
@@ -453,7 +287,7 @@ class DirectoryLog:
             self._check_alone()
             self._write_pending()
             if self.rotates and (rotation := self.rotation()) is not None:
-                _at_once(rotation)
+                at_once(rotation)
 
     def _check_alone(self) -> None:
         """Check that no other process writes this log: locks may lie. Measured: 7 µs, beside 1400 µs for the sync."""
@@ -520,7 +354,7 @@ class DirectoryLog:
                 return
 
     def _mark_written(self) -> None:
-        self._written = Chain(self._chain.seq, self._chain.hash, self._chain.at)
+        self._written = self._chain.copy()
         self.written = self._chain.seq
 
     def _take_back(self) -> None:
@@ -533,7 +367,7 @@ class DirectoryLog:
         self.durable = self.written
         self._pending.clear()
         self._grows = False
-        self._chain = Chain(self._written.seq, self._written.hash, self._written.at)
+        self._chain = self._written.copy()
 
     def _cut(self, path: Path, file: File, size: int) -> None:
         try:
@@ -587,13 +421,13 @@ class DirectoryLog:
                 raise error
         self.durable = max(self.durable, seq)  # a new segment may have been begun meanwhile, and synced more
 
-    def rotation(self) -> Rotation | None:
+    def rotation(self) -> Syncs | None:
         """Return what begins a new segment behind the tail, if that is full; not while room is short. O(1)."""
         if self._size < self._segment_bytes or not self._reserve.whole:
             return None
         return self._begin_segment()
 
-    def _begin_segment(self) -> Rotation:
+    def _begin_segment(self) -> Syncs:
         """Begin a new segment behind the tail, then seal the one that was it.
 
         In this order, and each on disk before the next, so that a sealed segment without a successor is damage, and so
@@ -603,15 +437,15 @@ class DirectoryLog:
         """
         old = self._open_tail()
         if self.durable != self.written:
-            yield from self._synced(self._tail_path, _FileStep(old))
+            yield from self._synced(FileSync(self._tail_path, old))
             self.durable = self.written
         end = self._written
         assert end.at is not None  # there are records: they filled the tail
-        ahead = Chain(end.seq, end.hash, end.at)
+        ahead = end.copy()
         line = ahead.header(self._log_id, end.at)
         path = self._where / "log" / segment_name(end.seq + 1)
         try:
-            tail = yield from self._new_file(path, io.BytesIO(line), len(line), replace=False)
+            tail = yield from new_file(self._files, path, [line], replace=False, failed=self._close_tail)
         except OSError as error:
             if error.errno in NO_ROOM and self._may_go_on(path):
                 return
@@ -633,10 +467,10 @@ class DirectoryLog:
             if self._tail is None:
                 raise
 
-    def _synced(self, path: Path, step: Step) -> Rotation:
-        """Have something synced. A failure is final."""
+    def _synced(self, step: FileSync) -> Syncs:
+        """Have a file synced. A failure is final."""
         try:
-            with naming(path):
+            with naming(step.path):
                 yield step
         except OSError:
             self._close_tail()
@@ -654,9 +488,9 @@ class DirectoryLog:
 
         After an error but want of room the tail is closed.
         """
-        _at_once(self._seal_tail())
+        at_once(self._seal_tail())
 
-    def _seal_tail(self) -> Rotation:
+    def _seal_tail(self) -> Syncs:
         if self._unsealed is None:
             return
         path, file, size, line = self._unsealed
@@ -666,7 +500,7 @@ class DirectoryLog:
             if error.errno not in NO_ROOM:
                 self._close_tail()
             raise
-        yield from self._synced(path, _FileStep(file))
+        yield from self._synced(FileSync(path, file))
         file.close()
         self._unsealed = None
 
@@ -752,7 +586,7 @@ class DirectoryLog:
 
     def _say_closed(self, now: datetime) -> None:
         whole = self._size
-        self.append([LogClosed()], now, _CLOCK)
+        self.append([LogClosed()], now, CLOCK)
         try:
             self._write_pending()
         except StorageFull:
@@ -781,46 +615,3 @@ class DirectoryLog:
         if self._unsealed is not None:
             self._unsealed.file.close()
             self._unsealed = None
-
-    def _write_new(self, path: Path, source: BinaryIO, length: int, more: bytes = b"", *, replace: bool = True) -> File:
-        """Make `path` hold the next `length` bytes of `source`, then `more`, by a new inode; return it open.
-
-        The file has its name only once its bytes are on disk, and the name is on disk when this returns. Without
-        `replace` a file that has the name already is an error, and stays.
-        """
-        return _at_once(self._new_file(path, source, length, more, replace=replace))
-
-    def _new_file(
-        self, path: Path, source: BinaryIO, length: int, more: bytes = b"", *, replace: bool = True
-    ) -> Generator[Step, None, File]:
-        files = self._files
-        temporary = path.with_name(path.name + _TEMPORARY)
-        files.unlink(temporary)
-        file = files.create(temporary)
-        names = _NamesStep(files, path.parent)
-        try:
-            with naming(temporary):
-                while length > 0:
-                    chunk = source.read(min(length, 1 << 20))
-                    if not chunk:
-                        why = "it became shorter while it was copied; another program writes to it"
-                        raise CorruptLog(str(path), 0, 0, why)
-                    file.write(chunk)
-                    length -= len(chunk)
-                file.write(more)
-            yield from self._synced(temporary, _FileStep(file))
-            if not replace and files.kind(path) is not None:  # nobody else makes one: we hold the lock
-                raise FileExistsError(errno.EEXIST, "exists already, though the directory did not show it", str(path))
-            files.rename(temporary, path)
-            yield from self._synced(path.parent, names)
-        except GeneratorExit:  # forgotten on the way, perhaps by a forked child: by now the name may be another's
-            file.close()
-            raise
-        except BaseException:
-            file.close()
-            with contextlib.suppress(OSError):
-                files.unlink(temporary)
-            raise
-        finally:
-            names.close()
-        return file

@@ -1,4 +1,4 @@
-"""The seam to the disk: every file operation of the directory log goes through a `Files`.
+"""The seam to the disk: every file operation of the directory log, its snapshots and archives goes through a `Files`.
 
 `OsFiles` is the operating system's. A simulated disk with the same methods can lose, tear and reorder what was not
 synced, and fail on demand, so that recovery is tested against more crashes than any machine would ever have. Paths are
@@ -22,7 +22,7 @@ try:
 except ImportError:  # pragma: no cover - Windows; `can_lock` says no there, and opening is refused with the reason
     fcntl = None  # type: ignore[assignment]
 
-from kharon.log.syncer import bring_to_disk
+from kharon.log.syncer import UNSUPPORTED, bring_to_disk
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # in the standard library from Python 3.12 on
@@ -31,7 +31,6 @@ __all__ = ["OS_FILES", "File", "Files", "Kind", "Lock", "Look", "Mark", "OsFiles
 
 Kind = Literal["file", "directory", "other"]
 _LINUX: Final = sys.platform == "linux"
-_UNSUPPORTED: Final = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY})
 
 
 class Look(NamedTuple):
@@ -97,8 +96,8 @@ class File(Protocol):
         """Return a descriptor of the file for somebody else to sync; it is closed with the file. None: there is none.
 
         On Linux it is of an open file description of its own, opened at the first call. There the kernel reports a
-        failed write-back once to each description that was open then: a sync of this file still hears of it after a
-        sync of the twin was told.
+        failed write-back once to each description that was open then (errseq_t; fsync(2)): a sync of this file still
+        hears of it after a sync of the twin was told.
         """
 
     def close(self) -> None:
@@ -134,7 +133,7 @@ class Files(Protocol):
         """Return the id of this process: another one in a forked child."""
 
     def can_lock(self) -> bool:
-        """Return whether there are locks that end with the process: `flock`."""
+        """Return whether there are locks that end with the process: flock(2)."""
 
     def file_system(self, path: Path) -> str | None:
         """Return the type of the file system that `path` is on ("ext4", "nfs4" …); None where that cannot be known."""
@@ -172,6 +171,8 @@ class Files(Protocol):
     def lock(self, path: Path, holder: bytes) -> Lock:
         """Lock the file `path`, made if need be and never removed, and write `holder` into it.
 
+        Exclusively, and without waiting: flock(2), so against other openers in this process too.
+
         Raises:
             BlockingIOError: it is locked; its text is what the present holder wrote.
         """
@@ -208,7 +209,7 @@ class _OsFile:
             try:
                 allocate(self._fd, 0, size)
             except OSError as error:
-                if error.errno not in _UNSUPPORTED:
+                if error.errno not in UNSUPPORTED:
                     raise
             else:
                 return
@@ -264,7 +265,7 @@ _ESCAPES: Final = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
 
 
 def file_system_of(path: str, mounts: str) -> str | None:
-    """Return the type of the file system that a path without links is on, by the lines of /proc/self/mounts."""
+    """Return the type of the file system that a path without links is on, by /proc/self/mounts: proc(5), fstab(5)."""
     found, longest = None, -1
     for line in mounts.splitlines():
         _device, point, kind, *_ = line.split(" ")

@@ -23,9 +23,10 @@ from typing import Final
 from kharon.errors import KharonError
 from kharon.log.files import Files, Look
 
-__all__ = ["check_disk", "check_owner"]
+__all__ = ["OURS", "check_disk", "check_owner"]
 
-_OURS: Final = ("LOCK", "index", "log", "quarantine", "snapshots", "reserve", "ARCHIVE", "archive")
+OURS: Final = ("LOCK", "index", "log", "quarantine", "snapshots", "reserve", "ARCHIVE", "archive")
+"""What is in a queue's directory."""
 _OTHERS_WRITE: Final = 0o022
 _NETWORK: Final = frozenset(
     {
@@ -92,7 +93,7 @@ def check_owner(where: Path, files: Files) -> None:
             )
         look = files.look(where, follow=True)
     _check(where, look, user)
-    for name in _OURS:
+    for name in OURS:
         look = files.look(where / name)
         if look is not None and look.link:
             raise KharonError(

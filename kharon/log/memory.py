@@ -61,13 +61,13 @@ class MemoryLog:
     def write(self) -> None:
         """There is nothing to do."""
         self.written = self._chain.seq
-        self._written = Chain(self._chain.seq, self._chain.hash, self._chain.at)
+        self._written = self._chain.copy()
 
     def take_back(self) -> None:
         """Forget what was appended since the last `write`, as a log without room does. O(what is forgotten)."""
         for seq in range(self._written.seq + 1, self._chain.seq + 1):
             self._lines.pop(seq, None)
-        self._chain = Chain(self._written.seq, self._written.hash, self._written.at)
+        self._chain = self._written.copy()
 
     def sync(self) -> None:
         """There is nothing to do."""

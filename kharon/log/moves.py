@@ -7,7 +7,6 @@ or both with a record, and then the old one is. Which segment is moved, and when
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import BinaryIO, Final, NamedTuple, TypeAlias
 
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.files import OS_FILES, Files
+from kharon.log.newfile import write_new
 from kharon.log.packed import open_segment
 from kharon.log.segment import first_of, is_segment, stem_of
 from kharon.model.events import SegmentArchived, SegmentCompressed
@@ -37,8 +37,6 @@ __all__ = [
     "path_in",
     "places_of",
     "segments",
-    "tidy_moves",
-    "write_new",
 ]
 
 Moved: TypeAlias = SegmentCompressed | SegmentArchived
@@ -48,7 +46,6 @@ OWNER: Final = "OWNER"
 """The file in an archive directory that says whose it is: the inode of a queue's `log/`, and the queue's path."""
 _MAX_BYTES: Final = 1 << 16
 _CHUNK_BYTES: Final = 1 << 18
-_TEMPORARY: Final = ".tmp"
 _logger = logging.getLogger("kharon")
 
 
@@ -61,6 +58,8 @@ def segments(directory: Path, files: Files = OS_FILES) -> list[Path]:
     Raises:
         CorruptLog: a file is among them whose name is not that of a segment, so nobody can say where it belongs.
         OSError: they cannot be listed.
+
+    Cost: that of listing `log/` and each archive directory.
     """
     return [paths[0] for _, paths in sorted(places_of(directory, files).items())]
 
@@ -127,7 +126,7 @@ class Archives(NamedTuple):
 
 
 def archives(directory: Path, files: Files) -> Archives:
-    """Return the archive directories of a queue."""
+    """Return the archive directories of a queue. An `OSError` is raised if it cannot be known which they are."""
     found = Archives([], [])
     for path in _named(directory, files):
         (found.reachable if files.kind(path) == "directory" else found.unreachable).append(path)
@@ -192,8 +191,8 @@ def name_archive(directory: Path, archive: Path, files: Files) -> None:
             files.make_directory(folder)
         files.sync_directory(folder.parent)
     if not inside:
-        write_new(files, archive / OWNER, iter([b" ".join(_owner(directory, files))]))
-    write_new(files, directory / ARCHIVE, iter([data]))
+        write_new(files, archive / OWNER, [b" ".join(_owner(directory, files))])
+    write_new(files, directory / ARCHIVE, [data])
 
 
 def path_in(directory: Path, path: Path) -> str:
@@ -202,33 +201,16 @@ def path_in(directory: Path, path: Path) -> str:
 
 
 def chunks(files: Files, path: Path, *, unpack: bool) -> Iterator[bytes]:
-    """Give the bytes of a segment, or, if not to `unpack`, of its file."""
+    """Give the bytes of a segment, or, if not to `unpack`, of its file, in pieces of `_CHUNK_BYTES`.
+
+    Raises:
+        CorruptLog: it does not unpack.
+        KharonError: it is compressed, and zstd is not installed.
+        OSError: it cannot be read.
+    """
     with open_segment(files.read, path) if unpack else files.read(path) as file:
         while chunk := file.read(_CHUNK_BYTES):
             yield chunk
-
-
-def write_new(files: Files, path: Path, source: Iterator[bytes]) -> None:
-    """Write a file that has its name only once its bytes are on disk; its name is, too, when this returns.
-
-    Raises:
-        OSError: it could not be written. A file that had the name before has it still.
-    """
-    temporary = path.with_name(path.name + _TEMPORARY)
-    files.unlink(temporary)
-    file = files.create(temporary)
-    try:
-        for chunk in source:
-            file.write(chunk)
-        file.sync()
-        files.rename(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            files.unlink(temporary)
-        raise
-    finally:
-        file.close()
-    files.sync_directory(path.parent)
 
 
 def finish_moves(
@@ -269,22 +251,6 @@ def finish_moves(
                     _logger.warning("%s and %s should hold the same; one of them is damaged", old, copy)
         places.append(old)
     return places
-
-
-def tidy_moves(files: Files, directory: Path) -> None:
-    """Remove what was being written of an archive, or of the list of them, when a process died.
-
-    In an archive elsewhere it is left alone, as in `finish_moves`.
-
-    Raises:
-        OSError: it cannot be.
-    """
-    files.unlink(directory / (ARCHIVE + _TEMPORARY))
-    for folder in archives(directory, files).reachable:
-        if folder.is_relative_to(directory):
-            for name in files.list(folder):
-                if name.endswith(_TEMPORARY):
-                    files.unlink(folder / name)
 
 
 def digest(files: Files, path: Path) -> str:

@@ -62,6 +62,9 @@ def packed(source: Iterator[bytes]) -> Iterator[bytes]:
     """Give the bytes of `source` as one frame with a checksum. Memory: the compressor's, about 4 MiB.
 
     Measured 35 ms for 9 MB of records. zstd lets go of the GIL for each chunk, so a loop in another thread runs on.
+
+    Raises:
+        KharonError: zstd is not installed.
     """
     zstd = load_zstd("compressing a segment")
     options = {zstd.CompressionParameter.checksum_flag: 1}

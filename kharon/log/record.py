@@ -30,6 +30,7 @@ from kharon.model.limits import MAX_DEPTH, MAX_LINE_BYTES, ascii_json, from_json
 from kharon.model.versions import RELEASE, VERSIONS, Unknown, later_needed
 
 __all__ = [
+    "CLOCK",
     "FORMAT_VERSION",
     "GENESIS",
     "BadLine",
@@ -156,6 +157,8 @@ _envelope = msgspec.json.Decoder(_Envelope).decode
 _format = msgspec.json.Decoder(_Format).decode
 _header = msgspec.json.Decoder(_HeaderBody).decode
 _seal_of = msgspec.json.Decoder(Seal).decode
+CLOCK: Final = "clock"
+"""Who it is `by` if nobody asked for it: lapses, expiries, and what a log says of itself."""
 _SEALED: Final = b'"sealed":'
 
 
@@ -174,6 +177,10 @@ class Chain:
         self.seq = seq
         self.hash = hash
         self.at = at
+
+    def copy(self) -> Chain:
+        """Return another one that stands at the same end, to be moved on by itself."""
+        return Chain(self.seq, self.hash, self.at)
 
     def header(self, log: str, at: datetime) -> bytes:
         """Return the header line of a segment that begins here, and move on behind it. O(1)."""

@@ -3,11 +3,11 @@
 `repair(path)` says what is wrong, where, and what would be lost; `repair(path, confirm=True)` does it. The log is kept
 up to its last whole commit in front of the damage. What stands behind cannot be kept, although it may be readable: each
 line is bound to all lines before it. All bytes that are cut are kept in `quarantine/`, and `LogRepaired` records say
-so. A seal that is damaged, and nothing else, is written anew and costs no record.
+so. If nothing but a seal is damaged, that is written anew, and no record is lost.
 
-The tail, in which the records are, is written first, then the seals, and what stands behind it is moved last: so after
-a crash in between the log is still refused as damaged, and repair can be called again. A log without damage, unfinished
-commit included, is left alone:
+What is cut is copied to `quarantine/` first. Then the tail is written, in which the records are, then the seals, and
+what is not kept is removed last: so after a crash in between the log is still refused as damaged, and repair can be
+called again. A log without damage is left alone; an unfinished last commit is for the next opening to cut.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ import contextlib
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import chain as chained
 from pathlib import Path
 from typing import BinaryIO
 
 import attrs
 
 from kharon.errors import CorruptLog, KharonError
-from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, Files
-from kharon.log.moves import is_ours, path_in, places_of
+from kharon.log.hold import hold
+from kharon.log.moves import is_ours, path_in, places_of, segments
+from kharon.log.newfile import copied, write_new
 from kharon.log.packed import PACKED, open_segment
 from kharon.log.record import BadLine, Chain, Header, Record, Seal, check_line, open_record, seal_line
-from kharon.log.segment import Broken, Reading, first_of, read_segment, segment_name, stem_of, trusted_start
+from kharon.log.recovery import quarantine
+from kharon.log.segment import Broken, Reading, first_of, read_segment, segment_name, stem, stem_of, trusted_start
 from kharon.log.snapshot import Snapshot, usable
 from kharon.model.events import Event, LogRepaired, SegmentTrimmed, TicketAdded, TicketEvent
 from kharon.model.limits import MAX_LINE_BYTES, check_name
@@ -116,9 +119,8 @@ def repair(
     where = Path(path)
     if files.kind(where / "log") != "directory" or not segments(where, files):
         raise KharonError(f"{where} is no queue: there is no segment in {where / 'log'}; there is nothing to repair")
-    log = DirectoryLog(where, files=files, allow_network_filesystem=True)  # who has a log there has said so before
+    lock, _ = hold(where, files, allow_network=True)  # who has a log there has said so before
     try:
-        log._prepare()
         reading = Reading(lambda: segments(where, files), lambda path: open_segment(files.read, path))
         try:
             for _record in reading.records():
@@ -126,10 +128,10 @@ def repair(
         except CorruptLog as corrupt:
             look = _Look(where, files)
             plan = look.plan(corrupt)
-            return _Work(look, log, files, actor).do(plan) if confirm else plan
+            return _Work(look, files, actor).do(plan) if confirm else plan
         return Repair(path=where, damage=None, last=reading.chain.seq)
     finally:
-        log.abandon()
+        lock.release()
 
 
 @attrs.define(slots=True)
@@ -158,14 +160,14 @@ class _Look:
         self.begins = 1
         self.trimmed: SegmentTrimmed | None = None  # what a record that is kept should say of the log's beginning
         paths = segments(where, files)
-        if stem_of(paths[0]) != _stem(1) and not self._begin_behind(paths[0]):
+        if stem_of(paths[0]) != stem(1) and not self._begin_behind(paths[0]):
             paths = []
         for index, path in enumerate(paths):
             if not self._walk(path):
                 self.rest = paths[len(self.parts) :]
                 break
             following = paths[index + 1] if index + 1 < len(paths) else None
-            if self._torn and (following is None or stem_of(following) != _stem(self.chain.seq + 1)):
+            if self._torn and (following is None or stem_of(following) != stem(self.chain.seq + 1)):
                 self.rest = paths[index + 1 :]
                 break
 
@@ -223,7 +225,7 @@ class _Look:
         self.projection.fold(self._behind(snapshot))
 
     def _behind(self, snapshot: Snapshot) -> Iterator[Record]:
-        chain = Chain(snapshot.seq, snapshot.hash, snapshot.at)
+        chain = snapshot.end()
         for part in self.parts:
             if first_of(part.path) > snapshot.seq:
                 with open_segment(self.files.read, part.path) as file, contextlib.suppress(Broken, CorruptLog):
@@ -251,7 +253,7 @@ class _Look:
 
     def _check_header(self, path: Path, header: Header) -> None:
         seal = self.parts[-1].seal if self.parts else None
-        if stem_of(path) != _stem(header.first) or (seal is not None and seal.next != header.hash):
+        if stem_of(path) != stem(header.first) or (seal is not None and seal.next != header.hash):
             raise CorruptLog(str(path), 1, 0, "it is not the segment that comes next")
 
     def plan(self, corrupt: CorruptLog) -> Repair:
@@ -299,10 +301,6 @@ class _Look:
         return [part for part in self.parts[:-1] if part.seal is None]
 
 
-def _stem(first: int) -> str:
-    return stem_of(Path(segment_name(first)))
-
-
 def _readable(files: Files, path: Path, byte: int) -> Iterator[Record]:
     """Give the records in the lines from `byte` on that their own crc vouches for, as far as it can be unpacked."""
     with open_segment(files.read, path) as file, contextlib.suppress(CorruptLog):
@@ -315,23 +313,23 @@ def _readable(files: Files, path: Path, byte: int) -> Iterator[Record]:
 
 
 class _Work:
-    """The doing, with the lock held by `log`."""
+    """The doing, with the directory held."""
 
-    def __init__(self, look: _Look, log: DirectoryLog, files: Files, actor: str) -> None:
+    def __init__(self, look: _Look, files: Files, actor: str) -> None:
         self._look = look
-        self._log = log
         self._files = files
         self._actor = actor
 
     def do(self, plan: Repair) -> Repair:
         """Do it; return the plan with what came of it."""
-        look, log, files = self._look, self._log, self._files
+        look, files = self._look, self._files
         places = places_of(look.where, files)  # before the tail is written: what is behind it does not count then
         cuts = []
         for cut in plan.cuts:
             path = look.where / cut.file
             with files.read(path) as old:
-                cuts.append(attrs.evolve(cut, kept_as=log._quarantine(path, old, cut.byte, cut.length)))
+                kept_as = quarantine(files, look.where, path, old, cut.byte, cut.length)
+            cuts.append(attrs.evolve(cut, kept_as=kept_as))
         events: list[Event] = [
             LogRepaired(cut.file, cut.byte, cut.length, cut.kept_as or "", cut.records) for cut in cuts
         ]
@@ -342,10 +340,10 @@ class _Work:
         tail = look.parts[-1]
         chain = Chain(tail.seq, tail.hash, look.chain.at)  # the walk's own may stand behind a header that is cut
         lines = chain.commit(events, datetime.now(UTC), self._actor, tail.seq)
-        self._write(tail, b"".join(lines))
+        self._write(tail, lines)
         for part, following in zip(look.parts, look.parts[1:], strict=False):
             if part.seal is None:
-                self._write(part, seal_line(part.hash, Seal(part.seq, following.header)))
+                self._write(part, [seal_line(part.hash, Seal(part.seq, following.header))])
         self._remove_rest(places)
         return attrs.evolve(plan, cuts=tuple(cuts), done=True)
 
@@ -354,9 +352,9 @@ class _Work:
         name = segment_name(first_of(part.path))
         return self._look.where / "log" / name if part is self._look.parts[-1] else part.path.with_name(name)
 
-    def _write(self, part: _Part, more: bytes) -> None:
+    def _write(self, part: _Part, more: list[bytes]) -> None:
         with open_segment(self._files.read, part.path) as old:
-            self._log._write_new(self._path(part), old, part.whole, more).close()
+            write_new(self._files, self._path(part), chained(copied(old, part.whole, part.path), more))
 
     def _remove_rest(self, places: dict[str, list[Path]]) -> None:
         """Remove what is not kept, and what was written anew elsewhere, wherever it is; the newest first."""
@@ -364,9 +362,9 @@ class _Work:
         tail = look.parts[-1]
         written = {stem_of(part.path): self._path(part) for part in (*look.unsealed(), tail)}
         gone = {stem_of(path) for path in look.rest} | written.keys()
-        for stem in sorted(gone, reverse=True):
-            for path in places[stem]:
+        for name in sorted(gone, reverse=True):
+            for path in places[name]:
                 # In the archive of a queue that this is a copy of it is left, and does not count: log/ has older ones.
-                if path != written.get(stem) and is_ours(look.where, path.parent, files):
+                if path != written.get(name) and is_ours(look.where, path.parent, files):
                     files.unlink(path)
                     files.sync_directory(path.parent)

@@ -32,8 +32,8 @@ from kharon.log.moves import (
     name_archive,
     path_in,
     places_of,
-    write_new,
 )
+from kharon.log.newfile import write_new
 from kharon.log.packed import MAX_UNPACKED_BYTES, PACKED, load_zstd, open_segment, packed
 from kharon.log.segment import Place, stem_of, trusted_start
 from kharon.model.events import Event, SegmentArchived, SegmentCompressed, SegmentTrimmed
@@ -41,11 +41,11 @@ from kharon.model.events import Event, SegmentArchived, SegmentCompressed, Segme
 __all__ = ["Limit", "MayTrim", "Policy", "Retention", "Sealed", "Step", "never", "next_step"]
 
 MayTrim = Callable[[int], bool]
-"""Asked whether the records up to a seq may be removed: whether the state can be rebuilt without them."""
+"""Asked whether the records up to a seq may be removed: whether the state can be found again without them."""
 
 
 def never(_upto: int) -> bool:
-    """Trim nothing: without a snapshot every record is needed to rebuild the state."""
+    """Trim nothing: without a snapshot the state is what all records fold to."""
     return False
 
 

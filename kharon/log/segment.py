@@ -39,6 +39,7 @@ from kharon.model.limits import MAX_LINE_BYTES, ascii_json
 from kharon.model.versions import Unknown
 
 __all__ = [
+    "HEADER_LINES",
     "Broken",
     "Ended",
     "LiveReader",
@@ -53,13 +54,15 @@ __all__ = [
     "read_records",
     "read_segment",
     "segment_name",
+    "stem",
     "stem_of",
     "trusted_start",
 ]
 
 _SUFFIX: Final = ".jsonl"
 _STEM: Final = re.compile(r"(?!0{20})[0-9]{20}")
-_HEADER_LINES: Final = 1
+HEADER_LINES: Final = 1
+"""How many lines stand in front of a segment's first record."""
 _READ_BYTES: Final = 256 << 10  # a reader's slice, so that it stays short with records of a megabyte: about 1 ms
 # All that is fixed of a line's beginning, so that what only resembles one, in a payload, costs no copy of what follows.
 _BEGINNINGS: Final = re.compile(rb'\{"hash":"(?=.{64}","crc":"[0-9a-f]{8}",)', re.DOTALL)
@@ -119,7 +122,7 @@ def read_segment(
         raise UnknownFormat(f"{path}, line 1: {unknown}") from None
     chain.hash = header.hash
     yield header
-    yield from read_records(file, path, chain, len(line), _HEADER_LINES, lenient=lenient)
+    yield from read_records(file, path, chain, len(line), HEADER_LINES, lenient=lenient)
 
 
 def read_records(
@@ -234,16 +237,15 @@ def is_vouched(file: BinaryIO, broken: Broken, *, lenient: bool = False) -> bool
 
     A line there that its own crc vouches for, and that says `durable` (or, if it is a seal, `sealed`) of the commit's
     first record or more, was written when that commit was safe: so the commit has been damaged since, and is no
-    unfinished tail. Such a line is looked
-    for behind every newline and inside of lines too, because the newline in front of it may be what was damaged. No
-    payload can pass for one: in a line an object is followed by at least the brace that closes the line. What event it
-    is does not matter for that.
+    unfinished tail. Such a line is looked for behind every newline and inside of lines too, because the newline in
+    front of it may be what was damaged. No payload can pass for one: in a line an object is followed by at least the
+    brace that closes the line. What event it is does not matter for that.
 
     Raises:
         UnknownFormat: nothing proves it, but there is an event that is not known, and `lenient` is False.
 
-    Cost: O(bytes left), and for a payload full of what has hash and crc like the beginning of a line O(its bytes) for
-    each of them. `file` is left anywhere.
+    Cost: O(bytes left). What has the shape of all 92 bytes of a line's beginning costs O(bytes to the end of its line)
+    each time, inside of a payload too; what only resembles one costs nothing more. `file` is left anywhere.
     """
     unknown: Record | None = None
     file.seek(broken.byte)
@@ -314,6 +316,9 @@ class LiveReader:
             CorruptLog: a line is not what was written.
             KharonError: what comes next has been trimmed since this reader began; or it is compressed, and zstd is not
                 installed.
+            OSError: it cannot be read.
+
+        Cost: O(bytes of the lines looked at); those in front of `after` in their segment are, too.
         """
         records = []
         room = _READ_BYTES
@@ -346,7 +351,7 @@ class LiveReader:
         if self._file is None:
             self._file = open_segment(self._files.read, self._path)
             self._file.readline(MAX_LINE_BYTES + 1)
-            self._line = _HEADER_LINES
+            self._line = HEADER_LINES
         return self._file
 
     def _place(self, seq: int, *, begin: bool) -> tuple[Place, int | None]:
@@ -451,7 +456,7 @@ class Reading:
         self.broken: Broken | None = None
         self.finished = 0
         self.follows = self.chain.hash
-        self._begun = _stem(self.chain.seq)  # what stands behind this name is still to be read
+        self._begun = stem(self.chain.seq)  # what stands behind this name is still to be read
         self._missed: Path | None = None  # what was not to be found when it was looked for
         self._trusted: Chain | None = None  # what the first segment says that it follows, until a record confirms it
 
@@ -467,6 +472,8 @@ class Reading:
         Raises:
             CorruptLog: the log is damaged in another way.
             UnknownFormat: a later version wrote it; unless `lenient`, also if that goes for an event alone.
+            KharonError: what comes next was trimmed meanwhile; or is compressed, and zstd is not installed.
+            OSError: it cannot be read.
 
         Cost: O(bytes); the memory of one commit.
         """
@@ -489,7 +496,7 @@ class Reading:
 
     def _next(self, paths: list[Path], path: Path) -> BinaryIO | None:
         """Open the segment that comes next; None: it was moved or trimmed since it was listed, so list again."""
-        hole = bool(self.places) and stem_of(path) != _stem(self.chain.seq + 1)
+        hole = bool(self.places) and stem_of(path) != stem(self.chain.seq + 1)
         if hole:
             self._check_trimmed(paths)
         if not hole or path == self._missed:
@@ -540,7 +547,7 @@ class Reading:
     def _read(self, path: Path, opened: BinaryIO, following: Path | None) -> Iterator[Record]:
         self._begun = stem_of(path)
         with opened as file:
-            if not self.places and not self.chain.seq and self._begun != _stem(1):
+            if not self.places and not self.chain.seq and self._begun != stem(1):
                 self.chain = trusted_start(file, path)
                 self._trusted = Chain(self.chain.seq, self.chain.hash)
                 self.follows = self.chain.hash
@@ -572,7 +579,7 @@ class Reading:
             return
         if self.bare and self.before is not None and not self.before.sealed:
             raise self.before.as_corrupt()
-        line = self.chain.seq - self.places[-1].first + 1 + 2 * _HEADER_LINES
+        line = self.chain.seq - self.places[-1].first + 1 + 2 * HEADER_LINES
         self.finished += whole
         self.before = Ended(path, whole, self.chain.hash, self.chain.seq, line, self._seal is not None)
 
@@ -581,7 +588,7 @@ class Reading:
 
         The name of the next one says where this one's records end; its header proves it.
         """
-        if following is None or path.suffix == PACKED or stem_of(following) != _stem(self.chain.seq + 1):
+        if following is None or path.suffix == PACKED or stem_of(following) != stem(self.chain.seq + 1):
             return False
         seal = seal_line(self.chain.hash, Seal(self.chain.seq, GENESIS))  # as long as the right one
         return file.seek(0, os.SEEK_END) - broken.commit_byte <= len(seal)
@@ -595,7 +602,7 @@ class Reading:
             self._trusted = None
 
     def _begin(self, path: Path, header: Header) -> None:
-        if stem_of(path) != _stem(header.first):
+        if stem_of(path) != stem(header.first):
             raise CorruptLog(str(path), 1, 0, f"its name is not that of the segment that begins at {header.first}")
         if self._seal is not None and self._seal.next != header.hash:
             raise CorruptLog(str(path), 1, 0, "the segment before it was sealed with another header as the next")
@@ -670,10 +677,11 @@ def is_segment(name: str) -> bool:
     return name.removesuffix(PACKED).endswith(_SUFFIX)
 
 
-def _stem(first: int) -> str:
+def stem(first: int) -> str:
+    """Return the part of a segment's name that says that it begins at a seq."""
     return f"{first:020}"
 
 
 def segment_name(first: int) -> str:
     """Return the name of the segment whose first record is `first`."""
-    return f"{_stem(first)}{_SUFFIX}"
+    return f"{stem(first)}{_SUFFIX}"

@@ -29,9 +29,10 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from kharon.errors import CorruptLog, KharonError, UnknownFormat
-from kharon.log.files import OS_FILES, Files, naming
+from kharon.log.files import OS_FILES, Files
 from kharon.log.index import write_missing
 from kharon.log.moves import open_moving, segments
+from kharon.log.newfile import remove_unfinished, write_new
 from kharon.log.record import BadLine, Chain, Record, check_depth, check_format, check_line, link, open_header
 from kharon.log.segment import Broken, first_of, read_segment, stem_of
 from kharon.model.events import Instant
@@ -48,7 +49,6 @@ __all__ = [
     "newest",
     "read_snapshot",
     "take",
-    "tidy",
     "trimmable",
     "usable",
 ]
@@ -61,7 +61,6 @@ KEPT: Final = 2
 """How many snapshots are kept: the newest, and one to fall back to."""
 _MAX_BYTES: Final = 4 * MAX_LINE_BYTES  # a ticket's payload, its result, and as much for its successor
 _MAX_NESTING: Final = MAX_DEPTH + 3  # a payload, in the successor of a ticket, in its line
-_TEMPORARY: Final = ".tmp"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -81,6 +80,10 @@ class Snapshot(msgspec.Struct, frozen=True):
     at: datetime
     hash: str
     tickets: list[Ticket]
+
+    def end(self) -> Chain:
+        """Return what a log that goes on from here follows."""
+        return Chain(self.seq, self.hash, self.at)
 
 
 class _Head(msgspec.Struct):
@@ -294,7 +297,7 @@ def kept_since(files: Files, directory: Path) -> int:
 
 
 def trimmable(directory: Path, files: Files = OS_FILES) -> int:
-    """Return the seq up to which no record is needed to rebuild the state, even if one snapshot goes bad; 0: none is.
+    """Return the seq up to which opening needs no record, even if one snapshot goes bad; 0: it needs all.
 
     That is the oldest of the `KEPT` newest snapshots that are usable.
 
@@ -366,19 +369,6 @@ def _check_fits(files: Files, snapshot: Snapshot, path: Path, segments: list[Pat
         raise CorruptLog(str(path), 1, 0, f"it is of the log {snapshot.log}; {following.name} is of {header.log}")
 
 
-def tidy(files: Files, directory: Path) -> None:
-    """Remove what was being written when the process that took a snapshot died.
-
-    Raises:
-        OSError: it cannot be.
-    """
-    folder = directory / "snapshots"
-    if files.kind(folder) == "directory":
-        for name in files.list(folder):
-            if name.endswith(".jsonl" + _TEMPORARY):
-                files.unlink(folder / name)
-
-
 # --- taking -----------------------------------------------------------------------------------------------------------
 
 
@@ -405,7 +395,7 @@ def take(directory: Path, files: Files = OS_FILES) -> Path | None:
     projection, chain = Projection(), Chain()
     if base is not None:
         projection.load(base.tickets, base.seq, base.at)
-        chain = Chain(base.seq, base.hash, base.at)
+        chain = base.end()
     elif there and first_of(there[0]) != 1:
         why = f"the log begins at record {first_of(there[0])}, and no snapshot of what came before it is usable"
         raise CorruptLog(str(there[0]), 1, 0, why)
@@ -445,24 +435,18 @@ def _records(files: Files, directory: Path, path: Path, chain: Chain, log: str) 
 
 def _write(files: Files, path: Path, snapshot: Snapshot) -> None:
     """Write a snapshot under another name, read it back, and only then give it its name."""
-    if files.kind(path.parent) is None:
-        files.make_directory(path.parent)
-    files.sync_directory(path.parent.parent)  # even if it was there: an earlier sync may have failed
-    tidy(files, path.parent.parent)
-    temporary = path.with_name(path.name + _TEMPORARY)
-    file = files.create(temporary)
-    try:
-        with naming(temporary):
-            for lines in _batched(_lines(snapshot), 1 << 20):
-                file.write(lines)
-            file.sync()
-    finally:
-        file.close()
-    with files.read(temporary) as written:
-        if read_snapshot(written, str(temporary)) != snapshot:
-            raise CorruptLog(str(temporary), 0, 0, "what was read back is not what was written")
-    files.rename(temporary, path)
-    files.sync_directory(path.parent)
+
+    def check(temporary: Path) -> None:
+        with files.read(temporary) as written:
+            if read_snapshot(written, str(temporary)) != snapshot:
+                raise CorruptLog(str(temporary), 0, 0, "what was read back is not what was written")
+
+    folder = path.parent
+    if files.kind(folder) is None:
+        files.make_directory(folder)
+    files.sync_directory(folder.parent)  # even if it was there: an earlier sync may have failed
+    remove_unfinished(files, folder)
+    write_new(files, path, _batched(_lines(snapshot), 1 << 20), check=check)
 
 
 def _lines(snapshot: Snapshot) -> Iterator[bytes]:

@@ -25,19 +25,20 @@ try:
 except ImportError:  # pragma: no cover - Windows, where the log is imported, and refuses to be opened
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["ANSWER_BYTES", "DIRECTORY", "ERRNO_BYTES", "FILE", "bring_to_disk", "serve"]
+__all__ = ["ANSWER_BYTES", "DIRECTORY", "ERRNO_BYTES", "FILE", "UNSUPPORTED", "bring_to_disk", "serve"]
 
 ANSWER_BYTES = 8
 ERRNO_BYTES = 2
 FILE, DIRECTORY = b"f", b"d"
-_UNSUPPORTED = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY})
+UNSUPPORTED = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY})
 
 
 def bring_to_disk(fd: int, *, directory: bool = False) -> None:
     """Bring a file's bytes, and what is needed to find them, onto the disk. After an error nothing is known of them.
 
-    On macOS, where fsync stops at the disk's own cache, through that too. A failure is raised, and not tried again by
-    another call, unless it says that nothing has been tried.
+    By fdatasync(2); fsync(2) for a directory, and where there is no fdatasync. On macOS, where these stop at the disk's
+    own cache, by F_FULLFSYNC (fcntl(2)), which goes through that. A failure is raised, and not tried again by another
+    call, unless it says that nothing has been tried.
 
     Args:
         fd: of the file.
@@ -51,7 +52,7 @@ def bring_to_disk(fd: int, *, directory: bool = False) -> None:
         try:
             fcntl.fcntl(fd, full_sync)
         except OSError as error:
-            if error.errno not in _UNSUPPORTED:  # some network and USB file systems know no such command
+            if error.errno not in UNSUPPORTED:  # some network and USB file systems know no such command
                 raise
         else:
             return

@@ -182,7 +182,8 @@ class TailCut(Event, frozen=True):
 class LogRepaired(Event, frozen=True):
     """The user's repair cut `length` bytes from `byte` on in `file`, kept aside as `kept_as`.
 
-    `records` of the lines in them could be read, and are lost from the log; what else they were cannot be known.
+    `records` of the lines in them could be read, and are lost from the log; what else they were cannot be known. With
+    `length` 0 nothing was cut: the seal of `file` was missing, and was written anew.
     """
 
     file: str

@@ -210,7 +210,7 @@ class Kharon:
         """Add tickets in one commit: all of them, or, if one is refused, none.
 
         Arguments, errors and cost per ticket are those of `add`. The whole commit is decided in one stretch, about
-        15 µs a ticket, in which no other task runs: give a large import in batches.
+        15 µs a ticket, in which no other task runs: give a large import in parts.
         """
         commands = [_add(ticket, delay, on_conflict) for ticket in tickets]
         return [ticket for ticket in await self._store.submit(commands, self._by) if ticket is not None]
@@ -469,7 +469,13 @@ class Kharon:
     async def history(self, id: str) -> Records:
         """Return every record about a ticket, oldest first; none if there never was such a ticket.
 
-        A removed ticket keeps its history. A ":memory:" queue's begins at `first_record`.
+        A removed ticket keeps its history. That of the queue begins at `first_record`.
+
+        Raises:
+            CorruptLog: the log is not what was written.
+            Closed: the queue is closed.
+            KharonError: what comes next was trimmed meanwhile; or is compressed, and zstd is not installed.
+            OSError: the log cannot be read.
 
         Cost: three small reads for each segment of a directory that is finished and has its index, which the process
         that takes snapshots writes; O(bytes) of all others; in slices between which other tasks run.
@@ -503,7 +509,7 @@ class Kharon:
 
     @property
     def first_record(self) -> int:
-        """The seq at which the history begins: 1, unless a ":memory:" queue has dropped its oldest records."""
+        """The seq at which the history begins: 1, unless records were trimmed, or dropped by a ":memory:" queue."""
         return self._store.first
 
     # --- stats --------------------------------------------------------------------------------------------------------
@@ -523,6 +529,9 @@ class RecordStream:
     Raises, from its iteration:
         CorruptLog: the log is not what was written.
         Closed: the queue was closed.
+        KharonError: what comes next was trimmed, or dropped by a ":memory:" queue, before it was read; or is
+            compressed, and zstd is not installed.
+        OSError: the log cannot be read.
     """
 
     def __init__(self, reader: RecordReader, *, follow: bool) -> None:
@@ -583,17 +592,18 @@ class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kh
 
     Raises, on entering:
         QueueLocked: the directory is open already, here or in another process.
-        CorruptLog: its log is damaged.
+        CorruptLog: its log is damaged; or its beginning was trimmed, and no snapshot of it is usable.
         UnknownFormat: a later version of Kharon wrote it.
         KharonError: the directory is no queue, or should not be trusted with one: somebody else owns it or may write
-            it, it is read-only, or on a network file system. The message says what to do.
+            it, it is read-only, or on a network file system; or some of it is compressed, and zstd is not installed.
+            The message says what to do.
         OSError: it cannot be read or written.
 
     Leaving the block stops the workers, releasing what they run, and closes the log. What the block raised leaves it
     unchanged. A queue that a process died with is opened as it was, but for its claims, which lapse: those attempts
     count, so that a ticket which kills its process comes to an end.
 
-    Cost: O(records) to open.
+    Cost: to open, O(tickets) of the newest snapshot and O(records) behind it; without one O(records).
     """
 
     def __init__(

@@ -81,8 +81,8 @@ class Router:
 
         Raises:
             InvalidTicket: `type` is no name.
-            InvalidSettings: the type has a handler already, the function cannot take two arguments, or msgspec cannot
-                decode `payload`.
+            InvalidSettings: the type has a handler already, the function cannot take two arguments or has a `yield`, or
+                msgspec cannot decode `payload`.
         """
         check_name("type", type)
 
@@ -98,7 +98,7 @@ class Router:
         """Register the decorated function for all types that have no handler of their own.
 
         Raises:
-            InvalidSettings: there is one already, or the function cannot take two arguments.
+            InvalidSettings: there is one already, or the function cannot take two arguments or has a `yield`.
         """
         if self._not_found is not None:
             raise InvalidSettings(f"there is a not_found handler already: {_name(self._not_found.handler)}")

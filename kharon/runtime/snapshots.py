@@ -2,7 +2,9 @@
 
 A process, because a projection of a million tickets takes seconds to write: in the event loop, or in a thread that
 shares its interpreter, everybody would feel it. It reads the finished segments, so it needs nothing from this process
-but the directory's name, and nothing waits for it. What a snapshot is and how it is taken is in `log.snapshot`.
+but the directory's name, and a pipe that closes when this process ends, which ends it too. No command waits for it;
+trimming does, since it also says up to where two verified snapshots hold everything (`may_trim`). What a snapshot is
+and how it is taken is in `log.snapshot`.
 """
 
 from __future__ import annotations
@@ -75,7 +77,10 @@ class Snapshots:
         return upto <= self._trimmable and upto <= kept_since(self._log.files, self._directory)
 
     async def stop(self) -> None:
-        """End, and the process too if it runs: an unfinished snapshot has another name, and does not count."""
+        """End, and the process too if it runs: an unfinished snapshot has another name, and does not count.
+
+        Not cancellable.
+        """
         self._scope.cancel()
         if self._ended is not None:
             await wait_out(self._ended.wait)

@@ -24,6 +24,7 @@ import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from kharon.errors import Closed, HandlerNotFound, InvalidTransition, KharonError, QueueLocked
+from kharon.log.record import CLOCK
 from kharon.model import commands as c
 from kharon.model import events as e
 from kharon.model.limits import shorten_reason
@@ -37,7 +38,6 @@ from kharon.store.waiting import wait_out
 __all__ = ["Crew"]
 
 _logger = logging.getLogger("kharon")
-_CLOCK = "clock"
 _NOT_ITS_DOING = (trio.Cancelled, KeyboardInterrupt, Exception)  # a SystemExit is: it ends the process, as a crash does
 
 
@@ -198,7 +198,7 @@ class Crew:
         while True:
             # A cancelled worker still settles what it has done, but takes nothing new.
             claim = not self._draining and trio.current_effective_deadline() > trio.current_time()
-            by = _CLOCK if isinstance(settle, c.Lapse) else worker
+            by = CLOCK if isinstance(settle, c.Lapse) else worker
             ticket = await self._store.turn(worker, tubes, settle, settle_by=by, claim=claim)
             settle = None
             if ticket is not None:

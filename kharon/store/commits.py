@@ -54,9 +54,9 @@ _LOST_SYNC_IS_REPEATED: Final = sys.platform == "linux"
 
 That is no retry of a failed sync: nobody knows that it failed. But if it did, the second must not succeed only because
 the kernel has reported the error already, to a process that is gone, and dropped the pages. Linux keeps a cursor into a
-file's errors for each open file description, and the helper was given another one than the log's (`File.twin`): the
-inline sync is the first of its description since the bytes were written, so it hears of whatever went wrong. Elsewhere
-nothing promises that; there a lost answer counts as a failure, and the store breaks.
+file's errors for each open file description (errseq_t), and the helper was given another one than the log's
+(`File.twin`): the inline sync is the first of its description since the bytes were written, so it hears of whatever
+went wrong. Elsewhere nothing promises that; there a lost answer counts as a failure, and the store breaks.
 """
 
 

@@ -27,7 +27,7 @@ from trio.lowlevel import enable_ki_protection
 
 from kharon.errors import Closed, StorageFull
 from kharon.log.protocol import EventLog, HasSnapshots
-from kharon.log.record import Record
+from kharon.log.record import CLOCK, Record
 from kharon.model.commands import Claim, Command, Context, Expire, Lapse, Release, Settle
 from kharon.model.decide import decide
 from kharon.model.ending import grows
@@ -43,7 +43,6 @@ from kharon.store.protocol import Clock, Deliver, Effect
 __all__ = ["LocalStore"]
 
 _logger = logging.getLogger("kharon")
-_CLOCK = "clock"
 _LEASE_ENDED = "the lease ended"
 _PROCESS_ENDED = "the process that ran it ended"
 _TICK_LIMIT = 200  # lapses, or expiries, of one tick: about 3 ms
@@ -112,7 +111,7 @@ class LocalStore:
             QueueLocked, CorruptLog, UnknownFormat, OSError: as the log's `open`.
             Closed: it was opened before.
 
-        Cost: O(records).
+        Cost: O(records); of a log with a snapshot O(tickets in it), and O(records behind it).
         """
         await trio.lowlevel.checkpoint()
         if self._opened:
@@ -387,7 +386,7 @@ class LocalStore:
         if self._closed is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise Closed(self._closed) from self._commits.failure
-        at = self._log.append([event], self._clock.now(), _CLOCK)
+        at = self._log.append([event], self._clock.now(), CLOCK)
         self._apply([event], at, growing=grows([event]))
         await self._commits.on_disk()
 
@@ -435,7 +434,7 @@ class LocalStore:
             backoff=settings.backoff,
             max_attempts=settings.max_attempts,
         )
-        self._execute((lapse,), _CLOCK)
+        self._execute((lapse,), CLOCK)
 
     @enable_ki_protection
     async def tick(self) -> float:
@@ -474,7 +473,7 @@ class LocalStore:
             for ticket in lapsed:
                 self._lapse(ticket, _LEASE_ENDED)
             for ticket in expired:
-                self._execute((Expire(ticket.id),), _CLOCK)
+                self._execute((Expire(ticket.id),), CLOCK)
             if self._idle:
                 self._wake()
             if self._commits.may_grow():

@@ -50,6 +50,9 @@ class RecordReader(Protocol):
 
         Raises:
             CorruptLog: the log is not what was written.
+            KharonError: what comes next is not kept any more; or is compressed, and zstd is not installed.
+            Closed: the store is closed.
+            OSError: the log cannot be read.
         """
 
     async def wait(self) -> None:

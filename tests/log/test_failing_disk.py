@@ -397,12 +397,12 @@ def rotating(where, disk):
 def test_a_rotation_does_all_of_these(where, disk):
     log = rotating(where, disk)
     log.write()
-    names = ["write", "sync", "create", "write", "write", "sync", "rename", "sync_directory", "write", "sync"]
+    names = ["write", "sync", "create", "write", "sync", "rename", "sync_directory", "write", "sync"]
     assert disk.calls == names
     log.abandon()
 
 
-@pytest.mark.parametrize("step", range(10))
+@pytest.mark.parametrize("step", range(9))
 def test_eio_at_any_step_of_a_rotation_ends_the_log(where, step):
     probe = Disk()
     log = rotating(where.with_name("probe"), probe)
@@ -422,7 +422,7 @@ def test_eio_at_any_step_of_a_rotation_ends_the_log(where, step):
     assert [id for id in ids_in(where) if id != "TailCut"] == (["a", "b"] if step else ["a"])
 
 
-@pytest.mark.parametrize("step", [2, 3, 4, 6])
+@pytest.mark.parametrize("step", [2, 3, 5])
 def test_a_rotation_without_room_waits_for_room(where, step):
     probe = Disk()
     log = rotating(where.with_name("probe"), probe)

@@ -277,18 +277,18 @@ MORE = {
     other_settings: World,
 }
 LEAST = {  # how many crash states are looked at, at scale 1
-    settling_from_the_reserve: 2200,
-    a_reserve_that_is_used_up: 4100,
-    rotating_on_a_full_disk: 3300,
-    opened_on_a_full_disk: 1900,
-    refused_and_killed: 1800,
-    synced_elsewhere: 1400,
-    rotated_while_in_flight: 2000,
-    lost_answers: 3700,
-    synced_here_while_in_flight: 1000,
-    rotated_elsewhere: 4500,
-    rotated_elsewhere_with_lost_answers: 4900,
-    other_settings: 4100,
+    settling_from_the_reserve: 2000,
+    a_reserve_that_is_used_up: 3500,
+    rotating_on_a_full_disk: 3000,
+    opened_on_a_full_disk: 1700,
+    refused_and_killed: 1500,
+    synced_elsewhere: 1300,
+    rotated_while_in_flight: 1700,
+    lost_answers: 2600,
+    synced_here_while_in_flight: 950,
+    rotated_elsewhere: 3900,
+    rotated_elsewhere_with_lost_answers: 4500,
+    other_settings: 3600,
 }
 
 

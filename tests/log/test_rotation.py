@@ -26,8 +26,9 @@ from simulated_files import Plan, SimulatedFiles
 
 from kharon import audit
 from kharon.errors import CorruptLog, StorageFull
-from kharon.log.directory import DirectoryLog, _NamesStep, segments
+from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES
+from kharon.log.newfile import NamesSync
 from kharon.log.record import BadLine, Chain, Seal, check_line, is_seal, open_seal, seal_line
 from kharon.log.segment import Broken, Reading, is_vouched, read_segment, segment_name
 from kharon.model.events import LogClosed, TailCut, TicketDeleted
@@ -120,7 +121,7 @@ def test_what_is_on_disk_before_what():
     log.append([added("b")], NOW, "ann")
     log.write()
     done = [name for name in files.plan.done if name not in ("kind", "unlink")]
-    new_segment = ["create", "write", "write", "sync", "rename", "sync_directory"]
+    new_segment = ["create", "write", "sync", "rename", "sync_directory"]
     assert done == ["mark_path", "write", "sync", *new_segment, "mark", "write", "sync"]
 
 
@@ -488,7 +489,7 @@ def test_without_room_for_a_new_segment_the_old_one_goes_on(name, error):
         ("rename", 1, errno.ENOSPC, {"late": True}),
         ("sync_directory", 1, errno.ENOSPC, {}),
         ("sync", 3, errno.ENOSPC, {}),
-        ("write", 4, errno.EIO, {}),
+        ("write", 3, errno.EIO, {}),
         ("mark", 1, errno.EIO, {}),
         ("mark", 1, errno.ENOSPC, {}),
     ],
@@ -541,7 +542,7 @@ def test_a_disk_that_does_not_say_whether_the_successor_is_there_closes_the_log(
 
 def test_without_room_for_a_seal_no_record_is_written_until_there_is():
     log, files = on_simulated_disk()
-    fail_next(files, "write", errno.ENOSPC, 4, short=0.5, for_good=True)
+    fail_next(files, "write", errno.ENOSPC, 3, short=0.5, for_good=True)
     log.write()
     assert (log.written, log.durable) == (2, 2)
     log.append([added("c")], NOW, "ann")
@@ -557,7 +558,7 @@ def test_without_room_for_a_seal_no_record_is_written_until_there_is():
 
 def test_a_seal_that_cannot_be_taken_back_closes_the_log(monkeypatch):
     log, files = on_simulated_disk()
-    fail_next(files, "write", errno.ENOSPC, 4, short=0.5)
+    fail_next(files, "write", errno.ENOSPC, 3, short=0.5)
 
     def refuse(_size: int) -> None:
         raise OSError(errno.EIO, "no truncate")
@@ -678,7 +679,7 @@ def test_a_rotation_that_is_given_up_touches_nothing_any_more(tmp_path):
 
 
 def test_a_directory_is_offered_by_one_descriptor(tmp_path):
-    step = _NamesStep(OS_FILES, tmp_path)
+    step = NamesSync(tmp_path, OS_FILES)
     assert step.names
     fd = step.twin()
     assert step.twin() == fd

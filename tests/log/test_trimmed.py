@@ -16,7 +16,8 @@ from kharon.errors import Closed, CorruptLog, KharonError
 from kharon.log import packed
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OsFiles
-from kharon.log.moves import ARCHIVE, name_archive, open_moving, write_new
+from kharon.log.moves import ARCHIVE, name_archive, open_moving
+from kharon.log.newfile import write_new
 from kharon.log.record import Record
 from kharon.log.retention import Limit, Policy, Retention
 from kharon.log.segment import Reading

@@ -34,28 +34,24 @@ MUTANTS: Final = (
         name="snapshot-not-read-back",
         thought="What was written and synced is what was meant.",
         file=_SNAPSHOT,
-        before="""\
-    with files.read(temporary) as written:
-        if read_snapshot(written, str(temporary)) != snapshot:
-            raise CorruptLog(str(temporary), 0, 0, "what was read back is not what was written")
-""",
-        after="",
+        before=", check=check)\n",
+        after=")\n",
         tests=_TESTS,
     ),
     Mutant(
         name="snapshot-not-synced",
         thought="It was read back, so it is there.",
-        file=_SNAPSHOT,
-        before="            file.sync()\n",
-        after="",
+        file="kharon/log/newfile.py",
+        before="        yield from _synced(FileSync(temporary, file), failed)\n",
+        after="        if check is None:\n            yield from _synced(FileSync(temporary, file), failed)\n",
         tests=("tests/log/test_what_survives.py",),
     ),
     Mutant(
         name="snapshots-name-not-synced",
         thought="A snapshot can be taken again, so its name need not be on disk before an older one is dropped.",
-        file=_SNAPSHOT,
-        before="    files.rename(temporary, path)\n    files.sync_directory(path.parent)\n",
-        after="    files.rename(temporary, path)\n",
+        file="kharon/log/newfile.py",
+        before="        yield from _synced(names, failed)\n",
+        after="        if check is None:\n            yield from _synced(names, failed)\n",
         tests=("tests/log/test_what_survives.py",),
     ),
     Mutant(
@@ -78,8 +74,8 @@ MUTANTS: Final = (
         name="bad-snapshot-stops-the-opening",
         thought="A snapshot that is damaged is damage, like any other.",
         file=_SNAPSHOT,
-        before="        except (CorruptLog, UnknownFormat) as error:\n",
-        after="        except UnknownFormat as error:\n",
+        before="        except (CorruptLog, UnknownFormat, FileNotFoundError) as error:",
+        after="        except (UnknownFormat, FileNotFoundError) as error:",
         tests=_TESTS,
     ),
     Mutant(
@@ -166,9 +162,9 @@ MUTANTS: Final = (
     Mutant(
         name="name-of-a-copy-not-synced",
         thought="The bytes of the copy are on disk, and its name follows.",
-        file=_MOVES,
-        before="        file.close()\n    files.sync_directory(path.parent)\n",
-        after="        file.close()\n",
+        file="kharon/log/newfile.py",
+        before="        yield from _synced(names, failed)\n",
+        after="        if replace is False or check is not None:\n            yield from _synced(names, failed)\n",
         tests=_NOTHING_LOST,
     ),
     Mutant(

@@ -9,6 +9,7 @@ from .mutant import Mutant
 __all__ = ["MUTANTS"]
 
 _DIRECTORY: Final = "kharon/log/directory.py"
+_FILES: Final = "kharon/log/recovery.py"
 _REPAIR: Final = "kharon/log/repair.py"
 _RECOVERY: Final = "tests/log/test_recovery.py::test_"  # not all of it: flipping every bit takes its time
 _SURVIVES: Final = ("tests/log/test_what_survives.py",)
@@ -18,15 +19,15 @@ MUTANTS: Final = (
         name="tail-appended-to-in-place-after-a-crash",
         thought="A tail that verifies to its end can be appended to.",
         file=_DIRECTORY,
-        before="        if self._closed_cleanly:\n            self._trust_tail()\n",
-        after="        if self._closed_cleanly or reading.broken is None:\n            self._trust_tail()\n",
+        before="        if self._closed_cleanly:\n            self._tail = trust_tail",
+        after="        if self._closed_cleanly or reading.broken is None:\n            self._tail = trust_tail",
         tests=(f"{_RECOVERY}after_an_unclean_stop_the_tail_gets_a_new_inode",),
     ),
     Mutant(
         name="closing-line-trusted-in-the-page-cache",
         thought="Syncing the tail of a log that was closed brings its last line to the disk, if it is not there.",
-        file=_DIRECTORY,
-        before="        self._files.overwrite(path, size - len(line), line)\n",
+        file=_FILES,
+        before="    files.overwrite(path, size - len(line), line)\n",
         after="",
         tests=_SURVIVES,
     ),
@@ -41,35 +42,35 @@ MUTANTS: Final = (
     Mutant(
         name="found-names-not-synced",
         thought="A file that can be opened by its name has its name.",
-        file=_DIRECTORY,
-        before="        self._files.sync_directory(folder)\n\n    def _trust_tail",
-        after="\n    def _trust_tail",
+        file=_FILES,
+        before='    files.sync_directory(where / "log")\n',
+        after="",
         tests=_SURVIVES,
     ),
     Mutant(
         name="cut-bytes-not-kept",
         thought="An unfinished commit was told to nobody, so nobody misses it.",
-        file=_DIRECTORY,
-        before="        self._write_new(aside / name, old, length).close()\n",
+        file=_FILES,
+        before="    write_new(files, aside / name, copied(old, length, path))\n",
         after="",
         tests=(f"{_RECOVERY}garbage_behind_the_tail",),
     ),
     Mutant(
         name="quarantine-not-synced",
         thought="The file in quarantine is synced, and its folder too.",
-        file=_DIRECTORY,
-        before='        self._files.sync_directory(self._where)\n        return f"quarantine/{name}"\n',
-        after='        return f"quarantine/{name}"\n',
+        file=_FILES,
+        before="    files.sync_directory(where)\n",
+        after="",
         tests=(f"{_RECOVERY}what_a_recovery_makes_is_synced_in_order",),
     ),
     Mutant(
         name="quarantine-overwritten",
         thought="Segment and byte are enough of a name.",
-        file=_DIRECTORY,
+        file=_FILES,
         before="""\
-        while self._files.kind(aside / name) is not None:  # an earlier recovery's: nothing kept aside is overwritten
-            count += 1
-            name = f"{stem}.{count}"
+    while files.kind(aside / name) is not None:  # an earlier recovery's: nothing kept aside is overwritten
+        count += 1
+        name = f"{stem}.{count}"
 """,
         after="",
         tests=(f"{_RECOVERY}nothing_in_quarantine_is_overwritten",),
@@ -77,8 +78,8 @@ MUTANTS: Final = (
     Mutant(
         name="cut-not-said-in-the-log",
         thought="The warning says that bytes were cut.",
-        file=_DIRECTORY,
-        before="                lines = self._chain.commit([cut], now, _CLOCK, self._chain.seq)\n",
+        file=_FILES,
+        before="            lines = chain.commit([cut], now, CLOCK, chain.seq)\n",
         after="",
         tests=(f"{_RECOVERY}the_log_goes_on_behind_a_cut",),
     ),
@@ -86,8 +87,8 @@ MUTANTS: Final = (
         name="repair-without-being-told-to",
         thought="Whoever calls repair wants it repaired.",
         file=_REPAIR,
-        before="return _Work(look, log, files, actor).do(plan) if confirm else plan",
-        after="return _Work(look, log, files, actor).do(plan)",
+        before="return _Work(look, files, actor).do(plan) if confirm else plan",
+        after="return _Work(look, files, actor).do(plan)",
         tests=("tests/log/test_repair.py",),
     ),
     Mutant(
@@ -95,18 +96,18 @@ MUTANTS: Final = (
         thought="What stands behind the damage has been kept aside, so it can go first.",
         file=_REPAIR,
         before="""\
-        self._write(tail, b"".join(lines))
+        self._write(tail, lines)
         for part, following in zip(look.parts, look.parts[1:], strict=False):
             if part.seal is None:
-                self._write(part, seal_line(part.hash, Seal(part.seq, following.header)))
+                self._write(part, [seal_line(part.hash, Seal(part.seq, following.header))])
         self._remove_rest(places)
 """,
         after="""\
         self._remove_rest(places)
-        self._write(tail, b"".join(lines))
+        self._write(tail, lines)
         for part, following in zip(look.parts, look.parts[1:], strict=False):
             if part.seal is None:
-                self._write(part, seal_line(part.hash, Seal(part.seq, following.header)))
+                self._write(part, [seal_line(part.hash, Seal(part.seq, following.header))])
 """,
         tests=("tests/log/test_repair.py::test_until_a_repair_has_written_the_tail_all_that_stands_behind_is_there",),
     ),

@@ -9,6 +9,7 @@ from .mutant import Mutant
 __all__ = ["MUTANTS"]
 
 _DIRECTORY: Final = "kharon/log/directory.py"
+_NEW: Final = "kharon/log/newfile.py"
 _FILES: Final = "kharon/log/files.py"
 _SYNCER: Final = "kharon/log/syncer.py"
 _LOG: Final = "tests/log/test_directory_log.py"
@@ -20,17 +21,17 @@ MUTANTS: Final = (
     Mutant(
         name="no-directory-sync-after-a-rename",
         thought="The bytes are on disk, and a rename is atomic, so the new file is there.",
-        file=_DIRECTORY,
-        before="            yield from self._synced(path.parent, names)\n",
+        file=_NEW,
+        before="        yield from _synced(names, failed)\n",
         after="",
         tests=(_ROTATION,),
     ),
     Mutant(
         name="no-file-sync-before-a-rename",
         thought="The directory is synced behind the rename, and that brings the file along.",
-        file=_DIRECTORY,
-        before="            yield from self._synced(temporary, _FileStep(file))\n            if not replace",
-        after="            if not replace",
+        file=_NEW,
+        before="        yield from _synced(FileSync(temporary, file), failed)\n",
+        after="",
         tests=(_ROTATION,),
     ),
     Mutant(
@@ -86,7 +87,7 @@ MUTANTS: Final = (
         thought="Where F_FULLFSYNC fails, fsync is better than nothing.",
         file=_SYNCER,
         before="""\
-            if error.errno not in _UNSUPPORTED:  # some network and USB file systems know no such command
+            if error.errno not in UNSUPPORTED:  # some network and USB file systems know no such command
                 raise
 """,
         after="            del error\n",
@@ -123,7 +124,7 @@ MUTANTS: Final = (
         file=_DIRECTORY,
         before="""\
         if self.durable != self.written:
-            yield from self._synced(self._tail_path, _FileStep(old))
+            yield from self._synced(FileSync(self._tail_path, old))
             self.durable = self.written
 """,
         after="",
@@ -133,7 +134,7 @@ MUTANTS: Final = (
         name="seal-not-synced",
         thought="A seal is no record, and nobody waits for it.",
         file=_DIRECTORY,
-        before="        yield from self._synced(path, _FileStep(file))\n        file.close()\n",
+        before="        yield from self._synced(FileSync(path, file))\n        file.close()\n",
         after="        yield from ()\n        file.close()\n",
         tests=(_ROTATION,),
     ),
@@ -143,13 +144,13 @@ MUTANTS: Final = (
         file=_DIRECTORY,
         before="""\
         try:
-            with naming(path):
+            with naming(step.path):
                 yield step
         except OSError:
             self._close_tail()
             raise
 """,
-        after="        with naming(path):\n            yield step\n",
+        after="        with naming(step.path):\n            yield step\n",
         tests=(_FAILING,),
     ),
     Mutant(
