@@ -199,7 +199,8 @@ def _path(directory: Path, first: int) -> Path:
 
 
 def _key(id: str) -> int:
-    return int.from_bytes(blake2b(id.encode(), digest_size=8).digest(), "little")
+    data = id.encode("utf-8", "backslashreplace")  # a lone surrogate is in no id, and may share a key as any two may
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
 
 
 def _look_up(file: BinaryIO, segment: Finished, id: str) -> list[int] | None:

@@ -268,7 +268,9 @@ def is_vouched(file: BinaryIO, broken: Broken, *, lenient: bool = False) -> bool
 
 def needle(id: str) -> bytes:
     """Return the bytes that every line about the ticket `id` contains (a line about another may, in a payload)."""
-    return b'"id":' + ascii_json(msgspec.json.encode(id))
+    # A lone surrogate is no text: no line is about such an id, and what is found in place of it is about another.
+    text = id.encode("utf-8", "backslashreplace").decode()
+    return b'"id":' + ascii_json(msgspec.json.encode(text))
 
 
 def is_about(record: Record, id: str | None) -> bool:

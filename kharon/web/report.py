@@ -84,12 +84,7 @@ def report(path: str | os.PathLike[str], id: str | None = None, *, now: datetime
 
 
 def _past(queue: Path, id: str) -> list[Record]:
-    try:
-        id.encode()
-    except UnicodeEncodeError:  # an argument that is no UTF-8: no log holds such an id
-        found = []
-    else:
-        found = history(queue, id)
+    found = history(queue, id)
     if not found:
         raise TicketNotFound(f"ticket {id!r}: there is no record of it in {queue}")
     return found

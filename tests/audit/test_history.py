@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from msgspec import Raw
-from queues import IDS, NOW, about, fill, indexes_of, queue, segments_of
+from queues import IDS, NOW, about, fill, indexes_of, moment, queue, segments_of
 
 import kharon
 from kharon import audit
@@ -329,6 +329,23 @@ def test_what_is_no_queue_and_no_id(where, tmp_path):
         kharon.history(where, "t1")
     with pytest.raises(InvalidTicket, match="id: a str, not int"):
         kharon.history(where, 1)  # type: ignore[arg-type]
+
+
+def test_a_lone_surrogate_is_in_no_id(where):
+    """An argument of a command that is no UTF-8 becomes one; what it is looked up by is another ticket's."""
+    other = r"\udcff"
+    log = queue(where, 20, closed=False)
+    for number in range(40):
+        at = moment(10_000 + number)
+        log.append([TicketAdded(other, "x", Raw(rb'"\\udcff"'), "default", 512, NOW)], at, "app")
+        log.write()
+        log.sync()
+    assert len(segments_of(where)) > 3
+    for _ in range(2):  # the first makes the index
+        assert kharon.history(where, other) == about(where, other) == read_all(log, other)
+        assert kharon.history(where, "\udcff") == kharon.history(where, "\udcff", index=False) == []
+        assert read_all(log, "\udcff") == []
+    log.abandon()
 
 
 def test_segments_that_do_not_follow_from_each_other(where, tmp_path):
