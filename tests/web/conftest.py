@@ -35,13 +35,14 @@ def data_of():
 
 @pytest.fixture(scope="module")
 def browser():
-    """Chromium, headless. Playwright cannot fetch its own everywhere, so it drives the one of the system."""
+    """Chromium, headless: the system's, or else the one that Playwright fetched, which it cannot do everywhere."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install '.[test]'")
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no Chromium here (none of {', '.join(BROWSERS)}): apt-get install chromium")
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's sandbox refuses root
     with sync_api.sync_playwright() as playwright:
+        fetched = shutil.which(playwright.chromium.executable_path)
+        found = next(filter(None, map(shutil.which, BROWSERS)), fetched)
+        if found is None:
+            pytest.skip(f"no Chromium here (no {', '.join(BROWSERS)}): apt-get or playwright install chromium")
         started = playwright.chromium.launch(executable_path=found, args=sandbox)
         yield started
         started.close()
