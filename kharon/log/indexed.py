@@ -6,7 +6,6 @@ here: that would stop the event loop (`kharon.log.snapshot.main` makes them, in 
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -14,7 +13,7 @@ from typing import Final
 from kharon.log.files import Files
 from kharon.log.index import find_indexed, finish
 from kharon.log.record import Record
-from kharon.log.segment import LiveReader, Place
+from kharon.log.segment import LiveReader, Place, place_of
 
 __all__ = ["IndexedReader"]
 
@@ -42,19 +41,23 @@ class IndexedReader:
         self._after = after
         self._id = id
         self._live: LiveReader | None = None
-        self._ends = 0  # the last record of the segment that the live reader is for
-        self.seq = places[self._index(after + 1)].first - 1
-
-    def _index(self, seq: int) -> int:
-        return max(0, bisect_right(self._places, seq, key=lambda place: place.first) - 1)
+        self._ends = 0  # the last record of the segment that the live reader is for; 0: it has no successor yet
+        self._begun = False
+        self.seq = place_of(places, after + 1, begin=True)[0].first - 1
 
     def read(self, limit: int, until: int) -> list[Record]:
         """Look at some of the next records, none behind `until`; return those that are about the ticket.
 
         Raises:
             CorruptLog: what is there is not what was written.
+            KharonError: what comes next has been trimmed since this reader began; or it is compressed, and zstd is not
+                installed.
+            OSError: it cannot be read.
         """
         records: list[Record] = []
+        if not self._begun:  # where the history begins is where a reader may begin, but it may not miss any later
+            self.seq = place_of(self._places, self._after + 1, begin=True)[0].first - 1
+            self._begun = True
         for _ in range(_LOOKS):
             if self.seq >= until:
                 break
@@ -67,13 +70,9 @@ class IndexedReader:
 
     def _look_up(self, records: list[Record], until: int) -> bool:
         """Look at the segment that comes next by its index; return whether that was possible."""
-        index = self._index(self.seq + 1)
-        self._ends = 0
-        if index + 1 == len(self._places):
-            return False
-        place, following = self._places[index : index + 2]
-        self._ends = following.first - 1
-        if self._ends > until:
+        place, following = place_of(self._places, self.seq + 1)
+        self._ends = 0 if following is None else following.first - 1
+        if following is None or self._ends > until:
             return False
         found = find_indexed(self._files, self._directory, finish(self._files, place.path, following.path), self._id)
         if found is None:
@@ -84,8 +83,8 @@ class IndexedReader:
 
     def _scan(self, live: LiveReader, limit: int, until: int) -> list[Record]:
         if not self._ends:  # the tail, when this was begun: it may have got a successor
-            index = self._index(self.seq + 1)
-            self._ends = self._places[index + 1].first - 1 if index + 1 < len(self._places) else 0
+            _, following = place_of(self._places, self.seq + 1)
+            self._ends = 0 if following is None else following.first - 1
         records = live.read(limit, min(until, self._ends) if self._ends else until)
         self.seq = live.seq
         if self.seq == self._ends:
