@@ -44,7 +44,7 @@ def verified(out: Output, queue: Path, anchor_file: Path | None) -> None:
         ("", ""),
         [
             ("records", f"{report.records:,} ({which}) in {report.segments} segment{'s' * (report.segments != 1)}"),
-            *([("snapshots", f"{report.snapshots} say what the log says")] if report.snapshots else []),
+            *([("snapshots", f"{report.snapshots}, each what the log says")] if report.snapshots else []),
             *([("unfinished", f"{report.unfinished:,} bytes of a last commit")] if report.unfinished else []),
             ("last hash", report.hash),
             ("anchor", _told_anchor(kept)),
