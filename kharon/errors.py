@@ -106,7 +106,7 @@ class AnchorMissing(CorruptLog):
 
 
 class LogReplaced(KharonError):
-    """The log is not the one that was being followed: another one, or the same without records that it had."""
+    """The log is not the one that was being followed: another one, or the same without a record that was given."""
 
 
 class UnknownFormat(KharonError):

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import kharon
 from kharon import Settings, Status, Ticket
-from kharon.log.directory import DirectoryLog
+from kharon.log.directory import DirectoryLog, segments
 from kharon.log.record import Chain
 from kharon.model import commands as c
 from kharon.model import events as e
@@ -87,6 +87,7 @@ class Reopening(RuleBasedStateMachine):
         self.clock = Clock()
         self.delivered = []
         self.held = []
+        self.lines = []
         self.store = None
 
     @initialize(fsync=st.sampled_from(["always", "never"]))
@@ -265,6 +266,20 @@ class Reopening(RuleBasedStateMachine):
             assert self.log.written == self.log.seq == self.store.projection.seq
             if self.settings.fsync == "always":
                 assert self.log.durable == self.log.seq
+
+    @invariant()
+    def no_record_is_ever_rewritten(self):
+        """The log only grows: each line that was once there is there, byte by byte, in its place."""
+        if self.store is not None:
+            before = self.lines
+            self.lines = [
+                line
+                for segment in segments(self.where)
+                for line in segment.read_bytes().splitlines()
+                if b'"event":' in line
+            ]
+            assert self.lines[: len(before)] == before
+            assert len(self.lines) == self.log.seq
 
     def teardown(self):
         try:

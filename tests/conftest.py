@@ -1,12 +1,30 @@
-"""Prints, after a run, what tests have counted with `record_property(name, number)`: summed up by file and name.
+"""What any test may ask for; and what was counted, printed after a run.
 
-Of texts, `record_property(name, text)`, it prints how many different ones a directory's tests have named: a place that
-several of them reach is counted once. The figures in docs/durability.md are these.
+Numbers that tests record with `record_property(name, number)` are summed up by file and name. Of texts,
+`record_property(name, text)`, it prints how many different ones a directory's tests have named: a place that several of
+them reach is counted once. The figures in docs/durability.md are these.
 """
 
+import logging
 from collections import Counter
+from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture
+def where(tmp_path: Path) -> Path:
+    """Where a queue may be; nothing is there."""
+    return tmp_path / "queue"
+
+
+@pytest.fixture
+def quiet():
+    """No warnings: each recovery that cuts warns of it, and some tests have too many to keep for a failure's report."""
+    logger = logging.getLogger("kharon")
+    logger.disabled = True
+    yield
+    logger.disabled = False
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

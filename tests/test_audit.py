@@ -1,53 +1,25 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import io
 import os
 import subprocess
 import sys
-import zlib
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import timedelta, timezone
 from pathlib import Path
 
 import attrs
 import pytest
-from msgspec import Raw
+from log_steps import NOW, added, moment, put, seal, segment_of, two_segments
 
 from kharon import audit
 from kharon.errors import CorruptLog, InvalidTicket, KharonError, UnknownFormat
 from kharon.log import segment
 from kharon.log.directory import DirectoryLog
 from kharon.log.record import Chain
-from kharon.model.events import LogClosed, TicketAdded, TicketClaimed, TicketDeleted, TicketDone
+from kharon.model.events import TicketClaimed, TicketDeleted, TicketDone
 from kharon.model.projection import Projection
 from kharon.model.ticket import Status
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def moment(seconds: float) -> datetime:
-    return NOW + timedelta(seconds=seconds)
-
-
-def added(id: str) -> TicketAdded:
-    return TicketAdded(id, "type", Raw(b"[1]"), "default", 512, NOW)
-
-
-def put(log: DirectoryLog, *events: object, at: float) -> None:
-    log.append(events, moment(at), "ann")  # type: ignore[arg-type]
-    log.write()
-    log.sync()
-
-
-def segment_of(where: Path) -> Path:
-    (path,) = (where / "log").glob("*.jsonl")
-    return path
-
-
-@pytest.fixture
-def where(tmp_path):
-    return tmp_path / "queue"
 
 
 @pytest.fixture
@@ -64,27 +36,6 @@ def log(where):
 
 def seqs(where: Path, after: int = 0) -> list[int]:
     return [record.seq for record in audit.read(where, after)]
-
-
-def two_segments(where: Path) -> tuple[Path, Path]:
-    """Two segments: records 1 and 2, and 3 with LogClosed."""
-    chain = Chain()
-    datas = [chain.header("e" * 32, NOW) + b"".join(chain.commit([added("a"), added("b")], NOW, "ann", 0))]
-    last = chain.hash
-    datas.append(chain.header("e" * 32, NOW))
-    datas[0] += chain_line(f'"sealed":2,"next":"{chain.hash}"}}'.encode(), last)
-    datas[1] += b"".join(chain.commit([added("c")], NOW, "ann", 2))
-    datas[1] += b"".join(chain.commit([LogClosed()], NOW, "clock", 3))
-    (where / "log").mkdir(parents=True)
-    paths = where / "log" / f"{1:020}.jsonl", where / "log" / f"{3:020}.jsonl"
-    for path, data in zip(paths, datas, strict=True):
-        path.write_bytes(data)
-    return paths
-
-
-def chain_line(body: bytes, previous: str) -> bytes:
-    hash = hashlib.sha256(previous.encode() + body).hexdigest()
-    return f'{{"hash":"{hash}","crc":"{zlib.crc32(body):08x}",'.encode() + body + b"\n"
 
 
 # --- read -------------------------------------------------------------------------------------------------------------
@@ -181,7 +132,7 @@ def test_a_later_version(where):
     (line,) = chain.commit([TicketDeleted("a")], NOW, "ann", 0)
     body = line[92:-1].replace(b'"v":1', b'"v":2')
     (where / "log").mkdir(parents=True)
-    head = chain_line(body, data[9:73].decode())
+    head = seal(body, data[9:73].decode())
     (where / "log" / f"{1:020}.jsonl").write_bytes(data + head)
     for look in (audit.replay, lambda path: list(audit.read(path))):
         with pytest.raises(UnknownFormat, match="record 1 is TicketDeleted in version 2"):
@@ -219,7 +170,7 @@ def test_a_file_is_read_as_long_as_it_was(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"one\ntwo")
     with audit.reading._Still(path) as still, io.BufferedReader(still) as file:
-        assert still.size == 7
+        assert still.stat.st_size == 7
         with path.open("ab") as writer:
             writer.write(b"!\nthree\n")
         assert [file.readline(), file.readline(), file.readline()] == [b"one\n", b"two", b""]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
-from msgspec import Raw
+from log_steps import NOW, added, carry_out, load, snapshot_in
 
 from kharon import audit
 from kharon.audit import reading as audit_reading
@@ -17,19 +18,14 @@ from kharon.errors import CorruptLog, KharonError
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, OsFiles
 from kharon.log.record import Record, link
+from kharon.log.retention import Limit, Policy, Retention
 from kharon.log.segment import Reading
-from kharon.log.snapshot import Snapshot, newest, read_snapshot, take
 from kharon.log.snapshot import _write as write
-from kharon.model.events import Event, TicketAdded, TicketDeleted
+from kharon.log.snapshot import newest, take
+from kharon.model.events import Event, TicketDeleted
 from kharon.model.projection import Projection
 from kharon.model.ticket import draft_of, seal
 from kharon.model.versions import Unknown
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def added(id: str) -> TicketAdded:
-    return TicketAdded(id, "type", Raw(b"[1]"), "default", 512, NOW)
 
 
 def grow(where: Path, *events: Event) -> None:
@@ -56,22 +52,14 @@ def paths(where: Path) -> list[Path]:
     return sorted((where / "snapshots").iterdir())
 
 
-def read(path: Path) -> Snapshot:
-    with path.open("rb") as file:
-        return read_snapshot(file, str(path))
-
-
 def forge(path: Path, **changes: object) -> None:
     """Write a snapshot that says something else, with hashes and sums that are right."""
-    write(OS_FILES, path, msgspec.structs.replace(read(path), **changes))
+    write(OS_FILES, path, msgspec.structs.replace(snapshot_in(path), **changes))
 
 
 def opened(where: Path) -> Projection:
-    log, projection = DirectoryLog(where), Projection()
-    snapshot = log.load_snapshot()
-    if snapshot is not None:
-        projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
-    projection.fold(log.open(NOW))
+    log = DirectoryLog(where)
+    projection = load(log)
     log.abandon()
     return projection
 
@@ -102,7 +90,7 @@ def test_a_snapshot_that_is_damaged(where, caplog):
 def test_a_snapshot_of_tickets_that_the_log_never_gave(where, caplog):
     """Its chain is right, so opening believes it: only folding the log shows what it is."""
     path = paths(where)[1]
-    draft = draft_of(read(path).tickets[0])
+    draft = draft_of(snapshot_in(path).tickets[0])
     draft.nice = 1
     forge(path, tickets=[seal(draft)])
     assert opened(where).tickets["b"].nice == 1
@@ -112,7 +100,7 @@ def test_a_snapshot_of_tickets_that_the_log_never_gave(where, caplog):
 
 def test_a_snapshot_whose_tickets_are_in_another_order(where, caplog):
     path = paths(where)[0]
-    forge(path, tickets=list(reversed(read(path).tickets)))
+    forge(path, tickets=list(reversed(snapshot_in(path).tickets)))
     assert verdict(where, caplog) == (1, [f"{path.name}: its tickets are not those that the log gives at record 2"])
 
 
@@ -140,18 +128,25 @@ def test_snapshots_with_each_other_s_names(where, caplog):
 def test_a_snapshot_of_records_that_are_not_there(where, caplog):
     """A repair leaves such a one, until the next is taken."""
     path = where / "snapshots" / f"{9:020}.jsonl"
-    write(OS_FILES, path, msgspec.structs.replace(read(paths(where)[1]), seq=9))
+    write(OS_FILES, path, msgspec.structs.replace(snapshot_in(paths(where)[1]), seq=9))
     assert verdict(where, caplog) == (2, [f"{path.name}: the log has no record 9"])
 
 
-def test_a_snapshot_in_a_later_format(where, caplog):
+def test_a_snapshot_in_a_later_format_is_not_bad(where, caplog):
     path = paths(where)[0]
     line, _ = link("0" * 64, path.read_bytes().splitlines()[0][92:].replace(b'"version":1', b'"version":2'))
     path.write_bytes(line)
-    (good, (bad,)) = verdict(where, caplog)
-    assert good == 1
-    assert "in format 2" in bad
-    assert bad.startswith(path.name)
+    assert verdict(where, caplog) == (1, [])
+    (unjudged,) = audit.verify(where).unjudged_snapshots
+    assert "in format 2" in unjudged
+    assert unjudged.startswith(f"{path}, line 1: ")
+
+
+def test_a_misnamed_snapshot_is_judged_before_anything_is_folded(where, caplog):
+    """Folding up to a seq that it only claims would leave nothing of the log for those behind it."""
+    path = where / "snapshots" / f"{1:020}.jsonl"
+    write(OS_FILES, path, msgspec.structs.replace(snapshot_in(paths(where)[1]), seq=10**15))
+    assert verdict(where, caplog) == (2, [f"{path.name}: it is the snapshot at record {10**15}, which is not its name"])
 
 
 def test_a_snapshot_that_is_gone_by_the_time_it_is_read(where, caplog, monkeypatch):
@@ -173,8 +168,9 @@ def test_a_log_that_no_ticket_could_have_had(tmp_path, caplog):
     list(log.open(NOW))
     log.append([TicketDeleted("x")], NOW, "ann")
     log.close(NOW)
-    path = where / "snapshots" / f"{9:020}.jsonl"
-    write(OS_FILES, path, msgspec.structs.replace(read(paths(where)[1]), seq=9))
+    *_, last = audit.read(where)
+    path = where / "snapshots" / f"{5:020}.jsonl"
+    write(OS_FILES, path, msgspec.structs.replace(snapshot_in(paths(where)[1]), seq=5, hash=last.hash, at=last.at))
     report = audit.verify(where)
     assert (report.last, report.snapshots) == (5, 2)
     (bad,) = report.bad_snapshots
@@ -203,6 +199,8 @@ def test_behind_an_event_that_is_not_known_nobody_can_tell(where, seq, good):
     found = audit_snapshots.Snapshots(where)
     found.compare(reading, records(reading))
     assert (found.good, found.bad) == (good, [])
+    why = "it stands behind an event that this version does not know"
+    assert found.unjudged == [f"{path}: {why}" for path in paths(where)[good:]]
     assert reading.chain.seq == 4, "all of the log was read"
 
 
@@ -220,6 +218,127 @@ def test_what_the_reading_raises_is_not_taken_for_a_bad_snapshot(where):
     with pytest.raises(KharonError, match="was trimmed"):
         found.compare(reading, records(reading))
     assert found.bad == []
+
+
+# --- a log whose beginning was trimmed --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trimmed(tmp_path):
+    """A queue that begins at record 4, with snapshots at 3, 4 and 5."""
+    where, aside = tmp_path / "queue", tmp_path / "aside"
+    aside.mkdir()
+    log = DirectoryLog(where, segment_bytes=1)
+    list(log.open(NOW))
+    for event in (added("a"), added("b"), added("c"), TicketDeleted("a"), added("d")):
+        log.append([event], NOW, "ann")
+        log.write()
+        if (path := take(where)) is not None:
+            shutil.copy(path, aside)
+    for path in aside.iterdir():  # of which `take` kept two
+        if int(path.stem) >= 3:
+            shutil.copy(path, where / "snapshots")
+    retention = Retention(log, Policy(trim=Limit(bytes=0)), may_trim=lambda seq: seq <= 3)
+    carry_out(log, retention)
+    log.close(NOW)
+    return where
+
+
+def named(where: Path, seq: int) -> Path:
+    return where / "snapshots" / f"{seq:020}.jsonl"
+
+
+def altered(path: Path) -> None:
+    """Its chain is right, and its last ticket is not."""
+    snapshot = snapshot_in(path)
+    draft = draft_of(snapshot.tickets[-1])
+    draft.nice = 1
+    forge(path, tickets=[*snapshot.tickets[:-1], seal(draft)])
+
+
+def judged(where: Path) -> tuple[int, list[str], list[str]]:
+    """How many snapshots are good, which are bad and which unjudged, by seq, of a log that is whole all the same."""
+    report = audit.verify(where)
+    assert report.first == 4
+
+    def seqs(said: tuple[str, ...]) -> list[int]:
+        return [int(why.removeprefix(f"{where}/snapshots/")[:20]) for why in said]
+
+    return report.snapshots, seqs(report.bad_snapshots), seqs(report.unjudged_snapshots)
+
+
+def test_of_a_trimmed_log_the_oldest_stands_for_what_was_trimmed(trimmed):
+    assert judged(trimmed) == (2, [], [3])
+    (why,) = audit.verify(trimmed).unjudged_snapshots
+    assert "nothing shows whether its tickets are right" in why
+
+
+def test_the_only_snapshot_of_a_trimmed_log_is_held_against_nothing(trimmed):
+    for seq in (4, 5):
+        named(trimmed, seq).unlink()
+    assert judged(trimmed) == (0, [], [3])
+
+
+def test_a_snapshot_of_what_has_been_trimmed(trimmed):
+    write(OS_FILES, named(trimmed, 2), msgspec.structs.replace(snapshot_in(named(trimmed, 3)), seq=2, tickets=[]))
+    assert judged(trimmed) == (2, [], [2, 3])
+    assert "record 2, from which it follows, has been trimmed" in audit.verify(trimmed).unjudged_snapshots[0]
+
+
+@pytest.mark.parametrize("changes", [{"hash": "0" * 64}, {"log": "e" * 32}])
+def test_one_that_does_not_fit_is_not_what_the_rest_is_folded_onto(trimmed, changes):
+    altered(named(trimmed, 3))
+    forge(named(trimmed, 3), **changes)
+    assert judged(trimmed) == (1, [3], [4])
+
+
+def test_one_whose_time_is_not_the_record_s_is_not_either(trimmed):
+    named(trimmed, 3).unlink()
+    altered(named(trimmed, 4))
+    forge(named(trimmed, 4), at=NOW + timedelta(1))
+    assert judged(trimmed) == (0, [4], [5])
+
+
+def test_one_that_is_damaged_is_not_either(trimmed):
+    path = named(trimmed, 3)
+    path.write_bytes(path.read_bytes()[:-9])
+    assert judged(trimmed) == (1, [3], [4])
+
+
+def test_one_with_another_s_name_is_not_either(trimmed):
+    shutil.copy(named(trimmed, 5), named(trimmed, 3))
+    assert judged(trimmed) == (1, [3], [4])
+
+
+def test_of_a_log_without_any_state_to_begin_with_nothing_is_folded(trimmed):
+    for seq in (3, 4):
+        forge(named(trimmed, seq), log="e" * 32)
+    forge(named(trimmed, 5), log="f" * 32)
+    assert judged(trimmed) == (0, [3, 4, 5], [])
+
+
+def test_two_that_disagree_are_both_named(trimmed):
+    """It may be the older one that was altered: the newer one is not called bad as if that were known."""
+    altered(named(trimmed, 3))
+    assert judged(trimmed) == (0, [4, 5], [3])
+    for why in audit.verify(trimmed).bad_snapshots:
+        assert f"those that {named(trimmed, 3)} and the log behind that give" in why
+        assert "the two disagree, and nobody can tell which of them is right" in why
+
+
+def test_one_from_which_the_log_cannot_follow_is_bad_and_the_next_takes_its_place(trimmed):
+    forge(named(trimmed, 3), tickets=snapshot_in(named(trimmed, 3)).tickets[1:])
+    assert judged(trimmed) == (1, [3], [4])
+    (why,) = audit.verify(trimmed).bad_snapshots
+    assert "the log behind it cannot follow from its tickets: record 4: TicketDeleted of ticket 'a'" in why
+
+
+def test_one_from_which_the_log_cannot_follow_and_none_to_take_its_place(trimmed):
+    forge(named(trimmed, 3), tickets=snapshot_in(named(trimmed, 3)).tickets[1:])
+    forge(named(trimmed, 4), log="e" * 32)
+    write(OS_FILES, named(trimmed, 99), msgspec.structs.replace(snapshot_in(named(trimmed, 5)), seq=99))
+    named(trimmed, 5).unlink()
+    assert judged(trimmed) == (0, [4, 99, 3], [])
 
 
 def test_a_snapshot_that_is_removed_while_they_are_listed_is_passed_over(where):

@@ -8,11 +8,11 @@ import shutil
 import subprocess
 import sys
 import zlib
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
+from log_steps import NOW, always, carry_out, moment, segment_of
 from msgspec import NODEFAULT, Raw
 
 import kharon.audit
@@ -29,7 +29,6 @@ from kharon.model.limits import MAX_LINE_BYTES
 from kharon.model.versions import VERSIONS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def blocks(language: str) -> list[str]:
@@ -42,10 +41,6 @@ SCRIPT = compile(VERIFIER, "verify.py", "exec")
 
 ZstdError = load_zstd("this test").ZstdError
 SEAL_BYTES = 92 + len('"sealed":4,"next":""}\n') + 64
-
-
-def moment(seconds: float) -> datetime:
-    return NOW + timedelta(seconds=seconds)
 
 
 @pytest.fixture
@@ -68,11 +63,6 @@ def where(tmp_path):
     log.write()
     log.abandon()
     return tmp_path / "queue"
-
-
-def segment_of(where: Path) -> Path:
-    (path,) = (where / "log").glob("*.jsonl")
-    return path
 
 
 def verify(where: Path) -> str:
@@ -319,17 +309,10 @@ EVERYTHING = Limit(bytes=0)
 KEPT = [Policy(compress=EVERYTHING), Policy(archive=EVERYTHING), Policy(EVERYTHING, EVERYTHING)]
 
 
-def carry_out(where: Path, policy: Policy, steps: int, archive: Path | None = None) -> None:
+def keep(where: Path, policy: Policy, steps: int, archive: Path | None = None) -> None:
     log = DirectoryLog(where, segment_bytes=1500)
     list(log.open(NOW))
-    retention = Retention(log, policy, archive, lambda _seq: True)
-    for _ in range(steps):
-        step = retention.plan(moment(99))
-        log.append([retention.prepare(step)], moment(99), "clock")
-        log.write()
-        log.sync()
-        retention.settle(step)
-        retention.finish(step)
+    assert len(carry_out(log, Retention(log, policy, archive, always), steps)) == steps
     log.abandon()
 
 
@@ -349,7 +332,7 @@ def long(tmp_path):
 @pytest.mark.parametrize("policy", KEPT)
 def test_they_agree_about_what_was_compressed_or_archived(long, tmp_path, policy, elsewhere):
     (tmp_path / "archive").mkdir()
-    carry_out(long, policy, 3, tmp_path / "archive" if elsewhere else None)
+    keep(long, policy, 3, tmp_path / "archive" if elsewhere else None)
     assert verify(long) == judgement(long)
     for path in kharon_segments(long)[:4]:
         away = path.rename(path.with_name("away"))
@@ -384,7 +367,7 @@ def test_they_agree_about_a_compressed_segment_without_its_seal(long):
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_they_agree_about_what_was_trimmed(long, steps):
-    carry_out(long, Policy(trim=EVERYTHING), steps)
+    keep(long, Policy(trim=EVERYTHING), steps)
     assert verify(long) == judgement(long)
     assert judgement(long).startswith("log ")
     first, second, *_ = kharon_segments(long)
@@ -398,7 +381,7 @@ def test_they_agree_about_what_was_trimmed(long, steps):
 
 def test_they_agree_about_a_beginning_that_was_written_anew(long):
     """Its first header says that it follows something else, and all lines behind it follow from that."""
-    carry_out(long, Policy(trim=EVERYTHING), 1)
+    keep(long, Policy(trim=EVERYTHING), 1)
     first, *rest = kharon_segments(long)
     chain = "ab" * 32
     for path in (first, *rest):
@@ -446,8 +429,8 @@ def test_the_commands(where):
 
 @pytest.mark.skipif(shutil.which("zstdcat") is None, reason="the command is zstd's")
 def test_the_command_for_segments_that_were_compressed_or_archived(long):
-    carry_out(long, KEPT[0], 2)
-    carry_out(long, KEPT[1], 1)
+    keep(long, KEPT[0], 2)
+    keep(long, KEPT[1], 1)
     places = [(path.parent.name == "log", path.suffix) for path in kharon_segments(long)]
     assert places[:3] == [(False, ".zst"), (True, ".zst"), (True, ".jsonl")]
     long.rename(long.with_name("queue"))

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
 import json
+import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from msgspec import Raw
+from log_steps import NOW, added, carry_out
 
 import kharon
 from kharon import audit
 from kharon.audit import tailing
-from kharon.errors import CorruptLog, InvalidTicket, KharonError, LogReplaced
+from kharon.errors import CorruptLog, InvalidTicket, KharonError, LogReplaced, StorageFull
 from kharon.log.directory import DirectoryLog, segments
-from kharon.log.record import link
+from kharon.log.record import Record, link
 from kharon.log.retention import Limit, Policy, Retention
-from kharon.model.events import LogClosed, TicketAdded
+from kharon.model.events import LogClosed
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ALL = Limit(bytes=0)
 SEGMENT_BYTES = 2600
 
 
 def put(log: DirectoryLog, *ids: str, sync: bool = True) -> None:
-    log.append([TicketAdded(id, "type", Raw(b"[1]"), "default", 512, NOW) for id in ids], NOW, "ann")
+    log.append([added(id) for id in ids], NOW, "ann")
     log.write()
     if sync:
         log.sync()
@@ -41,21 +45,6 @@ def begin(where: Path, count: int = 0) -> DirectoryLog:
     for number in range(count):
         put(log, f"a{number}", f"b{number}")
     return log
-
-
-def carry_out(log: DirectoryLog, policy: Policy, upto: int = 0) -> None:
-    retention = Retention(log, policy, may_trim=lambda seq: seq <= upto)
-    while (step := retention.plan(NOW + timedelta(1))) is not None:
-        log.append([retention.prepare(step)], NOW, "clock")
-        log.write()
-        log.sync()
-        retention.settle(step)
-        retention.finish(step)
-
-
-@pytest.fixture
-def where(tmp_path):
-    return tmp_path / "queue"
 
 
 @pytest.fixture
@@ -141,6 +130,97 @@ def test_an_unfinished_commit_that_recovery_cuts(where, log):
     other.abandon()
 
 
+# --- what is taken back -----------------------------------------------------------------------------------------------
+
+
+def without_room(log: DirectoryLog, follower: kharon.Follower) -> list[Record]:
+    """Write two commits, of which the disk has room for one and a half; return what the follower gives meanwhile."""
+    given: list[Record] = []
+
+    def write(file: object, data: bytes) -> None:
+        room = data.index(b"\n") + 99
+        os.write(file._fd, data[:room])
+        given.extend(follower.poll())
+        raise OSError(errno.ENOSPC, "no room")
+
+    for name in "xx":
+        log.append([added(name)], NOW, "ann")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(log._tail), "write", write)
+        with pytest.raises(StorageFull):
+            log.write()
+    return given
+
+
+def big(log: DirectoryLog) -> None:
+    """Write a record that fills its segment."""
+    log.append([added("big", b'"%b"' % (b"x" * 3000))], NOW, "ann")
+    log.write()
+
+
+THEN = {
+    "one as long": lambda log: put(log, "y"),
+    "a longer one": lambda log: put(log, "y" * 99),
+    "many": lambda log: [put(log, f"y{number}") for number in range(30)],
+    "a segment that ends where that one ended": big,
+    "a segment that ends later": lambda log: (put(log, "y"), big(log)),
+    "some in a segment that is compressed": lambda log: (
+        put(log, "y"),
+        big(log),
+        carry_out(log, Retention(log, Policy(compress=ALL))),
+    ),
+    "some in a segment that is gone from the place": lambda log: (
+        big(log),
+        carry_out(log, Retention(log, Policy(ALL, ALL))),
+    ),
+}
+
+
+@pytest.mark.parametrize("between", [0, 1])
+@pytest.mark.parametrize("before", [0, 1, 3])
+@pytest.mark.parametrize("then", THEN.values(), ids=THEN)
+def test_what_a_writer_without_room_takes_back_was_not_given(where, log, then, before, between):
+    follower = kharon.follow(where)
+    given = []
+    for number in range(before):
+        put(log, f"a{number}")
+        given += follower.poll()
+    given += without_room(log, follower)
+    for _ in range(between):
+        given += follower.poll()
+    then(log)
+    given += follower.poll() + follower.poll()
+    put(log, "more")
+    put(log, "last")
+    given += follower.poll() + follower.poll()
+    whole = list(audit.read(where))
+    assert given in (whole[:-1], whole), "the last one is vouched for if it filled its segment"
+
+
+def test_it_is_trimmed_before_anything_but_what_was_taken_back_was_read(where, log):
+    follower = kharon.follow(where)
+    assert without_room(log, follower) == []
+    big(log)
+    put(log, "next")
+    assert carry_out(log, Retention(log, Policy(trim=ALL), may_trim=lambda seq: seq <= 1)) == ["trim"]
+    with pytest.raises(KharonError, match="record 1 was trimmed before it was given") as told:
+        poll_thrice(follower)
+    assert not isinstance(told.value, LogReplaced)
+
+
+@pytest.mark.parametrize("then", [lambda _log: None, *THEN.values()], ids=["nothing", *THEN])
+def test_what_is_not_durable_may_be_taken_back_after_it_was_given(where, log, then):
+    follower = kharon.follow(where, durable=False)
+    put(log, "a")
+    assert seqs(follower) == [1]
+    assert [record.seq for record in without_room(log, follower)] == [2]
+    then(log)
+    for _ in range(2):  # and it is said again
+        with pytest.raises(LogReplaced, match=r"record 2 was given|that of record 2 was"):
+            poll_thrice(follower)
+    assert follower.seq == 2
+
+
 # --- where it begins, and how it goes on ------------------------------------------------------------------------------
 
 
@@ -174,7 +254,7 @@ def test_retention_is_followed(where, policy, first):
     log = begin(where, 30)
     follower = kharon.follow(where, durable=False)
     given = follower.poll(first) if first else []
-    carry_out(log, policy)
+    assert carry_out(log, Retention(log, policy))
     given += follower.poll(10_000)
     put(log, "later")
     given += follower.poll()
@@ -189,13 +269,13 @@ def test_trimming_is_followed_and_a_gap_is_told(where):
     given = ahead.poll(upto)
     behind.poll(1)
     behind._leave()  # as if it had come to an end there
-    carry_out(log, Policy(trim=ALL), upto)
+    assert carry_out(log, Retention(log, Policy(trim=ALL), may_trim=lambda seq: seq <= upto)) == ["trim", "trim"]
     given += ahead.poll(10_000)
     assert [record.seq for record in given] == list(range(1, log.seq + 1))
     assert seqs(new, 10_000) == list(range(upto + 1, log.seq + 1))
     with pytest.raises(KharonError, match=rf"begins at record {upto + 1}, so 6 was trimmed"):
         kharon.follow(where, after=5).poll()
-    with pytest.raises(KharonError, match=r"was trimmed before it was read") as told:
+    with pytest.raises(KharonError, match=r"was trimmed before it was given") as told:
         poll_thrice(behind)
     assert not isinstance(told.value, LogReplaced)
     log.abandon()
@@ -281,7 +361,7 @@ def test_a_log_that_was_rewound(where, in_place, grown):
         for name in ("other", "than", "before"):
             put(log, name)
         log.abandon()
-    with pytest.raises(LogReplaced, match=r"was read with the hash|was rewound|follows record"):
+    with pytest.raises(LogReplaced, match=r"was given with the hash|record 3 was given|follows record"):
         poll_thrice(follower)
 
 
@@ -323,13 +403,13 @@ def test_a_rewound_log_that_begins_its_next_segment_earlier(where, tmp_path):
     assert seqs(follower) == [1, 2, 3, 4, 5, 6]
     log.abandon()
     log = begin(tmp_path / "copy")
-    log.append([TicketAdded("big", "type", Raw(b'"%b"' % (b"x" * 3000)), "default", 512, NOW)], NOW, "ann")
+    log.append([added("big", b'"%b"' % (b"x" * 3000))], NOW, "ann")
     log.write()
     put(log, "next")
     log.abandon()
     shutil.rmtree(where)
     shutil.copytree(tmp_path / "copy", where)
-    with pytest.raises(LogReplaced, match=r"was read with the hash .*, and now it ends at record 3"):
+    with pytest.raises(LogReplaced, match=r"the log ends at record 4, and record 6 was given"):
         poll_thrice(follower)
 
 
@@ -435,12 +515,80 @@ def test_a_file_that_moves_between_the_look_and_the_opening(where, monkeypatch):
     log = begin(where, 30)
     follower = kharon.follow(where, durable=False)
     stale = segments(where)
-    carry_out(log, Policy(compress=ALL))
+    assert carry_out(log, Retention(log, Policy(compress=ALL)))
     with monkeypatch.context() as patch:
         patch.setattr(tailing, "segments", lambda _directory: stale)
         assert follower.poll() == []
     assert follower.poll(10_000) == list(audit.read(where))
     log.abandon()
+
+
+@pytest.mark.parametrize("after", [0, 20])
+@pytest.mark.parametrize("turn", [0, 1])
+@pytest.mark.parametrize("hidden", range(5))
+def test_a_segment_that_moves_while_they_are_listed_is_not_missing(where, monkeypatch, hidden, turn, after):
+    log = begin(where, 30)
+    log.abandon()
+    assert len(segments(where)) > 5
+    looks = itertools.count(turn)
+
+    def listed(directory: Path) -> list[Path]:
+        paths = segments(directory)
+        return [path for path in paths if path != paths[hidden]] if next(looks) % 2 else paths
+
+    monkeypatch.setattr(tailing, "segments", listed)
+    follower = kharon.follow(where, after, durable=False)
+    given = []
+    for _ in range(100):
+        given += seqs(follower, 1)
+    assert given == list(range(after + 1, 61))
+
+
+def test_the_first_segment_has_another_s_name(where):
+    log = begin(where, 30)
+    log.abandon()
+    one, two = segments(where)[:2]
+    two.replace(one)
+    with pytest.raises(CorruptLog, match="its name is not that of the segment that begins at"):
+        kharon.follow(where).poll()
+
+
+def test_nothing_is_missed_after_an_interrupt(where, monkeypatch):
+    log = begin(where, 30)
+    log.abandon()
+    follower = kharon.follow(where, durable=False)
+    given = []
+    chance = random.Random(1)
+
+    def interrupted(*args: object, real=tailing.open_segment) -> object:
+        file = real(*args)
+        if chance.random() < 0.2:
+            file.close()
+            raise KeyboardInterrupt
+        return file
+
+    def vouch(upto: int, real=follower._vouch) -> None:
+        if chance.random() < 0.2:
+            raise KeyboardInterrupt
+        real(upto)
+
+    monkeypatch.setattr(tailing, "open_segment", interrupted)
+    monkeypatch.setattr(follower, "_vouch", vouch)
+    for _ in range(200):
+        with contextlib.suppress(KeyboardInterrupt):
+            given += follower.poll(1)
+    assert given == list(audit.read(where))
+
+
+def test_damage_is_told_again(where):
+    log = begin(where, 30)
+    log.close(NOW)
+    path = segments(where)[0]
+    path.write_bytes(path.read_bytes().replace(b'"ann"', b'"bob"'))
+    follower = kharon.follow(where, durable=False)
+    for _ in range(2):
+        with pytest.raises(CorruptLog):
+            follower.poll()
 
 
 def test_a_successor_that_says_it_is_of_another_log(where):

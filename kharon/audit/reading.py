@@ -82,8 +82,12 @@ class Report:
             all else, what it says could not be read; this Kharon neither opens nor replays the log. Empty as a rule.
         snapshots: how many snapshots say what the log says.
         bad_snapshots: of the others, what is wrong with each, beginning with its path. The log is whole all the same,
-            and opening passes over those that are damaged; one whose tickets are not the log's it would believe.
-            Remove the file: another one will be made.
+            and opening passes over those that are damaged; one whose tickets are not the log's it would believe. If
+            `first` is 1, remove the file: another one will be made. If it is more, remove none: what was trimmed is in
+            nothing else.
+        unjudged_snapshots: of the rest, why nobody can tell, beginning with its path: it is in a later format, or
+            stands behind an event that is not known, or in front of `first`; or it is the one on which the rest of a
+            trimmed log was folded, and against which those behind it were held. None of this is a reason to remove it.
     """
 
     path: Path
@@ -100,6 +104,7 @@ class Report:
     unknown: tuple[UnknownEvents, ...] = ()
     snapshots: int = 0
     bad_snapshots: tuple[str, ...] = ()
+    unjudged_snapshots: tuple[str, ...] = ()
 
 
 def read(path: str | os.PathLike[str], after: int = 0) -> Iterator[Record]:
@@ -248,6 +253,7 @@ def verify(path: str | os.PathLike[str], anchor: Anchor | None = None) -> Report
         ),
         snapshots=snapshots.good,
         bad_snapshots=tuple(snapshots.bad),
+        unjudged_snapshots=tuple(snapshots.unjudged),
     )
 
 
@@ -358,7 +364,7 @@ class _Pass:
 def open_still(path: Path) -> tuple[BinaryIO, int]:
     """Open a file that ends where it ends now, however it grows; return it, and its size in bytes."""
     still = _Still(path)
-    return io.BufferedReader(still), still.size
+    return io.BufferedReader(still), still.stat.st_size
 
 
 def check_path(path: Path) -> None:
@@ -382,16 +388,16 @@ class _Still(io.FileIO):
 
     Attributes:
         path: of the file.
-        size: in bytes.
+        stat: of the file, when it was opened.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.path = path
-        self.size = os.fstat(self.fileno()).st_size
+        self.stat = os.fstat(self.fileno())
 
     def readinto(self, buffer: Buffer, /) -> int:
         with naming(self.path), memoryview(buffer) as view:
-            count = super().readinto(view[: max(0, self.size - self.tell())])
+            count = super().readinto(view[: max(0, self.stat.st_size - self.tell())])
         tell(count)
         return count

@@ -3,6 +3,10 @@
 A snapshot proves nothing, and is never needed to verify a log. But opening begins with the newest one, and looks at
 nothing in front of it: so one that says anything else than the log would be believed. Its own chain cannot show that,
 since whoever can write a file can write a chain; folding the log up to it can. Nothing here writes.
+
+Of a log whose beginning was trimmed only a snapshot says what the rest is to be folded onto. The oldest that fits the
+chain is taken for that, its *base*. Whether its tickets are right nobody can tell; that the others agree with it, or do
+not, is all that can be said.
 """
 
 from __future__ import annotations
@@ -34,18 +38,17 @@ class Snapshots:
     Attributes:
         good: how many say what the log says.
         bad: of the others, what is wrong with each, beginning with its path.
+        unjudged: of the rest, why nobody can tell, beginning with its path.
     """
 
     def __init__(self, directory: Path) -> None:
         self._paths = sorted(_paths(OS_FILES, directory))
         self.good = 0
         self.bad: list[str] = []
+        self.unjudged: list[str] = []
 
     def compare(self, reading: Reading, records: Iterator[Record]) -> None:
         """Read all of a log; fold it up to each snapshot on the way, and compare.
-
-        Of a log whose beginning was trimmed the oldest snapshot is where folding begins: of that one only its place is
-        compared. Behind an event that is not known nobody can tell what a snapshot should say.
 
         Args:
             reading: of the log, from its beginning.
@@ -53,102 +56,132 @@ class Snapshots:
 
         Raises:
             CorruptLog, UnknownFormat: the log is not whole, or is of a later version.
-            OSError: a snapshot cannot be read. One that is gone by now is passed over.
+            KharonError: it was trimmed faster than it was read; or some of it is compressed, and zstd is not installed.
+            OSError: the log or a snapshot cannot be read. A snapshot that is gone by now is passed over.
 
         Cost: if there are snapshots O(records), and the memory of the tickets.
         """
-        record = next(records, None)
+        record = next(records, None)  # now the first header has been read
         records = itertools.chain(() if record is None else (record,), records)
-        begin = reading.places[0].first
-        fold = _Fold(records, Chain(begin - 1, reading.follows))
-        based = begin == 1
+        fold = _Fold(records, Chain(reading.places[0].first - 1, reading.follows))
         for path in self._paths:
             snapshot = self._read(path)
-            if snapshot is None or snapshot.seq < begin - 1:  # the latter was of use before the last trim
-                continue
-            if not based:
-                fold.begin_with(snapshot)
-                based = True
-            try:
+            if snapshot is not None:
                 fold.go_on_to(snapshot.seq)
-            except KharonError as error:
-                if error is fold.failure:
-                    raise
-                self._bad(f"{path}: the log does not fold to any state: {error}")
-                break
-            if fold.unknown:
-                break
-            self._judge(path, snapshot, reading.log, fold)
+                self._judge(path, snapshot, reading.log, fold)
+        self._leave(fold)
         for _ in records:
             pass
 
     def _read(self, path: Path) -> Snapshot | None:
+        """Return a snapshot that is whole and has its own name: by that it was put in its place, before it is read."""
         try:
             with path.open("rb") as file:
-                return read_snapshot(file, str(path))
+                snapshot = read_snapshot(file, str(path))
         except FileNotFoundError:  # newer ones have been taken meanwhile
             return None
         except CorruptLog as corrupt:
             self._bad(str(corrupt))
+            return None
         except UnknownFormat as unknown:
-            self._bad(str(unknown))
-        return None
-
-    def _judge(self, path: Path, snapshot: Snapshot, log: str | None, fold: _Fold) -> None:
-        end = fold.end
+            self.unjudged.append(str(unknown))
+            return None
         if path.stem != f"{snapshot.seq:020}":
             self._bad(f"{path}: it is the snapshot at record {snapshot.seq}, which is not its name")
-        elif end.seq != snapshot.seq:
-            self._bad(f"{path}: the log has no record {snapshot.seq}")
-        elif (snapshot.log, snapshot.hash) != (log, end.hash) or end.at not in {None, snapshot.at}:
-            self._bad(f"{path}: it follows from another record {snapshot.seq} than the log's: it is of another log")
-        elif snapshot.tickets != list(fold.projection.tickets.values()):
-            self._bad(f"{path}: its tickets are not those that the log gives at record {snapshot.seq}")
-        else:
+            return None
+        return snapshot
+
+    def _judge(self, path: Path, snapshot: Snapshot, log: str | None, fold: _Fold) -> None:
+        seq, end = snapshot.seq, fold.end
+        if snapshot.log != log or (seq == end.seq and not _stands_at(snapshot, end)):
+            self._bad(f"{path}: it follows from another record {seq} than the log's: it is of another log")
+        elif seq < end.seq:
+            self.unjudged.append(f"{path}: record {seq}, from which it follows, has been trimmed")
+        elif seq > end.seq:
+            self._bad(f"{path}: the log has no record {seq}")
+        elif fold.unknown:
+            self.unjudged.append(f"{path}: it stands behind an event that this version does not know")
+        elif fold.projection is None or (fold.base is not None and fold.failure is not None):
+            self._leave(fold)
+            fold.begin_with(path, snapshot)
+        elif fold.failure is not None:
+            self._bad(f"{path}: the log does not fold to any state: {fold.failure}")
+        elif snapshot.tickets == list(fold.projection.tickets.values()):
             self.good += 1
+        elif fold.base is None:
+            self._bad(f"{path}: its tickets are not those that the log gives at record {seq}")
+        else:
+            self._bad(
+                f"{path}: its tickets are not those that {fold.base} and the log behind that give at record {seq}: the "
+                f"two disagree, and nobody can tell which of them is right, since what was before has been trimmed"
+            )
+
+    def _leave(self, fold: _Fold) -> None:
+        """Say of the base, now that it is done with, what it was."""
+        if fold.base is None:
+            return
+        if fold.failure is not None and not fold.unknown:
+            self._bad(f"{fold.base}: the log behind it cannot follow from its tickets: {fold.failure}")
+        else:
+            self.unjudged.append(
+                f"{fold.base}: it stands for what was before it and has been trimmed, so nothing shows whether its "
+                f"tickets are right; it fits the chain, and any later snapshot was held against it"
+            )
 
     def _bad(self, why: str) -> None:
         _logger.warning("bad snapshot: %s", why)
         self.bad.append(why)
 
 
+def _stands_at(snapshot: Snapshot, end: Chain) -> bool:
+    """Return whether a snapshot follows from the record with its seq. The time of one that was trimmed is not known."""
+    return snapshot.hash == end.hash and end.at in {None, snapshot.at}
+
+
 class _Fold:
     """A log that is folded piece by piece.
 
     Attributes:
-        projection: what it has been folded to.
         end: the last record that was read, or what the log begins behind; then without its time.
-        unknown: whether an event that is not known was among them, so that the projection says nothing.
-        failure: what reading them raised.
+        projection: what it has been folded to; None: there is nothing yet to fold it onto.
+        base: the snapshot that it is folded onto; None: it begins at the first record, or there is none yet.
+        failure: why a record cannot follow from those before it; the projection says nothing then.
+        unknown: whether an event that is not known was read; the projection says nothing then either.
     """
 
     def __init__(self, records: Iterator[Record], end: Chain) -> None:
         self._records = records
-        self.projection = Projection()
+        self._raised: BaseException | None = None  # by reading
         self.end = end
+        self.projection = None if end.seq else Projection()
+        self.base: Path | None = None
+        self.failure: KharonError | None = None
         self.unknown = False
-        self.failure: BaseException | None = None
 
-    def begin_with(self, snapshot: Snapshot) -> None:
-        """Take a snapshot for granted, and read the log up to it."""
-        for _ in self._up_to(snapshot.seq):
-            pass
+    def begin_with(self, path: Path, snapshot: Snapshot) -> None:
+        """Fold what comes onto a snapshot at the place that was reached."""
+        self.projection = Projection()
         self.projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+        self.base, self.failure = path, None
 
     def go_on_to(self, seq: int) -> None:
-        """Fold the records up to `seq`.
-
-        Raises:
-            KharonError: a record cannot follow from those before it.
-        """
-        self.projection.fold(self._up_to(seq))
+        """Read the records up to `seq`, and fold them if there is something to fold them onto."""
+        if self.projection is not None and self.failure is None:
+            try:
+                self.projection.fold(self._up_to(seq))
+            except KharonError as error:
+                if error is self._raised:
+                    raise
+                self.failure = error
+        for _ in self._up_to(seq):
+            pass
 
     def _up_to(self, seq: int) -> Iterator[Record]:
         while self.end.seq < seq:
             try:
                 record = next(self._records, None)
             except BaseException as error:
-                self.failure = error
+                self._raised = error
                 raise
             if record is None:
                 return

@@ -75,7 +75,9 @@ class DirectoryLog:
     Attributes:
         directory: the directory.
         rotates: whether `write` begins a new segment when it is time for one; if not, `rotation` does.
-        unsaved: how many bytes of finished segments no snapshot holds; whoever takes one subtracts what it holds.
+        unsaved: how many bytes of finished segments no snapshot holds, and were not there when one was last begun:
+            whoever begins one sets it to 0.
+        begun: called when a segment has been begun, and the one before it sealed if there was room for that.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class DirectoryLog:
         self.written = 0
         self.durable = 0
         self.unsaved = 0
+        self.begun: Callable[[], None] = lambda: None
 
     @property
     def seq(self) -> int:
@@ -466,6 +469,7 @@ class DirectoryLog:
         except OSError:
             if self._tail is None:
                 raise
+        self.begun()
 
     def _synced(self, step: FileSync) -> Syncs:
         """Have a file synced. A failure is final."""
@@ -537,11 +541,6 @@ class DirectoryLog:
     def log_id(self) -> str:
         """The log's id, 32 hex digits."""
         return self._log_id
-
-    @property
-    def tail_first(self) -> int:
-        """The seq at which the last segment begins."""
-        return self._places[-1].first
 
     @property
     def tail_bytes(self) -> int:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import io
 import os
+import socket
 import stat
 import sys
 from collections.abc import Iterator
@@ -132,8 +133,14 @@ class Files(Protocol):
     def process(self) -> int:
         """Return the id of this process: another one in a forked child."""
 
+    def machine(self) -> str:
+        """Return the name of this machine."""
+
     def can_lock(self) -> bool:
         """Return whether there are locks that end with the process: flock(2)."""
+
+    def file_system_id(self, path: Path) -> int:
+        """Return the id of the file system that `path` is on: the same wherever it is mounted, if it has one."""
 
     def file_system(self, path: Path) -> str | None:
         """Return the type of the file system that `path` is on ("ext4", "nfs4" …); None where that cannot be known."""
@@ -311,8 +318,14 @@ class OsFiles:
     def process(self) -> int:
         return os.getpid()
 
+    def machine(self) -> str:
+        return socket.gethostname()
+
     def can_lock(self) -> bool:
         return hasattr(fcntl, "flock")
+
+    def file_system_id(self, path: Path) -> int:
+        return os.statvfs(path).f_fsid
 
     def file_system(self, path: Path) -> str | None:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, TypeAlias
@@ -43,9 +43,12 @@ Moved: TypeAlias = SegmentCompressed | SegmentArchived
 ARCHIVE: Final = "ARCHIVE"
 """The file that names the archive directories, one a line: read before the log, whose beginning may lie there."""
 OWNER: Final = "OWNER"
-"""The file in an archive directory that says whose it is: the inode of a queue's `log/`, and the queue's path."""
+"""The file in an archive directory that says whose it is, in three lines: the id of the file system and the inode of a
+queue's `log/`; the name of the machine; the path of the queue.
+"""
 _MAX_BYTES: Final = 1 << 16
 _CHUNK_BYTES: Final = 1 << 18
+_SURE: Final = 2  # of the three lines of `OWNER` so many must be right
 _logger = logging.getLogger("kharon")
 
 
@@ -151,21 +154,25 @@ def archive_for(directory: Path, root: Path, log: str, files: Files) -> Path:
 def is_ours(directory: Path, archive: Path, files: Files) -> bool:
     """Return whether an archive directory is this queue's, or nobody's: not that of a queue of which this is a copy.
 
-    Told by the path of the queue's directory, and by its inode: if one of them is still the same, it may have been
-    moved, or restored.
+    Told by the directory itself (its file system and inode), the machine and the path: it is this queue's if two of the
+    three are still the same, since it may have been moved, or restored, or the machine renamed. A copy on the same
+    machine shares that alone, and one at the same path of another machine the path. The copy of a whole machine shares
+    all of them: it cannot be told from the original.
     """
     if archive.is_relative_to(directory) or files.kind(archive / OWNER) is None:
         return True
-    inode, path = _owner(directory, files)
     with files.read(archive / OWNER) as file:
-        was = file.read(_MAX_BYTES).split(b" ", 1)
-    return inode == was[0] or path == was[-1]
+        was = file.read(_MAX_BYTES).split(b"\n", 2)
+    now = _owner(directory, files)
+    return sum(old == new for old, new in zip(was, now, strict=False)) >= _SURE
 
 
-def _owner(directory: Path, files: Files) -> tuple[bytes, bytes]:
+def _owner(directory: Path, files: Files) -> tuple[bytes, bytes, bytes]:
     mark = files.mark(directory / "log")
     assert mark is not None
-    return b"%d" % mark.inode, os.fsencode(directory.absolute())
+    where = directory.absolute()
+    itself = b"%x %d" % (files.file_system_id(where / "log"), mark.inode)
+    return itself, os.fsencode(files.machine()), os.fsencode(where)
 
 
 def name_archive(directory: Path, archive: Path, files: Files) -> None:
@@ -191,7 +198,7 @@ def name_archive(directory: Path, archive: Path, files: Files) -> None:
             files.make_directory(folder)
         files.sync_directory(folder.parent)
     if not inside:
-        write_new(files, archive / OWNER, [b" ".join(_owner(directory, files))])
+        write_new(files, archive / OWNER, [b"\n".join(_owner(directory, files))])
     write_new(files, directory / ARCHIVE, [data])
 
 
@@ -253,19 +260,20 @@ def finish_moves(
     return places
 
 
-def digest(files: Files, path: Path) -> str:
-    """Return the SHA-256 of a segment's bytes, unpacked. O(bytes)."""
+def digest(source: Iterable[bytes]) -> str:
+    """Return the SHA-256 of what `chunks` gives. O(bytes)."""
     sha = sha256()
-    for chunk in chunks(files, path, unpack=True):
+    for chunk in source:
         sha.update(chunk)
     return sha.hexdigest()
 
 
 def _is_same(files: Files, old: Path, copy: Path) -> bool:
     try:
-        return digest(files, old) == digest(files, copy)
+        was, now = (digest(chunks(files, path, unpack=True)) for path in (old, copy))
     except CorruptLog:  # one does not unpack any more
         return False
+    return was == now
 
 
 def _remove(files: Files, path: Path) -> None:

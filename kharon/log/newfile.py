@@ -2,7 +2,7 @@
 
     a temporary name, the bytes, a sync, the name, a sync of the directory          (design, section 6)
 
-A sync is a step that is yielded, so that a log whose disk is slow may have it done elsewhere (`log.protocol.Step`);
+A sync is a step that is yielded, so that a log whose disk is slow may have it done elsewhere (`log.protocol.Sync`);
 `write_new` does each of them here. What a crash leaves has the temporary name, and `remove_unfinished` removes it.
 """
 

@@ -15,7 +15,7 @@ from kharon.log.record import Record
 from kharon.log.snapshot import Snapshot
 from kharon.model.events import Event
 
-__all__ = ["EventLog", "HasSnapshots", "LogReader", "Rotation", "Step", "SyncedElsewhere"]
+__all__ = ["EventLog", "HasSnapshots", "LogReader", "Rotation", "Sync", "SyncedElsewhere"]
 
 
 class LogReader(Protocol):
@@ -123,7 +123,7 @@ class EventLog(Protocol):
         """Give up the place without writing anything. May be called twice, and after a failure."""
 
 
-class Step(Protocol):
+class Sync(Protocol):
     """A sync that a log needs before it goes on."""
 
     @property
@@ -141,7 +141,7 @@ class Step(Protocol):
         """Return a descriptor for somebody else to sync, open until the log goes on; None: there is none."""
 
 
-Rotation: TypeAlias = Generator[Step, None, None]
+Rotation: TypeAlias = Generator[Sync, None, None]
 """The beginning of a new segment: it gives each sync that it needs, and is told of a failure by `throw`.
 
 It raises what ends the log. `append` and reading may come between; `write`, `sync` and `begin_sync` do not.

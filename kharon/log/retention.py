@@ -1,6 +1,6 @@
 """Which sealed segments are compressed, archived or trimmed, and how, one step at a time. Nothing, unless told so.
 
-    plan     which step comes next: pure (`next_step`), on what `survey` found out
+    plan     which step comes next: pure (`next_step`), on what is found out here
     prepare  the new file, complete, compared with the old one, on disk under its name   slow: run it in a thread
     (the caller records the event that `prepare` returned, and waits until that is on disk)
     settle   readers look for the new file from now on                                  O(segments), on the log's thread
@@ -14,10 +14,10 @@ no record is ever written anew.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from kharon.errors import Closed, CorruptLog, KharonError
 from kharon.log.directory import DirectoryLog
@@ -38,8 +38,9 @@ from kharon.log.packed import MAX_UNPACKED_BYTES, PACKED, load_zstd, open_segmen
 from kharon.log.segment import Place, stem_of, trusted_start
 from kharon.model.events import Event, SegmentArchived, SegmentCompressed, SegmentTrimmed
 
-__all__ = ["Limit", "MayTrim", "Policy", "Retention", "Sealed", "Step", "never", "next_step"]
+__all__ = ["Action", "Limit", "MayTrim", "Policy", "Retention", "Sealed", "Step", "never", "next_step"]
 
+Action: TypeAlias = Literal["compress", "archive", "trim"]
 MayTrim = Callable[[int], bool]
 """Asked whether the records up to a seq may be removed: whether the state can be found again without them."""
 
@@ -66,7 +67,7 @@ class Limit(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """Beyond which limit sealed segments are compressed, archived, trimmed."""
+    """Beyond which limit sealed segments are compressed, archived, trimmed; each field is an `Action`."""
 
     compress: Limit = Limit()
     archive: Limit = Limit()
@@ -90,7 +91,7 @@ class Sealed(NamedTuple):
 class Step(NamedTuple):
     """What is to be done next with a sealed segment."""
 
-    action: Literal["compress", "archive", "trim"]
+    action: Action
     segment: Sealed
 
 
@@ -154,20 +155,17 @@ class Retention:
         self._archive_root = archive
         self._may_trim = may_trim
         self._known: dict[Place, Sealed] = {}
-        self._looked = 0
         self._archive = Path()  # where the next segment goes
         self._goes: list[Path] = []  # all that is to be trimmed next: a copy of which no record speaks, too
         self._left: list[Path] = []  # what was to be removed, and may not have been
         self._stopped = False
 
-    def has_grown(self) -> bool:
-        """Return whether the log has other segments than when this was last asked. O(1)."""
-        last = self._log.tail_first
-        grown, self._looked = last != self._looked, last
-        return grown
-
-    def plan(self, now: datetime) -> Step | None:
+    def plan(self, now: datetime, without: Iterable[Action] = ()) -> Step | None:
         """Return what is to be done next; None: nothing.
+
+        Args:
+            now: the time.
+            without: what is left out, so that what is refused just now does not keep the rest from being done.
 
         Raises:
             CorruptLog, OSError: a segment's header cannot be read.
@@ -180,7 +178,8 @@ class Retention:
             place: known[place] if place in known else self._look(place, following) for place, following in finished
         }
         sealed = list(self._known.values())
-        return next_step(sealed, self._log.tail_bytes, self._policy, self._directory / "log", now, self._may_trim)
+        policy = self._policy._replace(**dict.fromkeys(without, Limit()))
+        return next_step(sealed, self._log.tail_bytes, policy, self._directory / "log", now, self._may_trim)
 
     def _look(self, place: Place, following: Place) -> Sealed:
         with self._files.read(place.path) as file:
@@ -253,23 +252,30 @@ class Retention:
         if self._files.kind(target) is None:
             write_new(self._files, target, self._source(path))
             self._compare(path, target)
-        elif digest(self._files, path) == digest(self._files, target):
+        elif self._digest(path) == self._digest(target):
             self._files.sync_directory(target.parent)  # it may have been that which failed when it was written
         else:
             raise KharonError(f"{target} is there already, and is not what {path} holds: somebody else writes there")
 
-    def _source(self, path: Path) -> Iterator[bytes]:
-        for chunk in chunks(self._files, path, unpack=False):
+    def _source(self, path: Path, *, unpack: bool = False) -> Iterator[bytes]:
+        for chunk in chunks(self._files, path, unpack=unpack):
             if self._stopped:
                 raise Closed("retention was stopped, and what it was writing given up")
             yield chunk
+
+    def _digest(self, path: Path) -> str:
+        return digest(self._source(path, unpack=True))
 
     def _target(self, step: Step) -> Path:
         path = step.segment.path
         return self._archive / path.name if step.action == "archive" else path.with_name(path.name + PACKED)
 
     def _compare(self, old: Path, new: Path) -> str:
-        was, now = digest(self._files, old), digest(self._files, new)
+        try:
+            was, now = self._digest(old), self._digest(new)
+        except Closed:
+            self._files.unlink(new)  # else the next opening would have to compare them
+            raise
         if was != now:
             self._files.unlink(new)
             raise CorruptLog(str(new), 0, 0, f"it does not hold what it was written from, {old}; it was removed")
@@ -300,5 +306,5 @@ class Retention:
             del self._left[0]
 
     def stop(self) -> None:
-        """Give up what is being written, at once. May be called from another thread."""
+        """Give up what is being written or compared, at once. May be called from another thread."""
         self._stopped = True

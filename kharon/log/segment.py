@@ -47,6 +47,7 @@ __all__ = [
     "Reading",
     "first_of",
     "is_about",
+    "is_numbered",
     "is_segment",
     "is_vouched",
     "judge",
@@ -681,10 +682,14 @@ def first_of(path: Path) -> int:
     Raises:
         CorruptLog: that is no segment's name.
     """
-    stem = stem_of(path)
-    if not _STEM.fullmatch(stem):
+    if not is_numbered(path):
         raise CorruptLog(str(path), 0, 0, "its name is not that of a segment: 20 digits and .jsonl")
-    return int(stem)
+    return int(stem_of(path))
+
+
+def is_numbered(path: Path) -> bool:
+    """Return whether a file's name is a seq, as those of segments and snapshots are."""
+    return _STEM.fullmatch(stem_of(path)) is not None
 
 
 def is_segment(name: str) -> bool:

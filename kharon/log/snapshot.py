@@ -34,7 +34,7 @@ from kharon.log.index import write_missing
 from kharon.log.moves import open_moving, segments
 from kharon.log.newfile import remove_unfinished, write_new
 from kharon.log.record import BadLine, Chain, Record, check_depth, check_format, check_line, link, open_header
-from kharon.log.segment import Broken, first_of, read_segment, stem_of
+from kharon.log.segment import Broken, first_of, is_numbered, read_segment, stem_of
 from kharon.model.events import Instant
 from kharon.model.limits import MAX_DEPTH, MAX_LINE_BYTES, ascii_json, from_json
 from kharon.model.projection import Projection
@@ -292,8 +292,8 @@ def has_snapshots(files: Files, directory: Path) -> bool:
 
 def kept_since(files: Files, directory: Path) -> int:
     """Return the seq of the oldest of the newest `KEPT` snapshots, by its name; 0 if there are fewer. O(1)."""
-    paths = _paths(files, directory)[:KEPT]
-    return int(paths[-1].stem) if len(paths) == KEPT else 0
+    paths = [path for path in _paths(files, directory) if is_numbered(path)][:KEPT]
+    return first_of(paths[-1]) if len(paths) == KEPT else 0
 
 
 def trimmable(directory: Path, files: Files = OS_FILES) -> int:

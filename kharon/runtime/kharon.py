@@ -84,10 +84,16 @@ class _Queue:
         policy = policy_of(settings)
         if settings.snapshot_bytes is not None:
             self.snapshots = Snapshots(log, settings.snapshot_bytes, trims=bool(policy.trim), taken=self._look_again)
+        log.begun = self._begun
         if policy:
             archive = settings.archive_directory
             retention = Retention(log, policy, None if archive is None else Path(archive), self._may_trim)
             self.keeper = Keeper(retention, store.record, clock, settings.max_poll_interval)
+
+    def _begun(self) -> None:
+        if self.snapshots is not None:
+            self.snapshots.look()
+        self._look_again()
 
     def _may_trim(self, upto: int) -> bool:
         return self.snapshots is not None and self.snapshots.may_trim(upto)
@@ -99,10 +105,6 @@ class _Queue:
     def _deliver(self, effects: Sequence[Effect]) -> None:
         self.stats.deliver(effects)
         self.crew.deliver(effects)
-        if self.snapshots is not None:
-            self.snapshots.look()
-        if self.keeper is not None:
-            self.keeper.look()
         if self.waits:
             for effect in effects:
                 self._end_waits(effect)

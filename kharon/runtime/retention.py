@@ -15,16 +15,17 @@ from typing import Final
 import trio
 
 from kharon.errors import Closed, CommitOutcomeUnknown
-from kharon.log.retention import Limit, Policy, Retention
+from kharon.log.retention import Action, Limit, Policy, Retention, Step
 from kharon.model.events import Event
 from kharon.settings import Settings
 from kharon.store.protocol import Clock
+from kharon.store.saying import say
 from kharon.store.waiting import wait_out
 
 __all__ = ["Keeper", "policy_of"]
 
-_logger = logging.getLogger("kharon")
-_PATIENCE_SECONDS: Final = 60
+_PATIENCE_SECONDS: Final = 60  # between two tries at what was refused
+_PLAN: Final = "see what is to be done"
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -37,7 +38,7 @@ def policy_of(settings: Settings) -> Policy:
 
 
 class Keeper:
-    """Does what retention plans, until it is stopped.
+    """Does what retention plans, until it is stopped. What is refused is left out for a while; the rest goes on.
 
     Args:
         retention: plans and performs.
@@ -56,19 +57,16 @@ class Keeper:
         self._scope = trio.CancelScope()
         self._due = trio.Event()
         self._ended: trio.Event | None = None
+        self._refused: dict[Action, float] = {}  # what is left out, and until when by Trio's clock
+        self._said: dict[str, str] = {}  # what cannot be done, and why
 
     def start(self) -> None:
         """Begin; as a system task, since it must outlive whoever opened the queue, and fail nobody."""
         self._ended = trio.Event()
         trio.lowlevel.spawn_system_task(self._run, self._ended)
 
-    def look(self) -> None:
-        """Notice that the log has begun another segment. Called between commit groups; O(1)."""
-        if self._retention.has_grown():
-            self.wake()
-
     def wake(self) -> None:
-        """Look now what is to be done. O(1)."""
+        """Look now what is to be done: the log has begun another segment, or a snapshot was taken. O(1)."""
         self._due.set()
 
     async def stop(self) -> None:
@@ -82,7 +80,7 @@ class Keeper:
         try:
             with self._scope:
                 while await self._work():
-                    with trio.move_on_after(self._interval):
+                    with trio.move_on_at(min([trio.current_time() + self._interval, *self._refused.values()])):
                         await self._due.wait()
                     self._due = trio.Event()
         finally:
@@ -94,23 +92,43 @@ class Keeper:
             while await self._step():
                 pass
         except (Closed, CommitOutcomeUnknown) as error:  # the store has said why, or nothing is wrong
-            _logger.debug("retention ends: %s", error)
+            say(logging.DEBUG, "retention ends: %s", error)
             return False
         except Exception as error:  # noqa: BLE001 - nobody waits for it, so nobody could be told; the queue goes on
-            _logger.warning("retention pauses for %d s: %s", _PATIENCE_SECONDS, error)
-            await trio.sleep(_PATIENCE_SECONDS)
+            self._warn(_PLAN, error)
         return True
 
     async def _step(self) -> bool:
-        """Do one step; return whether there was one."""
-        retention = self._retention
-        step = await trio.to_thread.run_sync(retention.plan, self._clock.now())
+        """Do one step, or be refused it; return whether there was one."""
+        now = trio.current_time()
+        self._refused = {action: until for action, until in self._refused.items() if until > now}
+        step = await trio.to_thread.run_sync(self._retention.plan, self._clock.now(), tuple(self._refused))
+        self._said.pop(_PLAN, None)
         if step is None:
             return False
+        try:
+            await self._carry_out(step)
+        except (Closed, CommitOutcomeUnknown):
+            raise
+        except Exception as error:  # noqa: BLE001 - as above; other actions may go all the same
+            self._refused[step.action] = trio.current_time() + _PATIENCE_SECONDS
+            self._warn(step.action, error)
+        else:
+            self._said.pop(step.action, None)
+        return True
+
+    async def _carry_out(self, step: Step) -> None:
+        retention = self._retention
         event = await trio.to_thread.run_sync(retention.prepare, step)
         await trio.lowlevel.checkpoint_if_cancelled()
         with trio.CancelScope(shield=True):
             await self._record(event)
             retention.settle(step)
             await trio.to_thread.run_sync(retention.finish, step)
-        return True
+
+    def _warn(self, what: str, error: Exception) -> None:
+        """Say why something cannot be done, once for as long as it cannot for that reason."""
+        why = str(error)
+        if self._said.get(what) != why:
+            self._said[what] = why
+            say(logging.WARNING, "retention cannot %s, and tries again: %s", what, why)

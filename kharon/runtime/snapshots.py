@@ -9,7 +9,6 @@ and how it is taken is in `log.snapshot`.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import subprocess
@@ -21,11 +20,11 @@ import trio
 from kharon.log.directory import DirectoryLog
 from kharon.log.snapshot import kept_since
 from kharon.store.helper import reap
+from kharon.store.saying import say
 from kharon.store.waiting import wait_out
 
 __all__ = ["Snapshots"]
 
-_logger = logging.getLogger("kharon")
 _NO_INDEX = 2  # what `main` returns
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from kharon.log.snapshot import main; sys.exit(main(lifeline=0))"
 
@@ -62,7 +61,7 @@ class Snapshots:
         self.look()
 
     def look(self) -> None:
-        """See whether a snapshot is due. O(1)."""
+        """See whether a snapshot is due: the log has begun another segment. O(1)."""
         if self._log.unsaved >= self._every:
             self._due.set()
 
@@ -91,17 +90,14 @@ class Snapshots:
                 while True:
                     await self._due.wait()
                     self._due = trio.Event()
-                    held = self._log.unsaved
+                    self._log.unsaved = 0  # taken or not: what could not be saved now is tried again with what comes
                     await self._take()
                     self._taken()
-                    # Taken or not: what could not be saved now is tried again with what comes.
-                    self._log.unsaved -= held
         finally:
             ended.set()
 
     def _warn(self, why: object, lacking: str = "snapshot") -> None:
-        with contextlib.suppress(Exception):  # a user's logging may raise, and this is a system task
-            _logger.warning("no %s of %s: %s", lacking, self._directory, why)
+        say(logging.WARNING, "no %s of %s: %s", lacking, self._directory, why)
 
     async def _take(self) -> None:
         program = _PROGRAM.format(path=sys.path)
@@ -115,7 +111,7 @@ class Snapshots:
         if status:
             why = said.decode("utf-8", "replace").strip().splitlines()
             self._warn(why[-1] if why else status, "index" if status == _NO_INDEX else "snapshot")
-        elif self._trims:
+        if self._trims and status in {0, _NO_INDEX}:  # without an index a snapshot is none the worse
             self._trimmable = int((told.split() or [b"0"])[-1])
 
 

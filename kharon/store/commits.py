@@ -35,16 +35,16 @@ import trio
 from trio.lowlevel import Task, enable_ki_protection
 
 from kharon.errors import CommitOutcomeUnknown, KharonError, StorageFull
-from kharon.log.protocol import EventLog, Rotation, Step, SyncedElsewhere
+from kharon.log.protocol import EventLog, Rotation, Sync, SyncedElsewhere
 from kharon.model.projection import Projection
 from kharon.store.helper import AnswerLost, Syncer
 from kharon.store.pace import Pace
 from kharon.store.protocol import Deliver, Effect
+from kharon.store.saying import say
 from kharon.store.waiting import no_abort, wait_out
 
 __all__ = ["TRY_SECONDS", "Commits", "unknown_outcome"]
 
-_logger = logging.getLogger("kharon")
 TRY_SECONDS: Final = 1.0
 """Between two tries whether a full disk has room: each costs an allocation and a write that fail."""
 _GATHER_PASSES = 3
@@ -70,9 +70,10 @@ class _Group:
         leader: who writes them, and hears what goes wrong in that; None: nobody waits yet.
         held: whether the leader leaves the writing to whoever is told that what is in the way has ended.
         waiting: who waits for them; the leader, too, while they are held or in flight.
+        silent: those of these, and of leaders, who tell no user what becomes of them.
     """
 
-    __slots__ = ("before", "effects", "grows", "held", "leader", "waiting")
+    __slots__ = ("before", "effects", "grows", "held", "leader", "silent", "waiting")
 
     def __init__(self, before: tuple[int, datetime | None]) -> None:
         self.before = before
@@ -80,7 +81,13 @@ class _Group:
         self.held = False
         self.effects: list[Effect] = []
         self.leader: Task | None = None
+        self.silent: list[Task] = []
         self.waiting: list[Task] = []
+
+    @property
+    def users(self) -> bool:
+        """Whether any user hears what becomes of it."""
+        return any(task not in self.silent for task in (self.leader, *self.waiting))
 
 
 async def _landing(group: _Group) -> None:
@@ -204,16 +211,12 @@ class Commits:
         Raises:
             StorageFull, CommitOutcomeUnknown: as `durable`.
         """
-        group, seq, told = self._group, self._projection.seq, self.told
+        group, seq = self._group, self._projection.seq
         assert group is not None
-        try:
-            await self.durable()
-            if self._log.durable < seq:
-                await self._sync_written()
-        except CommitOutcomeUnknown:
-            this = trio.lowlevel.current_task()
-            self.told = told or group.leader is not this or any(task is not this for task in group.waiting)
-            raise
+        group.silent.append(trio.lowlevel.current_task())
+        await self.durable()
+        if self._log.durable < seq:
+            await self._sync_written()
 
     def _must_wait(self) -> bool:
         """Whether nothing may be written now."""
@@ -282,7 +285,7 @@ class Commits:
 
     def _fail(self, group: _Group, error: BaseException) -> NoReturn:
         """Break, tell everybody who waits for a group, and raise what its leader is told."""
-        self.told = self.told or bool(group.effects)  # those who wait for a sync in the background tell nobody
+        self.told = self.told or group.users
         for task in group.waiting:
             trio.lowlevel.reschedule(task, outcome.Error(unknown_outcome(error)))
         self.fail(error)
@@ -328,13 +331,13 @@ class Commits:
         begins, self._full = self._full is None, full
         for task in group.waiting:
             trio.lowlevel.reschedule(task, outcome.Error(self.no_room()))
-        if begins:  # last: a user's logging may raise
-            _logger.error("no room: only what ends something is taken until there is some (%s)", full)
+        if begins:
+            say(logging.ERROR, "no room: only what ends something is taken until there is some (%s)", full)
 
     def _resume(self) -> None:
         self._full = None
         self._resumed()
-        _logger.warning("there is room again: everything is taken as before")  # last: a user's logging may raise
+        say(logging.WARNING, "there is room again: everything is taken as before")
 
     # --- syncs --------------------------------------------------------------------------------------------------------
 
@@ -410,7 +413,7 @@ class Commits:
     def _rotate(self, rotation: Rotation, error: OSError | None) -> None:
         """Have a rotation go on, of whose last sync this was the error, until the helper has its next sync to do.
 
-        Never raises, as `_in_place_of_leader`.
+        Never raises: it is called in the helper's task.
         """
         while True:
             try:
@@ -418,7 +421,7 @@ class Commits:
             except StopIteration:
                 break
             except Exception as failure:  # noqa: BLE001 - whatever it is, nothing is certain any more
-                outcome.capture(self.fail, failure)
+                self.fail(failure)
                 break
             fd = step.twin()
             if fd is not None and self._ask(fd, functools.partial(self._rotated, rotation, step), names=step.names):
@@ -430,7 +433,7 @@ class Commits:
     def _ask(self, fd: int, done: Callable[[OSError | None, float], None], *, names: bool) -> bool:
         return self._helper is not None and self._helper.ready and self._helper.request(fd, done, names=names)
 
-    def _rotated(self, rotation: Rotation, step: Step, error: OSError | None, _seconds: float) -> None:
+    def _rotated(self, rotation: Rotation, step: Sync, error: OSError | None, _seconds: float) -> None:
         if isinstance(error, AnswerLost) and _LOST_SYNC_IS_REPEATED:
             error = _error_of(step)
         self._rotate(rotation, error)
@@ -479,6 +482,7 @@ class Commits:
             await self._helper_idle()
         nobody = _Group((self._projection.seq, self._projection.at))
         nobody.leader = trio.lowlevel.current_task()
+        nobody.silent.append(nobody.leader)
         try:
             if not self._sync(nobody):
                 await _landing(nobody)
@@ -523,7 +527,7 @@ class Commits:
             await wait_out(self._syncer_ended.wait)
 
 
-def _error_of(step: Step) -> OSError | None:
+def _error_of(step: Sync) -> OSError | None:
     """Do a sync of a rotation here, and return how it failed."""
     try:
         step.sync()

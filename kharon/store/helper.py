@@ -7,7 +7,6 @@ over the socket, is in `kharon.log.syncer`. All of it runs in one system task, s
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
@@ -19,11 +18,11 @@ from typing import Final, Protocol, TypeAlias
 import trio
 
 from kharon.log import syncer
+from kharon.store.saying import say
 from kharon.store.waiting import wait_out
 
 __all__ = ["AnswerLost", "Done", "Helper", "Syncer", "reap"]
 
-_logger = logging.getLogger("kharon")
 REAP_SECONDS: Final = 2.0  # it ends in milliseconds, unless a sync hangs in the kernel, and then nothing helps
 
 Done: TypeAlias = Callable[[OSError | None, float], None]
@@ -182,8 +181,7 @@ class Helper:
         if done is not None and not self._forked:
             done(AnswerLost("the helper process ended before it said how a sync went"), 0.0)
         if why:
-            with contextlib.suppress(Exception):  # a user's logging may raise, and this is a system task
-                _logger.warning("the helper process for slow disks %s; syncs stop the event loop again", why)
+            say(logging.WARNING, "the helper process for slow disks %s; syncs stop the event loop again", why)
 
 
 async def reap(process: trio.Process) -> None:

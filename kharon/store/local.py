@@ -39,6 +39,7 @@ from kharon.settings import Settings
 from kharon.store.commits import TRY_SECONDS, Commits, unknown_outcome
 from kharon.store.helper import Helper, Syncer
 from kharon.store.protocol import Clock, Deliver, Effect
+from kharon.store.saying import say
 
 __all__ = ["LocalStore"]
 
@@ -127,7 +128,10 @@ class LocalStore:
             await self._lapse_all()
         except BaseException:
             self._closed = "the queue could not be opened"
-            self._log.abandon()
+            try:
+                await self._commits.stop()  # lapses on a slow disk have started the helper
+            finally:
+                self._log.abandon()
             raise
         if self._settings.sync_interval is not None:
             self._commits.start(self._settings.sync_interval)
@@ -189,7 +193,7 @@ class LocalStore:
         """Close the store for good."""
         self._closed = f"the queue closed itself when a write failed ({error}); look at the disk, then open it again"
         self._let_go()
-        _logger.error("%s", self._closed)  # last: a user's logging may raise
+        say(logging.ERROR, "%s", self._closed)
 
     def _landed(self) -> None:
         if self._readers:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -57,6 +59,32 @@ def test_what_was_seen_is_seen(name, where, record_property):
         assert found == should, what
     record_property("golden directories", 1)
     record_property("golden records", len(kept["read"]) if isinstance(kept.get("read"), list) else 0)
+
+
+SEEING = """
+import json, sys
+from pathlib import Path
+from looking import copy, look
+
+for name in sys.argv[2:]:
+    copy(Path(sys.argv[1]) / name / "queue", Path(name))
+    print(json.dumps([name, look(Path(name))]))
+"""
+
+
+def test_every_process_sees_the_same_to_the_bit(tmp_path):
+    """Replay is pure: no order of a set, no time zone and no locale shows in it."""
+    seen = []
+    for number, (zone, locale) in enumerate([("UTC", "C"), ("Asia/Kathmandu", "C.UTF-8"), ("America/St_Johns", "C")]):
+        env = {"PYTHONHASHSEED": str(number), "TZ": zone, "LC_ALL": locale, "PATH": os.environ["PATH"]}
+        env["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+        where = tmp_path / str(number)
+        where.mkdir()
+        command = [sys.executable, "-c", SEEING, str(HERE), *NAMES]
+        done = subprocess.run(command, env=env, cwd=where, stdout=subprocess.PIPE, check=True, timeout=100)
+        seen.append(done.stdout.splitlines())
+    assert [json.loads(line)[0] for line in seen[0]] == NAMES
+    assert seen[0] == seen[1] == seen[2]
 
 
 @pytest.mark.parametrize("name", OPENED)

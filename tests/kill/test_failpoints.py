@@ -32,12 +32,6 @@ MODES = ("always", "0.05", "never")
 TAKES = [(number, MODES[number % 3]) for number in range(SCALE)]
 
 
-@pytest.fixture
-def killer(tmp_path, record_property):
-    with Killer(tmp_path / "queue", record_property) as killer:
-        yield killer
-
-
 def tell(killer: Killer, story: tuple[str, ...], seed: str, most: int = 1, **options: object) -> None:
     """Let a process die at each place of a story, at its first passing or one up to the `most`-th."""
     chance = random.Random(seed)

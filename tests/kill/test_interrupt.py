@@ -25,7 +25,7 @@ def test_ctrl_c_closes_the_queue_in_good_order(tmp_path, fsync, alone, helper, r
     moments = random.Random(f"{fsync} {alone} {helper}")
     options = {"fsync": fsync, "alone": alone, "helper": helper, "segment_bytes": 32 << 10, "snapshot_bytes": 64 << 10}
     where = tmp_path / "queue"
-    snapshots = 0
+    snapshots = helpers = 0
     with Killer(where, record_property) as killer:
         for life in range(LIVES):
             killer.start(part="interrupted", prefix=str(life), **options)
@@ -43,7 +43,9 @@ def test_ctrl_c_closes_the_queue_in_good_order(tmp_path, fsync, alone, helper, r
             assert killer.end("wait") == 0
             assert killer.last[-1] == ("ended-by", "KeyboardInterrupt")
             assert processes_about(str(where)) == []
-            assert all(is_over(int(pid)) for verb, pid in killer.last if verb == "helper")
+            left = [int(pid) for verb, pid in killer.last if verb == "helper"]
+            assert all(is_over(pid) for pid in left)
+            helpers += len(left)
             check_in_good_order(where, killer)
         record_property("interrupts", LIVES)
         record_property("interrupts while a snapshot was taken", snapshots)
@@ -53,6 +55,7 @@ def test_ctrl_c_closes_the_queue_in_good_order(tmp_path, fsync, alone, helper, r
     assert any(isinstance(event, TicketReleased) for event in events)
     assert len(killer.facts) > 100
     assert snapshots > 0
+    assert (helpers > 0) == helper
     assert len(list((where / "log").iterdir())) > 1
 
 

@@ -4,18 +4,12 @@ import os
 
 import pytest
 from failpoints import ARCHIVING, COMPRESSING, TRIMMING
-from killing import Killer, nobody_is_left
+from killing import nobody_is_left
 from test_failpoints import look, tell
 
 import kharon
 
 SCALE = int(os.environ.get("KHARON_KILL_SCALE", "1"))
-
-
-@pytest.fixture
-def killer(tmp_path, record_property):
-    with Killer(tmp_path / "queue", record_property) as killer:
-        yield killer
 
 
 @pytest.mark.parametrize("take", range(SCALE))

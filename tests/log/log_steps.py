@@ -12,7 +12,10 @@ from msgspec import Raw
 
 from kharon.log.directory import DirectoryLog
 from kharon.log.record import Chain, Record
+from kharon.log.retention import Retention
+from kharon.log.snapshot import Snapshot, read_snapshot
 from kharon.model.events import LogClosed, TicketAdded, TicketClaimed, TicketDeleted, TicketDone
+from kharon.model.projection import Projection
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ZEROS = "0" * 64
@@ -123,6 +126,36 @@ def opened(where: Path, at: float = 100) -> tuple[DirectoryLog, list[Record]]:
     except BaseException:
         log.abandon()
         raise
+
+
+def load(log: DirectoryLog, now: datetime = NOW) -> Projection:
+    """Open a log as a store does: from the newest snapshot that is usable."""
+    projection = Projection()
+    if (snapshot := log.load_snapshot()) is not None:
+        projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+    return projection.fold(log.open(now))
+
+
+def snapshot_in(path: Path) -> Snapshot:
+    """What a snapshot's file holds."""
+    with path.open("rb") as file:
+        return read_snapshot(file, str(path))
+
+
+def always(_upto: int) -> bool:
+    """Anything may be trimmed."""
+    return True
+
+
+def carry_out(log: DirectoryLog, retention: Retention, steps: int = 999, *, at: float = 100) -> list[str]:
+    """Do what is to be done with old segments, as the keeper does, or so many steps of it; return what they were."""
+    done = []
+    while len(done) < steps and (step := retention.plan(moment(at))) is not None:
+        put(log, retention.prepare(step), at=at, by="clock")
+        retention.settle(step)
+        retention.finish(step)
+        done.append(step.action)
+    return done
 
 
 def read_from(log: DirectoryLog, after: int = 0) -> list[Record]:

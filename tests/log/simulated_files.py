@@ -37,7 +37,7 @@ from kharon.log.files import File, Kind, Lock, Look, Mark
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # in the standard library from Python 3.12 on
 
-__all__ = ["CHANGING", "SECTOR", "Plan", "PowerLoss", "SimulatedFiles", "check_named"]
+__all__ = ["CHANGING", "SECTOR", "Plan", "PowerLoss", "SimulatedFiles", "check_named", "disks_of"]
 
 SECTOR = 512
 CHANGING = frozenset(
@@ -583,8 +583,15 @@ class SimulatedFiles:
     def process(self) -> int:
         return PROCESS
 
+    def machine(self) -> str:
+        return "simulated"
+
     def can_lock(self) -> bool:
         return True
+
+    def file_system_id(self, path: Path) -> int:
+        self.plan.check("file_system_id", path)
+        return DEVICE
 
     def file_system(self, path: Path) -> str | None:
         self.plan.check("file_system", path)
@@ -660,3 +667,8 @@ class SimulatedFiles:
             self._add(path, _File(self.bytes_in_sector))
         self.locked = True
         return _Locked(self)
+
+
+def disks_of(files: SimulatedFiles) -> Iterator[SimulatedFiles]:
+    """Disks that a loss of power may leave, and at most 64 of them: the same ones each time."""
+    return files.survivors(64, random.Random(1))

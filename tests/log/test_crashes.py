@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import logging
 import os
 import random
 import uuid
@@ -40,6 +39,7 @@ from kharon.log.snapshot import take, trimmable
 from kharon.model.events import Event, TailCut, TicketDeleted
 from kharon.model.projection import Projection
 
+pytestmark = pytest.mark.usefixtures("quiet")
 SCALE = float(os.environ.get("KHARON_CRASH_SCALE", "1"))
 WHERE = Path("/queue")
 ONE_SEGMENT = 1 << 20
@@ -54,14 +54,6 @@ def numbered_logs(first: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=next(numbers)))
         yield
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    """Each recovery that cuts warns of it. There are too many of them to be kept for the report of a failure."""
-    logging.getLogger("kharon").disabled = True
-    yield
-    logging.getLogger("kharon").disabled = False
 
 
 class World:

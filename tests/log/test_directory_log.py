@@ -37,11 +37,6 @@ from kharon.testing import check_log
 
 
 @pytest.fixture
-def where(tmp_path):
-    return tmp_path / "queue"
-
-
-@pytest.fixture
 def log(where):
     """An open log in `where`, abandoned at the end."""
     log = DirectoryLog(where)

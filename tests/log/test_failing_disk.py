@@ -134,11 +134,6 @@ class Watched:
 
 
 @pytest.fixture
-def where(tmp_path):
-    return tmp_path / "queue"
-
-
-@pytest.fixture
 def disk():
     return Disk()
 
@@ -456,10 +451,8 @@ def test_a_sync_that_fails_in_a_rotation_ends_the_log_even_for_lack_of_room(wher
     log.abandon()
 
 
-def test_a_seal_may_use_the_reserve(where, disk):
-    log = DirectoryLog(where, 4096, disk, reserve_bytes=1 << 20)
-    list(log.open(NOW))
-    log.append([added("b", b'"%b"' % (b"x" * 5000))], moment(1), "ann")
+def full_after_a_rename(disk):
+    """Leave room for the new segment, and none for the seal of the one in front of it."""
     rename = disk.rename
 
     def fill_up(old, new):
@@ -467,6 +460,13 @@ def test_a_seal_may_use_the_reserve(where, disk):
         disk.room = 10
 
     disk.rename = fill_up
+
+
+def test_a_seal_may_use_the_reserve(where, disk):
+    log = DirectoryLog(where, 4096, disk, reserve_bytes=1 << 20)
+    list(log.open(NOW))
+    log.append([added("b", b'"%b"' % (b"x" * 5000))], moment(1), "ann")
+    full_after_a_rename(disk)
     log.write()
     assert len(segments(where)) == 2
     assert (where / "reserve").stat().st_size == (1 << 20) - PIECE
@@ -477,13 +477,7 @@ def test_a_seal_may_use_the_reserve(where, disk):
 def test_a_seal_that_found_no_room_comes_before_the_next_record(where):
     disk = Disk()
     log = rotating(where, disk)
-    rename = disk.rename
-
-    def fill_up(old, new):
-        rename(old, new)
-        disk.room = 10
-
-    disk.rename = fill_up
+    full_after_a_rename(disk)
     log.write()
     first, second = segments(where)
     for room in (10, 20):  # neither is room for the seal
@@ -505,13 +499,7 @@ def test_a_seal_that_found_no_room_comes_before_the_next_record(where):
 def test_a_seal_whose_sync_fails_later_ends_the_log_whatever_the_error_says(where):
     disk = Disk()
     log = rotating(where, disk)
-    rename = disk.rename
-
-    def fill_up(old, new):
-        rename(old, new)
-        disk.room = 10
-
-    disk.rename = fill_up
+    full_after_a_rename(disk)
     log.write()
     disk.room, disk.fail, disk.error = 1 << 30, "sync", errno.ENOSPC
     log.append([TicketDone("a")], moment(2), "ann")

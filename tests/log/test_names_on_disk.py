@@ -7,13 +7,12 @@ name that is on disk. The same goes for the same process after a sync that faile
 from pathlib import Path
 
 import pytest
-from log_steps import NOW, added, moment, put
+from log_steps import NOW, added, carry_out, load, moment, put
 from simulated_files import Plan, PowerLoss, SimulatedFiles
 
 from kharon.log.directory import DirectoryLog
 from kharon.log.retention import Limit, Policy, Retention
 from kharon.log.snapshot import KEPT, take, trimmable
-from kharon.model.projection import Projection
 
 WHERE = Path("/queue")
 TINY = 700  # bytes: a segment is full after two records
@@ -44,16 +43,6 @@ def keeper(log: DirectoryLog, files: SimulatedFiles, policy: Policy, root: Path 
     return Retention(log, policy, root, lambda seq: seq <= trimmable(WHERE, files))
 
 
-def carry_out(log: DirectoryLog, retention: Retention, steps: int) -> None:
-    for _ in range(steps):
-        step = retention.plan(moment(3000))
-        if step is None:
-            break
-        put(log, retention.prepare(step), at=3000, by="clock")
-        retention.settle(step)
-        retention.finish(step)
-
-
 def without_power(files: SimulatedFiles) -> SimulatedFiles:
     """The disk that has kept the least that it may."""
     return files.survivor(lambda _count: 0)
@@ -61,11 +50,8 @@ def without_power(files: SimulatedFiles) -> SimulatedFiles:
 
 def check_whole(files: SimulatedFiles, *ids: str) -> None:
     """Check that the tickets of `written`, and these, are there."""
-    log, projection = DirectoryLog(WHERE, TINY, files), Projection()
-    snapshot = log.load_snapshot()
-    if snapshot is not None:
-        projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
-    projection.fold(log.open(NOW))
+    log = DirectoryLog(WHERE, TINY, files)
+    projection = load(log)
     log.abandon()
     assert set(projection.tickets) == {*(f"t{number}" for number in range(8)), *ids}
 

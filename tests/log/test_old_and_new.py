@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from log_steps import NOW, added, chained, header_body, moment, place, put, read_from, record_body, segment_of
+from log_steps import NOW, added, chained, header_body, load, moment, place, put, read_from, record_body, segment_of
 from msgspec import Raw
 
 import kharon
@@ -43,10 +43,7 @@ def opened(where: Path, segment_bytes: int = 1 << 20) -> tuple[DirectoryLog, Pro
     """Open a log as the store does; give up its place if it is refused."""
     log = DirectoryLog(where, segment_bytes)
     try:
-        projection = Projection()
-        if (snapshot := log.load_snapshot()) is not None:
-            projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
-        return log, projection.fold(log.open(NOW))
+        return log, load(log)
     except BaseException:
         log.abandon()
         raise

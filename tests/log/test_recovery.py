@@ -50,11 +50,6 @@ def whole(request, tmp_path_factory):
     return sample(tmp_path_factory.mktemp("whole") / "queue", closed=request.param)
 
 
-@pytest.fixture
-def where(tmp_path):
-    return tmp_path / "queue"
-
-
 def quarantine(where: Path) -> dict[str, bytes]:
     return {f"quarantine/{path.name}": path.read_bytes() for path in (where / "quarantine").glob("*")}
 

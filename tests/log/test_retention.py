@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from log_steps import NOW, added, moment, opened, put
+from log_steps import NOW, added, always, carry_out, moment, opened, put
 
 import kharon
 import kharon.testing
@@ -31,10 +31,6 @@ BOTH = Policy(compress=ALL, archive=ALL)
 OURS = (SegmentCompressed, SegmentArchived, SegmentTrimmed)
 
 
-def always(_upto: int) -> bool:
-    return True
-
-
 def begin(where: Path, files: OsFiles | None = None, commits: int = 30) -> DirectoryLog:
     """A log, held open, of four segments or more."""
     log = DirectoryLog(where, SEGMENT_BYTES, files or OsFiles())
@@ -43,23 +39,6 @@ def begin(where: Path, files: OsFiles | None = None, commits: int = 30) -> Direc
         put(log, added(f"a{number}"), added(f"b{number}"), at=number)
     assert len(log._places) >= 4
     return log
-
-
-def carry_out(log: DirectoryLog, retention: Retention, at: float = 100) -> list[str]:
-    """All steps, as the keeper does them; what they were."""
-    done = []
-    while (step := retention.plan(moment(at))) is not None:
-        event = retention.prepare(step)
-        put(log, event, at=at, by="clock")
-        retention.settle(step)
-        retention.finish(step)
-        done.append(step.action)
-    return done
-
-
-@pytest.fixture
-def where(tmp_path):
-    return tmp_path / "queue"
 
 
 @pytest.fixture
@@ -143,6 +122,14 @@ def test_the_order_of_the_steps():
     assert steps(sealed(30, folder=Path("archive")), BOTH) is None, "in the archive it stays as it is"
     assert steps(sealed(30, folder=Path("archive")), TRIM) == ("trim", 1)
     assert steps([], everything) is None
+
+
+def test_what_is_left_out_keeps_nothing_else_from_being_planned(log):
+    retention = Retention(log, Policy(ALL, ALL, ALL), may_trim=always)
+    found = [retention.plan(moment(100), without) for without in ([], ["trim"], ["trim", "compress"])]
+    assert [step.action for step in found] == ["trim", "compress", "archive"]
+    assert retention.plan(moment(100), ["archive", "trim", "compress"]) is None
+    assert retention.plan(moment(100)).action == "trim"
 
 
 def test_only_the_oldest_is_trimmed_and_only_if_the_state_does_not_need_it():
@@ -237,8 +224,8 @@ def test_an_archive_elsewhere_may_be_shared_and_may_change(where, log, tmp_path)
     put(log, first.prepare(step), at=100)
     first.settle(step)
     first.finish(step)
-    carry_out(other, Retention(other, ARCHIVE_ALL, one))
-    carry_out(log, Retention(log, ARCHIVE_ALL, two))
+    assert carry_out(other, Retention(other, ARCHIVE_ALL, one))
+    assert carry_out(log, Retention(log, ARCHIVE_ALL, two))
     assert names(one / log.log_id) == [f"{1:020}.jsonl", "OWNER"]
     assert len(names(one)) == 2
     assert (where / ARCHIVE).read_text() == f"{one / log.log_id}\n{two / log.log_id}\n"
@@ -275,7 +262,7 @@ def test_trimming(where, log):
 
 
 def test_trimming_what_was_archived(where, log):
-    carry_out(log, Retention(log, BOTH))
+    assert carry_out(log, Retention(log, BOTH))
     path = log._places[0].path
     assert path.parent == where / "archive" / log.log_id
     upto = log._places[1].first - 1
@@ -286,7 +273,7 @@ def test_trimming_what_was_archived(where, log):
 
 def test_trimming_by_hand_is_noticed(where, log):
     upto = log._places[2].first - 1
-    carry_out(log, Retention(log, TRIM, may_trim=lambda seq: seq <= upto))
+    assert carry_out(log, Retention(log, TRIM, may_trim=lambda seq: seq <= upto))
     segments(where)[0].unlink()
     with pytest.raises(CorruptLog, match=f"begins at record {log._places[1].first}, and no record says that it was"):
         audit.verify(where)
@@ -374,7 +361,7 @@ def test_readers_under_way_go_on(where, log, policy, read):
     some = reader.read(read, read)
     more = [next(records) for _ in range(read)]
     assert some == more == before[:read]
-    carry_out(log, Retention(log, policy))
+    assert carry_out(log, Retention(log, policy))
     assert told(some + reader.read(10_000, log.written)) == before
     assert told(more + list(records)) == before
     reader.close()
@@ -384,7 +371,7 @@ def test_a_file_that_moves_between_the_listing_and_the_opening(where, log, monke
     before = live(log)
     old = segments(where)
     stale = [old]
-    carry_out(log, Retention(log, COMPRESS))
+    assert carry_out(log, Retention(log, COMPRESS))
     monkeypatch.setattr(audit.reading, "segments", lambda folder: stale.pop() if stale else segments(folder))
     reading = audit.reading._Pass(where)  # which looks whether there are any, and takes the list away
     stale.append(old)
@@ -397,7 +384,7 @@ def test_readers_that_fell_behind_a_trim_are_told(where, log):
     inside, early, records = log.reader(), log.reader(), audit.read(where)
     assert inside.read(2, 2) == [next(records), next(records)] == before[:2]
     upto = log._places[2].first - 1
-    carry_out(log, Retention(log, TRIM, may_trim=lambda seq: seq <= upto))
+    assert carry_out(log, Retention(log, TRIM, may_trim=lambda seq: seq <= upto))
     first = log._places[0].first
     assert told(early.read(1000, log.written)) == before[upto:], "one that has not begun begins where the history does"
     end = before[upto // 2 - 1].seq if upto % 2 == 0 else None
@@ -453,7 +440,7 @@ def test_the_live_reader_looks_for_the_file_when_it_needs_it(log):
 
 
 def test_the_extra_is_named(where, log, monkeypatch):
-    carry_out(log, Retention(log, COMPRESS))
+    assert carry_out(log, Retention(log, COMPRESS))
     log.abandon()
     monkeypatch.setattr(packed, "_LIBRARIES", ("no.such.library",))
     with pytest.raises(KharonError, match=r"0001\.jsonl\.zst needs zstd.*pip install 'kharon\[zstd\]'"):
@@ -468,7 +455,7 @@ def test_the_extra_is_named(where, log, monkeypatch):
 
 
 def test_a_compressed_segment_that_is_damaged(where, log):
-    carry_out(log, Retention(log, COMPRESS))
+    assert carry_out(log, Retention(log, COMPRESS))
     path = segments(where)[0]
     whole = path.read_bytes()
     for length in range(0, len(whole), 7):

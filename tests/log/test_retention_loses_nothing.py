@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
-from log_steps import NOW, added, moment, put, read_from
-from simulated_files import SimulatedFiles
+from log_steps import NOW, added, always, carry_out, moment, put, read_from
+from simulated_files import SimulatedFiles, disks_of
 
 from kharon.errors import CorruptLog
 from kharon.log import retention
@@ -25,7 +23,6 @@ from kharon.runtime.retention import Keeper
 
 ALL = Limit(bytes=0)
 COMPRESS, ARCHIVE, TRIM = Policy(compress=ALL), Policy(archive=ALL), Policy(trim=ALL)
-DISKS = 64
 
 
 class Later:
@@ -50,20 +47,6 @@ def log(tmp_path):
     log = begin(tmp_path / "queue")
     yield log
     log.abandon()
-
-
-def carry_out(log: DirectoryLog, policy: Policy, steps: int) -> None:
-    keeping = Retention(log, policy, may_trim=lambda _upto: True)
-    for _ in range(steps):
-        step = keeping.plan(moment(86_400))
-        put(log, keeping.prepare(step), at=86_400, by="clock")
-        keeping.settle(step)
-        keeping.finish(step)
-
-
-def disks_of(files: SimulatedFiles) -> Iterator[SimulatedFiles]:
-    """Disks that a loss of power may leave."""
-    return files.survivors(DISKS, random.Random(1))
 
 
 # --- copies -----------------------------------------------------------------------------------------------------------
@@ -93,7 +76,7 @@ async def test_the_old_file_goes_only_once_a_record_on_disk_says_so(log, policy,
         seen.append((type(event), old.exists(), log.finished()[0][0].path == old))
         put(log, event, at=86_400, by="clock")
 
-    keeper = Keeper(Retention(log, policy, may_trim=lambda _upto: True), record, Later(), 1)
+    keeper = Keeper(Retention(log, policy, may_trim=always), record, Later(), 1)
     assert await keeper._step()
     assert seen == [(kind, True, True)], "until then it is there, and it is the one that is read"
     assert not old.exists()
@@ -108,7 +91,7 @@ def test_the_copy_is_on_disk_before_the_original_goes(policy):
     files = SimulatedFiles()
     log = begin(Path("/queue"), files)
     expected = log.written
-    carry_out(log, policy, 2)
+    assert len(carry_out(log, Retention(log, policy, may_trim=always), 2)) == 2
     for disk in disks_of(files):
         assert [record.seq for record in DirectoryLog(Path("/queue"), 2000, disk).open(NOW)] == list(
             range(1, expected + 3)
@@ -119,7 +102,7 @@ def test_what_was_trimmed_first_does_not_come_back_without_what_was_trimmed_next
     files = SimulatedFiles()
     log = begin(Path("/queue"), files)
     names = {path.name for path in segments(log.directory, files)}
-    carry_out(log, TRIM, 3)
+    assert len(carry_out(log, Retention(log, TRIM, may_trim=always), 3)) == 3
     names |= {path.name for path in segments(log.directory, files)}  # the records of trimming may have begun another
     for disk in disks_of(files):
         left = [path.name for path in segments(log.directory, disk)]

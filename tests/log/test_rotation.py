@@ -37,11 +37,6 @@ SMALL = 600  # bytes: a segment is full after two records
 
 
 @pytest.fixture
-def where(tmp_path):
-    return tmp_path / "queue"
-
-
-@pytest.fixture
 def log(where):
     log = DirectoryLog(where, SMALL)
     list(log.open(NOW))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from log_steps import NOW, added
+from log_steps import NOW, added, snapshot_in
 
 import kharon
 from kharon import audit
@@ -20,18 +20,13 @@ from kharon.errors import CorruptLog
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, OsFiles
 from kharon.log.record import Chain, link
-from kharon.log.snapshot import KEPT, Snapshot, main, newest, read_snapshot, take
+from kharon.log.snapshot import KEPT, Snapshot, main, newest, take
 from kharon.log.snapshot import _write as write
 from kharon.model.events import TicketClaimed, TicketDeleted, TicketDone, TicketFailed
 from kharon.model.projection import Projection
 from kharon.model.ticket import Draft, Status, Ticket, draft_of, seal
 
 SMALL = 2000  # bytes of a segment: about six records
-
-
-@pytest.fixture
-def where(tmp_path):
-    return tmp_path / "queue"
 
 
 def opened(where: Path, *, snapshots: bool = True) -> tuple[DirectoryLog, Projection, int]:
@@ -107,12 +102,10 @@ def test_every_field_of_a_ticket_comes_back(where):
     ]
     assert unset == [], "set these too, so that this test would miss them"
     path = take(where)
-    with path.open("rb") as file:
-        snapshot = read_snapshot(file, str(path))
+    snapshot = snapshot_in(path)
     snapshot.tickets.extend(tickets)
     write(OS_FILES, path, snapshot)
-    with path.open("rb") as file:
-        again = read_snapshot(file, str(path))
+    again = snapshot_in(path)
     assert again == snapshot
     assert again.tickets[-2:] == tickets
     assert again.tickets[-2].payload == {"a": ["\U0001f600", None, 1.5]}
@@ -122,8 +115,7 @@ def test_every_field_of_a_ticket_comes_back(where):
 def test_a_ticket_that_fills_its_limits_comes_back(where):
     fill(where, 12)
     path = take(where)
-    with path.open("rb") as file:
-        snapshot = read_snapshot(file, str(path))
+    snapshot = snapshot_in(path)
     draft, _ = every_field()
     draft._payload = draft._result = b'"%b"' % (b"x" * (960 << 10))
     successor = draft_of(draft.successor)
@@ -131,8 +123,7 @@ def test_a_ticket_that_fills_its_limits_comes_back(where):
     draft.successor = seal(successor)
     whole = Snapshot(snapshot.log, snapshot.seq, snapshot.at, snapshot.hash, [seal(draft)])
     write(OS_FILES, path, whole)
-    with path.open("rb") as file:
-        assert read_snapshot(file, str(path)) == whole
+    assert snapshot_in(path) == whole
 
 
 def relinked(path: Path, old: bytes, new: bytes, *, number: int = -2) -> None:
@@ -153,8 +144,7 @@ def of_two(where):
     """A snapshot of one ticket that is claimed and has a successor, and one that failed."""
     fill(where, 12)
     path = take(where)
-    with path.open("rb") as file:
-        snapshot = read_snapshot(file, str(path))
+    snapshot = snapshot_in(path)
     write(
         OS_FILES, path, Snapshot(snapshot.log, 9, snapshot.at, snapshot.hash, [seal(draft) for draft in every_field()])
     )
@@ -199,11 +189,10 @@ def of_two(where):
 )
 def test_a_ticket_that_no_log_folds_to_is_refused(of_two, number, old, new, why):
     """Its chain may be right: what reads it must not find out later, in the middle of something else."""
-    with of_two.open("rb") as file:
-        assert [ticket.id for ticket in read_snapshot(file, str(of_two)).tickets] == ["ü", "f"]
+    assert [ticket.id for ticket in snapshot_in(of_two).tickets] == ["ü", "f"]
     relinked(of_two, old, new, number=number)
-    with of_two.open("rb") as file, pytest.raises(CorruptLog, match=why) as caught:
-        read_snapshot(file, str(of_two))
+    with pytest.raises(CorruptLog, match=why) as caught:
+        snapshot_in(of_two)
     assert caught.value.line == {0: 1, -3: 2, -2: 3}[number]
 
 
@@ -211,16 +200,16 @@ def test_a_successor_of_a_ticket_that_is_not_claimed_is_refused(of_two):
     relinked(of_two, b'"claim":7,', b"", number=1)
     relinked(of_two, b'"worker":"worker-1",', b"", number=1)
     relinked(of_two, b'"lease_until":"2026-01-01T00:00:01Z",', b"", number=1)
-    with of_two.open("rb") as file, pytest.raises(CorruptLog, match="only one that is claimed has a successor"):
-        read_snapshot(file, str(of_two))
+    with pytest.raises(CorruptLog, match="only one that is claimed has a successor"):
+        snapshot_in(of_two)
 
 
 def test_a_successor_of_a_successor_is_refused(of_two):
     _, _, own = of_two.read_bytes().splitlines()[1].partition(b'"successor":')
     own = own.removesuffix(b"}}")
     relinked(of_two, own, own[:-1] + b',"successor":' + own + b"}", number=1)
-    with of_two.open("rb") as file, pytest.raises(CorruptLog, match="only one that is claimed has a successor"):
-        read_snapshot(file, str(of_two))
+    with pytest.raises(CorruptLog, match="only one that is claimed has a successor"):
+        snapshot_in(of_two)
 
 
 # --- taking one, and opening with it ----------------------------------------------------------------------------------
@@ -422,8 +411,7 @@ def test_one_of_another_log_is_passed_over(where, saved, tmp_path, caplog):
 
 
 def test_one_whose_successor_is_of_another_log_is_passed_over(where, saved, caplog):
-    with saved.open("rb") as file:
-        snapshot = read_snapshot(file, str(saved))
+    snapshot = snapshot_in(saved)
     following = where / "log" / f"{snapshot.seq + 1:020}.jsonl"
     header = Chain(snapshot.seq, snapshot.hash, snapshot.at).header("f" * 32, NOW)
     following.write_bytes(header + following.read_bytes().split(b"\n", 1)[1])
@@ -454,8 +442,7 @@ def test_one_by_another_name_or_with_nothing_behind_it_is_passed_over(where, sav
 
 
 def test_one_of_a_later_format_is_passed_over(where, saved, caplog):
-    with saved.open("rb") as file:
-        head = read_snapshot(file, str(saved))
+    head = snapshot_in(saved)
     line = saved.read_bytes().splitlines()[0]
     for old, new in ((b'"version":1', b'"version":2'), (b"kharon-snapshot", b"kharon-snapshop")):
         altered, _ = link(head.hash, line[92:].replace(old, new))

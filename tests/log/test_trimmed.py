@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from log_steps import NOW, added, moment, put
+from log_steps import NOW, added, always, carry_out, load, moment, put
 
 import kharon
 from kharon import audit
@@ -17,14 +17,13 @@ from kharon.log import packed
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OsFiles
 from kharon.log.index import write_missing
-from kharon.log.moves import ARCHIVE, name_archive, open_moving
+from kharon.log.moves import ARCHIVE, OWNER, name_archive, open_moving
 from kharon.log.newfile import write_new
 from kharon.log.record import Record
 from kharon.log.retention import Limit, Policy, Retention
 from kharon.log.segment import Reading
 from kharon.log.snapshot import kept_since, main, newest, take, trimmable
 from kharon.model.events import LogRepaired, SegmentTrimmed, TicketDeleted
-from kharon.model.projection import Projection
 
 ALL = Limit(bytes=0)
 COMPRESS, ARCHIVE_ALL, TRIM = Policy(compress=ALL), Policy(archive=ALL), Policy(trim=ALL)
@@ -48,27 +47,17 @@ def fill(log: DirectoryLog, name: str, commits: int = 16) -> None:
 
 def state(where: Path) -> tuple[dict[str, kharon.Ticket], int]:
     """What a store makes of it on opening."""
-    log, projection = DirectoryLog(where, 2600), Projection()
+    log = DirectoryLog(where, 2600)
     try:
-        snapshot = log.load_snapshot()
-        if snapshot is not None:
-            projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
-        projection.fold(log.open(NOW))
+        projection = load(log)
     finally:
         log.abandon()
     return dict(projection.tickets), projection.seq
 
 
-def carry_out(log: DirectoryLog, policy: Policy, archive: Path | None = None, steps: int = 99) -> Retention:
-    retention = Retention(log, policy, archive, lambda seq: seq <= trimmable(log.directory))
-    for _ in range(steps):
-        step = retention.plan(moment(9999))
-        if step is None:
-            break
-        put(log, retention.prepare(step), at=9999, by="clock")
-        retention.settle(step)
-        retention.finish(step)
-    return retention
+def keep(log: DirectoryLog, policy: Policy, archive: Path | None = None, steps: int = 99) -> None:
+    """Carry out a policy; what no two snapshots hold is not trimmed."""
+    carry_out(log, Retention(log, policy, archive, lambda seq: seq <= trimmable(log.directory)), steps, at=9999)
 
 
 @pytest.fixture
@@ -81,7 +70,7 @@ def where(tmp_path):
         if name != "c":
             assert take(where)
     shutil.copytree(where, tmp_path / "whole")
-    carry_out(log, TRIM)
+    keep(log, TRIM)
     put(log, added("last"), at=9999)
     assert log.first > 1
     log.abandon()
@@ -111,6 +100,12 @@ def test_it_is_trimmed_up_to_the_older_snapshot_and_no_further(where):
     older, newer = (int(path.stem) for path in snapshots(where))
     assert audit.verify(where).first == older + 1 < newer
     assert trimmable(where) == kept_since(FILES, where) == older
+
+
+def test_a_file_that_is_no_snapshot_is_not_counted_as_one(where):
+    older = kept_since(FILES, where)
+    (where / "snapshots" / "x.jsonl").touch()
+    assert kept_since(FILES, where) == older
 
 
 def test_it_opens_with_either_snapshot_and_never_without(where):
@@ -185,7 +180,7 @@ def test_a_snapshot_follows_segments_that_are_moved(where):
     log = begin(where)
     fill(log, "d")
     stale = segments(where)
-    carry_out(log, Policy(compress=ALL, archive=ALL), steps=12)
+    keep(log, Policy(compress=ALL, archive=ALL), steps=12)
     for path in stale[:-1]:
         with open_moving(FILES, where, path) as file:
             assert file.readline().startswith(b'{"hash":"')
@@ -210,7 +205,7 @@ def test_an_archive_that_cannot_be_reached(where, tmp_path, caplog):
     archive = tmp_path / "archive"
     archive.mkdir()
     log = begin(where)
-    carry_out(log, ARCHIVE_ALL, archive, steps=2)
+    keep(log, ARCHIVE_ALL, archive, steps=2)
     retention = Retention(log, ARCHIVE_ALL, archive)
     step = retention.plan(moment(9999))
     archive.rename(tmp_path / "elsewhere")
@@ -305,11 +300,11 @@ def test_two_copies_of_a_queue_with_one_archive(log, tmp_path):
     """Neither overwrites what the other has put there, nor takes it away."""
     archive, copy = tmp_path / "archive", tmp_path / "copy"
     archive.mkdir()
-    carry_out(log, ARCHIVE_ALL, archive, steps=1)
+    keep(log, ARCHIVE_ALL, archive, steps=1)
     log.abandon()
     shutil.copytree(log.directory, copy)
     one, two = begin(log.directory), begin(copy)
-    carry_out(one, ARCHIVE_ALL, archive, steps=1)
+    keep(one, ARCHIVE_ALL, archive, steps=1)
     both = sorted((archive / one.log_id).glob("*.jsonl"))
     assert len(both) == 2
     two.abandon()
@@ -319,13 +314,13 @@ def test_two_copies_of_a_queue_with_one_archive(log, tmp_path):
     fill(one, "one", 20)
     fill(two, "two", 20)
     for _ in range(3):
-        carry_out(one, ARCHIVE_ALL, archive, steps=3)
-        carry_out(two, ARCHIVE_ALL, archive, steps=2)
+        keep(one, ARCHIVE_ALL, archive, steps=3)
+        keep(two, ARCHIVE_ALL, archive, steps=2)
     assert [path.name for path in sorted(archive.iterdir())] == [one.log_id, f"{one.log_id}-2"]
     for queue in (one, two):
         assert audit.verify(queue.directory).last == queue.seq
         assert len(list(audit.read(queue.directory))) == queue.seq
-    retention = Retention(two, TRIM, may_trim=lambda _seq: True)
+    retention = Retention(two, TRIM, may_trim=always)
     with pytest.raises(KharonError, match="this archive is another queue's, of which this one is a copy"):
         retention.prepare(retention.plan(moment(9999)))
     one.abandon()
@@ -334,6 +329,72 @@ def test_two_copies_of_a_queue_with_one_archive(log, tmp_path):
     kharon.repair(copy, confirm=True)
     assert audit.verify(copy).segments == 1
     assert sorted(path.name for path in (archive / one.log_id).iterdir())[: len(both)] == [path.name for path in both]
+
+
+class Elsewhere(OsFiles):
+    """Another machine, where another disk is mounted. Inodes are as here, since those of two disks may be the same."""
+
+    name, disk = "elsewhere", 4711
+
+    def machine(self):
+        return self.name
+
+    def file_system_id(self, path):
+        return self.disk
+
+
+class OtherInode(Elsewhere):
+    def mark(self, path):
+        mark = super().mark(path)
+        return mark._replace(inode=mark.inode + 1) if path.name == "log" else mark
+
+
+@pytest.mark.parametrize("other", [Elsewhere(), OtherInode()])
+def test_a_copy_at_the_same_path_of_another_machine_is_another_queue(log, tmp_path, other):
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    keep(log, ARCHIVE_ALL, archive, steps=2)
+    log.abandon()
+    there = sorted((archive / log.log_id).iterdir())
+    copy = begin(log.directory, other)
+    fill(copy, "b", 20)
+    retention = Retention(copy, TRIM, may_trim=lambda _seq: True)
+    with pytest.raises(KharonError, match="this archive is another queue's, of which this one is a copy"):
+        retention.prepare(retention.plan(moment(9999)))
+    keep(copy, ARCHIVE_ALL, archive, steps=1)
+    assert sorted((archive / log.log_id).iterdir()) == there
+    assert len(list((archive / f"{log.log_id}-2").glob("*.jsonl"))) == 1
+    copy.abandon()
+
+
+@pytest.mark.parametrize("changed", ["the machine's name", "the path", "the disk"])
+def test_a_queue_that_was_moved_or_restored_has_its_archive_still(log, tmp_path, changed):
+    archive, where, files = tmp_path / "archive", log.directory, Elsewhere()
+    archive.mkdir()
+    files.name, files.disk = FILES.machine(), FILES.file_system_id(where)
+    keep(log, ARCHIVE_ALL, archive, steps=1)
+    log.abandon()
+    if changed == "the path":
+        where = where.rename(tmp_path / "moved")
+    elif changed == "the disk":
+        files.disk = 4711
+    else:
+        files.name = "renamed"
+    again = begin(where, files)
+    keep(again, ARCHIVE_ALL, archive, steps=1)
+    assert len(list(archive.iterdir())) == 1
+    retention = Retention(again, TRIM, may_trim=lambda _seq: True)
+    assert isinstance(retention.prepare(retention.plan(moment(9999))), SegmentTrimmed)
+    again.abandon()
+
+
+def test_an_owner_that_is_no_owner_is_somebody_elses(log, tmp_path):
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    keep(log, ARCHIVE_ALL, archive, steps=1)
+    (archive / log.log_id / OWNER).write_bytes(b"")
+    keep(log, ARCHIVE_ALL, archive, steps=1)
+    assert sorted(path.name for path in archive.iterdir()) == [log.log_id, f"{log.log_id}-2"]
 
 
 def test_what_somebody_else_has_put_into_the_archive_is_not_taken_over(log):
@@ -363,18 +424,10 @@ def test_what_moves_while_its_seal_is_looked_for_was_sealed(log):
 
 
 def test_how_long_a_compressed_segment_is_is_not_looked_for(log):
-    carry_out(log, COMPRESS, steps=1)
+    keep(log, COMPRESS, steps=1)
     path = segments(log.directory)[0]
     with packed.open_segment(FILES.read, path) as file, pytest.raises(OSError, match="shows when it has been read"):
         file.seek(0, os.SEEK_END)
-
-
-def test_it_has_grown_once_for_each_segment(log):
-    retention = Retention(log, COMPRESS)
-    assert retention.has_grown()
-    assert not retention.has_grown()
-    fill(log, "b")
-    assert retention.has_grown()
 
 
 def refused(where: Path, match: str) -> None:
@@ -486,7 +539,7 @@ def test_of_two_that_differ_none_is_removed_unless_the_other_was_read(log, caplo
 
 
 def test_a_segment_in_three_places(log):
-    carry_out(log, ARCHIVE_ALL, steps=1)
+    keep(log, ARCHIVE_ALL, steps=1)
     old, new = half_done(log, COMPRESS, record=True)
     third = log.directory / "archive" / log.log_id / new.name
     shutil.copy(new, third)
@@ -548,7 +601,7 @@ def test_a_copy_that_nobody_speaks_of_does_not_come_back_when_the_segment_is_tri
     if crash:
         log.abandon()
         log = begin(log.directory)
-    carry_out(log, TRIM, archive)
+    keep(log, TRIM, archive)
     report = audit.verify(log.directory)
     assert report.first == log.first > 10
     log.abandon()
@@ -563,6 +616,41 @@ def test_what_is_being_written_is_given_up_when_it_is_stopped(log):
     assert {path.suffix for path in (log.directory / "log").iterdir()} == {".jsonl"}
 
 
+class Opened(OsFiles):
+    """Tells of each file that is opened for reading."""
+
+    def __init__(self):
+        self.opened = lambda _path: None
+
+    def read(self, path):
+        self.opened(path)
+        return super().read(path)
+
+
+@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL])
+@pytest.mark.parametrize("opening", [2, 3])  # the first is for the copy; then the old one and the new are compared
+def test_what_is_being_compared_is_given_up_when_it_is_stopped(tmp_path, policy, opening):
+    files = Opened()
+    log = begin(tmp_path / "queue", files)
+    fill(log, "a")
+    retention = Retention(log, policy)
+    step = retention.plan(moment(9999))
+    opened = []
+
+    def count(path):
+        if path.name.startswith(step.segment.path.name):
+            opened.append(path)
+            if len(opened) == opening:
+                retention.stop()
+
+    files.opened = count
+    with pytest.raises(Closed):
+        retention.prepare(step)
+    assert len(opened) == opening
+    assert list(log.directory.rglob(step.segment.path.name + "*")) == [step.segment.path]
+    log.abandon()
+
+
 def test_a_segment_that_lacks_its_seal_as_yet_is_left_alone(log):
     before = log.finished()
     log._unsealed = object()  # as while there is no room for it
@@ -573,7 +661,7 @@ def test_a_segment_that_lacks_its_seal_as_yet_is_left_alone(log):
 def test_a_live_reader_finds_what_moved_before_it_was_opened(log, monkeypatch):
     reader = log.reader()
     old = log._places[0]
-    carry_out(log, COMPRESS, steps=1)
+    keep(log, COMPRESS, steps=1)
     new = log._places[0]
     log._places[0] = old
     with pytest.raises(FileNotFoundError):
@@ -604,7 +692,7 @@ def repaired(where: Path) -> kharon.Repair:
 @pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, Policy(compress=ALL, archive=ALL)])
 @pytest.mark.parametrize("how", ["cut", "altered"])
 def test_a_segment_that_was_moved_is_damaged(log, policy, how):
-    carry_out(log, policy, steps=9)
+    keep(log, policy, steps=9)
     log.abandon()
     before = list(audit.read(log.directory))
     path = segments(log.directory)[2]
@@ -623,6 +711,7 @@ def test_a_segment_that_was_moved_is_damaged(log, policy, how):
     if path.suffix == ".zst":
         assert done.cuts[0].byte == 0
         assert done.cuts[0].kept_as.endswith(".zst")
+    assert done.cuts
     assert all((log.directory / cut.kept_as).exists() for cut in done.cuts)
     assert "quarantine" not in str(segments(log.directory))
 
@@ -639,7 +728,7 @@ def test_both_places_of_a_segment_that_is_cut_are_removed(log):
 
 @pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, Policy(compress=ALL, archive=ALL)])
 def test_a_segment_that_was_moved_and_lacks_its_seal_is_given_one_where_it_is(log, policy):
-    carry_out(log, policy, steps=20)
+    keep(log, policy, steps=20)
     log.abandon()
     path, other, *_ = segments(log.directory)
     assert other.parent == path.parent
@@ -655,7 +744,7 @@ def test_a_segment_that_was_moved_and_lacks_its_seal_is_given_one_where_it_is(lo
 
 
 def test_what_is_cut_in_an_archive_is_removed_there(log):
-    carry_out(log, ARCHIVE_ALL, steps=4)
+    keep(log, ARCHIVE_ALL, steps=4)
     log.abandon()
     first, second, third, *_ = segments(log.directory)
     spoil(second)

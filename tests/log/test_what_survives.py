@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from log_steps import NOW, added, moment, put
-from simulated_files import SECTOR, Plan, PowerLoss, SimulatedFiles
+from simulated_files import SECTOR, Plan, PowerLoss, SimulatedFiles, disks_of
 
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import Files
@@ -22,7 +20,6 @@ from kharon.model.events import LogClosed
 WHERE = Path("/queue")
 SMALL = 600  # bytes: a segment is full after two records
 LARGE = 1 << 20
-DISKS = 64
 
 
 class Killed(Plan):
@@ -43,11 +40,6 @@ class Killed(Plan):
 def opened(files: Files, segment_bytes: int = LARGE) -> tuple[DirectoryLog, list[Record]]:
     log = DirectoryLog(WHERE, segment_bytes, files)
     return log, list(log.open(moment(100)))
-
-
-def disks_of(files: SimulatedFiles) -> Iterator[SimulatedFiles]:
-    """Disks that a loss of power may leave."""
-    return files.survivors(DISKS, random.Random(1))
 
 
 @pytest.mark.parametrize("length", range(0, SECTOR, 100))

@@ -8,5 +8,6 @@ mutant that does not apply any more, since the code has changed, is an error and
 
 `mutant` says what one is and plants it, `running` runs the tests, `__main__` is the program. The mutants themselves are
 in one module for each part of Kharon, and `catalogue` lists those modules: a part that is new to Kharon gets a module
-of its own, and a line there. They are chosen by hand, for promises that matter; nothing here makes mutants by rote.
+of its own, and a line there. `places` names the files. They are chosen by hand, for promises that matter; nothing here
+makes mutants by rote.
 """

@@ -5,144 +5,150 @@ from __future__ import annotations
 from typing import Final
 
 from .mutant import Mutant
+from .places import (
+    DECIDE,
+    DELAYS,
+    EVOLVE,
+    LIMITS,
+    PROJECTION,
+    TEST_DECIDE,
+    TEST_DELAYS,
+    TEST_EVOLVE,
+    TEST_LIMITS,
+    TEST_PROJECTION,
+)
 
 __all__ = ["MUTANTS"]
 
-_DECIDE: Final = "kharon/model/decide.py"
-_EVOLVE: Final = "kharon/model/evolve.py"
-_PROJECTION: Final = "kharon/model/projection.py"
-_DECIDE_TESTS: Final = ("tests/model/test_decide.py",)
-_EVOLVE_TESTS: Final = ("tests/model/test_evolve.py",)
-_PROJECTION_TESTS: Final = ("tests/model/test_projection.py",)
 
 MUTANTS: Final = (
     # --- fencing and attempts -----------------------------------------------------------------------------------------
     Mutant(
         name="stale-claims-settle-accepted",
         thought="A ticket that is claimed can be settled by whoever has claimed it.",
-        file=_DECIDE,
+        file=DECIDE,
         before="    if ticket is None or ticket.claim != command.claim:\n",
         after="    if ticket is None or ticket.claim is None:\n",
-        tests=_DECIDE_TESTS,
+        tests=(TEST_DECIDE,),
     ),
     Mutant(
         name="one-attempt-too-many",
         thought="A ticket fails when it has had more than the attempts that it may have.",
-        file=_DECIDE,
+        file=DECIDE,
         before="ticket.attempts >= max_attempts and",
         after="ticket.attempts > max_attempts and",
-        tests=_DECIDE_TESTS,
+        tests=(TEST_DECIDE,),
     ),
     Mutant(
         name="lapse-not-counted",
         thought="An attempt that did not end was none.",
-        file=_EVOLVE,
+        file=EVOLVE,
         before="    draft.runat = event.runat\n    draft.error_reason = event.error_reason\n    return seal(draft)\n",
         after="    draft.runat = event.runat\n    draft.error_reason = event.error_reason\n    draft.attempts -= 1\n"
         "    return seal(draft)\n",
-        tests=_EVOLVE_TESTS,
+        tests=(TEST_EVOLVE,),
     ),
     Mutant(
         name="release-counted",
         thought="A claim is an attempt.",
-        file=_EVOLVE,
+        file=EVOLVE,
         before="    draft.attempts -= 1\n",
         after="",
-        tests=_EVOLVE_TESTS,
+        tests=(TEST_EVOLVE,),
     ),
     # --- replay is pure -----------------------------------------------------------------------------------------------
     Mutant(
         name="clock-read-in-decide",
         thought="Whether a ticket is due is a question for the clock.",
-        file=_DECIDE,
+        file=DECIDE,
         before="ticket.runat > context.now:",
         after="ticket.runat > datetime.now(context.now.tzinfo):",
-        tests=_DECIDE_TESTS,
+        tests=(TEST_DECIDE,),
     ),
     Mutant(
         name="clock-read-in-evolve",
         thought="A ticket was changed when it is changed.",
-        file=_EVOLVE,
+        file=EVOLVE,
         before="    draft.mtime = at\n",
         after="    draft.mtime = datetime.now(at.tzinfo)\n",
-        tests=_EVOLVE_TESTS,
+        tests=(TEST_EVOLVE,),
     ),
     Mutant(
         name="jitter-drawn-in-the-model",
         thought="A random number can be drawn where it is needed.",
-        file="kharon/model/delays.py",
+        file=DELAYS,
         before="        return grown + self.jitter * jitter\n",
         after='        return grown + self.jitter * __import__("random").random()\n',
-        tests=("tests/model/test_delays.py",),
+        tests=(TEST_DELAYS,),
     ),
     Mutant(
         name="clock-set-back-not-noticed",
         thought="Time only goes on.",
-        file=_PROJECTION,
+        file=PROJECTION,
         before="        if now < self.horizon:\n            return self._demote(now)\n",
         after="",
-        tests=_PROJECTION_TESTS,
+        tests=(TEST_PROJECTION,),
     ),
     # --- order, successors, expiry ------------------------------------------------------------------------------------
     Mutant(
         name="nice-ignored-among-due",
         thought="Of those that are due, whoever has waited longest is next.",
-        file=_PROJECTION,
+        file=PROJECTION,
         before="heads = [ready[0] for tube",
         after="heads = [min(ready, key=lambda head: head[1:]) for tube",
-        tests=_PROJECTION_TESTS,
+        tests=(TEST_PROJECTION,),
     ),
     Mutant(
         name="nice-ignored-between-tubes",
         thought="Each tube is sorted, so of their heads the one that is due first is next.",
-        file=_PROJECTION,
+        file=PROJECTION,
         before="min(heads)[-1]",
         after="min(heads, key=lambda head: head[1:])[-1]",
-        tests=_PROJECTION_TESTS,
+        tests=(TEST_PROJECTION,),
     ),
     Mutant(
         name="added-again-while-it-runs-lost",
         thought="A ticket that is done is done.",
-        file=_EVOLVE,
+        file=EVOLVE,
         before="""\
     if ticket.successor is not None:
         return _succeeded(ticket, seq, at)
     return seal(_done_draft(ticket, event, seq, at)) if event.keep else None
 """,
         after="    return seal(_done_draft(ticket, event, seq, at)) if event.keep else None\n",
-        tests=_EVOLVE_TESTS,
+        tests=(TEST_EVOLVE,),
     ),
     Mutant(
         name="adding-again-ends-the-claim",
         thought="The newest fields win, so the ticket is replaced.",
-        file=_EVOLVE,
+        file=EVOLVE,
         before="    if ticket is None or ticket.claim is None:\n        return seal(new)\n",
         after="    if ticket is None or ticket.claim != seq:\n        return seal(new)\n",
-        tests=_EVOLVE_TESTS,
+        tests=(TEST_EVOLVE,),
     ),
     Mutant(
         name="kept-for-good-expires",
         thought="A ticket without an expire_at has nothing that holds it back.",
-        file=_DECIDE,
+        file=DECIDE,
         before="    if ticket.expire_at is None or ticket.expire_at > context.now:\n",
         after="    if ticket.expire_at is not None and ticket.expire_at > context.now:\n",
-        tests=_DECIDE_TESTS,
+        tests=(TEST_DECIDE,),
     ),
     Mutant(
         name="restarted-ticket-keeps-its-end",
         thought="When a ticket expires is said when it ends; a pending one does not expire anyway.",
-        file=_EVOLVE,
+        file=EVOLVE,
         before="    draft.error_reason = draft._result = draft.expire_at = None\n",
         after="    draft.error_reason = draft._result = None\n",
-        tests=_EVOLVE_TESTS,
+        tests=(TEST_EVOLVE,),
     ),
     # --- limits -------------------------------------------------------------------------------------------------------
     Mutant(
         name="nan-taken-for-a-number",
         thought="A float is a number.",
-        file="kharon/model/limits.py",
+        file=LIMITS,
         before="        if not math.isfinite(value):\n",
         after="        if math.isinf(value):\n",
-        tests=("tests/model/test_limits.py",),
+        tests=(TEST_LIMITS,),
     ),
 )

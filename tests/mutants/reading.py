@@ -5,20 +5,17 @@ from __future__ import annotations
 from typing import Final
 
 from .mutant import Mutant
+from .places import RECORD, SEGMENT, TEST_RECORD, TEST_ROTATION, TEST_SEGMENT
 
 __all__ = ["MUTANTS"]
 
-_RECORD: Final = "kharon/log/record.py"
-_SEGMENT: Final = "kharon/log/segment.py"
-_LINES: Final = "tests/log/test_record.py"
-_ROTATION: Final = "tests/log/test_rotation.py"
 
 MUTANTS: Final = (
     # --- lines --------------------------------------------------------------------------------------------------------
     Mutant(
         name="hash-of-reserialised-json",
         thought="The hash is of what a line says, so it is taken of the parsed line, written out again.",
-        file=_RECORD,
+        file=RECORD,
         before="    claimed = line[9:73]\n",
         after="""\
     claimed = line[9:73]
@@ -27,72 +24,72 @@ MUTANTS: Final = (
     except _UNREADABLE:
         pass
 """,
-        tests=(_LINES,),
+        tests=(TEST_RECORD,),
     ),
     Mutant(
         name="crc-not-checked",
         thought="The hash covers the same bytes, so the crc adds nothing.",
-        file=_RECORD,
+        file=RECORD,
         before="""\
     if line[82:90] != b"%08x" % zlib.crc32(body):
         raise BadLine("its bytes were altered: the crc does not match them")
 """,
         after="",
-        tests=(_LINES,),
+        tests=(TEST_RECORD,),
     ),
     Mutant(
         name="hash-not-checked",
         thought="The crc finds every damage that a disk does.",
-        file=_RECORD,
+        file=RECORD,
         before="if previous is not None and claimed != sha256(",
         after="if previous == claimed and claimed != sha256(",
-        tests=(_LINES,),
+        tests=(TEST_RECORD,),
     ),
     Mutant(
         name="length-not-checked-before-parsing",
         thought="No line is ever written that is too long, so none is read.",
-        file=_RECORD,
+        file=RECORD,
         before='    if len(line) > most:\n        raise BadLine(f"longer than {most} bytes")\n',
         after="",
-        tests=(_LINES,),
+        tests=(TEST_RECORD,),
     ),
     Mutant(
         name="depth-left-to-the-parser",
         thought="A JSON parser has a limit of its own for nesting.",
-        file=_RECORD,
+        file=RECORD,
         before='    check_depth(line, _MAX_NESTING, "a record")\n    try:\n',
         after="    try:\n",
-        tests=(_LINES,),
+        tests=(TEST_RECORD,),
     ),
     Mutant(
         name="only-the-body-counted-before-writing",
         thought="The limit is for what is in the line; its two first fields are ours.",
-        file=_RECORD,
+        file=RECORD,
         before="            if len(line) > MAX_LINE_BYTES:\n",
         after="            if len(body) > MAX_LINE_BYTES:\n",
-        tests=(_LINES,),
+        tests=(TEST_RECORD,),
     ),
     Mutant(
         name="refused-commit-moves-the-chain",
         thought="The chain can move along with each line.",
-        file=_RECORD,
+        file=RECORD,
         before="            lines.append(line)\n",
         after="            lines.append(line)\n            self.seq, self.hash, self.at = seq, hash, at\n",
-        tests=(_LINES,),
+        tests=(TEST_RECORD,),
     ),
     Mutant(
         name="clock-step-reorders-the-log",
         thought="The time of a record is the time that the clock says.",
-        file=_RECORD,
+        file=RECORD,
         before="        if self.at is not None and at < self.at:\n            at = self.at\n",
         after="",
-        tests=(_LINES,),
+        tests=(TEST_RECORD,),
     ),
     # --- commits and chains -------------------------------------------------------------------------------------------
     Mutant(
         name="parts-of-a-commit-taken-singly",
         thought="Each record of the last commit is whole by itself, so what there is of it can be kept.",
-        file=_SEGMENT,
+        file=SEGMENT,
         before="""\
     if commit:
         why = f"the commit ends after {len(commit)} of its {commit[0].part[1]} records"
@@ -103,12 +100,12 @@ MUTANTS: Final = (
         chain.seq, chain.hash, chain.at = commit[-1].seq, commit[-1].hash, commit[-1].at
         yield from commit
 """,
-        tests=("tests/log/test_segment.py",),
+        tests=(TEST_SEGMENT,),
     ),
     Mutant(
         name="chain-not-linked-across-segments",
         thought="A header says which hash it follows, so each segment can be checked by itself.",
-        file=_SEGMENT,
+        file=SEGMENT,
         before="""\
         header = open_header(line, check_line(line, chain.hash))
         _check_header(header, chain, log)
@@ -118,75 +115,75 @@ MUTANTS: Final = (
         check_line(line, header.previous)
         _check_header(header, Chain(chain.seq, header.previous), log)
 """,
-        tests=("tests/log/test_segment.py", _ROTATION),
+        tests=(TEST_SEGMENT, TEST_ROTATION),
     ),
     Mutant(
         name="missing-last-segment-not-noticed",
         thought="The log ends where its last file ends.",
-        file=_SEGMENT,
+        file=SEGMENT,
         before="""\
                 if self._seal is not None:
                     why = f"it is sealed, so a segment beginning at record {self.chain.seq + 1} follows; it is missing"
                     raise CorruptLog(str(self.places[-1].path), 0, 0, why)
 """,
         after="",
-        tests=(_ROTATION,),
+        tests=(TEST_ROTATION,),
     ),
     Mutant(
         name="missing-seal-not-noticed",
         thought="The next segment's header says what it follows, so the seal in front of it need not be there.",
-        file=_SEGMENT,
+        file=SEGMENT,
         before="        if before is None or before.sealed:\n            return\n",
         after="        if before is None or before.last + 1 == self.places[-1].first:\n            return\n",
-        tests=(_ROTATION,),
+        tests=(TEST_ROTATION,),
     ),
     Mutant(
         name="seal-names-another-successor",
         thought="That there is a seal is what counts; the headers link the segments.",
-        file=_SEGMENT,
+        file=SEGMENT,
         before="        if self._seal is not None and self._seal.next != header.hash:\n",
         after="        if self._seal is not None and self._seal.sealed != header.first - 1:\n",
-        tests=(_ROTATION,),
+        tests=(TEST_ROTATION,),
     ),
     Mutant(
         name="anything-taken-for-a-torn-seal",
         thought="What stands behind the last record of a segment with a successor is the rest of its seal.",
-        file=_SEGMENT,
+        file=SEGMENT,
         before="        return file.seek(0, os.SEEK_END) - broken.commit_byte <= len(seal)\n",
         after="        return len(seal) > 0\n",
-        tests=(_ROTATION,),
+        tests=(TEST_ROTATION,),
     ),
     # --- witnesses ----------------------------------------------------------------------------------------------------
     Mutant(
         name="torn-tail-cut-though-vouched-for",
         thought="An end that is not right was never finished; that is what a crash does.",
-        file=_SEGMENT,
+        file=SEGMENT,
         before="    if is_vouched(file, broken, lenient=lenient):\n",
         after="    if broken.byte < broken.commit_byte:\n",
-        tests=("tests/log/test_segment.py",),
+        tests=(TEST_SEGMENT,),
     ),
     Mutant(
         name="witness-off-by-one",
         thought="A line vouches for those before the one that it names.",
-        file=_SEGMENT,
+        file=SEGMENT,
         before="item.durable) >= broken.commit_seq:\n",
         after="item.durable) > broken.commit_seq:\n",
-        tests=("tests/log/test_segment.py",),
+        tests=(TEST_SEGMENT,),
     ),
     Mutant(
         name="witness-only-behind-a-newline",
         thought="Lines begin behind newlines.",
-        file=_SEGMENT,
+        file=SEGMENT,
         before="        for beginning in _BEGINNINGS.finditer(line):\n",
         after="        for beginning in filter(None, [_BEGINNINGS.match(line)]):\n",
-        tests=("tests/log/test_segment.py",),
+        tests=(TEST_SEGMENT,),
     ),
     Mutant(
         name="seal-is-no-witness",
         thought="Records say what is durable; a seal is none.",
-        file=_SEGMENT,
+        file=SEGMENT,
         before="item = open_seal(rest) if is_seal(rest) else open_record(rest, hash, lenient=True)",
         after="item = open_record(rest, hash, lenient=True)",
-        tests=(_ROTATION,),
+        tests=(TEST_ROTATION,),
     ),
 )

@@ -5,20 +5,26 @@ from __future__ import annotations
 from typing import Final
 
 from .mutant import Mutant
+from .places import (
+    DIRECTORY,
+    RECOVERY,
+    REPAIR,
+    TEST_FAILING_DISK,
+    TEST_RECOVERY,
+    TEST_REPAIR,
+    TEST_ROTATION,
+    TEST_WHAT_SURVIVES,
+)
 
 __all__ = ["MUTANTS"]
 
-_DIRECTORY: Final = "kharon/log/directory.py"
-_FILES: Final = "kharon/log/recovery.py"
-_REPAIR: Final = "kharon/log/repair.py"
-_RECOVERY: Final = "tests/log/test_recovery.py::test_"  # not all of it: flipping every bit takes its time
-_SURVIVES: Final = ("tests/log/test_what_survives.py",)
+_RECOVERY: Final = f"{TEST_RECOVERY}::test_"  # not all of it: flipping every bit takes its time
 
 MUTANTS: Final = (
     Mutant(
         name="tail-appended-to-in-place-after-a-crash",
         thought="A tail that verifies to its end can be appended to.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="        if self._closed_cleanly:\n            self._tail = trust_tail",
         after="        if self._closed_cleanly or reading.broken is None:\n            self._tail = trust_tail",
         tests=(f"{_RECOVERY}after_an_unclean_stop_the_tail_gets_a_new_inode",),
@@ -26,31 +32,31 @@ MUTANTS: Final = (
     Mutant(
         name="closing-line-trusted-in-the-page-cache",
         thought="Syncing the tail of a log that was closed brings its last line to the disk, if it is not there.",
-        file=_FILES,
+        file=RECOVERY,
         before="    files.overwrite(path, size - len(line), line)\n",
         after="",
-        tests=_SURVIVES,
+        tests=(TEST_WHAT_SURVIVES,),
     ),
     Mutant(
         name="seal-trusted-in-the-page-cache",
         thought="A seal that can be read is there.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="        if reading.bare and reading.before is not None:\n",
         after="        if reading.bare and reading.before is not None and not reading.before.sealed:\n",
-        tests=("tests/log/test_rotation.py", "tests/log/test_failing_disk.py"),
+        tests=(TEST_ROTATION, TEST_FAILING_DISK),
     ),
     Mutant(
         name="found-names-not-synced",
         thought="A file that can be opened by its name has its name.",
-        file=_FILES,
+        file=RECOVERY,
         before='    files.sync_directory(where / "log")\n',
         after="",
-        tests=_SURVIVES,
+        tests=(TEST_WHAT_SURVIVES,),
     ),
     Mutant(
         name="cut-bytes-not-kept",
         thought="An unfinished commit was told to nobody, so nobody misses it.",
-        file=_FILES,
+        file=RECOVERY,
         before="    write_new(files, aside / name, copied(old, length, path))\n",
         after="",
         tests=(f"{_RECOVERY}garbage_behind_the_tail",),
@@ -58,7 +64,7 @@ MUTANTS: Final = (
     Mutant(
         name="quarantine-not-synced",
         thought="The file in quarantine is synced, and its folder too.",
-        file=_FILES,
+        file=RECOVERY,
         before="    files.sync_directory(where)\n",
         after="",
         tests=(f"{_RECOVERY}what_a_recovery_makes_is_synced_in_order",),
@@ -66,7 +72,7 @@ MUTANTS: Final = (
     Mutant(
         name="quarantine-overwritten",
         thought="Segment and byte are enough of a name.",
-        file=_FILES,
+        file=RECOVERY,
         before="""\
     while files.kind(aside / name) is not None:  # an earlier recovery's: nothing kept aside is overwritten
         count += 1
@@ -78,7 +84,7 @@ MUTANTS: Final = (
     Mutant(
         name="cut-not-said-in-the-log",
         thought="The warning says that bytes were cut.",
-        file=_FILES,
+        file=RECOVERY,
         before="            lines = chain.commit([cut], now, CLOCK, chain.seq)\n",
         after="",
         tests=(f"{_RECOVERY}the_log_goes_on_behind_a_cut",),
@@ -86,15 +92,15 @@ MUTANTS: Final = (
     Mutant(
         name="repair-without-being-told-to",
         thought="Whoever calls repair wants it repaired.",
-        file=_REPAIR,
+        file=REPAIR,
         before="return _Work(look, files, actor).do(plan) if confirm else plan",
         after="return _Work(look, files, actor).do(plan)",
-        tests=("tests/log/test_repair.py",),
+        tests=(TEST_REPAIR,),
     ),
     Mutant(
         name="repair-drops-before-it-writes",
         thought="What stands behind the damage has been kept aside, so it can go first.",
-        file=_REPAIR,
+        file=REPAIR,
         before="""\
         self._write(tail, lines)
         for part, following in zip(look.parts, look.parts[1:], strict=False):
@@ -109,6 +115,6 @@ MUTANTS: Final = (
             if part.seal is None:
                 self._write(part, [seal_line(part.hash, Seal(part.seq, following.header))])
 """,
-        tests=("tests/log/test_repair.py::test_until_a_repair_has_written_the_tail_all_that_stands_behind_is_there",),
+        tests=(f"{TEST_REPAIR}::test_until_a_repair_has_written_the_tail_all_that_stands_behind_is_there",),
     ),
 )

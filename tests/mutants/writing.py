@@ -5,47 +5,53 @@ from __future__ import annotations
 from typing import Final
 
 from .mutant import Mutant
+from .places import (
+    DIRECTORY,
+    FILES,
+    GUARD,
+    NEW_FILE,
+    SYNCER,
+    TEST_DIRECTORY_LOG,
+    TEST_FAILING_DISK,
+    TEST_RECOVERY,
+    TEST_ROTATION,
+    TEST_ROTATION_ELSEWHERE,
+    TEST_SYNCER_PROCESS,
+)
 
 __all__ = ["MUTANTS"]
 
-_DIRECTORY: Final = "kharon/log/directory.py"
-_NEW: Final = "kharon/log/newfile.py"
-_FILES: Final = "kharon/log/files.py"
-_SYNCER: Final = "kharon/log/syncer.py"
-_LOG: Final = "tests/log/test_directory_log.py"
-_ROTATION: Final = "tests/log/test_rotation.py"
-_FAILING: Final = "tests/log/test_failing_disk.py"
 
 MUTANTS: Final = (
     # --- syncs --------------------------------------------------------------------------------------------------------
     Mutant(
         name="no-directory-sync-after-a-rename",
         thought="The bytes are on disk, and a rename is atomic, so the new file is there.",
-        file=_NEW,
+        file=NEW_FILE,
         before="        yield from _synced(names, failed)\n",
         after="",
-        tests=(_ROTATION,),
+        tests=(TEST_ROTATION,),
     ),
     Mutant(
         name="no-file-sync-before-a-rename",
         thought="The directory is synced behind the rename, and that brings the file along.",
-        file=_NEW,
+        file=NEW_FILE,
         before="        yield from _synced(FileSync(temporary, file), failed)\n",
         after="",
-        tests=(_ROTATION,),
+        tests=(TEST_ROTATION,),
     ),
     Mutant(
         name="no-sync-of-what-a-first-opening-makes",
         thought="Whoever makes a directory need not sync the one above it.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="            self._files.sync_directory(self._where.absolute().parent)\n",
         after="            pass\n",
-        tests=("tests/log/test_recovery.py::test_what_a_first_opening_makes_is_synced_with_its_directories",),
+        tests=(f"{TEST_RECOVERY}::test_what_a_first_opening_makes_is_synced_with_its_directories",),
     ),
     Mutant(
         name="failed-sync-tried-again",
         thought="A sync that failed may work the second time, and then everything is on disk.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="""\
         try:
             with naming(path):
@@ -65,12 +71,12 @@ MUTANTS: Final = (
                 self._close_tail()
                 raise
 """,
-        tests=(_LOG, "tests/log/test_syncer_process.py"),
+        tests=(TEST_DIRECTORY_LOG, TEST_SYNCER_PROCESS),
     ),
     Mutant(
         name="failed-sync-leaves-the-log-open",
         thought="The caller is told that the sync failed; the next one can go on.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="""\
         try:
             with naming(path):
@@ -80,68 +86,68 @@ MUTANTS: Final = (
             raise
 """,
         after="        with naming(path):\n            sync()\n",
-        tests=(_LOG,),
+        tests=(TEST_DIRECTORY_LOG,),
     ),
     Mutant(
         name="full-sync-made-up-for-by-a-weaker-one",
         thought="Where F_FULLFSYNC fails, fsync is better than nothing.",
-        file=_SYNCER,
+        file=SYNCER,
         before="""\
             if error.errno not in UNSUPPORTED:  # some network and USB file systems know no such command
                 raise
 """,
         after="            del error\n",
-        tests=(_FAILING,),
+        tests=(TEST_FAILING_DISK,),
     ),
     Mutant(
         name="durable-written-too-high",
         thought="What was written will be on disk by the time anybody reads this line.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="self._chain.commit(events, at, by, self.durable)",
         after="self._chain.commit(events, at, by, self.written)",
-        tests=(_LOG, _ROTATION),
+        tests=(TEST_DIRECTORY_LOG, TEST_ROTATION),
     ),
     Mutant(
         name="twin-shares-the-logs-description",
         thought="A dup of the descriptor is the same file, and cheaper than opening it again.",
-        file=_FILES,
+        file=FILES,
         before='os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY) if _LINUX else os.dup(self._fd)',
         after="os.dup(self._fd)",
-        tests=("tests/log/test_syncer_process.py",),
+        tests=(TEST_SYNCER_PROCESS,),
     ),
     Mutant(
         name="first-sync-of-a-tail-left-to-the-helper",
         thought="The helper can do the first sync of a tail as well as all others.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="if twin is None or tail is not self._offered:",
         after="if twin is None:",
-        tests=("tests/log/test_syncer_process.py",),
+        tests=(TEST_SYNCER_PROCESS,),
     ),
     # --- segments -----------------------------------------------------------------------------------------------------
     Mutant(
         name="tail-not-synced-before-its-successor",
         thought="The commit is synced by its caller right after this.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="""\
         if self.durable != self.written:
             yield from self._synced(FileSync(self._tail_path, old))
             self.durable = self.written
 """,
         after="",
-        tests=(_ROTATION,),
+        tests=(TEST_ROTATION,),
     ),
     Mutant(
         name="seal-not-synced",
         thought="A seal is no record, and nobody waits for it.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="        yield from self._synced(FileSync(path, file))\n        file.close()\n",
         after="        yield from ()\n        file.close()\n",
-        tests=(_ROTATION,),
+        tests=(TEST_ROTATION,),
     ),
     Mutant(
         name="failed-sync-of-a-rotation-leaves-the-log-open",
         thought="A rotation that fails can be begun again when the next commit is written.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="""\
         try:
             with naming(step.path):
@@ -151,127 +157,127 @@ MUTANTS: Final = (
             raise
 """,
         after="        with naming(step.path):\n            yield step\n",
-        tests=(_FAILING,),
+        tests=(TEST_FAILING_DISK,),
     ),
     Mutant(
         name="hash-from-before-a-rotation",
         thought="What was appended while a segment was begun has its hash already.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="        self._pending, hash = relink(ahead.hash, self._pending)\n",
         after="        hash = self._chain.hash if self._pending else ahead.hash\n",
-        tests=("tests/store/test_rotation_elsewhere.py",),
+        tests=(TEST_ROTATION_ELSEWHERE,),
     ),
     # --- no room ------------------------------------------------------------------------------------------------------
     Mutant(
         name="bytes-without-room-left-in-the-file",
         thought="The write failed, so nothing was written.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="                self._cut(path, file, size)\n",
         after="",
-        tests=(_LOG,),
+        tests=(TEST_DIRECTORY_LOG,),
     ),
     Mutant(
         name="taken-back-and-not-synced",
         thought="The file was cut, and the next sync will say so to the disk.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="""\
         self._sync_or_close(self._tail_path, self._open_tail().sync)
         self.durable = self.written
 """,
         after="",
-        tests=(_FAILING,),
+        tests=(TEST_FAILING_DISK,),
     ),
     Mutant(
         name="no-room-refuses-settles-too",
         thought="A full disk is full, whatever is to be written.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="data, may_give=not self._grows)",
         after="data, may_give=False)",
-        tests=(_FAILING,),
+        tests=(TEST_FAILING_DISK,),
     ),
     Mutant(
         name="adds-eat-the-reserve",
         thought="As long as the write itself finds room there is no need to look at the reserve.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="""\
             if self._grows and not self._reserve.fill():
                 raise OSError(errno.ENOSPC, "the reserve for settling could not be made whole")
 """,
         after="",
-        tests=(_FAILING,),
+        tests=(TEST_FAILING_DISK,),
     ),
     Mutant(
         name="short-write-taken-for-all",
         thought="A call of os.write writes what it is given, or raises.",
-        file=_FILES,
+        file=FILES,
         before="            view = view[count:]\n",
         after="            return\n",
-        tests=(_LOG,),
+        tests=(TEST_DIRECTORY_LOG,),
     ),
     # --- who writes ---------------------------------------------------------------------------------------------------
     Mutant(
         name="second-writer-not-noticed",
         thought="The lock keeps others out, so the file can only have the size that we left it with.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="if found is not None and found == (*self._mark, self._size):",
         after="if found is not None and found[:2] == self._mark:",
-        tests=(_FAILING,),
+        tests=(TEST_FAILING_DISK,),
     ),
     Mutant(
         name="exchanged-tail-not-noticed",
         thought="A file with our name and our size is our file.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="if found is not None and found == (*self._mark, self._size):",
         after="if found is not None and found.size == self._size:",
-        tests=(_FAILING,),
+        tests=(TEST_FAILING_DISK,),
     ),
     Mutant(
         name="fork-not-noticed",
         thought="A forked child has the files open and the lock held, so it may write.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="        if self._files.process() != self._process:\n            self.abandon()",
         after="        if self._files.process() != self._process and self._lock is None:\n            self.abandon()",
-        tests=(_FAILING,),
+        tests=(TEST_FAILING_DISK,),
     ),
     Mutant(
         name="lock-shared",
         thought="A shared lock is a lock.",
-        file=_FILES,
+        file=FILES,
         before="fcntl.LOCK_EX | fcntl.LOCK_NB",
         after="fcntl.LOCK_SH | fcntl.LOCK_NB",
-        tests=(_LOG,),
+        tests=(TEST_DIRECTORY_LOG,),
     ),
     Mutant(
         name="lock-unlinked",
         thought="A lock file that is left behind is litter.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="            self._lock.release()\n",
         after='            self._lock.release()\n            self._files.unlink(self._where / "LOCK")\n',
-        tests=(_LOG,),
+        tests=(TEST_DIRECTORY_LOG,),
     ),
     Mutant(
         name="readable-by-everybody",
         thought="The umask sees to the mode.",
-        file=_FILES,
+        file=FILES,
         before="os.O_CREAT | os.O_EXCL, 0o600)",
         after="os.O_CREAT | os.O_EXCL, 0o666)",
-        tests=(_LOG,),
+        tests=(TEST_DIRECTORY_LOG,),
     ),
     Mutant(
         name="writable-by-the-group",
         thought="A group is trusted by whoever made it.",
-        file="kharon/log/guard.py",
+        file=GUARD,
         before="_OTHERS_WRITE: Final = 0o022",
         after="_OTHERS_WRITE: Final = 0o002",
-        tests=(_FAILING,),
+        tests=(TEST_FAILING_DISK,),
     ),
     # --- closing ------------------------------------------------------------------------------------------------------
     Mutant(
         name="closed-though-its-last-sync-failed",
         thought="The line that says closed is harmless, since closing raised.",
-        file=_DIRECTORY,
+        file=DIRECTORY,
         before="            self._open_tail().truncate(whole)  # it was not closed",
         after="            # it was not closed",
-        tests=(_LOG,),
+        tests=(TEST_DIRECTORY_LOG,),
     ),
 )

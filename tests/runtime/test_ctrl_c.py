@@ -11,13 +11,7 @@ from kharon.runtime.snapshots import Snapshots
 from kharon.runtime.workers import Crew
 from kharon.store.waiting import wait_out
 
-
-@pytest.fixture(autouse=True)
-def _ctrl_c():
-    """Python's own answer to SIGINT, which a process that was started in the background does not have."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("ctrl_c")
 
 
 def press(*_ignored) -> bool:

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 import trio
+from handlers import names
 from trio.testing import wait_all_tasks_blocked
 
 import kharon
@@ -15,10 +16,6 @@ from kharon.testing import EPOCH, TrioClock
 async def kh(mock_clock):
     async with kharon.open(":memory:", clock=TrioClock()) as kh:
         yield kh
-
-
-async def names(kh, id):
-    return [type(record.event).__name__ for record in await kh.history(id)]
 
 
 # --- adding and asking ------------------------------------------------------------------------------------------------

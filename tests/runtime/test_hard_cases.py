@@ -10,19 +10,13 @@ from datetime import date, timedelta
 
 import pytest
 import trio
+from handlers import router_of
 from trio.testing import MockClock
 
 import kharon
 from kharon import FixedDelay, Router, Settings, Status, Ticket
 from kharon.log.memory import MemoryLog
 from kharon.testing import EPOCH, FailingLog, TrioClock
-
-
-def router_of(handler, type: str = "t") -> Router:
-    router = Router()
-    router.handler(type)(handler)
-    return router
-
 
 # --- handlers ---------------------------------------------------------------------------------------------------------
 
@@ -127,17 +121,22 @@ async def test_a_handler_that_exits_comes_to_an_end(tmp_path) -> None:
 
 
 class Raising(logging.Handler):
+    raised = 0
+
     def emit(self, record):
+        self.raised += 1
         raise RuntimeError("this logging handler raises")
 
 
 @pytest.fixture
 def raising_logger():
+    """What raises whenever something is logged; the test has to bring it about that something is."""
     handler = Raising()
     logger = logging.getLogger("kharon")
     logger.addHandler(handler)
     yield
     logger.removeHandler(handler)
+    assert handler.raised > 0
 
 
 async def test_a_logger_that_raises_strands_nobody(raising_logger, autojump_clock: MockClock) -> None:

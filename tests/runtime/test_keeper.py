@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import threading
@@ -15,13 +16,10 @@ from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OsFiles
 from kharon.log.record import Record
 from kharon.model.events import SegmentArchived, SegmentCompressed, SegmentTrimmed
+from kharon.runtime.retention import Keeper
+from kharon.testing import TrioClock
 
 SMALL = {"segment_bytes": 4096, "max_poll_interval": 0.05}
-
-
-@pytest.fixture
-def where(tmp_path):
-    return tmp_path / "queue"
 
 
 async def fill(kh: kharon.Kharon, count: int = 40) -> None:
@@ -130,11 +128,12 @@ class FullForCopies(OsFiles):
 
 
 @pytest.mark.parametrize("what", ["compress_beyond_bytes", "archive_beyond_bytes"])
-async def test_without_room_for_it_retention_pauses_and_nothing_else_does(where, caplog, what):
+async def test_without_room_for_it_retention_waits_and_nothing_else_does(where, caplog, what):
     log = DirectoryLog(where, 4096, FullForCopies())
     async with kharon.open(log, Settings(**{what: 1}, **SMALL)) as kh:
         await fill(kh)
-        await said(caplog, "retention pauses for 60 s: [Errno 28] No space left on device")
+        action = what.removesuffix("_beyond_bytes")
+        await said(caplog, f"retention cannot {action}, and tries again: [Errno 28] No space left on device")
         await kh.add(Ticket("last", "email"))
         await kh.ack("t0")
     assert {path.suffix for path in (where / "log").iterdir()} == {".jsonl"}
@@ -154,7 +153,8 @@ class _Failing:
     def __init__(self, files, file):
         self._files, self._file = files, file
         self.write, self.size, self.mark, self.close = file.write, file.size, file.mark, file.close
-        self.truncate, self.allocate, self.twin = file.truncate, file.allocate, file.twin
+        self.truncate, self.allocate = file.truncate, file.allocate
+        self.twin = lambda: None  # else a helper would sync it, on a slow disk, and that does not fail
 
     def sync(self):
         if self._files.fails:
@@ -215,6 +215,129 @@ async def test_closing_does_not_wait_for_what_is_being_written(where, monkeypatc
     assert threading.active_count() <= before + 2, "Trio keeps idle threads for a while; none of ours is left"
 
 
+class Planned:
+    """Plans trimming, archiving, compressing, in this order, as long as they are not left out; refuses some of it.
+
+    Attributes:
+        refused: why an action is refused.
+        tried: the actions, in the order in which they were tried.
+        planning: why nothing can be planned.
+    """
+
+    def __init__(self, **refused):
+        self.refused = refused
+        self.tried = []
+        self.done = set()
+        self.planning = None
+
+    def plan(self, now, without=()):
+        if self.planning is not None:
+            raise self.planning
+        return next((self for self.action in ACTIONS if self.action not in self.done.union(without)), None)
+
+    def prepare(self, _step):
+        self.tried.append(self.action)
+        if self.action in self.refused:
+            raise self.refused[self.action]
+        return self.action
+
+    def settle(self, _step):
+        self.done.add(self.action)
+
+    def finish(self, _step):
+        pass
+
+    def stop(self):
+        pass
+
+
+ACTIONS = ["trim", "archive", "compress"]
+
+
+@contextlib.asynccontextmanager
+async def keeping(planned: Planned):
+    async def record(_event):
+        await trio.lowlevel.checkpoint()
+
+    keeper = Keeper(planned, record, TrioClock(), 15)
+    keeper.start()
+    await planned_by(keeper)
+    try:
+        yield keeper
+    finally:
+        await keeper.stop()
+
+
+async def while_true(condition) -> None:
+    """Wait in real time, though the clock stands still, and not for ever."""
+    for _ in range(10_000):
+        if not condition():
+            return
+        await trio.to_thread.run_sync(threading.Event().wait, 0.001)
+    raise TimeoutError
+
+
+async def planned_by(keeper: Keeper) -> None:
+    """Wait until it has done what there is to do: in threads, while the clock stands still."""
+    for _ in range(2):  # the second time is noticed once the work of the first is done
+        keeper.wake()
+        await while_true(lambda: keeper._due.is_set())  # noqa: PLW0108 - each time another event
+
+
+async def test_what_is_refused_keeps_nothing_else_from_being_done_and_is_said_once(mock_clock, caplog):
+    planned = Planned(trim=kharon.KharonError("the archive is another's"))
+    async with keeping(planned) as keeper:
+        assert planned.tried == ACTIONS
+        for _ in range(3):
+            mock_clock.jump(59)
+            await planned_by(keeper)
+            mock_clock.jump(1)
+            await planned_by(keeper)
+        assert planned.tried == [*ACTIONS, *["trim"] * 3], "each minute, and no more often"
+        assert caplog.messages == ["retention cannot trim, and tries again: the archive is another's"]
+        planned.refused["trim"] = OSError(5, "Input/output error")
+        mock_clock.jump(60)
+        await planned_by(keeper)
+        assert caplog.messages[1:] == ["retention cannot trim, and tries again: [Errno 5] Input/output error"]
+        again = planned.refused.pop("trim")
+        mock_clock.jump(60)
+        await planned_by(keeper)
+        assert planned.done == set(ACTIONS)
+        planned.refused["trim"] = again
+        planned.done.clear()
+        await planned_by(keeper)
+        assert len(caplog.messages) == 3, "it had gone meanwhile"
+
+
+async def test_what_is_refused_is_tried_again_though_nothing_wakes_it(mock_clock):
+    planned = Planned(trim=kharon.KharonError("the archive is another's"))
+    async with keeping(planned) as keeper:
+        keeper._interval = 3600
+        await planned_by(keeper)
+        tried = len(planned.tried)
+        mock_clock.jump(60)
+        await while_true(lambda: len(planned.tried) == tried)
+
+
+async def test_neither_a_bug_in_planning_nor_a_logging_that_raises_ends_it(mock_clock, caplog, monkeypatch):
+    planned = Planned()
+    planned.planning = ZeroDivisionError("a bug")
+    async with keeping(planned) as keeper:
+        await planned_by(keeper)
+        assert caplog.messages == ["retention cannot see what is to be done, and tries again: a bug"]
+
+        def raising(*_args, **_more):
+            raise RuntimeError("a user's logging")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(logging.getLogger("kharon"), "_log", raising)
+            planned.planning = ZeroDivisionError("another bug")
+            await planned_by(keeper)
+        planned.planning = None
+        await planned_by(keeper)
+        assert planned.done == set(ACTIONS)
+
+
 class Stubborn(OsFiles):
     def unlink(self, path):
         if path.suffix == ".jsonl":
@@ -225,7 +348,7 @@ class Stubborn(OsFiles):
 async def test_what_cannot_be_removed_is_said_and_left_to_the_next_opening(where, caplog):
     async with kharon.open(DirectoryLog(where, 4096, Stubborn()), Settings(compress_beyond_bytes=1, **SMALL)) as kh:
         await fill(kh)
-        await said(caplog, "retention pauses for 60 s: [Errno 13]")
+        await said(caplog, "retention cannot compress, and tries again: [Errno 13]")
         assert len(await kh.history("t0")) == 1
     names = sorted(path.name for path in (where / "log").iterdir())
     assert names[1] == names[0] + ".zst"
@@ -242,7 +365,7 @@ async def test_a_bug_in_it_is_a_warning(where, caplog, monkeypatch):
     with caplog.at_level(logging.WARNING):
         async with kharon.open(where, Settings(compress_beyond_bytes=1, **SMALL)) as kh:
             await fill(kh)
-            await said(caplog, "retention pauses for 60 s")
+            await said(caplog, "retention cannot compress, and tries again")
 
 
 async def test_archives_elsewhere_may_be_shared(tmp_path):

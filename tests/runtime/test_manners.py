@@ -5,6 +5,7 @@ import signal
 import pytest
 import trio
 import trio.lowlevel
+from handlers import for_ever, nothing, router_of
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 import kharon
@@ -12,20 +13,6 @@ from kharon import Settings, Status, Ticket
 from kharon.log.memory import MemoryLog
 from kharon.model.projection import Projection
 from kharon.testing import FailingLog, TrioClock
-
-
-def router_of(handle, type="t"):
-    router = kharon.Router()
-    router.handler(type)(handle)
-    return router
-
-
-async def nothing(_kh, _ticket):
-    pass
-
-
-async def for_ever(_kh, _ticket):
-    await trio.sleep_forever()
 
 
 def events_of(log, id):
@@ -495,14 +482,6 @@ async def test_closing_the_queue_ends_run_without_an_error():
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def ctrl_c():
-    """Python's own answer to SIGINT, which a process that was started in the background does not have."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 class InterruptedLog(FailingLog):
     """A log during whose writing the user presses Ctrl-C."""
 
@@ -634,6 +613,7 @@ def test_a_ctrl_c_while_readers_wait_is_no_failure_of_the_disk(ctrl_c):
             trio.run(main)
         group = raised.value
         assert isinstance(group, KeyboardInterrupt) or group.split(KeyboardInterrupt)[1] is None
+        assert len(answers) == 4, "nobody is left waiting"
         assert all(isinstance(answer, (Ticket, kharon.TicketNotFound)) for answer in answers)
 
 

@@ -11,6 +11,8 @@ import pytest
 import trio
 
 import kharon
+from kharon.log.directory import DirectoryLog
+from kharon.runtime.snapshots import Snapshots
 
 SMALL = kharon.Settings(segment_bytes=4096, snapshot_bytes=1, fsync="never")
 
@@ -44,6 +46,33 @@ async def test_a_snapshot_is_taken_beside_a_queue_that_is_used(tmp_path):
         assert kh.first_record == 1
     with pytest.raises(kharon.CorruptLog):
         kharon.verify(where)
+
+
+async def test_what_is_finished_while_one_is_taken_is_not_due_before_there_is_enough_of_it(tmp_path, monkeypatch):
+    begun, go_on = [], trio.Event()
+
+    async def run(command):
+        begun.append(command)
+        await go_on.wait()
+        return 0, b"", b""
+
+    monkeypatch.setattr("kharon.runtime.snapshots._run", run)
+    log = DirectoryLog(tmp_path / "queue")
+    snapshots = Snapshots(log, 1000)
+    snapshots.start()
+    log.unsaved = 1000
+    snapshots.look()
+    await trio.testing.wait_all_tasks_blocked()
+    log.unsaved += 999
+    snapshots.look()
+    go_on.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(begun) == 1
+    log.unsaved += 1
+    snapshots.look()
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(begun) == 2
+    await snapshots.stop()
 
 
 async def test_no_snapshot_is_taken_if_none_is_wanted(tmp_path):

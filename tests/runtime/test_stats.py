@@ -5,6 +5,7 @@ import math
 
 import pytest
 import trio
+from handlers import for_ever, nothing
 from trio.testing import wait_all_tasks_blocked
 
 import kharon
@@ -33,16 +34,8 @@ def router_of(**handlers):
     return router
 
 
-async def nothing(_kh, _ticket):
-    pass
-
-
 async def groan(_kh, _ticket):
     raise ValueError
-
-
-async def for_ever(_kh, _ticket):
-    await trio.sleep_forever()
 
 
 # --- counters ---------------------------------------------------------------------------------------------------------

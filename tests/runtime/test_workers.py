@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import trio
 import trio.lowlevel
+from handlers import for_ever, names, nothing, router_of
 from trio.testing import wait_all_tasks_blocked
 
 import kharon
@@ -31,24 +32,6 @@ def opened(clock):
         return kharon.open(":memory:", Settings(**settings), clock=clock)
 
     return open_with
-
-
-def router_of(handle, type="t"):
-    router = kharon.Router()
-    router.handler(type)(handle)
-    return router
-
-
-async def nothing(_kh, _ticket):
-    pass
-
-
-async def for_ever(_kh, _ticket):
-    await trio.sleep_forever()
-
-
-async def names(kh, id):
-    return [type(record.event).__name__ for record in await kh.history(id)]
 
 
 async def ended(kh, router, *tickets):

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 import trio
+from store_steps import outcome_of
 from watched_log import WatchedLog
 
 import kharon
@@ -27,13 +28,6 @@ def fsync(request):
 
 def opened(log, **settings):
     return kharon.open(log, Settings(fsync=log.fsync, **settings), clock=TrioClock())
-
-
-async def outcome_of(call, *args, **kwargs):
-    try:
-        return await call(*args, **kwargs)
-    except kharon.KharonError as error:
-        return error
 
 
 # --- replies ----------------------------------------------------------------------------------------------------------
@@ -513,6 +507,21 @@ async def test_a_failure_in_the_background_is_not_hidden_by_leaving(autojump_clo
             log.fail = "sync"
             await trio.sleep(1)
     assert raised.value.__cause__ is log.error
+
+
+async def test_a_logging_that_raises_does_not_end_the_run_with_the_store(autojump_clock, monkeypatch):
+    """It is a system task that finds the failure: whatever leaves that would cancel all that there is."""
+
+    def raising(*_args, **_more):
+        raise RuntimeError("a user's logging")
+
+    log = WatchedLog(0.05)
+    monkeypatch.setattr(logging.getLogger("kharon"), "_log", raising)
+    with pytest.raises(kharon.CommitOutcomeUnknown):  # noqa: PT012
+        async with opened(log) as kh:
+            await kh.add(Ticket("a", "t"))
+            log.fail = "sync"
+            await trio.sleep(1)
 
 
 async def test_what_was_decided_before_a_failure_in_the_background_is_not_written_after_it(mock_clock):

@@ -6,6 +6,7 @@ import pytest
 import trio
 import trio.testing
 from offering_log import FakeSyncer, OfferingLog
+from store_steps import Slow
 
 import kharon
 from kharon import Closed, CommitOutcomeUnknown, Settings, StorageFull, Ticket
@@ -63,6 +64,43 @@ async def test_one_that_shared_its_group_with_a_users_is_not_told_twice(user_fir
     await store.close()
 
 
+@pytest.mark.parametrize("user_first", [True, False])
+async def test_a_sync_that_fails_behind_a_group_that_landed_is_told_to_a_user_too(user_first):
+    """Who shared the group was told that it went well."""
+    log = FailingLog(MemoryLog(), fail="sync")
+    kh, store = await entered(log, 60.0)
+
+    async def refused():
+        with pytest.raises(CommitOutcomeUnknown):
+            await store.record(EVENT)
+
+    async def added():
+        assert (await kh.add(Ticket("a", "t"))).id == "a"
+
+    with trio.testing.assert_checkpoints():
+        async with trio.open_nursery() as nursery:
+            for call in (added, refused) if user_first else (refused, added):
+                nursery.start_soon(call)
+    with pytest.raises(CommitOutcomeUnknown):
+        await store.close()
+
+
+async def test_who_hears_of_it_while_a_sync_of_its_own_goes_wrong_is_not_told_twice(monkeypatch):
+    log = FailingLog(MemoryLog(), fail="sync")
+    _, store = await entered(log, 60.0)
+    fail = store._commits.fail
+
+    def failed(error):
+        fail(error)
+        with pytest.raises(Closed):
+            store._check_open()
+
+    monkeypatch.setattr(store._commits, "fail", failed)
+    with pytest.raises(CommitOutcomeUnknown):
+        await store.record(EVENT)
+    await store.close()
+
+
 class Tight(MemoryLog):
     """Has room for what ends something, and for nothing else."""
 
@@ -110,13 +148,6 @@ async def test_without_any_room_it_is_taken_back():
     await store.record(EVENT)
     assert store.projection.seq == 1
     await store.close()
-
-
-class Slow:
-    slow = True
-
-    def add(self, seconds):
-        pass
 
 
 async def test_it_waits_for_the_sync_that_is_in_flight_before_it_asks_for_its_own():

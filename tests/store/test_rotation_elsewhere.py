@@ -227,6 +227,21 @@ async def test_without_room_for_a_segment_the_tail_goes_on(tmp_path, files, log,
     assert len(list((tmp_path / "queue/log").iterdir())) == 2
 
 
+async def test_a_snapshot_that_a_rotation_makes_due_is_taken_though_nothing_comes_behind_it(tmp_path, log, syncer):
+    snapshots = tmp_path / "queue" / "snapshots"
+    async with opened(log, syncer, snapshot_bytes=1, compress_beyond_bytes=1) as kh, trio.open_nursery() as nursery:
+        looks = []
+        kh._queue.keeper.wake = lambda: looks.append(log.finished())
+        await fill(nursery, kh, syncer)
+        await answer(syncer, None, None)
+        assert looks == []
+        await answer(syncer, None)
+        assert [len(finished) for finished in looks] == [1], "once it is sealed"
+        with trio.fail_after(60):
+            while not snapshots.is_dir() or not any(snapshots.glob("*.jsonl")):  # noqa: ASYNC110 - another process
+                await trio.sleep(0.01)
+
+
 async def test_closing_waits_for_a_rotation(tmp_path, log, syncer):
     queue = queue_on(log, syncer)
     kh = await queue.__aenter__()

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import math
 import os
 import random
@@ -27,6 +26,7 @@ import pytest
 import trio
 import trio.testing
 from simulated_files import CHANGING, Plan, SimulatedFiles, check_named
+from store_steps import Slow
 
 import kharon
 from kharon import Settings, Ticket
@@ -37,6 +37,7 @@ from kharon.model.ticket import Status
 from kharon.store.helper import AnswerLost
 from kharon.testing import EPOCH, TrioClock
 
+pytestmark = pytest.mark.usefixtures("quiet")
 SCALE = float(os.environ.get("KHARON_CRASH_SCALE", "1"))
 WHERE = Path("/queue")
 SMALL = 2000  # bytes: a segment is full after a few groups
@@ -158,15 +159,6 @@ class Elsewhere:
 
     async def close(self) -> None:
         await trio.lowlevel.cancel_shielded_checkpoint()
-
-
-class Slow:
-    """The pace of a disk that is slow whatever is measured."""
-
-    slow = True
-
-    def add(self, seconds: float) -> None:
-        pass
 
 
 def descriptors() -> int:
@@ -347,13 +339,6 @@ class Found:
         for id in tickets.keys() | told.may.keys():
             may = told.may[id] if exact else told.may[id] | set(told.was[id])
             assert tickets.get(id, ABSENT) in may, f"{id} is {tickets.get(id, ABSENT)}, and may be {may}"
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    logging.getLogger("kharon").disabled = True
-    yield
-    logging.getLogger("kharon").disabled = False
 
 
 @pytest.mark.parametrize("fsync", MODES)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 from offering_log import FD, FakeSyncer, OfferingLog
+from store_steps import Slow
 from watched_log import WatchedLog
 
 import kharon
@@ -28,15 +29,6 @@ from kharon.store.pace import CALM_SYNCS, Pace
 from kharon.testing import TrioClock
 
 blocked = trio.testing.wait_all_tasks_blocked
-
-
-class Slow:
-    """The pace of a disk that is slow whatever is measured."""
-
-    slow = True
-
-    def add(self, seconds):
-        pass
 
 
 def queue_on(log, syncer, *, slow=True, fsync="always", **settings):
@@ -503,26 +495,24 @@ async def test_what_delivering_raises_in_the_helpers_task_is_the_leaders_and_the
     ("error", "told"),
     [(kharon.StorageFull("no room"), kharon.StorageFull), (OSError(5, "no"), kharon.CommitOutcomeUnknown)],
 )
-async def test_what_logging_raises_in_the_helpers_task_is_the_leaders_too(calls, monkeypatch, error, told):
+async def test_what_logging_raises_in_the_helpers_task_is_told_to_nobody(calls, monkeypatch, error, told):
     syncer, log = FakeSyncer(), OfferingLog()
     calls = Spoken(calls.nursery)
     async with opened(log, syncer) as kh:
-        loud = Loud()
 
-        def raising(*_args):
-            raise loud
+        def raising(*_args, **_more):
+            raise Loud
 
         await calls.start("first", kh.add, Ticket("first", "t"))
         for number in range(3):
             await calls.start(number, kh.add, Ticket(str(number), "t"))
         log.fail, log.error = "write", error
         with monkeypatch.context() as patch:
-            patch.setattr(local._logger, "error", raising)
+            patch.setattr(local._logger, "_log", raising)
             syncer.answer()
             await blocked()
         assert isinstance(calls.ended["first"], Ticket)
-        assert calls.ended[0] is loud
-        assert [type(calls.ended[number]) for number in (1, 2)] == [told] * 2
+        assert [type(calls.ended[number]) for number in range(3)] == [told] * 3
 
 
 async def test_a_sync_whose_answer_was_lost_is_done_again_where_that_is_safe(calls, monkeypatch):
@@ -595,6 +585,35 @@ async def test_closing_waits_for_both_groups(calls):
     assert set(calls.ended) == {"first", "second", "close"}
     assert log.abandoned
     assert syncer.closed == 1
+
+
+async def test_an_opening_that_fails_leaves_no_helper_behind(tmp_path, monkeypatch):
+    """Claims of a dead process lapse when it is opened; on a slow disk the helper is started for that."""
+    log = DirectoryLog(tmp_path / "queue")
+    dead = queue_on(log, FakeSyncer(), slow=False)
+    kh = await dead.__aenter__()
+    await kh.add(Ticket("a", "t"))
+    await kh._store.turn("w", ("default",), None, settle_by="w", claim=True)
+    log.abandon()
+
+    syncer, log = FakeSyncer(), DirectoryLog(tmp_path / "queue")
+    abandon, closed = log.abandon, []
+
+    def failing():
+        raise OSError(5, "Input/output error")
+
+    def abandoned():
+        closed.append(syncer.closed)
+        abandon()
+
+    monkeypatch.setattr(log, "begin_sync", failing)
+    monkeypatch.setattr(log, "abandon", abandoned)
+    with pytest.raises(kharon.CommitOutcomeUnknown):
+        await queue_on(log, syncer).__aenter__()
+    assert syncer.started == 1
+    assert closed == [1], "first: it may be syncing a file of the log"
+    async with kharon.open(tmp_path / "queue"):
+        pass
 
 
 async def test_a_drain_ends_with_a_sync_in_flight(calls):

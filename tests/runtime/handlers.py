@@ -1,0 +1,26 @@
+"""Handlers and routers that many tests of the workers need, and what the history says of a ticket."""
+
+from __future__ import annotations
+
+import trio
+
+import kharon
+
+
+def router_of(handle, type: str = "t") -> kharon.Router:
+    router = kharon.Router()
+    router.handler(type)(handle)
+    return router
+
+
+async def nothing(_kh, _ticket) -> None:
+    pass
+
+
+async def for_ever(_kh, _ticket) -> None:
+    await trio.sleep_forever()
+
+
+async def names(kh: kharon.Kharon, id: str) -> list[str]:
+    """The names of a ticket's events."""
+    return [type(record.event).__name__ for record in await kh.history(id)]
