@@ -199,6 +199,8 @@ def _start(path: Path, seq: int | None, instant: datetime | None) -> Projection:
 def verify(path: str | os.PathLike[str], anchor: Anchor | None = None) -> Report:
     """Read the whole log of a queue's directory, and prove that it is what was written.
 
+    The index of `history` is neither needed nor looked at: it is a cache, and what it finds is checked in the log.
+
     Args:
         path: the queue's directory; it may be open in any process.
         anchor: a record that the log must still contain, as `anchor` gave it and as it was kept elsewhere. Without one,

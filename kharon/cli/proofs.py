@@ -38,6 +38,8 @@ def verified(out: Output, queue: Path, anchor_file: Path | None) -> None:
             {"whole": True, **fields, "path": str(queue), "anchor": None if kept is None else attrs.asdict(kept)}
         )
         return
+    for why in report.unjudged_snapshots:
+        out.say(f"not judged: {why}")
     out.line(f"whole: log {report.log}")
     which = f"records {report.first} to {report.last}" if report.records else "no records"
     out.table(
@@ -62,9 +64,10 @@ def _check_rest(report: Report) -> None:
     if report.unknown:
         first = report.unknown[0]
         needs = f"Kharon {first.needs}" if first.needs else "a later Kharon"
+        others = sum(each.records for each in report.unknown) - 1
+        which = f"record {first.first} and {others:,} more" if others else f"record {first.first}"
         raise UnknownFormat(
-            f"the chain is whole, but record {first.first} and {sum(each.records for each in report.unknown) - 1} more "
-            f"cannot be read: {first.event} in version {first.version} needs {needs}"
+            f"the chain is whole, but {which} cannot be read: {first.event} in version {first.version} needs {needs}"
         )
     if report.bad_snapshots:
         path, _, why = report.bad_snapshots[0].partition(": ")

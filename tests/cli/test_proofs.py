@@ -7,6 +7,7 @@ import json
 import shutil
 import sqlite3
 import sys
+from pathlib import Path
 
 import pytest
 import scenario
@@ -156,6 +157,54 @@ def test_an_unfinished_commit_is_said(run, copy):
     ran = run("verify", "queue")
     assert ran.code == 0
     assert "\nunfinished  " in ran.out
+
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def test_a_snapshot_that_is_not_the_logs_is_1(run):
+    queue = GOLDEN / "snapshot-bad" / "queue"
+    ran = run("verify", queue)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert ran.err.startswith(f"kharon: {queue}/snapshots/")
+    assert "the log itself is whole" in ran.err
+    assert json.loads(run("verify", queue, "--json").err)["error"] == "CorruptLog"
+
+
+def test_a_snapshot_that_nobody_can_judge_is_said(run):
+    queue = GOLDEN / "snapshot-later" / "queue"
+    ran = run("verify", queue)
+    assert ran.code == 0
+    assert ran.out.startswith("whole: ")
+    assert ran.err.startswith(f"not judged: {queue}/snapshots/")
+    ran = run("verify", queue, "--json")
+    assert (ran.code, ran.err) == (0, "")
+    assert len(ran.objects[0]["unjudged_snapshots"]) == 1
+
+
+def test_events_that_only_a_later_version_knows_are_2(run):
+    ran = run("verify", GOLDEN / "later-event" / "queue")
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert "the chain is whole, but record " in ran.err
+
+
+@pytest.mark.parametrize("how", ["garbage", "of other segments", "a file"])
+def test_the_index_of_history_is_nothing_to_verify(run, copy, how):
+    """It is a cache: a bad one is no damage, is not asked, and is made again."""
+    before = run("history", "queue", "invoice-1042").out
+    assert before
+    index = copy / "index"
+    files = sorted(index.glob("*.idx"))
+    assert len(files) > 3
+    if how == "a file":
+        shutil.rmtree(index)
+        index.write_text("in the way")
+    for path, other in zip(files, [*files[1:], files[0]], strict=True) if how != "a file" else ():
+        path.with_suffix(".new").write_bytes(b"garbage" if how == "garbage" else other.read_bytes())
+    for path in index.glob("*.new"):
+        path.replace(path.with_suffix(".idx"))
+    assert run("verify", "queue").code == 0
+    assert run("history", "queue", "invoice-1042").out == before
 
 
 # --- export -----------------------------------------------------------------------------------------------------------
