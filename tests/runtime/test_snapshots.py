@@ -75,6 +75,21 @@ async def test_what_is_finished_while_one_is_taken_is_not_due_before_there_is_en
     await snapshots.stop()
 
 
+async def test_what_may_be_trimmed_is_known_though_no_index_could_be_written(tmp_path, monkeypatch, caplog):
+    async def run(command):
+        return 2, b"17\n", b"no room"
+
+    monkeypatch.setattr("kharon.runtime.snapshots._run", run)
+    monkeypatch.setattr("kharon.runtime.snapshots.kept_since", lambda *_: 17)
+    snapshots = Snapshots(DirectoryLog(tmp_path / "queue"), 1000, trims=True)
+    snapshots.start()
+    await trio.testing.wait_all_tasks_blocked()
+    assert "no index of" in caplog.text
+    assert snapshots.may_trim(17)
+    assert not snapshots.may_trim(18)
+    await snapshots.stop()
+
+
 async def test_no_snapshot_is_taken_if_none_is_wanted(tmp_path):
     where = tmp_path / "queue"
     settings = kharon.Settings(segment_bytes=4096, snapshot_bytes=None, fsync="never")
