@@ -9,7 +9,8 @@ there were. It is a saved fold, and never the truth: a bad one is passed over, a
 
 `take` makes the next one from the last one and from the segments that are finished since: it needs neither the queue's
 lock nor the process that has it, and is run in a process of its own (`main`), so that no event loop ever waits for it,
-however many tickets there are. Finished segments are on disk, so a snapshot never stands at a seq that is not durable.
+however many tickets there are; that process writes the indexes of finished segments too (`index`). Finished segments
+are on disk, so a snapshot never stands at a seq that is not durable.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from kharon.errors import CorruptLog, KharonError, UnknownFormat
 from kharon.log.files import OS_FILES, Files
+from kharon.log.index import write_missing
 from kharon.log.moves import open_moving, segments
 from kharon.log.newfile import remove_unfinished, write_new
 from kharon.log.record import BadLine, Chain, Record, check_depth, check_format, check_line, link, open_header
@@ -538,24 +540,31 @@ def _batched(lines: Iterable[bytes], size: int) -> Iterator[bytes]:
 
 
 def main(lifeline: int | None = None) -> int:
-    """Take a snapshot of the queue in the directory that the last argument names; say on stderr why not.
+    """Take a snapshot of the queue in the directory that the last argument names, and write the indexes it lacks.
 
     If the argument in front of it is `trimmable`, say on stdout up to which seq records may be trimmed then.
 
     Args:
         lifeline: a descriptor of which the process that wants the snapshot has the other end: when that closes,
             however that process ended, this one ends too. None: there is none.
+
+    Returns:
+        0; or, with the reason on stderr, 1: no snapshot; 2: no index.
     """
     if lifeline is not None:
         threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    directory = Path(sys.argv[-1])
+    missing = 1
     try:
         os.nice(10)  # whoever has the queue open goes first
-        take(Path(sys.argv[-1]))
+        take(directory)
         if sys.argv[-2] == "trimmable":
-            print(trimmable(Path(sys.argv[-1])))  # noqa: T201 - a program of its own
+            print(trimmable(directory))  # noqa: T201 - a program of its own
+        missing = 2
+        write_missing(directory, segments(directory))
     except (KharonError, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - a program of its own
-        return 1
+        return missing
     return 0
 
 

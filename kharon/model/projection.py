@@ -390,6 +390,30 @@ class Projection:
         limit = None if limits == (None, None, None) else Limit(*limits)
         return Tube(name, state.paused_since, limit, ready, claimed, free != 0, instant if free == 0 else None)
 
+    def ahead(self, ticket: Ticket, tubes: Iterable[str], now: datetime) -> int:
+        """Return how many tickets in these tubes are due at `now` and would be claimed before this one.
+
+        Args:
+            ticket: one that waits and is not blocked.
+            tubes: the tubes to claim from.
+            now: an instant; what has been promoted so far does not matter, and stays.
+
+        Cost: O(tubes log n) + O(tickets that have become due since the horizon); O(ready) if `now` lies before that.
+        """
+        wanted = set(tubes)
+        key = (ticket.nice, ticket.runat, ticket.order, ticket.id)
+        count = 0
+        for tube in wanted & self._heads.ready.keys():
+            before = self._heads.ready[tube]
+            end = before.bisect_left(key)
+            count += end if now >= self.horizon else sum(runat <= now for _, runat, _, _ in before[:end])
+        for runat, order, id in self._waiting:
+            if runat > now:
+                break
+            other = self._tickets[id]
+            count += other.tube in wanted and (other.nice, runat, order, id) < key
+        return count
+
     def lapsed(self, now: datetime, limit: int) -> list[Ticket]:
         """Return the claimed tickets whose lease has ended by `now`, earliest end first, `limit` at most. O(limit)."""
         return self._until(self._leases, now, limit)

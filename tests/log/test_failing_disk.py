@@ -603,7 +603,7 @@ def test_a_real_directory_that_others_may_write_is_refused(where, mode):
     log.abandon()
 
 
-@pytest.mark.parametrize("name", ["LOCK", "log", "quarantine", "snapshots", "reserve"])
+@pytest.mark.parametrize("name", ["LOCK", "index", "log", "quarantine", "snapshots", "reserve"])
 def test_a_link_inside_of_the_queue_is_refused(where, tmp_path, name):
     sample(where, closed=True)
     if (where / name).exists():

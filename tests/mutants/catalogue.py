@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import history, model, reading, recovery, runtime, schedules, store, tubes, writing
+from . import audit, history, model, reading, recovery, runtime, schedules, store, tubes, writing
 from .mutant import Mutant
 
 __all__ = ["MUTANTS"]
@@ -14,6 +14,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *reading.MUTANTS,
     *recovery.MUTANTS,
     *history.MUTANTS,
+    *audit.MUTANTS,
     *store.MUTANTS,
     *model.MUTANTS,
     *runtime.MUTANTS,
