@@ -29,7 +29,7 @@ tubes = st.sampled_from(TUBES)
 number = st.integers(0, 15)
 nices = st.sampled_from([0, 512, 512])
 offsets = st.integers(-9, 3)
-per_period = st.tuples(st.none() | st.integers(1, 3), st.integers(1, 3), st.sampled_from([0.5, 4.0, 7.0]))
+per_period = st.tuples(st.none() | st.integers(1, 3), st.integers(1, 3), st.sampled_from([4.0, 4.0, 7.0]))
 limits = st.one_of(
     st.just((None, None, None)), st.tuples(st.integers(1, 3), st.none(), st.none()), per_period, per_period
 )
@@ -51,18 +51,20 @@ command = st.one_of(
     st.tuples(st.just("limit"), tubes, limits),
 )
 claims = st.lists(claim, min_size=1, max_size=3)
+ends = st.lists(st.tuples(st.just("done"), number, st.booleans()), min_size=1, max_size=2)
 commands = st.lists(command, min_size=1, max_size=4)
 step = st.one_of(
     st.tuples(st.just("commit"), claims, st.just(True)),
     st.tuples(st.just("commit"), commands, st.just(True)),
     st.tuples(st.just("commit"), commands | claims, st.just(False)),
-    st.tuples(st.just("watch"), st.lists(tubes, unique=True)),
-    st.tuples(st.just("pass"), st.sampled_from([0.5, 1, 3, 4, 7, 20])),
+    st.tuples(st.just("commit"), ends, st.just(True)),
+    st.tuples(st.just("watch"), st.sampled_from([("x", "y"), ("y", "x"), ("x",), ()])),
+    st.tuples(st.just("pass"), st.sampled_from([3, 4, 4, 7, 20])),
     st.tuples(st.just("pass"), st.sampled_from([-10, -1])),
     st.tuples(st.just("reopen"), st.booleans()),
 )
 beginning = st.tuples(
-    st.lists(st.tuples(st.just("limit"), tubes, per_period), max_size=3), st.lists(add, min_size=5, max_size=8)
+    st.lists(st.tuples(st.just("limit"), tubes, limits), min_size=1, max_size=3), st.lists(add, min_size=5, max_size=8)
 )
 
 
