@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import msgspec
 
 import kharon
 from kharon.log.directory import DirectoryLog
@@ -102,7 +103,8 @@ def _warnings() -> Iterator[list[str]]:
 
 def _report(report: kharon.Report) -> Any:
     seen = attrs.asdict(report, filter=lambda field, _value: field.name != "path")
-    return seen | {"unknown": [list(unknown.values()) for unknown in seen["unknown"]]}
+    unknown = [list(unknown.values()) for unknown in seen["unknown"]]
+    return seen | {"unknown": unknown, "bad_snapshots": list(seen["bad_snapshots"])}
 
 
 def _record(record: kharon.Record) -> Any:
@@ -113,7 +115,9 @@ def _record(record: kharon.Record) -> Any:
 
 def _projection(projection: Projection, fields: Sequence[str]) -> dict[str, Any]:
     tickets = [_ticket(ticket, fields) for ticket in projection.tickets.values()]
-    return {"seq": projection.seq, "at": _plain(projection.at), "tickets": tickets}
+    seen = {"seq": projection.seq, "at": _plain(projection.at), "tickets": tickets}
+    others = [f"{type(other).__name__} {msgspec.json.encode(other).decode()}" for other in projection.others()]
+    return seen | {"others": others} if others else seen
 
 
 def _ticket(ticket: Draft, fields: Sequence[str]) -> Any:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import trio
@@ -35,9 +36,11 @@ from kharon.log.record import link
 from kharon.log.retention import Limit, MayTrim, Policy, Retention, never
 from kharon.log.snapshot import take, trimmable
 from kharon.model import commands as c
+from kharon.model.commit import Commit
 from kharon.model.decide import decide
-from kharon.model.events import Changes
+from kharon.model.events import Changes, ScheduleSet
 from kharon.model.limits import check_json
+from kharon.model.tubes import decide_tube
 
 HERE = Path(__file__).parent
 SUMS = HERE / "SHA256SUMS"
@@ -76,6 +79,28 @@ class Queue:
         self.log.write()
         if sync:
             self.log.sync()
+
+    def tell(self, by: str, *commands: c.TubeCommand) -> None:
+        """Decide commands about tubes, in one commit, and write it."""
+        self.now += timedelta(seconds=0.25)
+        events = []
+        for command in commands:
+            for event in decide_tube(self.projection.tubes.get(command.tube), command):
+                events.append(event)
+                self.projection.apply(event, self.projection.seq + 1, self.now)
+        self.log.append(events, self.now, by)
+        self.log.write()
+        self.log.sync()
+
+    def schedule(self, by: str, *commands: c.ScheduleCommand) -> None:
+        """Carry out commands about schedules, in one commit, and write it."""
+        self.now += timedelta(seconds=0.25)
+        commit = Commit(self.projection, c.Context(self.now, 0.5))
+        commit.run(commands)
+        commit.keep()
+        self.log.append([effect.event for effect in commit.effects], self.now, by)
+        self.log.write()
+        self.log.sync()
 
     def retain(self, policy: Policy, may_trim: MayTrim = never) -> None:
         """Do to the oldest segments what a policy says, until there are only few left to which it was not done."""
@@ -426,6 +451,63 @@ def _with_snapshots(where: Path) -> list[Path]:
     queue.do("ann", add("behind"), c.Delete("t1"))
     queue.close()
     return sorted((where / "snapshots").iterdir())
+
+
+@scenario
+def tubes(where: Path) -> None:
+    """Tubes that are paused, resumed and limited, claimed from, and moved between; two snapshots, and a tail."""
+    queue = Queue(where, SMALL)
+    queue.tell(
+        "ann", c.Pause("night"), c.Limit("default", 3, 2, 60.0), c.Limit("free", 1), c.Limit("slow", None, 1, 0.5)
+    )
+    queue.tell("bob", c.Pause("resumed"), c.Limit("free"))
+    queue.tell("ann", c.Resume("resumed"))
+    claimed(queue, "a", "b", "moved", "kept")
+    queue.do("worker-1", c.Release("moved", changes=Changes(tube="night", nice=1)), c.Release("a"))
+    assert take(where) is not None
+    for number in range(6):
+        queue.do("ann", add(f"t{number}", tube="slow"))
+    claimed(queue, "t0", "a")
+    assert take(where) is not None
+    queue.tell("ann", c.Resume("night"), c.Limit("default", None, 5, 3600.0))
+    claimed(queue, "t1")
+    queue.close()
+
+
+def _set(name: str, next_due: float, **fields: Any) -> c.SetSchedule:
+    payload = Raw(b'{"of":"\\u00fc"}')
+    due = BEGIN + timedelta(seconds=next_due)
+    return c.SetSchedule(name, ScheduleSet(name, "report", payload, "default", 512, due, **fields))
+
+
+def _fire(name: str, due: float, next_due: float | None) -> c.FireSchedule:
+    following = None if next_due is None else BEGIN + timedelta(seconds=next_due)
+    return c.FireSchedule(name, BEGIN + timedelta(seconds=due), following)
+
+
+@scenario
+def schedules(where: Path) -> None:
+    """Schedules that fire, pass over what was missed, end, are set anew and removed; two snapshots, a tail."""
+    queue = Queue(where, SMALL)
+    queue.schedule(
+        "ann",
+        _set("nightly", 3600, cron="30 2 * * *", tz="Europe/Berlin", group="g"),
+        _set("often", 1.5, every=1.5, catch_up="all"),
+        _set("gone", 60, every=60.0, catch_up="none"),
+    )
+    queue.pass_time(6)
+    queue.schedule("clock", *(_fire("often", number * 1.5, number * 1.5 + 1.5) for number in range(1, 5)))
+    queue.schedule("bob", c.RemoveSchedule("gone"), _set("ending", 9, every=60.0))
+    queue.schedule("clock", c.SkipSchedule("often", BEGIN + timedelta(seconds=9)))
+    assert take(where) is not None
+    for number in range(6, 10):
+        queue.pass_time(1.25)
+        queue.schedule("clock", _fire("often", number * 1.5, number * 1.5 + 1.5))
+    queue.schedule("clock", _fire("ending", 9, None))
+    claimed(queue, "often@2026-01-01T00:00:01.500000Z")
+    assert take(where) is not None
+    queue.schedule("ann", _set("often", 99, every=1.5), _set("over", 60, every=60.0), c.SkipSchedule("over", None))
+    queue.close()
 
 
 @scenario

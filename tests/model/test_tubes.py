@@ -233,6 +233,15 @@ def test_whatever_was_told_or_claimed_can_be_taken_back():
     assert made.at == at(8)
 
 
+def test_the_first_claims_of_a_limit_can_be_taken_back():
+    made = projection(e.TubeLimited("t", None, 2, 60.0), added("a"))
+    effects = [made.apply(claimed("a"), 3, at(3)), made.apply(e.TicketReleased("a"), 4, at(4))]
+    assert made.others()[0].times == (at(3),)
+    for effect in reversed(effects):
+        made.undo(effect)
+    assert made.others()[0].times == ()
+
+
 def test_a_commit_tells_tubes_too_and_all_of_it_or_nothing():
     made = projection(added("a"))
     commit = Commit(made, c.Context(at(5)))

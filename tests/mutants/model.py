@@ -11,6 +11,7 @@ __all__ = ["MUTANTS"]
 _DECIDE: Final = "kharon/model/decide.py"
 _EVOLVE: Final = "kharon/model/evolve.py"
 _PROJECTION: Final = "kharon/model/projection.py"
+_HEADS: Final = "kharon/model/heads.py"
 _DECIDE_TESTS: Final = ("tests/model/test_decide.py",)
 _EVOLVE_TESTS: Final = ("tests/model/test_evolve.py",)
 _PROJECTION_TESTS: Final = ("tests/model/test_projection.py",)
@@ -87,17 +88,17 @@ MUTANTS: Final = (
     Mutant(
         name="nice-ignored-among-due",
         thought="Of those that are due, whoever has waited longest is next.",
-        file=_PROJECTION,
-        before="heads = [ready[0] for tube",
-        after="heads = [min(ready, key=lambda head: head[1:]) for tube",
+        file=_HEADS,
+        before="return ready[0], len(ready), None\n        free",
+        after="return min(ready, key=lambda head: head[1:]), len(ready), None\n        free",
         tests=_PROJECTION_TESTS,
     ),
     Mutant(
         name="nice-ignored-between-tubes",
         thought="Each tube is sorted, so of their heads the one that is due first is next.",
-        file=_PROJECTION,
-        before="min(heads)[-1]",
-        after="min(heads, key=lambda head: head[1:])[-1]",
+        file=_HEADS,
+        before="return self._line[0] if self._line else None",
+        after="return min(self._line, key=lambda head: head[1:]) if self._line else None",
         tests=_PROJECTION_TESTS,
     ),
     Mutant(
