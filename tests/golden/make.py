@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import trio
@@ -35,8 +36,9 @@ from kharon.log.record import link
 from kharon.log.retention import Limit, MayTrim, Policy, Retention, never
 from kharon.log.snapshot import take, trimmable
 from kharon.model import commands as c
+from kharon.model.commit import Commit
 from kharon.model.decide import decide
-from kharon.model.events import Changes
+from kharon.model.events import Changes, ScheduleSet
 from kharon.model.limits import check_json
 from kharon.model.tubes import decide_tube
 
@@ -87,6 +89,16 @@ class Queue:
                 events.append(event)
                 self.projection.apply(event, self.projection.seq + 1, self.now)
         self.log.append(events, self.now, by)
+        self.log.write()
+        self.log.sync()
+
+    def schedule(self, by: str, *commands: c.ScheduleCommand) -> None:
+        """Carry out commands about schedules, in one commit, and write it."""
+        self.now += timedelta(seconds=0.25)
+        commit = Commit(self.projection, c.Context(self.now, 0.5))
+        commit.run(commands)
+        commit.keep()
+        self.log.append([effect.event for effect in commit.effects], self.now, by)
         self.log.write()
         self.log.sync()
 
@@ -459,6 +471,42 @@ def tubes(where: Path) -> None:
     assert take(where) is not None
     queue.tell("ann", c.Resume("night"), c.Limit("default", None, 5, 3600.0))
     claimed(queue, "t1")
+    queue.close()
+
+
+def _set(name: str, next_due: float, **fields: Any) -> c.SetSchedule:
+    payload = Raw(b'{"of":"\\u00fc"}')
+    due = BEGIN + timedelta(seconds=next_due)
+    return c.SetSchedule(name, ScheduleSet(name, "report", payload, "default", 512, due, **fields))
+
+
+def _fire(name: str, due: float, next_due: float | None) -> c.FireSchedule:
+    following = None if next_due is None else BEGIN + timedelta(seconds=next_due)
+    return c.FireSchedule(name, BEGIN + timedelta(seconds=due), following)
+
+
+@scenario
+def schedules(where: Path) -> None:
+    """Schedules that fire, pass over what was missed, end, are set anew and removed; two snapshots, a tail."""
+    queue = Queue(where, SMALL)
+    queue.schedule(
+        "ann",
+        _set("nightly", 3600, cron="30 2 * * *", tz="Europe/Berlin", group="g"),
+        _set("often", 1.5, every=1.5, catch_up="all"),
+        _set("gone", 60, every=60.0, catch_up="none"),
+    )
+    queue.pass_time(6)
+    queue.schedule("clock", *(_fire("often", number * 1.5, number * 1.5 + 1.5) for number in range(1, 5)))
+    queue.schedule("bob", c.RemoveSchedule("gone"), _set("ending", 9, every=60.0))
+    queue.schedule("clock", c.SkipSchedule("often", BEGIN + timedelta(seconds=9)))
+    assert take(where) is not None
+    for number in range(6, 10):
+        queue.pass_time(1.25)
+        queue.schedule("clock", _fire("often", number * 1.5, number * 1.5 + 1.5))
+    queue.schedule("clock", _fire("ending", 9, None))
+    claimed(queue, "often@2026-01-01T00:00:01.500000Z")
+    assert take(where) is not None
+    queue.schedule("ann", _set("often", 99, every=1.5), _set("over", 60, every=60.0), c.SkipSchedule("over", None))
     queue.close()
 
 
