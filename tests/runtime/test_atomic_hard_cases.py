@@ -284,15 +284,7 @@ async def test_a_block_that_is_cancelled_in_the_midst_of_its_end_is_carried_out_
         assert await ids(kh) == ["b"]
 
 
-@pytest.fixture
-def _ctrl_c():
-    """Python's own answer to SIGINT, which a process that was started in the background does not have."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_ctrl_c")
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("where", ["body", "write"])
 def test_ctrl_c_leaves_all_of_a_block_or_nothing(where) -> None:
     log = Hooked()
