@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import msgspec
 
 import kharon
 from kharon.log.directory import DirectoryLog
@@ -102,6 +103,7 @@ def _warnings() -> Iterator[list[str]]:
 
 def _report(report: kharon.Report) -> Any:
     seen = attrs.asdict(report, filter=lambda field, _value: field.name != "path")
+    seen = {name: _plain(value) for name, value in seen.items()}
     return seen | {"unknown": [list(unknown.values()) for unknown in seen["unknown"]]}
 
 
@@ -131,4 +133,6 @@ def _plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, bytes):  # a payload, or a result: the very bytes
         return value.decode("ascii")
+    if isinstance(value, msgspec.Struct):  # a gate
+        return msgspec.json.decode(msgspec.json.encode(value))
     return list(value) if isinstance(value, tuple) else value

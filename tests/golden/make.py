@@ -35,7 +35,7 @@ from kharon.log.record import link
 from kharon.log.retention import Limit, MayTrim, Policy, Retention, never
 from kharon.log.snapshot import take, trimmable
 from kharon.model import commands as c
-from kharon.model.decide import decide
+from kharon.model.commit import Commit
 from kharon.model.events import Changes
 from kharon.model.limits import check_json
 
@@ -67,12 +67,10 @@ class Queue:
     def do(self, by: str, *commands: c.Command, sync: bool = True) -> None:
         """Decide commands, in one commit, and write it."""
         self.now += timedelta(seconds=0.25)
-        events = []
-        for command in commands:
-            for event in decide(self.projection.tickets.get(command.id), command, c.Context(self.now, 0.5)):
-                events.append(event)
-                self.projection.apply(event, self.projection.seq + 1, self.now)
-        self.log.append(events, self.now, by)
+        commit = Commit(self.projection, c.Context(self.now, 0.5))
+        commit.run(commands)
+        commit.keep()
+        self.log.append([effect.event for effect in commit.effects], self.now, by)
         self.log.write()
         if sync:
             self.log.sync()
@@ -106,6 +104,14 @@ class Queue:
 
 def add(id: str, type: str = "email", **fields: object) -> c.Add:
     return c.Add(id, kharon.Ticket(id, type, **fields))  # type: ignore[arg-type]
+
+
+def later(
+    id: str, *after: str, group: str | None = None, after_group: str | None = None, on_failure: str = "run"
+) -> c.Add:
+    """Add a ticket that is to wait for others."""
+    ticket = kharon.Ticket(id, "finalizer", group=group)
+    return c.Add(id, ticket, after=after, after_group=after_group, on_failure=on_failure)
 
 
 def claimed(queue: Queue, *ids: str) -> None:
@@ -232,6 +238,51 @@ def second_attempts(where: Path) -> None:
             queue.do("bob", c.Restart(f"{id}, restarted"))
         queue.do("bob", add(f"{id}, anew", "other"), c.Update(f"{id}, changed", Changes(tube="late")))
     queue.close()
+
+
+def _wait(queue: Queue) -> None:
+    """Fill a queue with tickets that wait for others: by id, for a group, for both; and let some of them run."""
+    queue.do("ann", *(add(f"m{number}", group="g") for number in range(6)), add("alone"))
+    queue.do("ann", later("runs", after_group="g"), later("stops", after_group="g", on_failure="cancel"))
+    queue.do(
+        "ann", later("both", "m0", "alone", "nobody", after_group="g"), later("next", "stops", on_failure="cancel")
+    )
+    queue.do("ann", later("empty", after_group="nobody's"), later("late", group="g", after_group="h"))
+    claimed(queue, "m1", "m2", "m3")
+    queue.do("ann", add("m1", "again", group="g"), later("m2", "m4", group="h", on_failure="cancel"))
+    queue.do("ann", later("behind h", after_group="h"), later("m3", "alone", after_group="h"))
+    queue.do("worker-1", c.Done("m1"))
+    queue.do("bob", c.Update("m5", Changes(group=None)), c.Delete("m0"))
+    queue.do("bob", c.Fail("m4", error_reason="no"))
+
+
+@scenario
+def waiting(where: Path) -> None:
+    """Finalizers, groups and successors that wait: some unblocked, cancelled or dropped, some waiting still."""
+    queue = Queue(where)
+    _wait(queue)
+    queue.do("ann", later("runs", after_group="g"), later("m5", "both", group="g"), add("m4", group="g"))
+    queue.do("worker-1", c.Done("m2"), c.Done("m3", keep=True), c.Cancel("alone", keep=True))
+    queue.do("ann", later("last", "both", "runs", after_group="g", on_failure="cancel"))
+    queue.do("bob", c.Restart("stops"), c.Retry("late", changes=Changes(group="i")))
+    queue.close()
+    assert {True, False} == {ticket.blocked for ticket in queue.projection.tickets.values()}
+    queue.projection.check()
+
+
+@scenario
+def waiting_snapshots(where: Path) -> None:
+    """The same with snapshots: of members that joined late, of successors that wait, and of what waits still."""
+    queue = Queue(where, SMALL)
+    _wait(queue)
+    queue.do("ann", add("m4", group="h"), c.Update("late", Changes(group="k")))
+    assert take(where) is not None
+    for number in range(8):
+        queue.do("ann", add(f"t{number}"))
+    assert take(where) is not None
+    queue.do("worker-1", c.Done("m2"), c.Done("m3"), c.Done("alone"))
+    queue.close()
+    queue.projection.check()
 
 
 class _Clock:
