@@ -38,7 +38,7 @@ from kharon.log.segment import Broken, first_of, is_numbered, read_segment, stem
 from kharon.model.events import Instant
 from kharon.model.limits import MAX_DEPTH, MAX_LINE_BYTES, ascii_json, from_json
 from kharon.model.projection import Projection
-from kharon.model.ticket import Draft, Gate, Status, Ticket
+from kharon.model.ticket import Draft, Gate, Status, Ticket, memberships, waits_of
 from kharon.model.ticket import seal as seal_ticket
 
 __all__ = [
@@ -184,7 +184,14 @@ def _is_member(fields: _Fields) -> bool:
     return fields.status is Status.PENDING and fields.group is not None
 
 
-def _ticket(fields: _Fields) -> Ticket:
+def _joined(fields: _Fields, default: int = 0) -> int:
+    """Since when a ticket is a member of its group: unless it says so, since it was added."""
+    return fields.joined or ((default or fields.order) if _is_member(fields) else 0)
+
+
+def _ticket(fields: _Fields, default: int = 0) -> Ticket:
+    """Return the ticket; `default`: since when it is a member of its group, if it is a successor and so is what runs."""
+    joined, successor = _joined(fields, default), fields.successor
     draft = Draft(
         fields.id,
         sys.intern(fields.type),
@@ -206,9 +213,9 @@ def _ticket(fields: _Fields) -> Ticket:
         fields.claim,
         fields.worker,
         fields.order,
-        None if fields.successor is None else _ticket(fields.successor),
+        None if successor is None else _ticket(successor, joined if successor.group == fields.group else 0),
         fields.gate,
-        fields.joined or (fields.order if _is_member(fields) else 0),
+        joined,
     )
     return seal_ticket(draft)
 
@@ -241,6 +248,7 @@ def read_snapshot(file: BinaryIO, path: str) -> Snapshot:
                 values, end = others.values, _end(line)
                 if (end.tickets, end.others) != (len(tickets), len(values)) or file.read(1):
                     raise BadLine(f"it ends after {len(tickets)} tickets, {len(values)} others, or does not end here")
+                _check_waits(tickets)
                 return Snapshot(head.log, head.seq, head.at, head.record, list(tickets.values()), values)
             elif others.values or not line.startswith(b'"ticket":', 92):
                 others.read(line, head)
@@ -307,6 +315,27 @@ def _check_successor(fields: _Fields, successor: _Fields, seq: int) -> None:
             f"ticket {fields.id!r}: only one that is claimed has a successor, which is of its id and unclaimed"
         )
     _check_fields(successor, seq)
+    if successor.group == fields.group and successor.joined not in (0, _joined(fields)):
+        raise BadLine(f"ticket {fields.id!r}: it and its successor are in the group {fields.group!r} since two records")
+
+
+def _check_waits(tickets: dict[str, Ticket]) -> None:
+    """Check that what each ticket waits for is there, and pending: else it would wait for ever. O(tickets)."""
+    blocked = [ticket for ticket in tickets.values() if waits_of(ticket).blocked]
+    if not blocked:
+        return
+    first: dict[str, int] = {}
+    for ticket in tickets.values():
+        for group, joined in memberships(ticket):
+            first[group] = min(joined, first.get(group, joined))
+    for ticket in blocked:
+        waits = waits_of(ticket)
+        for id in waits.blocked_by:
+            if id not in tickets or tickets[id].status is not Status.PENDING:
+                raise BadLine(f"ticket {ticket.id!r}: it waits for {id!r}, which is not pending")
+        gate = waits.gate
+        if gate is not None and gate.since and not 0 < first.get(gate.after_group or "", 0) <= gate.since:
+            raise BadLine(f"ticket {ticket.id!r}: it waits for the group {gate.after_group!r}, and for nobody in it")
 
 
 def _check_fields(fields: _Fields, seq: int) -> None:

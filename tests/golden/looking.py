@@ -103,8 +103,8 @@ def _warnings() -> Iterator[list[str]]:
 
 def _report(report: kharon.Report) -> Any:
     seen = attrs.asdict(report, filter=lambda field, _value: field.name != "path")
-    unknown = [list(unknown.values()) for unknown in seen["unknown"]]
-    return seen | {"unknown": unknown, "bad_snapshots": list(seen["bad_snapshots"])}
+    seen = {name: _plain(value) for name, value in seen.items()}
+    return seen | {"unknown": [list(unknown.values()) for unknown in seen["unknown"]]}
 
 
 def _record(record: kharon.Record) -> Any:
@@ -135,4 +135,6 @@ def _plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, bytes):  # a payload, or a result: the very bytes
         return value.decode("ascii")
+    if isinstance(value, msgspec.Struct):  # a gate
+        return msgspec.json.decode(msgspec.json.encode(value))
     return list(value) if isinstance(value, tuple) else value
