@@ -190,7 +190,7 @@ def _joined(fields: _Fields, default: int = 0) -> int:
 
 
 def _ticket(fields: _Fields, default: int = 0) -> Ticket:
-    """Return the ticket; `default`: since when it is a member of its group, if it is a successor and so is what runs."""
+    """Return the ticket; `default`: since when it is in its group, if it is a successor and what runs is in it too."""
     joined, successor = _joined(fields, default), fields.successor
     draft = Draft(
         fields.id,
