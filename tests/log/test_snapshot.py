@@ -152,12 +152,14 @@ def relinked(path: Path, old: bytes, new: bytes, *, number: int = -2) -> None:
 
 @pytest.fixture
 def of_two(where):
-    """A snapshot of one ticket that is claimed and has a successor, one that failed, and what that successor waits for."""
+    """A snapshot of one ticket that is claimed and has a successor, of what that waits for, and of one that failed."""
     fill(where, 12)
     path = take(where)
     snapshot = snapshot_in(path)
     write(
-        OS_FILES, path, Snapshot(snapshot.log, 9, snapshot.at, snapshot.hash, [*waited_for(), *map(seal, every_field())])
+        OS_FILES,
+        path,
+        Snapshot(snapshot.log, 9, snapshot.at, snapshot.hash, [*waited_for(), *map(seal, every_field())]),
     )
     return path
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import history, model, reading, recovery, runtime, store, writing
+from . import history, model, reading, recovery, runtime, store, waiting, writing
 from .mutant import Mutant
 
 __all__ = ["MUTANTS"]
@@ -16,5 +16,6 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *history.MUTANTS,
     *store.MUTANTS,
     *model.MUTANTS,
+    *waiting.MUTANTS,
     *runtime.MUTANTS,
 )
