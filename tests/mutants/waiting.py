@@ -65,7 +65,7 @@ MUTANTS: Final = (
         thought="A ticket that runs once more is the member that it was.",
         file=EVOLVE,
         before="    draft.joined = _joined(None, draft.group, seq)\n",
-        after="    draft.joined = 0 if draft.group is None else draft.order\n",
+        after="    draft.joined = 0 if draft.group is None else ticket.order\n",
         tests=(TEST_COMMIT,),
     ),
     Mutant(
@@ -185,7 +185,7 @@ MUTANTS: Final = (
         file="kharon/runtime/requests.py",
         before="    ids = after if isinstance(after, str) else tuple(after)  # each is to be after all of them\n",
         after="    ids = after\n",
-        tests=(TEST_ATOMIC,),
+        tests=(TEST_GROUP_WAITS,),
     ),
     # --- groups as users see them -------------------------------------------------------------------------------------
     Mutant(

@@ -236,8 +236,8 @@ async def test_add_many_with_finalizers_of_a_group(kh):
     finalizers = await kh.add_many([Ticket("f1", "t"), Ticket("f2", "t")], after_group="g", on_failure="cancel")
     assert [ticket.blocked for ticket in finalizers] == [True, True]
     assert [(ticket.after_group, ticket.on_failure) for ticket in finalizers] == [("g", "cancel")] * 2
-    (last,) = await kh.add_many([Ticket("last", "t")], after=iter(["f1", "f2"]))
-    assert last.blocked_by == ("f1", "f2")
+    last = await kh.add_many([Ticket("last", "t"), Ticket("very last", "t")], after=iter(["f1", "f2"]))
+    assert [ticket.blocked_by for ticket in last] == [("f1", "f2")] * 2
     await kh.fail("m1")
     assert [ticket.status for ticket in [await kh.get("f1"), await kh.get("f2")]] == [Status.CANCELLED] * 2
     assert not (await kh.get("last")).blocked
