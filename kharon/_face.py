@@ -63,10 +63,11 @@ from kharon.model.projection import Projection
 from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Limit, Tube
-from kharon.runtime.kharon import Kharon, RecordStream
-from kharon.runtime.kharon import open_queue as open  # noqa: A004 - kharon.open is the name
+from kharon.runtime.kharon import Kharon
+from kharon.runtime.opening import open_queue as open  # noqa: A004 - kharon.open is the name
 from kharon.runtime.router import Router
 from kharon.runtime.stats import Counts, Histogram, Stats
+from kharon.runtime.streams import RecordStream
 from kharon.settings import Settings
 from kharon.store.protocol import Clock
 

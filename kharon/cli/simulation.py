@@ -27,7 +27,8 @@ from kharon.audit.simulate import Act, Ending, Run, Workload
 from kharon.errors import KharonError
 from kharon.model import events as e
 from kharon.model.ticket import Ticket
-from kharon.runtime.kharon import Kharon, open_queue
+from kharon.runtime.kharon import Kharon
+from kharon.runtime.opening import open_queue
 from kharon.runtime.router import Router
 from kharon.settings import Settings
 

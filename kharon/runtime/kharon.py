@@ -1,4 +1,4 @@
-"""The facade: `open`, and the `Kharon` that it gives.
+"""The facade: the `Kharon` that `open` gives.
 
 It checks what users pass, turns it into commands, and hands them to the store; the rules are in `model.decide`, the
 waiting in the store, the handlers in `workers`. A `Kharon` is a view of one queue in one actor's name; `acting_as`
@@ -8,22 +8,13 @@ gives another view of the same queue.
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import trio
-from trio.lowlevel import enable_ki_protection
 
-from kharon.errors import InvalidSettings, InvalidTicket
-from kharon.log.directory import DirectoryLog
-from kharon.log.memory import MemoryLog
-from kharon.log.protocol import EventLog
+from kharon.errors import InvalidTicket
 from kharon.log.record import Record
-from kharon.log.retention import Retention
 from kharon.model import commands as c
 from kharon.model.delays import Delay, as_seconds
 from kharon.model.limits import check_name
@@ -32,81 +23,23 @@ from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Tube
 from kharon.runtime import requests
 from kharon.runtime.atomic import Atomic
-from kharon.runtime.clock import WallClock
-from kharon.runtime.groups import Group, GroupWaits
+from kharon.runtime.groups import Group
+from kharon.runtime.queue import Queue
 from kharon.runtime.requests import OnConflict, OnFailure, Seconds, id_of
-from kharon.runtime.retention import Keeper, policy_of
 from kharon.runtime.router import Router
 from kharon.runtime.scheduling import CatchUp, remove_schedule, set_schedule
-from kharon.runtime.snapshots import Snapshots
-from kharon.runtime.stats import Collector, Stats
-from kharon.runtime.waits import Waits, last_state, not_found, result_of
-from kharon.runtime.workers import Crew
+from kharon.runtime.stats import Stats
+from kharon.runtime.streams import RecordStream
+from kharon.runtime.waits import last_state, not_found, result_of
 from kharon.settings import Settings
-from kharon.store.local import LocalStore
-from kharon.store.protocol import Clock, Effect, RecordReader, Store
 
-__all__ = ["Kharon", "OnConflict", "RecordStream", "open_queue"]
+__all__ = ["Kharon"]
 
 Records: TypeAlias = list[Record]
 Schedules: TypeAlias = list[Schedule]
 Tubes: TypeAlias = list[Tube]
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-
-MEMORY: Final = ":memory:"
-
-
-class _Queue:
-    """What all views of one queue share."""
-
-    def __init__(self, log: EventLog, settings: Settings, clock: Clock, *, in_thread: bool) -> None:
-        self.settings = settings
-        self.stats = Collector()
-        self.waits = Waits()
-        self.group_waits = GroupWaits()
-        store = LocalStore(log, settings, clock, self._deliver, self._closed, in_thread=in_thread)
-        self.store: Store = store
-        self.snapshots: Snapshots | None = None
-        self.keeper: Keeper | None = None
-        if isinstance(log, DirectoryLog):
-            self._keep(log, store, clock)
-        self.crew = Crew(self.store, settings, clock, self.stats, lambda name: Kharon(self, name))
-
-    def _keep(self, log: DirectoryLog, store: LocalStore, clock: Clock) -> None:
-        """Set up what is done with the log in the background."""
-        settings = self.settings
-        policy = policy_of(settings)
-        if settings.snapshot_bytes is not None:
-            self.snapshots = Snapshots(log, settings.snapshot_bytes, trims=bool(policy.trim), taken=self._look_again)
-        log.begun = self._begun
-        if policy:
-            archive = settings.archive_directory
-            retention = Retention(log, policy, None if archive is None else Path(archive), self._may_trim)
-            self.keeper = Keeper(retention, store.record, clock, settings.max_poll_interval)
-
-    def _begun(self) -> None:
-        if self.snapshots is not None:
-            self.snapshots.look()
-        self._look_again()
-
-    def _may_trim(self, upto: int) -> bool:
-        return self.snapshots is not None and self.snapshots.may_trim(upto)
-
-    def _look_again(self) -> None:
-        if self.keeper is not None:
-            self.keeper.wake()
-
-    def _deliver(self, effects: Sequence[Effect]) -> None:
-        self.stats.deliver(effects)
-        self.crew.attempts.deliver(effects)
-        self.group_waits.deliver(effects)
-        self.waits.deliver(effects)
-
-    def _closed(self) -> None:
-        """Wake those who wait for what will not end here any more."""
-        self.group_waits.end()
-        self.waits.closed()
 
 
 def _checkpoint(method: Callable[_P, Awaitable[_T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
@@ -135,7 +68,7 @@ class Kharon:
     `Ticket` that a handler received is fenced (`LeaseLost` if its claim is over), an id is not.
     """
 
-    def __init__(self, queue: _Queue, by: str) -> None:
+    def __init__(self, queue: Queue, by: str) -> None:
         self._queue = queue
         self._store = queue.store
         self._by = by
@@ -707,142 +640,3 @@ class Kharon:
     def reset_stats(self) -> None:
         """Begin to count anew."""
         self._queue.stats.reset()
-
-
-class RecordStream:
-    """Durable records as an async iterator; closed at its end, and by `aclose` or `async with` before that.
-
-    Raises, from its iteration:
-        CorruptLog: the log is not what was written.
-        Closed: the queue was closed.
-        KharonError: what comes next was trimmed, or dropped by a ":memory:" queue, before it was read; or is
-            compressed, and zstd is not installed.
-        OSError: the log cannot be read.
-    """
-
-    def __init__(self, reader: RecordReader, *, follow: bool) -> None:
-        self._reader = reader
-        self._follow = follow
-        self._next: list[Record] = []
-        self._ended = False
-
-    def __aiter__(self) -> RecordStream:
-        return self
-
-    async def __anext__(self) -> Record:
-        if self._next:
-            await trio.lowlevel.checkpoint()
-            return self._next.pop()
-        try:
-            while not self._ended:
-                self._next = (await self._reader.read())[::-1]
-                if self._next:
-                    return self._next.pop()
-                if self._reader.at_end:
-                    if not self._follow:
-                        break
-                    await self._reader.wait()
-        except Exception:
-            self._close()
-            raise
-        await self.aclose()
-        raise StopAsyncIteration
-
-    def _close(self) -> None:
-        self._ended = True
-        self._next = []
-        self._reader.close()
-
-    async def aclose(self) -> None:
-        """Stop, and give back what the stream holds."""
-        self._close()
-        await trio.lowlevel.checkpoint()
-
-    async def __aenter__(self) -> Self:
-        await trio.lowlevel.checkpoint()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        self._close()
-        await trio.lowlevel.cancel_shielded_checkpoint()
-
-
-class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kharon.open`
-    """Open a queue: `async with kharon.open("queue") as kh:`.
-
-    Args:
-        where: a directory, made if it does not exist; ":memory:" for a queue that ends with the block; or an `EventLog`
-            of your own.
-        settings: the queue's.
-        clock: what tells the time; None: the machine's clock.
-
-    Raises, on entering:
-        QueueLocked: the directory is open already, here or in another process.
-        CorruptLog: its log is damaged; or its beginning was trimmed, and no snapshot of it is usable.
-        UnknownFormat: a later version of Kharon wrote it.
-        KharonError: the directory is no queue, or should not be trusted with one: somebody else owns it or may write
-            it, it is read-only, or on a network file system; or some of it is compressed, and zstd is not installed.
-            The message says what to do.
-        OSError: it cannot be read or written.
-
-    Leaving the block stops the workers, releasing what they run, and closes the log. What the block raised leaves it
-    unchanged. A queue that a process died with is opened as it was, but for its claims, which lapse: those attempts
-    count, so that a ticket which kills its process comes to an end.
-
-    Cost: to open, O(tickets) of the newest snapshot and O(records) behind it; without one O(records).
-    """
-
-    def __init__(
-        self,
-        where: str | os.PathLike[str] | EventLog,
-        settings: Settings | None = None,
-        *,
-        clock: Clock | None = None,
-    ) -> None:
-        settings = Settings() if settings is None else settings
-        if not isinstance(settings, Settings):
-            raise InvalidSettings(f"settings: a kharon.Settings, not {type(settings).__name__}")
-        log, in_thread = _log(where, settings)
-        self._queue = _Queue(log, settings, clock or WallClock(), in_thread=in_thread)
-
-    @enable_ki_protection  # what has been opened is closed, in good order, whenever a Ctrl-C comes
-    async def __aenter__(self) -> Kharon:
-        await self._queue.store.open()
-        if self._queue.snapshots is not None:
-            self._queue.snapshots.start()
-        if self._queue.keeper is not None:
-            self._queue.keeper.start()
-        return Kharon(self._queue, self._queue.settings.actor)
-
-    @enable_ki_protection
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            await self._queue.crew.stop()
-        finally:
-            if self._queue.snapshots is not None:
-                await self._queue.snapshots.stop()
-            if self._queue.keeper is not None:
-                await self._queue.keeper.stop()
-            await self._queue.store.close()
-
-
-def _log(where: str | os.PathLike[str] | EventLog, settings: Settings) -> tuple[EventLog, bool]:
-    """Return the log for a place, and whether it may be opened in a thread."""
-    if isinstance(where, (str, os.PathLike)):
-        name = os.fspath(where)
-        if name == MEMORY:
-            return MemoryLog(settings.memory_records), False
-        if not name or "://" in name:
-            raise InvalidSettings(f'where: {name!r} is neither a directory nor ":memory:"')
-        log = DirectoryLog(
-            name,
-            settings.segment_bytes,
-            reserve_bytes=settings.reserve_bytes,
-            allow_network_filesystem=settings.allow_network_filesystem,
-        )
-        return log, True
-    if not callable(getattr(where, "append", None)) or not callable(getattr(where, "sync", None)):
-        raise InvalidSettings(f'where: a directory, ":memory:", or an EventLog; not {type(where).__name__}')
-    return where, False

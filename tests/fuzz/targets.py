@@ -405,9 +405,10 @@ def _repaired(files: SimulatedFiles, *, damaged: bool) -> None:
         must((done.last, done.lost, done.records) == (plan.last, plan.lost, plan.records), "not what was said")
         whole, verified, _ = _verified(copy)
         must(whole is None, f"after the repair: {whole}")
-        unconfirmed = isinstance(verified[-1].event, SegmentTrimmed)  # of a beginning that no record spoke of
+        last = verified[-1] if verified else None  # an empty segment behind a log without records is all of the damage
+        unconfirmed = last is not None and isinstance(last.event, SegmentTrimmed)  # of a beginning no record spoke of
         must(
-            verified[-1].seq == plan.last + (len(plan.cuts) or len(plan.seals)) + unconfirmed,
+            (last.seq if last else 0) == plan.last + (len(plan.cuts) or len(plan.seals)) + unconfirmed,
             "after the repair there are other records",
         )
 

@@ -38,6 +38,7 @@ from kharon.model.events import (
     TicketReleased,
     TicketRestarted,
     TicketRetried,
+    TicketUnblocked,
     TicketUpdated,
     TubeLimited,
     TubePaused,
@@ -50,6 +51,13 @@ GOLDEN: list[tuple[Event, str]] = [
     (
         TicketAdded("a", "t", Raw(b'{"x":[1,2.5]}'), "u", -3, NOW, "g"),
         f'"id":"a","type":"t","payload":{{"x":[1,2.5]}},"tube":"u","nice":-3,"runat":"{T}","group":"g"',
+    ),
+    (
+        TicketAdded("a", "t", Raw(b"1"), "u", 3, NOW, None, ("b", "c"), ("b",), "g", True, "cancel"),
+        (
+            f'"id":"a","type":"t","payload":1,"tube":"u","nice":3,"runat":"{T}","after":["b","c"],"blocked_by":["b"],'
+            f'"after_group":"g","blocked_by_group":true,"on_failure":"cancel"'
+        ),
     ),
     (added("a"), f'"id":"a","type":"type","payload":null,"tube":"default","nice":512,"runat":"{T}"'),
     (TicketClaimed("a", 2, NOW, "w"), f'"id":"a","attempt":2,"lease_until":"{T}","worker":"w"'),
@@ -73,6 +81,8 @@ GOLDEN: list[tuple[Event, str]] = [
     (TicketLapsed("a", NOW, "late"), f'"id":"a","runat":"{T}","error_reason":"late"'),
     (TicketRestarted("a", NOW), f'"id":"a","runat":"{T}"'),
     (TicketUpdated("a", Changes(group=None)), '"id":"a","changes":{"group":null}'),
+    (TicketUnblocked("a", "b"), '"id":"a","ended":"b"'),
+    (TicketUnblocked("a", "b", "g", True), '"id":"a","ended":"b","group":"g","dropped":true'),
     (TicketDeleted("a"), '"id":"a"'),
     (TicketExpired("a"), '"id":"a"'),
     (TubePaused("t"), '"tube":"t"'),

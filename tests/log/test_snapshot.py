@@ -152,7 +152,7 @@ def relinked(path: Path, old: bytes, new: bytes, *, number: int = -2) -> None:
 
 @pytest.fixture
 def of_two(where):
-    """A snapshot of one ticket that is claimed and has a successor, one that failed, and what the former waits for."""
+    """A snapshot of one ticket that is claimed and has a successor, of what that waits for, and of one that failed."""
     fill(where, 12)
     path = take(where)
     snapshot = snapshot_in(path)

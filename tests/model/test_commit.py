@@ -145,6 +145,11 @@ def test_the_group_of_a_successor_that_is_replaced_is_left():
     assert (line.count("g"), line.count("i")) == (1, 0)
 
 
+def test_the_group_of_a_successor_is_left_though_what_runs_is_in_none():
+    line = Line(add("m"), CLAIM, add("m", group="h"), add("f", after_group="h"))
+    assert line.do(add("m")) == ["Added m", "Unblocked f by m of h"]
+
+
 def test_one_that_leaves_and_comes_back_is_late():
     line = Line(add("m", group="g"), add("n", group="g"), add("f", after_group="g"), move("m", None), move("m", "g"))
     assert line.waits_for("f") == ["n"]

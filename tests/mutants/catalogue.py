@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import audit, history, model, reading, recovery, runtime, schedules, store, tubes, writing
+from . import audit, history, model, reading, recovery, runtime, schedules, store, tubes, waiting, writing
 from .mutant import Mutant
 
 __all__ = ["MUTANTS"]
@@ -17,6 +17,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *audit.MUTANTS,
     *store.MUTANTS,
     *model.MUTANTS,
+    *waiting.MUTANTS,
     *runtime.MUTANTS,
     *schedules.MUTANTS,
     *tubes.MUTANTS,
