@@ -215,6 +215,16 @@ def successors(where: Path) -> None:
 
 
 @scenario
+def moved(where: Path) -> None:
+    """Tickets that are given back changed: to another tube, out of their group, and in all that can be."""
+    queue = Queue(where)
+    claimed(queue, "elsewhere", "all")
+    queue.do("worker-1", c.Release("elsewhere", changes=Changes(tube="other")))
+    queue.do("worker-1", c.Release("all", changes=Changes(9, Raw(b'{"to":"bob"}'), "night", "g", BEGIN)))
+    queue.close()
+
+
+@scenario
 def second_attempts(where: Path) -> None:
     """Every event about tickets that have failed once before: what it clears, and what it leaves as it was."""
     queue = Queue(where)
