@@ -347,11 +347,10 @@ async def test_a_block_schedules_and_unschedules_with_all_else_or_not_at_all(aut
         assert tx.tickets[1:] == [None, None]
         before = await kh.schedules()
         assert [one.name for one in before] == ["c", "s"]
-        tx = kh.atomic()
-        tx.unschedule("s")
-        tx.done("nobody")
         with pytest.raises(kharon.TicketNotFound, match="command 2 of 2"):
-            await tx.__aexit__(None, None, None)
+            async with kh.atomic() as tx:
+                tx.unschedule("s")
+                tx.done("nobody")
         assert await kh.schedules() == before
         async with kh.atomic() as tx:
             tx.unschedule("s")
