@@ -14,7 +14,7 @@ _TIMES: Final = "kharon/store/times.py"
 _LOCAL: Final = "kharon/store/local.py"
 _RULES_TESTS: Final = ("tests/model/test_schedules.py",)
 _FIRING_TESTS: Final = ("tests/store/test_firing.py",)
-_TIMES_TESTS: Final = ("tests/store/test_times.py",)
+_TIMES_TESTS: Final = ("tests/store/test_calendars.py",)
 _RUN_TESTS: Final = ("tests/runtime/test_schedule.py",)
 
 MUTANTS: Final = (
