@@ -347,7 +347,7 @@ async def test_a_block_schedules_and_unschedules_with_all_else_or_not_at_all(aut
         assert tx.tickets[1:] == [None, None]
         before = await kh.schedules()
         assert [one.name for one in before] == ["c", "s"]
-        with pytest.raises(kharon.TicketNotFound, match="command 2 of 2"):
+        with pytest.raises(kharon.TicketNotFound, match="command 2 of 2"):  # noqa: PT012 - the end of the block refuses
             async with kh.atomic() as tx:
                 tx.unschedule("s")
                 tx.done("nobody")
