@@ -333,22 +333,25 @@ class LocalStore:
         commit = Commit(projection, Context(now, random.random(), self._settings.process_time))  # noqa: S311 - spreads retries
         try:
             commit.run(commands)
-            self._append(commit.effects, by)
+            growing = self._append(commit.effects, by)
         except BaseException:
             commit.undo()
             raise
         commit.keep()
+        if commit.effects:
+            self._join(commit.effects, growing=growing)
         return [projection.get(command.id) if isinstance(command, Command) else None for command in commands]
 
-    def _append(self, effects: Sequence[Effect], by: str) -> None:
+    def _append(self, effects: Sequence[Effect], by: str) -> bool:
+        """Append what a commit did to the log; return whether it lets the queue grow."""
         if not effects:
-            return
+            return False
         events = [effect.event for effect in effects]
         growing = grows(events)
         if growing and not self._commits.may_grow():
             raise self._commits.no_room()
         self._log.append(events, effects[0].at, by)
-        self._join(effects, growing=growing)
+        return growing
 
     def _join(self, effects: Sequence[Effect], *, growing: bool) -> None:
         """Let what has been done, and appended, become durable with the open group."""
