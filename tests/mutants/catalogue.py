@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import history, model, reading, recovery, runtime, store, writing
+from . import blocks, history, model, reading, recovery, runtime, store, writing
 from .mutant import Mutant
 
 __all__ = ["MUTANTS"]
@@ -17,4 +17,5 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *store.MUTANTS,
     *model.MUTANTS,
     *runtime.MUTANTS,
+    *blocks.MUTANTS,
 )
