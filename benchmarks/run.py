@@ -77,6 +77,54 @@ async def adds(where: str, fsync: kharon.settings.Fsync, tasks: int, count: int,
     )
 
 
+async def adds_at_once(where: str, fsync: kharon.settings.Fsync, count: int) -> None:
+    """`add_many` per ticket, against `add` one after the other, in the same queue."""
+    name = "in memory" if where == ":memory:" else f"fsync={fsync!r}"
+    async with kharon.open(where, kharon.Settings(fsync=fsync)) as kh:
+
+        def tickets(first: int) -> list[kharon.Ticket]:
+            payload = {"to": "ann@example.org"}
+            return [kharon.Ticket(f"task-{number}", "email", payload=payload) for number in range(first, first + count)]
+
+        one_by_one, at_once = 0.0, 0.0
+        for part in range(4):  # in turns, since a machine's minutes differ
+            begun = time.perf_counter()
+            for ticket in tickets(2 * part * count):
+                await kh.add(ticket)
+            one_by_one += time.perf_counter() - begun
+            begun = time.perf_counter()
+            await kh.add_many(tickets((2 * part + 1) * count))
+            at_once += time.perf_counter() - begun
+    report(
+        f"add_many of {count:,}, {name}", rate(4 * count, at_once), f"{one_by_one / at_once:.1f} times as fast as add"
+    )
+
+
+async def unblocking(count: int) -> None:
+    """What it costs to end a ticket that nobody waits for, a member of a large group, and one for which one waits."""
+    seconds = {}
+    for kind in ("plain", "member", "waited for"):
+        async with kharon.open(":memory:") as kh:
+            group = "g" if kind == "member" else None
+            await kh.add_many([kharon.Ticket(f"task-{number}", "email", group=group) for number in range(count)])
+            if kind == "member":
+                await kh.add(kharon.Ticket("end", "email"), after_group="g")
+            if kind == "waited for":
+                async with kh.atomic() as tx:
+                    for number in range(count):
+                        tx.add(kharon.Ticket(f"next-{number}", "email"), after=[f"task-{number}"])
+            begun = time.perf_counter()
+            for number in range(count):
+                await kh.ack(f"task-{number}")
+            seconds[kind] = (time.perf_counter() - begun) / count
+    report("ack of a ticket, in memory", f"{seconds['plain'] * 1e6:.0f} µs")
+    for kind, what in (
+        ("member", f"ack of a member of {count:,} with a finalizer"),
+        ("waited for", "ack that unblocks"),
+    ):
+        report(what, f"{seconds[kind] * 1e6:.0f} µs", f"{seconds[kind] / seconds['plain']:.2f} of an ack")
+
+
 async def lifecycles(where: str, workers: int, count: int, floor: float) -> None:
     router = kharon.Router()
     left = count
@@ -198,6 +246,10 @@ async def main(scale: int, base: Path) -> None:
     await adds(fresh(), "always", 1, 10_000 // scale, syncs)
     await adds(fresh(), 0.05, 100, 100_000 // scale, syncs)
     await adds(fresh(), "never", 100, 100_000 // scale, syncs)
+    await adds_at_once(fresh(), "always", 10_000 // scale)
+    await adds_at_once(fresh(), "never", 10_000 // scale)
+    await adds_at_once(":memory:", "never", 10_000 // scale)
+    await unblocking(100_000 // scale)
     await lifecycles(":memory:", 64, 100_000 // scale, passes)
     await lifecycles(fresh(), 64, 100_000 // scale, passes)
     memory_of_pending(100_000 // scale)

@@ -1,7 +1,8 @@
 """A directory that is closed, killed, torn and opened again at random points is always what it was.
 
 A state machine drives a real store over a real directory: commands alone, in one commit, and many callers in one group;
-workers that claim and settle; time that goes on and is set back. At random points the queue is closed, or abandoned as
+workers that claim and settle; tickets that wait for others and for groups; time that goes on and is set back. At random
+points the queue is closed, or abandoned as
 by a kill, perhaps with the beginning of another commit behind what was written; and opened again.
 """
 
@@ -22,7 +23,9 @@ from kharon.log.directory import DirectoryLog, segments
 from kharon.log.record import Chain
 from kharon.model import commands as c
 from kharon.model import events as e
+from kharon.model.commit import Commit
 from kharon.model.events import Changes
+from kharon.model.ticket import waits_of
 from kharon.store.local import LocalStore
 from kharon.testing import EPOCH
 
@@ -30,6 +33,8 @@ SCALE = int(os.environ.get("KHARON_PROPERTY_SCALE", "1"))
 MAX_ATTEMPTS = 3
 IDS = st.sampled_from("abcdefgh")
 TUBES = ("default", "deep")
+GROUPS = ("g", "h")
+REFUSALS = (kharon.TicketNotFound, kharon.TicketExists, kharon.InvalidTransition, kharon.InvalidTicket)
 
 
 class Clock:
@@ -48,6 +53,7 @@ def tickets():
         payload=st.sampled_from([None, "ü", [1, {"x": 2.5}], "x" * 3000]),
         tube=st.sampled_from(TUBES),
         nice=st.integers(0, 3),
+        group=st.sampled_from([*GROUPS, None]),
     )
 
 
@@ -60,6 +66,22 @@ def adds():
     )
 
 
+def finalizers():
+    return st.builds(
+        lambda ticket, after, group, on_failure: c.Add(
+            ticket.id, ticket, None, "replace", tuple(after), group, on_failure
+        ),
+        tickets(),
+        st.lists(IDS, max_size=2, unique=True),
+        st.sampled_from([*GROUPS, *GROUPS, None]),
+        st.sampled_from(["run", "cancel"]),
+    )
+
+
+def any_of_all():
+    return st.one_of(adds(), finalizers(), by_hand())
+
+
 def settles(id, claim):
     expire_in = st.sampled_from([None, 5.0])
     return st.one_of(
@@ -67,6 +89,7 @@ def settles(id, claim):
         st.builds(lambda expire_in: c.Fail(id, claim, "no", expire_in), expire_in),
         st.builds(lambda keep, expire_in: c.Cancel(id, claim, keep, None, expire_in), st.booleans(), expire_in),
         st.builds(lambda most: c.Retry(id, claim, 2.0, "again", Changes(nice=1), most), st.sampled_from([None, 2])),
+        st.builds(lambda group: c.Retry(id, claim, 2.0, "moved", Changes(group=group)), st.sampled_from(GROUPS)),
     )
 
 
@@ -77,6 +100,7 @@ def by_hand():
         st.builds(c.Delete, IDS),
         st.builds(c.Release, IDS),
         st.builds(lambda name, tube: c.Update(name, Changes(nice=2, tube=tube)), IDS, st.sampled_from(TUBES)),
+        st.builds(lambda name, group: c.Update(name, Changes(group=group)), IDS, st.sampled_from([*GROUPS, None])),
     )
 
 
@@ -112,21 +136,31 @@ class Reopening(RuleBasedStateMachine):
         before = self.store.projection.seq
         try:
             await self.store.submit(commands, "app")
-        except (kharon.TicketNotFound, kharon.TicketExists, kharon.InvalidTransition):
+        except (*REFUSALS, kharon.FinalizerInGroup):
             return before == self.store.projection.seq
         return True
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
-    @rule(command=st.one_of(adds(), by_hand()))
+    @rule(command=any_of_all())
     def command(self, command):
         assert trio.run(self.submit, command)  # carried out; or refused, and then nothing has changed
 
-    @rule(commands=st.lists(adds(), min_size=2, max_size=5))
+    @rule(commands=st.lists(any_of_all(), min_size=2, max_size=5))
     def one_commit_of_many(self, commands):
+        """All of them, or, if one is refused, none."""
+        seq, before = self.log.seq, list(self.tickets.items())
         assert trio.run(self.submit, *commands)
+        assert self.log.seq > seq or list(self.tickets.items()) == before
 
-    @rule(commands=st.lists(st.one_of(adds(), by_hand()), min_size=2, max_size=5))
+    @rule(ids=st.lists(IDS, min_size=2, max_size=4, unique=True), group=st.sampled_from(GROUPS))
+    def fan_out(self, ids, group):
+        """Members of a group and who waits for them, in one commit."""
+        *members, finalizer = ids
+        adds = [c.Add(id, Ticket(id, "mail", group=group)) for id in members]
+        assert trio.run(self.submit, *adds, c.Add(finalizer, Ticket(finalizer, "print"), after_group=group))
+
+    @rule(commands=st.lists(any_of_all(), min_size=2, max_size=5))
     def many_callers_at_once(self, commands):
         async def all_at_once():
             async with trio.open_nursery() as nursery:
@@ -165,7 +199,11 @@ class Reopening(RuleBasedStateMachine):
             return await self.turn(command, claim=claim)
 
         self.claimed(trio.run(settle))
-        settled = [effect for effect in self.delivered[before:] if not isinstance(effect.event, e.TicketClaimed)]
+        settled = [
+            effect
+            for effect in self.delivered[before:]
+            if effect.event.id == ticket.id and not isinstance(effect.event, (e.TicketClaimed, e.TicketUnblocked))
+        ]
         assert len(settled) == (0 if fenced else 1)
 
     @precondition(lambda self: self.held)
@@ -232,12 +270,30 @@ class Reopening(RuleBasedStateMachine):
             self.check_reopened(old, self.tickets[id])
         lapses = [effect for effect in self.delivered if isinstance(effect.event, e.TicketLapsed)]
         assert len(lapses) == sum(ticket.claim is not None for ticket in before.values())
+        self.nobody_waits_for_ever()
+
+    def nobody_waits_for_ever(self):
+        """Let everything that is not blocked end: nothing is left then. By a replay, so that this one goes on."""
+        projection = kharon.replay(self.where)
+        assert projection.groups == self.store.projection.groups
+        while free := [t.id for t in projection.tickets.values() if t.status is Status.PENDING and not t.blocked]:
+            commit = Commit(projection, c.Context(self.clock.now()))
+            commit.run([c.Done(id, keep=True) for id in free])
+            commit.keep()
+        assert not [t for t in projection.tickets.values() if t.status is Status.PENDING]
 
     def check_reopened(self, old, new):
+        waits = waits_of(old)
+        if waits.blocked and any(isinstance(effect.event, e.TicketFailed) for effect in self.delivered):
+            # What it waited for may have been among the claims that lapsed for good; who waits is in test_who_waits.
+            assert (new.id, new.status) in ((old.id, Status.PENDING), (old.id, Status.CANCELLED))
+            assert new.status is Status.PENDING or waits.on_failure == "cancel"
+            return
         if old.claim is None:
             assert new == old
             return
         assert (new.claim, new.worker, new.lease_until, new.successor) == (None,) * 4
+        assert (new.blocked_by, new.blocked) == (waits.blocked_by, waits.blocked)
         if old.successor is not None:
             assert new.order == old.successor.order
             assert (new.payload, new.nice, new.tube, new.attempts, new.runat) == (

@@ -4,7 +4,6 @@ The model is the design's table in plain dicts. It shares no code with `decide`,
 they keep indexes, and knows tickets only by the fields that a user sees and those that say who is first.
 """
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from hypothesis import settings
@@ -15,9 +14,9 @@ from msgspec import UNSET, Raw
 from kharon.errors import KharonError
 from kharon.model import commands as c
 from kharon.model import events as e
-from kharon.model.decide import decide
+from kharon.model.commit import Commit
 from kharon.model.delays import BackoffDelay, FixedDelay
-from kharon.model.projection import Projection
+from kharon.model.projection import Effect, Projection
 from kharon.model.ticket import Ticket
 from kharon.testing import EPOCH
 
@@ -308,13 +307,6 @@ def as_changes(changes: dict) -> e.Changes:
     return e.Changes(payload_json=payload, **others)
 
 
-@dataclass(frozen=True)
-class Fact:
-    seq: int
-    at: datetime
-    event: e.Event
-
-
 # Whole seconds, and few of them: what matters is which instants fall together.
 seconds = st.integers(0, 40)
 instants = st.integers(-20, 80).map(lambda offset: after(EPOCH, offset))
@@ -355,26 +347,24 @@ class Rules(RuleBasedStateMachine):
         super().__init__()
         self.book = Book()
         self.projection = Projection()
-        self.facts: list[Fact] = []
+        self.facts: list[Effect] = []
         self.claims: list[tuple[str, int]] = []
 
     # -- one step on both sides
 
     def step(self, command: c.Command, error: str | None) -> None:
-        """Decide and apply the command; the book has had its turn, and says which error is due."""
-        context = c.Context(self.book.now, JITTER, LEASE)
-        events, refused = (), None
+        """Carry out the command; the book has had its turn, and says which error is due."""
+        commit, refused = Commit(self.projection, c.Context(self.book.now, JITTER, LEASE)), None
         try:
-            events = decide(self.projection.get(command.id), command, context)
+            commit.run([command])
         except KharonError as caught:
             refused = caught
-        assert (refused and type(refused).__name__) == error, f"{command}: {refused!r} {events}, not {error}"
+            commit.undo()
+        else:
+            commit.keep()
+            self.facts += commit.effects
+        assert (refused and type(refused).__name__) == error, f"{command}: {refused!r} {commit.effects}, not {error}"
         assert refused is None or repr(command.id) in str(refused)
-        for event in events:
-            at = context.now if self.projection.at is None else max(context.now, self.projection.at)
-            fact = Fact(self.projection.seq + 1, at, event)
-            self.facts.append(fact)
-            self.projection.apply(fact.event, fact.seq, fact.at)
 
     def who(self, settler) -> tuple[str, int | None]:
         if isinstance(settler, str):

@@ -30,7 +30,7 @@ class Groups:
     def __init__(self) -> None:
         self._members: dict[str, _Line] = {}  # by group: (joined, id) of the pending ones
         self._waiting: dict[str, _Line] = {}  # by group: (since, id) of those that wait for it
-        self._behind: dict[str, dict[str, None]] = {}  # by id: those that wait for it, in the order in which they came
+        self._behind: dict[str, dict[str, int]] = {}  # by id: those that wait for it, each with its `order`
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Groups):
@@ -49,7 +49,7 @@ class Groups:
         if waits.gate.since and waits.gate.after_group is not None:
             _enter(self._waiting, waits.gate.after_group, waits.gate.since, ticket.id)
         for id in waits.blocked_by:
-            self._behind.setdefault(id, {})[ticket.id] = None
+            self._behind.setdefault(id, {})[ticket.id] = waits.order
 
     def unindex(self, ticket: Ticket) -> None:
         """Take a ticket out again. Cost as `index`."""
@@ -81,8 +81,12 @@ class Groups:
         return ticket is not None and any(name == group for name, _ in memberships(ticket))
 
     def behind(self, id: str) -> list[str]:
-        """Return the ids of those that wait for the ticket of this id, by its id. O(their number)."""
-        return list(self._behind.get(id, ()))
+        """Return the ids of those that wait for the ticket of this id, by its id, the first added first.
+
+        Not in the order of the index, which is another after an undo or a replay. Cost: O(k log k) for k of them.
+        """
+        behind = self._behind.get(id)
+        return [] if behind is None else sorted(behind, key=behind.__getitem__)
 
     def waiting(self, group: str, joined: int) -> list[str]:
         """Return the ids of those that wait for a member of a group that joined at that seq. O(log n + they)."""

@@ -16,6 +16,7 @@ from kharon.model.ticket import Ticket
 from kharon.runtime import requests
 from kharon.runtime.attempts import Attempts
 from kharon.runtime.requests import OnConflict, OnFailure, Seconds
+from kharon.runtime.scheduling import CatchUp, remove_schedule, set_schedule
 from kharon.settings import Settings
 from kharon.store.protocol import Store
 
@@ -36,7 +37,8 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
     after a crash either both happened, or the ticket runs again.
 
     Attributes:
-        tickets: after the block, for each command its ticket, as the commit left it; None if it removed it.
+        tickets: after the block, for each command its ticket, as the commit left it; None if it removed it, or is about
+            a tube or a schedule.
 
     Raises, at the end of the block:
         KharonError: as the verb of the command that is refused does.
@@ -54,7 +56,7 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         self._by = by
         self._settings = settings
         self._attempts = attempts
-        self._commands: list[c.Command] = []
+        self._commands: list[c.Request] = []
         self._begun = self._ended = False
 
     async def __aenter__(self) -> Self:
@@ -68,8 +70,11 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._ended = True
-        if error is not None or not self._commands:
+        if error is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        if not self._commands:
+            await trio.lowlevel.checkpoint()
             return
         with self._attempts.settling(self._commands):
             self.tickets = await self._store.submit(self._commands, self._by)
@@ -83,7 +88,7 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         if self._ended:
             raise InvalidTransition(f"this atomic block has ended; {_ANOTHER}")
 
-    def _take(self, command: c.Command) -> None:
+    def _take(self, command: c.Request) -> None:
         self._check()
         self._commands.append(command)
 
@@ -144,9 +149,9 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         """As `Kharon.retry`."""
         self._take(requests.retry(t, self._settings.backoff, delay=delay, error_reason=error_reason, **changes))
 
-    def release(self, t: Ticket | str) -> None:
+    def release(self, t: Ticket | str, **changes: Any) -> None:
         """As `Kharon.release`."""
-        self._take(requests.release(t))
+        self._take(requests.release(t, **changes))
 
     def extend(self, t: Ticket | str, seconds: Seconds) -> None:
         """As `Kharon.extend`."""
@@ -163,3 +168,35 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
     def delete(self, id: str) -> None:
         """As `Kharon.delete`."""
         self._take(requests.delete(id))
+
+    def pause(self, tube: str) -> None:
+        """As `Kharon.pause`."""
+        self._take(requests.pause(tube))
+
+    def resume(self, tube: str) -> None:
+        """As `Kharon.resume`."""
+        self._take(requests.resume(tube))
+
+    def limit(
+        self, tube: str, *, claimed: int | None = None, claims: int | None = None, period: Seconds | None = None
+    ) -> None:
+        """As `Kharon.limit`."""
+        self._take(requests.limit(tube, claimed=claimed, claims=claims, period=period))
+
+    def schedule(
+        self,
+        name: str,
+        cron: str | None = None,
+        *,
+        every: Seconds | None = None,
+        ticket: Ticket,
+        tz: str = "UTC",
+        catch_up: CatchUp = "one",
+    ) -> None:
+        """As `Kharon.schedule`."""
+        since = self._store.fires_after
+        self._take(set_schedule(since, name, cron, every=every, ticket=ticket, tz=tz, catch_up=catch_up))
+
+    def unschedule(self, name: str) -> None:
+        """As `Kharon.unschedule`."""
+        self._take(remove_schedule(name))

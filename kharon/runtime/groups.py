@@ -8,42 +8,58 @@ import trio
 
 from kharon.store.protocol import Effect, Store
 
-__all__ = ["Group", "GroupWaits"]
+__all__ = ["Group", "GroupWait", "GroupWaits"]
+
+
+class GroupWait:
+    """One who waits for a group.
+
+    Attributes:
+        event: set when the group has become empty, or when nothing more will be told.
+        emptied: whether it was the former.
+    """
+
+    __slots__ = ("emptied", "event")
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+        self.emptied = False
 
 
 class GroupWaits:
     """Who waits until a group has no pending members."""
 
     def __init__(self) -> None:
-        self._events: dict[str, set[trio.Event]] = {}
+        self._waits: dict[str, set[GroupWait]] = {}
 
     def deliver(self, effects: Sequence[Effect]) -> None:
         """Wake those who wait for a group that has become empty, which is durable now. O(effects) if anybody waits."""
-        if not self._events:
+        if not self._waits:
             return
         for effect in effects:
             for group in effect.emptied:
-                for event in self._events.get(group, ()):
-                    event.set()
+                for wait in self._waits.get(group, ()):
+                    wait.emptied = True
+                    wait.event.set()
 
     def end(self) -> None:
         """Wake all: nothing will be delivered any more."""
-        for events in self._events.values():
-            for event in events:
-                event.set()
+        for waits in self._waits.values():
+            for wait in waits:
+                wait.event.set()
 
-    def enter(self, group: str) -> trio.Event:
-        """Return an event that is set when the group has become empty, or never will. `leave` it."""
-        event = trio.Event()
-        self._events.setdefault(group, set()).add(event)
-        return event
+    def enter(self, group: str) -> GroupWait:
+        """Begin to wait for a group; `leave` it."""
+        wait = GroupWait()
+        self._waits.setdefault(group, set()).add(wait)
+        return wait
 
-    def leave(self, group: str, event: trio.Event) -> None:
-        """Forget an event."""
-        events = self._events[group]
-        events.discard(event)
-        if not events:
-            del self._events[group]
+    def leave(self, group: str, wait: GroupWait) -> None:
+        """Wait no more."""
+        waits = self._waits[group]
+        waits.discard(wait)
+        if not waits:
+            del self._waits[group]
 
 
 class Group:
@@ -76,11 +92,12 @@ class Group:
         To wait for those of this moment alone, add a ticket with `after_group`, and wait for that. Cancelling the wait
         leaves no trace.
         """
-        ended = self._waits.enter(self.name)
+        wait = self._waits.enter(self.name)
         try:
             if not await self._store.pending_count(self.name):
                 return
-            await ended.wait()
-            await self._store.pending_count(self.name)  # raises, if it was the queue that ended
+            await wait.event.wait()
+            if not wait.emptied:
+                await self._store.pending_count(self.name)  # it was the queue that ended: raises
         finally:
-            self._waits.leave(self.name, ended)
+            self._waits.leave(self.name, wait)

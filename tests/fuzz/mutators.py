@@ -44,6 +44,8 @@ _FIELDS: Final = [
     *(b'"event":"LogClosed"', b'"group":null', b'"keep":true', b'"changes":{"group":null}', b'"successor":null'),
     *(b'"claim":1', b'"lease_until":"2026-01-01T00:00:00"', b'"expire_at":"2026-01-01T00:00:00Z"', b'"attempts":-1'),
     *(b'"status":"done"', b'"blocked_by":["a"]', b'"worker":"w"', b'"order":99', b'"version":99', b'"new":{"a":[]}'),
+    *(b'"joined":1', b'"after":["a","b"]', b'"after_group":"g"', b'"blocked_by_group":true', b'"dropped":true'),
+    *(b'"gate":{"after":["a"]}', b'"gate":{"after_group":"g","since":1}', b'"on_failure":"cancel"', b'"since":2'),
 ]
 
 

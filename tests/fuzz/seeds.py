@@ -54,13 +54,18 @@ def directory_of(files: SimulatedFiles) -> bytes:
 
 
 STEPS: list[list[e.Event]] = [
-    [EVENTS[0], e.TicketAdded("b", "type", Raw(b"null"), "default", 1, LATER)],
+    [
+        EVENTS[0],
+        e.TicketAdded("b", "type", Raw(b"null"), "default", 1, LATER),
+        e.TicketAdded("f", "end", Raw(b"null"), "t", 1, LATER, "h", ("a", "c"), ("a",), "g", True, "cancel"),
+    ],
     [e.TicketClaimed("a", 1, LATER, "w")],
-    [e.TicketAdded("a", "next", Raw(b"2"), "t", 2, LATER)],
-    [e.TicketFailed("b", "no", LATER)],
-    [e.TicketDone("a", True, Raw(b"[1]")), e.TicketDeleted("b")],
-    [e.TicketDone("a", True, Raw(b"[1]"))],
+    [e.TicketAdded("a", "next", Raw(b"2"), "t", 2, LATER, "h", ("b",), ("b",))],
+    [e.TicketFailed("b", "no", LATER), e.TicketUnblocked("a", "b")],
+    [e.TicketDone("a", True, Raw(b"[1]")), e.TicketUnblocked("f", "a", "g"), e.TicketDeleted("b")],
+    [e.TicketDone("a", True, Raw(b"[1]")), e.TicketUnblocked("f", "a")],
 ]
+"""The life of three: `f` waits for `a` and its group, and what `a` is when it is added again waits for `b`."""
 
 
 def directories() -> Iterator[bytes]:

@@ -192,7 +192,7 @@ def snapshot(data: bytes) -> str:
 
 def _check_state(found: Snapshot) -> None:
     projection = Projection()
-    projection.load(found.tickets, found.seq, found.at)
+    projection.load(found.tickets, found.seq, found.at, found.others)
     must(len(projection.tickets) == len(found.tickets), "two tickets of one id")
     projection.check()
     projection.promote(NOW)
@@ -279,7 +279,7 @@ def _replayed(files: SimulatedFiles) -> tuple[Projection, list[Record]]:
     try:
         found = log.load_snapshot()
         if found is not None:
-            projection.load(found.tickets, found.seq, found.at)
+            projection.load(found.tickets, found.seq, found.at, found.others)
         projection.promote(NOW)
         projection.fold(seen())
     finally:
@@ -405,9 +405,10 @@ def _repaired(files: SimulatedFiles, *, damaged: bool) -> None:
         must((done.last, done.lost, done.records) == (plan.last, plan.lost, plan.records), "not what was said")
         whole, verified, _ = _verified(copy)
         must(whole is None, f"after the repair: {whole}")
-        unconfirmed = isinstance(verified[-1].event, SegmentTrimmed)  # of a beginning that no record spoke of
+        last = verified[-1] if verified else None  # an empty segment behind a log without records is all of the damage
+        unconfirmed = last is not None and isinstance(last.event, SegmentTrimmed)  # of a beginning no record spoke of
         must(
-            verified[-1].seq == plan.last + (len(plan.cuts) or len(plan.seals)) + unconfirmed,
+            (last.seq if last else 0) == plan.last + (len(plan.cuts) or len(plan.seals)) + unconfirmed,
             "after the repair there are other records",
         )
 

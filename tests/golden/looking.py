@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import msgspec
 
 import kharon
 from kharon.log.directory import DirectoryLog
@@ -43,7 +44,7 @@ def load(where: Path, log: DirectoryLog, now: datetime = LATER) -> Projection:
     projection = Projection()
     snapshot = log.load_snapshot()
     if snapshot is not None:
-        projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+        projection.load(snapshot.tickets, snapshot.seq, snapshot.at, snapshot.others)
     return projection.fold(log.open(now))
 
 
@@ -102,6 +103,7 @@ def _warnings() -> Iterator[list[str]]:
 
 def _report(report: kharon.Report) -> Any:
     seen = attrs.asdict(report, filter=lambda field, _value: field.name != "path")
+    seen = {name: _plain(value) for name, value in seen.items()}
     return seen | {"unknown": [list(unknown.values()) for unknown in seen["unknown"]]}
 
 
@@ -113,7 +115,9 @@ def _record(record: kharon.Record) -> Any:
 
 def _projection(projection: Projection, fields: Sequence[str]) -> dict[str, Any]:
     tickets = [_ticket(ticket, fields) for ticket in projection.tickets.values()]
-    return {"seq": projection.seq, "at": _plain(projection.at), "tickets": tickets}
+    seen = {"seq": projection.seq, "at": _plain(projection.at), "tickets": tickets}
+    others = [f"{type(other).__name__} {msgspec.json.encode(other).decode()}" for other in projection.others()]
+    return seen | {"others": others} if others else seen
 
 
 def _ticket(ticket: Draft, fields: Sequence[str]) -> Any:
@@ -131,4 +135,6 @@ def _plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, bytes):  # a payload, or a result: the very bytes
         return value.decode("ascii")
+    if isinstance(value, msgspec.Struct):  # a gate
+        return msgspec.json.decode(msgspec.json.encode(value))
     return list(value) if isinstance(value, tuple) else value

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import trio
@@ -35,8 +36,8 @@ from kharon.log.record import link
 from kharon.log.retention import Limit, MayTrim, Policy, Retention, never
 from kharon.log.snapshot import take, trimmable
 from kharon.model import commands as c
-from kharon.model.decide import decide
-from kharon.model.events import Changes
+from kharon.model.commit import Commit
+from kharon.model.events import Changes, ScheduleSet
 from kharon.model.limits import check_json
 
 HERE = Path(__file__).parent
@@ -64,15 +65,13 @@ class Queue:
         self.projection = load(where, self.log, self.now)
         self.now = max(self.now, self.projection.at or self.now)
 
-    def do(self, by: str, *commands: c.Command, sync: bool = True) -> None:
+    def do(self, by: str, *commands: c.Request, sync: bool = True) -> None:
         """Decide commands, in one commit, and write it."""
         self.now += timedelta(seconds=0.25)
-        events = []
-        for command in commands:
-            for event in decide(self.projection.tickets.get(command.id), command, c.Context(self.now, 0.5)):
-                events.append(event)
-                self.projection.apply(event, self.projection.seq + 1, self.now)
-        self.log.append(events, self.now, by)
+        commit = Commit(self.projection, c.Context(self.now, 0.5))
+        commit.run(commands)
+        commit.keep()
+        self.log.append([effect.event for effect in commit.effects], self.now, by)
         self.log.write()
         if sync:
             self.log.sync()
@@ -106,6 +105,14 @@ class Queue:
 
 def add(id: str, type: str = "email", **fields: object) -> c.Add:
     return c.Add(id, kharon.Ticket(id, type, **fields))  # type: ignore[arg-type]
+
+
+def later(
+    id: str, *after: str, group: str | None = None, after_group: str | None = None, on_failure: str = "run"
+) -> c.Add:
+    """Add a ticket that is to wait for others."""
+    ticket = kharon.Ticket(id, "finalizer", group=group)
+    return c.Add(id, ticket, after=after, after_group=after_group, on_failure=on_failure)
 
 
 def claimed(queue: Queue, *ids: str) -> None:
@@ -208,6 +215,16 @@ def successors(where: Path) -> None:
 
 
 @scenario
+def moved(where: Path) -> None:
+    """Tickets that are given back changed: to another tube, out of their group, and in all that can be."""
+    queue = Queue(where)
+    claimed(queue, "elsewhere", "all")
+    queue.do("worker-1", c.Release("elsewhere", changes=Changes(tube="other")))
+    queue.do("worker-1", c.Release("all", changes=Changes(9, Raw(b'{"to":"bob"}'), "night", "g", BEGIN)))
+    queue.close()
+
+
+@scenario
 def second_attempts(where: Path) -> None:
     """Every event about tickets that have failed once before: what it clears, and what it leaves as it was."""
     queue = Queue(where)
@@ -232,6 +249,51 @@ def second_attempts(where: Path) -> None:
             queue.do("bob", c.Restart(f"{id}, restarted"))
         queue.do("bob", add(f"{id}, anew", "other"), c.Update(f"{id}, changed", Changes(tube="late")))
     queue.close()
+
+
+def _wait(queue: Queue) -> None:
+    """Fill a queue with tickets that wait for others: by id, for a group, for both; and let some of them run."""
+    queue.do("ann", *(add(f"m{number}", group="g") for number in range(6)), add("alone"))
+    queue.do("ann", later("runs", after_group="g"), later("stops", after_group="g", on_failure="cancel"))
+    queue.do(
+        "ann", later("both", "m0", "alone", "nobody", after_group="g"), later("next", "stops", on_failure="cancel")
+    )
+    queue.do("ann", later("empty", after_group="nobody's"), later("late", group="g", after_group="h"))
+    claimed(queue, "m1", "m2", "m3")
+    queue.do("ann", add("m1", "again", group="g"), later("m2", "m4", group="h", on_failure="cancel"))
+    queue.do("ann", later("behind h", after_group="h"), later("m3", "alone", after_group="h"))
+    queue.do("worker-1", c.Done("m1"))
+    queue.do("bob", c.Update("m5", Changes(group=None)), c.Delete("m0"))
+    queue.do("bob", c.Fail("m4", error_reason="no"))
+
+
+@scenario
+def waiting(where: Path) -> None:
+    """Finalizers, groups and successors that wait: some unblocked, cancelled or dropped, some waiting still."""
+    queue = Queue(where)
+    _wait(queue)
+    queue.do("ann", later("runs", after_group="g"), later("m5", "both", group="g"), add("m4", group="g"))
+    queue.do("worker-1", c.Done("m2"), c.Done("m3", keep=True), c.Cancel("alone", keep=True))
+    queue.do("ann", later("last", "both", "runs", after_group="g", on_failure="cancel"))
+    queue.do("bob", c.Restart("stops"), c.Retry("late", changes=Changes(group="i")))
+    queue.close()
+    assert {True, False} == {ticket.blocked for ticket in queue.projection.tickets.values()}
+    queue.projection.check()
+
+
+@scenario
+def waiting_snapshots(where: Path) -> None:
+    """The same with snapshots: of members that joined late, of successors that wait, and of what waits still."""
+    queue = Queue(where, SMALL)
+    _wait(queue)
+    queue.do("ann", add("m4", group="h"), c.Update("late", Changes(group="k")))
+    assert take(where) is not None
+    for number in range(8):
+        queue.do("ann", add(f"t{number}"))
+    assert take(where) is not None
+    queue.do("worker-1", c.Done("m2"), c.Done("m3"), c.Done("alone"))
+    queue.close()
+    queue.projection.check()
 
 
 class _Clock:
@@ -426,6 +488,61 @@ def _with_snapshots(where: Path) -> list[Path]:
     queue.do("ann", add("behind"), c.Delete("t1"))
     queue.close()
     return sorted((where / "snapshots").iterdir())
+
+
+@scenario
+def tubes(where: Path) -> None:
+    """Tubes that are paused, resumed and limited, claimed from, and moved between; two snapshots, and a tail."""
+    queue = Queue(where, SMALL)
+    queue.do("ann", c.Pause("night"), c.Limit("default", 3, 2, 60.0), c.Limit("free", 1), c.Limit("slow", None, 1, 0.5))
+    queue.do("bob", c.Pause("resumed"), c.Limit("free"))
+    queue.do("ann", c.Resume("resumed"))
+    claimed(queue, "a", "b", "moved", "kept")
+    queue.do("worker-1", c.Release("moved", changes=Changes(tube="night", nice=1)), c.Release("a"))
+    assert take(where) is not None
+    for number in range(6):
+        queue.do("ann", add(f"t{number}", tube="slow"))
+    claimed(queue, "t0", "a")
+    assert take(where) is not None
+    queue.do("ann", c.Resume("night"), c.Limit("default", None, 5, 3600.0))
+    claimed(queue, "t1")
+    queue.close()
+
+
+def _set(name: str, next_due: float, **fields: Any) -> c.SetSchedule:
+    payload = Raw(b'{"of":"\\u00fc"}')
+    due = BEGIN + timedelta(seconds=next_due)
+    return c.SetSchedule(name, ScheduleSet(name, "report", payload, "default", 512, due, **fields))
+
+
+def _fire(name: str, due: float, next_due: float | None) -> c.FireSchedule:
+    following = None if next_due is None else BEGIN + timedelta(seconds=next_due)
+    return c.FireSchedule(name, BEGIN + timedelta(seconds=due), following)
+
+
+@scenario
+def schedules(where: Path) -> None:
+    """Schedules that fire, pass over what was missed, end, are set anew and removed; two snapshots, a tail."""
+    queue = Queue(where, SMALL)
+    queue.do(
+        "ann",
+        _set("nightly", 3600, cron="30 2 * * *", tz="Europe/Berlin", group="g"),
+        _set("often", 1.5, every=1.5, catch_up="all"),
+        _set("gone", 60, every=60.0, catch_up="none"),
+    )
+    queue.pass_time(6)
+    queue.do("clock", *(_fire("often", number * 1.5, number * 1.5 + 1.5) for number in range(1, 5)))
+    queue.do("bob", c.RemoveSchedule("gone"), _set("ending", 9, every=60.0))
+    queue.do("clock", c.SkipSchedule("often", BEGIN + timedelta(seconds=9)))
+    assert take(where) is not None
+    for number in range(6, 10):
+        queue.pass_time(1.25)
+        queue.do("clock", _fire("often", number * 1.5, number * 1.5 + 1.5))
+    queue.do("clock", _fire("ending", 9, None))
+    claimed(queue, "often@2026-01-01T00:00:01.500000Z")
+    assert take(where) is not None
+    queue.do("ann", _set("often", 99, every=1.5), _set("over", 60, every=60.0), c.SkipSchedule("over", None))
+    queue.close()
 
 
 @scenario

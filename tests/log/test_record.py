@@ -19,6 +19,10 @@ from kharon.model.events import (
     LeaseExtended,
     LogClosed,
     LogRepaired,
+    ScheduleFired,
+    ScheduleRemoved,
+    ScheduleSet,
+    ScheduleSkipped,
     SegmentArchived,
     SegmentCompressed,
     SegmentTrimmed,
@@ -34,7 +38,11 @@ from kharon.model.events import (
     TicketReleased,
     TicketRestarted,
     TicketRetried,
+    TicketUnblocked,
     TicketUpdated,
+    TubeLimited,
+    TubePaused,
+    TubeResumed,
 )
 from kharon.model.limits import MAX_LINE_BYTES
 
@@ -43,6 +51,13 @@ GOLDEN: list[tuple[Event, str]] = [
     (
         TicketAdded("a", "t", Raw(b'{"x":[1,2.5]}'), "u", -3, NOW, "g"),
         f'"id":"a","type":"t","payload":{{"x":[1,2.5]}},"tube":"u","nice":-3,"runat":"{T}","group":"g"',
+    ),
+    (
+        TicketAdded("a", "t", Raw(b"1"), "u", 3, NOW, None, ("b", "c"), ("b",), "g", True, "cancel"),
+        (
+            f'"id":"a","type":"t","payload":1,"tube":"u","nice":3,"runat":"{T}","after":["b","c"],"blocked_by":["b"],'
+            f'"after_group":"g","blocked_by_group":true,"on_failure":"cancel"'
+        ),
     ),
     (added("a"), f'"id":"a","type":"type","payload":null,"tube":"default","nice":512,"runat":"{T}"'),
     (TicketClaimed("a", 2, NOW, "w"), f'"id":"a","attempt":2,"lease_until":"{T}","worker":"w"'),
@@ -62,11 +77,34 @@ GOLDEN: list[tuple[Event, str]] = [
     ),
     (TicketRetried("a", NOW), f'"id":"a","runat":"{T}"'),
     (TicketReleased("a"), '"id":"a"'),
+    (TicketReleased("a", Changes(tube="u")), '"id":"a","changes":{"tube":"u"}'),
     (TicketLapsed("a", NOW, "late"), f'"id":"a","runat":"{T}","error_reason":"late"'),
     (TicketRestarted("a", NOW), f'"id":"a","runat":"{T}"'),
     (TicketUpdated("a", Changes(group=None)), '"id":"a","changes":{"group":null}'),
+    (TicketUnblocked("a", "b"), '"id":"a","ended":"b"'),
+    (TicketUnblocked("a", "b", "g", True), '"id":"a","ended":"b","group":"g","dropped":true'),
     (TicketDeleted("a"), '"id":"a"'),
     (TicketExpired("a"), '"id":"a"'),
+    (TubePaused("t"), '"tube":"t"'),
+    (TubeResumed("t"), '"tube":"t"'),
+    (TubeLimited("t"), '"tube":"t"'),
+    (TubeLimited("t", 1, 2, 0.5), '"tube":"t","claimed":1,"claims":2,"period":0.5'),
+    (
+        ScheduleSet("s", "t", Raw(b"[1]"), "default", 512, NOW, None, None, 60.0),
+        f'"name":"s","type":"t","payload":[1],"tube":"default","nice":512,"next_due":"{T}","every":60.0',
+    ),
+    (
+        ScheduleSet("s", "t", Raw(b"1"), "u", 5, NOW, "g", "0 7 * * 1", None, "Asia/Tokyo", "all"),
+        (
+            f'"name":"s","type":"t","payload":1,"tube":"u","nice":5,"next_due":"{T}","group":"g","cron":"0 7 * * 1",'
+            '"tz":"Asia/Tokyo","catch_up":"all"'
+        ),
+    ),
+    (ScheduleFired("s", NOW), f'"name":"s","due":"{T}"'),
+    (ScheduleFired("s", NOW, NOW), f'"name":"s","due":"{T}","next_due":"{T}"'),
+    (ScheduleSkipped("s"), '"name":"s"'),
+    (ScheduleSkipped("s", NOW), f'"name":"s","next_due":"{T}"'),
+    (ScheduleRemoved("s"), '"name":"s"'),
     (LogClosed(), ""),
     (
         TailCut("log/1.jsonl", 7, 8, "quarantine/1-7"),

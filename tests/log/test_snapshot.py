@@ -35,7 +35,7 @@ def opened(where: Path, *, snapshots: bool = True) -> tuple[DirectoryLog, Projec
     projection = Projection()
     try:
         if snapshots and (snapshot := log.load_snapshot()) is not None:
-            projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+            projection.load(snapshot.tickets, snapshot.seq, snapshot.at, snapshot.others)
         before = projection.seq
         projection.fold(log.open(NOW))
     except BaseException:
@@ -93,18 +93,28 @@ def every_field() -> tuple[Draft, Draft]:
     return claimed, failed
 
 
+def waited_for() -> list[Ticket]:
+    """What the successor among those waits for: two tickets, one of them in the group."""
+    drafts = [draft_of(Ticket("x", "name", runat=NOW, group="h")), draft_of(Ticket("y", "name", runat=NOW))]
+    for order, draft in enumerate(drafts, 1):
+        draft.ctime = draft.mtime = NOW
+        draft.order = draft.version = order
+    drafts[0].joined = 1
+    return [seal(draft) for draft in drafts]
+
+
 def test_every_field_of_a_ticket_comes_back(where):
     fill(where, 12)
     tickets = [seal(draft) for draft in every_field()]
     unset = [
         field.name
         for field in attrs.fields(Draft)
-        if all(getattr(ticket, field.name) == field.default for ticket in tickets)
+        if all(getattr(ticket, field.name) == field.default for ticket in (*tickets, tickets[0].successor))
     ]
     assert unset == [], "set these too, so that this test would miss them"
     path = take(where)
     snapshot = snapshot_in(path)
-    snapshot.tickets.extend(tickets)
+    snapshot.tickets.extend([*waited_for(), *tickets])
     write(OS_FILES, path, snapshot)
     again = snapshot_in(path)
     assert again == snapshot
@@ -122,7 +132,7 @@ def test_a_ticket_that_fills_its_limits_comes_back(where):
     successor = draft_of(draft.successor)
     successor._payload = draft._payload
     draft.successor = seal(successor)
-    whole = Snapshot(snapshot.log, snapshot.seq, snapshot.at, snapshot.hash, [seal(draft)])
+    whole = Snapshot(snapshot.log, snapshot.seq, snapshot.at, snapshot.hash, [*waited_for(), seal(draft)])
     write(OS_FILES, path, whole)
     assert snapshot_in(path) == whole
 
@@ -142,12 +152,14 @@ def relinked(path: Path, old: bytes, new: bytes, *, number: int = -2) -> None:
 
 @pytest.fixture
 def of_two(where):
-    """A snapshot of one ticket that is claimed and has a successor, and one that failed."""
+    """A snapshot of one ticket that is claimed and has a successor, of what that waits for, and of one that failed."""
     fill(where, 12)
     path = take(where)
     snapshot = snapshot_in(path)
     write(
-        OS_FILES, path, Snapshot(snapshot.log, 9, snapshot.at, snapshot.hash, [seal(draft) for draft in every_field()])
+        OS_FILES,
+        path,
+        Snapshot(snapshot.log, 9, snapshot.at, snapshot.hash, [*waited_for(), *map(seal, every_field())]),
     )
     return path
 
@@ -185,30 +197,82 @@ def of_two(where):
             "only one that is claimed has a successor, which is of its id",
         ),
         (-3, b'"order":8', b'"order":8,"claim":8', "unclaimed"),
+        (-3, b'"joined":4', b'"joined":10', "joined the group 'g' at record 10, in a snapshot at 9"),
+        (-3, b'"joined":4', b'"joined":-1', "joined the group 'g' at record -1"),
+        (-2, b'"order":4', b'"order":4,"joined":1', "joined the group None at record 1"),
+        (-2, b'"order":4', b'"order":4,"group":"g","joined":1', "joined the group 'g' at record 1"),
+        (-3, b'"since":8', b'"since":10', "waits for the group 'h' since record 10, in a snapshot at 9"),
+        (-3, b'"since":8', b'"since":-1', "waits for the group 'h' since record -1"),
+        (-3, b'"after_group":"h",', b"", "waits for the group None since record 8"),
+        (-3, b'["x","y"]', b'["x","w"]', r"blocked by \('x', 'w'\), and was told to wait for \('x', 'y', 'z'\)"),
+        (-2, b'"order":4', b'"order":4,"blocked_by":["x"]', r"blocked by \('x',\), and was told to wait for \(\)"),
+        (-2, b'"order":4', b'"order":4,"gate":{"after_group":"g","since":1}', "blocked, and claimed or ended"),
+        (-2, b'"order":4', b'"order":4,"blocked_by":["x"],"gate":{"after":["x"]}', "blocked, and claimed or ended"),
+        (-3, b'"joined":4', b'"joined":4,"blocked_by":["x"],"gate":{"after":["x"]}', "blocked, and claimed or ended"),
         (0, b'"at":"2026-01-01T00:00:00Z"', b'"at":"2026-01-01T00:00:00"', "timezone"),
     ],
 )
 def test_a_ticket_that_no_log_folds_to_is_refused(of_two, number, old, new, why):
     """Its chain may be right: what reads it must not find out later, in the middle of something else."""
-    assert [ticket.id for ticket in snapshot_in(of_two).tickets] == ["ü", "f"]
+    assert [ticket.id for ticket in snapshot_in(of_two).tickets] == ["x", "y", "ü", "f"]
     relinked(of_two, old, new, number=number)
     with pytest.raises(CorruptLog, match=why) as caught:
         snapshot_in(of_two)
-    assert caught.value.line == {0: 1, -3: 2, -2: 3}[number]
+    assert caught.value.line == {0: 1, -3: 4, -2: 5}[number]
+
+
+@pytest.mark.parametrize(
+    ("number", "old", "new", "why"),
+    [
+        (1, b'"id":"x"', b'"id":"z"', "ticket 'ü': it waits for 'x', which is not pending"),
+        (2, b'"order":2', b'"order":2,"status":"done"', "ticket 'ü': it waits for 'y', which is not pending"),
+        (1, b',"group":"h"', b"", "ticket 'ü': it waits for the group 'h', and for nobody in it"),
+        (1, b'"version":1,"order":1', b'"version":9,"order":9', "it waits for the group 'h', and for nobody in it"),
+    ],
+)
+def test_what_waits_for_ever_is_refused(of_two, number, old, new, why):
+    relinked(of_two, old, new, number=number)
+    with pytest.raises(CorruptLog, match=why) as caught:
+        snapshot_in(of_two)
+    assert caught.value.line == 6, "it is the whole that cannot be"
+
+
+def test_a_ticket_and_its_successor_are_in_a_group_since_the_same_record(of_two):
+    relinked(of_two, b'"order":8', b'"order":8,"group":"g"', number=-3)
+    claimed = snapshot_in(of_two).tickets[-2]
+    assert claimed.joined == claimed.successor.joined == 4
+    relinked(of_two, b'"order":8', b'"order":8,"joined":4', number=-3)
+    assert snapshot_in(of_two).tickets[-2] == claimed
+    relinked(of_two, b'"order":8,"joined":4', b'"order":8,"joined":8', number=-3)
+    with pytest.raises(CorruptLog, match=r"it and its successor are in the group 'g' since two records"):
+        snapshot_in(of_two)
+
+
+def test_what_a_ticket_was_told_to_wait_for_may_have_ended(of_two):
+    relinked(of_two, b'"order":4', b'"order":4,"gate":{"after":["x"],"after_group":"g"}')
+    ended = snapshot_in(of_two).tickets[-1]
+    assert (ended.after, ended.after_group, ended.blocked) == (("x",), "g", False)
+
+
+def test_a_member_that_joined_when_it_was_added_does_not_say_so(of_two):
+    relinked(of_two, b',"joined":4', b"", number=-3)
+    *_, claimed, failed = snapshot_in(of_two).tickets
+    assert (claimed.joined, claimed.order) == (5, 5)
+    assert (claimed.successor.joined, failed.joined) == (0, 0)
 
 
 def test_a_successor_of_a_ticket_that_is_not_claimed_is_refused(of_two):
-    relinked(of_two, b'"claim":7,', b"", number=1)
-    relinked(of_two, b'"worker":"worker-1",', b"", number=1)
-    relinked(of_two, b'"lease_until":"2026-01-01T00:00:01Z",', b"", number=1)
+    relinked(of_two, b'"claim":7,', b"", number=-3)
+    relinked(of_two, b'"worker":"worker-1",', b"", number=-3)
+    relinked(of_two, b'"lease_until":"2026-01-01T00:00:01Z",', b"", number=-3)
     with pytest.raises(CorruptLog, match="only one that is claimed has a successor"):
         snapshot_in(of_two)
 
 
 def test_a_successor_of_a_successor_is_refused(of_two):
-    _, _, own = of_two.read_bytes().splitlines()[1].partition(b'"successor":')
-    own = own.removesuffix(b"}}")
-    relinked(of_two, own, own[:-1] + b',"successor":' + own + b"}", number=1)
+    _, _, own = of_two.read_bytes().splitlines()[-3].partition(b'"successor":')
+    own, _, _ = own.partition(b',"joined":')
+    relinked(of_two, own, own[:-1] + b',"successor":' + own + b"}", number=-3)
     with pytest.raises(CorruptLog, match="only one that is claimed has a successor"):
         snapshot_in(of_two)
 

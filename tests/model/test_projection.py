@@ -250,7 +250,7 @@ def test_tubes_are_claimed_from_as_one_line():
 def test_an_empty_tube_is_forgotten():
     made = projection(*(added(str(n), tube=f"tube-{n}") for n in range(50)), promoted=9)
     assert drained(made, *(f"tube-{n}" for n in range(50))) == [str(n) for n in range(50)]
-    assert not made._ready
+    assert not made._heads.ready
 
 
 def test_an_update_moves_a_ticket_between_tubes_and_indexes():
@@ -268,21 +268,19 @@ def test_an_update_moves_a_ticket_between_tubes_and_indexes():
 
 
 def test_a_blocked_ticket_is_in_no_index():
-    made = Projection()
-    blocked = draft_of(projection(added("a")).get("a"))
-    blocked.blocked_by, blocked.gate = ("g",), Gate(("g",))
-    made.apply(added("g", due=400, tube="other"), 1, at(1))
-    made._tickets["a"] = seal(blocked)
-    made.groups.index(seal(blocked))
-    made.check()
+    blocked = e.TicketAdded("a", "x", Raw(b"null"), "default", 512, at(0), None, ("g",), ("g",))
+    made = projection(added("g", due=400, tube="other"), blocked)
     assert made.promote(at(100)) == 0
-    made.apply(e.TicketUpdated("a", e.Changes(nice=1)), 2, at(2))
+    made.apply(e.TicketUpdated("a", e.Changes(nice=1)), 3, at(3))
     made.check()
     assert made.first_ready(("default",)) is None
-    assert made.next_instant(expiration=True) is None
-    made.fold([Fact(3, at(3), e.TicketUpdated("a", e.Changes(nice=2)))])
+    assert made.next_instant(expiration=True) == at(400)
+    made.fold([Fact(4, at(4), e.TicketUpdated("a", e.Changes(nice=2)))])
     made.check()
     assert made.first_ready(("default",)) is None
+    made.apply(e.TicketUnblocked("a", "g"), 5, at(5))
+    made.check()
+    assert made.first_ready(("default",)).id == "a"
 
 
 # --- the clock, set back ----------------------------------------------------------------------------------------------
@@ -396,6 +394,17 @@ def spoil(made: Projection, id: str, **changes) -> None:
     made._reindex()
 
 
+def successor(**fields) -> Ticket:
+    draft = draft_of(Ticket("claimed", "x", group=fields.pop("group", None)))
+    for name, value in fields.items():
+        setattr(draft, name, value)
+    return seal(draft)
+
+
+SUCCESSOR = successor(group="g", joined=2)
+BLOCKED = successor(gate=Gate(("kept",)), blocked_by=("kept",))
+
+
 @pytest.mark.parametrize(
     ("id", "changes", "words"),
     [
@@ -411,6 +420,22 @@ def spoil(made: Projection, id: str, **changes) -> None:
         ("kept", {"claim": 1, "worker": "w", "lease_until": EPOCH}, "done and claimed"),
         ("pending", {"expire_at": EPOCH}, "pending and expires"),
         ("kept", {"successor": Ticket("kept", "x")}, "successor and no claim"),
+        ("pending", {"joined": 1}, "joined 1"),
+        ("kept", {"group": "g", "joined": 1}, "joined 1"),
+        ("pending", {"group": "g"}, "joined 0"),
+        ("pending", {"group": "g", "joined": 99}, "joined 99"),
+        ("claimed", {"group": "g", "joined": 1, "successor": SUCCESSOR}, "in 'g' twice"),
+        ("pending", {"blocked_by": ("claimed",)}, "has no gate"),
+        ("pending", {"gate": Gate((), "g", "run", 99)}, "waits since 99"),
+        ("pending", {"gate": Gate((), "g", "run", -1)}, "waits since -1"),
+        ("pending", {"gate": Gate((), None, "run", 1)}, "waits for no group"),
+        ("pending", {"gate": Gate(("kept",)), "blocked_by": ("claimed",)}, "is blocked by"),
+        ("kept", {"gate": Gate((), "g", "run", 1)}, "blocked, and claimed or ended"),
+        ("claimed", {"gate": Gate(("pending",)), "blocked_by": ("pending",)}, "blocked, and claimed or ended"),
+        ("pending", {"gate": Gate(("gone",)), "blocked_by": ("gone",)}, "'gone', which does not exist"),
+        ("pending", {"gate": Gate(("kept",)), "blocked_by": ("kept",)}, "'kept', which has ended"),
+        ("pending", {"gate": Gate((), "g", "run", 1)}, "a group without members"),
+        ("claimed", {"successor": BLOCKED}, "'kept', which has ended"),
         ("pending", {"id": "other"}, "filed as 'pending'"),
     ],
 )
@@ -430,6 +455,34 @@ def test_check_sees_a_ticket_that_cannot_be(id, changes, words):
         made.check()
 
 
+def test_check_sees_groups_that_say_something_else():
+    made = projection(added("a"), e.TicketAdded("m", "x", Raw(b"null"), "default", 512, EPOCH, "g"))
+    made.groups._members.clear()
+    with pytest.raises(AssertionError, match="groups"):
+        made.check()
+
+
+def test_check_sees_a_commit_that_was_not_ended():
+    made = projection(added("a"))
+    made.begin()
+    with pytest.raises(AssertionError, match="has not been ended"):
+        made.check()
+    made.end(kept=True)
+    made.check()
+
+
+def test_an_event_is_taken_back_within_a_commit_and_outside_of_one():
+    made, twin = projection(added("a")), projection(added("a"))
+    for event in (added("b"), e.LogClosed(), e.TicketDeleted("a"), e.TicketUpdated("a", e.Changes(nice=1))):
+        made.undo(made.apply(event, 2, at(9)))
+        made.check()
+        made.begin()
+        made.undo(made.apply(event, 2, at(9)))
+        made.end(kept=False)
+        made.check()
+        assert made == twin
+
+
 def test_check_sees_a_ticket_that_was_never_sealed():
     made = projection(added("a"))
     made._tickets["a"] = draft_of(made.get("a"))
@@ -437,7 +490,7 @@ def test_check_sees_a_ticket_that_was_never_sealed():
         made.check()
 
 
-@pytest.mark.parametrize("index", ["_ready", "_waiting", "_leases", "_expiring"])
+@pytest.mark.parametrize("index", ["_waiting", "_leases", "_expiring"])
 def test_check_sees_an_index_that_says_something_else(index):
     made = projection(
         added("a"),

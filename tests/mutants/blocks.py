@@ -10,7 +10,6 @@ __all__ = ["MUTANTS"]
 
 ATOMIC: Final = "kharon/runtime/atomic.py"
 COMMIT: Final = "kharon/model/commit.py"
-REQUESTS: Final = "kharon/runtime/requests.py"
 TEST_HARD_CASES: Final = "tests/runtime/test_atomic_hard_cases.py"
 
 MUTANTS: Final = (
@@ -36,22 +35,6 @@ MUTANTS: Final = (
         file=ATOMIC,
         before="        if not self._begun:\n",
         after="        if False:\n",
-        tests=(TEST_HARD_CASES,),
-    ),
-    Mutant(
-        name="block-carried-out-though-it-raised",
-        thought="At the end of the block its commands are carried out.",
-        file=ATOMIC,
-        before="        if error is not None or not self._commands:\n",
-        after="        if not self._commands:\n",
-        tests=(TEST_HARD_CASES,),
-    ),
-    Mutant(
-        name="iterator-told-to-the-first-ticket-only",
-        thought="Each ticket is added with the arguments of all.",
-        file=REQUESTS,
-        before="    ids = _after(after)  # once: an iterator would be empty for the second ticket\n",
-        after="    ids = after\n",
         tests=(TEST_HARD_CASES,),
     ),
 )

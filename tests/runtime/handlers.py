@@ -24,3 +24,11 @@ async def for_ever(_kh, _ticket) -> None:
 async def names(kh: kharon.Kharon, id: str) -> list[str]:
     """The names of a ticket's events."""
     return [type(record.event).__name__ for record in await kh.history(id)]
+
+
+async def together(kh: kharon.Kharon, *steps) -> kharon.runtime.atomic.Atomic:
+    """An atomic block of these steps, each of which is given the block."""
+    async with kh.atomic() as tx:
+        for step in steps:
+            step(tx)
+    return tx

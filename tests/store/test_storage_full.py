@@ -25,7 +25,7 @@ from kharon.log.directory import DirectoryLog
 from kharon.log.files import OsFiles
 from kharon.log.memory import MemoryLog
 from kharon.model import commands as c
-from kharon.model.decide import decide
+from kharon.model.commit import Commit
 from kharon.model.ending import grows
 from kharon.model.events import TicketEvent
 from kharon.model.projection import Projection
@@ -97,11 +97,15 @@ def holds(kh, where=None):
 
 
 def random_command(chance, ticket, id, now):
+    group = chance.choice([None, "g", "h"])
+    waits = {"after_group": chance.choice([None, "g", "h"]), "on_failure": chance.choice(["run", "cancel"])}
+    waits["after"] = tuple(chance.sample("abcdef", chance.choice([0, 0, 0, 2])))
     if ticket is None:
-        return c.Add(id, Ticket(id, "t", nice=chance.randrange(3)), chance.choice([None, 0, 3, 50]))
+        return c.Add(id, Ticket(id, "t", nice=chance.randrange(3), group=group), chance.choice([None, 0, 3]), **waits)
     return chance.choice(
         [
-            c.Add(id, Ticket(id, "t", tube=chance.choice("xy")), chance.choice([None, 5])),
+            c.Add(id, Ticket(id, "t", tube=chance.choice("xy"), group=group), chance.choice([None, 5]), **waits),
+            c.Update(id, kharon.model.events.Changes(group=group)),
             c.Claim(id, "w"),
             c.Claim(id, "w"),
             c.Extend(id, seconds=chance.randrange(100)),
@@ -130,11 +134,15 @@ def test_undo_is_exact_whatever_happened_and_whatever_time_did(seed):
             now += timedelta(seconds=chance.choice([0, 0, 1, 7, -3]))
             projection.promote(now)
             id = chance.choice("abcdef")
-            with contextlib.suppress(kharon.KharonError):
-                command = random_command(chance, projection.get(id), id, now)
-                for event in decide(projection.get(id), command, c.Context(now, 0.5, 5.0)):
-                    taken.append(projection.apply(event, projection.seq + 1, now))
-                    kinds.add(type(event))
+            commit = Commit(projection, c.Context(now, 0.5, 5.0))
+            try:
+                commit.run([random_command(chance, projection.get(id), id, now)])
+            except kharon.KharonError:
+                commit.undo()
+            else:
+                commit.keep()
+                taken += commit.effects
+                kinds.update(type(effect.event) for effect in commit.effects)
         if undone:
             for effect in reversed(taken):
                 projection.undo(effect)
@@ -144,9 +152,12 @@ def test_undo_is_exact_whatever_happened_and_whatever_time_did(seed):
         projection.check()
         twin.promote(now)
         assert projection == twin
-        for index in ("_ready", "_waiting", "_leases", "_expiring"):
+        for index in ("_waiting", "_leases", "_expiring", "groups"):
             assert getattr(projection, index) == getattr(twin, index)
+        for index in ("ready", "claimed"):
+            assert getattr(projection._heads, index) == getattr(twin._heads, index)
     assert len(kinds) > 8
+    assert kharon.model.events.TicketUnblocked in kinds
 
 
 def test_undo_of_an_event_about_no_ticket():
@@ -178,6 +189,95 @@ async def test_all_in_flight_are_told_and_nothing_of_it_was(where, disk):
         assert len(await kh.history("a")) == 1
         holds(kh, where)
         assert kh.stats().added == 1
+
+
+# --- commits of several commands, and those that wait ----------------------------------------------------------------
+
+
+async def waiting(kh):
+    """A member and who waits for it: one that runs, one that does not if it fails, and one behind that."""
+    await kh.add_many([Ticket("first", "t"), Ticket("m", "t", group="g"), Ticket("last", "t")])
+    await kh.add(Ticket("runs", "t"), after_group="g")
+    await kh.add(Ticket("stops", "t"), after=["m"], on_failure="cancel")
+    await kh.add(Ticket("behind", "t"), after=["stops"])
+
+
+async def fail_and_add(kh):
+    async with kh.atomic() as tx:
+        tx.delete("first")
+        tx.fail("m")
+        tx.add(Ticket("new", "t", group="g"))
+        tx.update("last", group="g")
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_commit_with_what_follows_from_it_is_taken_back_whole(where, disk, known):
+    """Whether that there is no room shows when it is written, or is known before."""
+    async with opened(where, disk) as kh, trio.open_nursery() as nursery:
+        await waiting(kh)
+        nursery.start_soon(kh.group("g").wait)
+        await trio.testing.wait_all_tasks_blocked()
+        before = await kh.list()
+        disk.room = 0
+        if known:
+            assert isinstance(await outcome_of(kh.add, Ticket("no", "t")), StorageFull)
+        seq = kh._store._log.seq
+        for _ in range(3):
+            assert isinstance(await outcome_of(fail_and_add, kh), StorageFull)
+            after = await kh.list()
+            # Only one that was removed by a commit which was kept until it was written has lost its place.
+            assert after == (before if known else [*before[1:], before[0]])
+            assert kh._store._log.seq == seq
+            assert await kh.group("g").pending_count() == 1
+            assert [ticket.blocked for ticket in after if ticket.id in ("runs", "stops", "behind")] == [True] * 3
+            holds(kh, where)
+        assert len(nursery.child_tasks) == 1, "who waits for the group has heard nothing"
+        disk.room = 1 << 30
+        kh._store._commits._try_at = 0
+        await fail_and_add(kh)
+        assert not (await kh.get("runs")).blocked
+        assert (await kh.get("stops")).status is kharon.Status.CANCELLED
+        holds(kh, where)
+        assert [ticket.id for ticket in await kh.list()] == list(kharon.replay(where).tickets)
+        assert await kh.group("g").pending_count() == 2
+
+
+async def test_an_end_unblocks_and_cancels_from_the_reserve(where, disk):
+    async with opened(where, disk) as kh:
+        await waiting(kh)
+        disk.room = 0
+        assert isinstance(await outcome_of(kh.add, Ticket("no", "t")), StorageFull)
+        await kh.fail("m")
+        told = [(type(record.event).__name__, record.part) async for record in kh.records(after=6)]
+        assert told == [
+            ("TicketFailed", (1, 4)),
+            ("TicketCancelled", (2, 4)),
+            ("TicketUnblocked", (3, 4)),
+            ("TicketUnblocked", (4, 4)),
+        ]
+        holds(kh, where)
+
+
+async def test_an_end_that_unblocks_does_not_suffer_from_its_group(where, disk):
+    async with opened(where, disk) as kh:
+        await waiting(kh)
+        disk.room = 0
+        answers = {}
+
+        async def call(name, verb, *args):
+            answers[name] = await outcome_of(verb, *args)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call, "atomic", fail_and_add, kh)
+            nursery.start_soon(call, "ack", kh.ack, "m")
+            nursery.start_soon(call, "wait", kh.group("g").wait)
+            nursery.start_soon(call, "add", kh.add, Ticket("new", "t"))
+        assert type(answers["add"]) is StorageFull
+        assert type(answers["atomic"]) in (StorageFull, kharon.TicketNotFound)  # by then the other may have ended it
+        assert (answers["ack"], answers["wait"]) == (None, None)
+        assert [ticket.blocked for ticket in await kh.list() if ticket.id in ("runs", "stops")] == [False, False]
+        assert (await kh.get("first")).version == 1
+        holds(kh, where)
 
 
 GROWING = {
