@@ -467,7 +467,13 @@ def some_commands(chance: random.Random, projection: Projection) -> list[c.Comma
         ]
         often: list[c.Command] = [c.Claim(id, "w")] * 4
         if ticket is not None and ticket.claim:
-            often = [c.Extend(id, seconds=90.0), c.Release(id), *adds, *adds, *adds]
+            often = [
+                c.Extend(id, seconds=90.0),
+                c.Release(id, changes=chance.choice((None, changes))),
+                *adds,
+                *adds,
+                *adds,
+            ]
         return chance.choice(
             [
                 *adds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import audit, history, model, reading, recovery, runtime, schedules, store, tubes, waiting, writing
+from . import audit, blocks, history, model, reading, recovery, runtime, schedules, store, tubes, waiting, writing
 from .mutant import Mutant
 
 __all__ = ["MUTANTS"]
@@ -19,6 +19,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *model.MUTANTS,
     *waiting.MUTANTS,
     *runtime.MUTANTS,
+    *blocks.MUTANTS,
     *schedules.MUTANTS,
     *tubes.MUTANTS,
 )

@@ -183,7 +183,7 @@ MUTANTS: Final = (
         name="iterator-of-ids-read-once",
         thought="What all of them are to wait for is passed on to each.",
         file="kharon/runtime/requests.py",
-        before="    ids = after if isinstance(after, str) else tuple(after)  # each is to be after all of them\n",
+        before="    ids = _after(after)  # once: an iterator would be empty for the second ticket\n",
         after="    ids = after\n",
         tests=(TEST_GROUP_WAITS,),
     ),

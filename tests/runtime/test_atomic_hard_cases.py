@@ -204,6 +204,65 @@ async def test_two_settles_of_one_claim_in_one_block_are_refused_together() -> N
     assert refusals[0].startswith("command 3 of 3, retry of ticket 'a', is refused, so none is: ")
 
 
+async def test_a_step_whose_claim_is_over_adds_nothing() -> None:
+    seen = []
+
+    async def late(kh, ticket):
+        if not seen:
+            await kh.release(ticket.id)  # by its id: as if an operator had given it to somebody else
+            with pytest.raises(LeaseLost, match="command 2 of 2, done of ticket 'a'"):
+                async with kh.atomic() as tx:
+                    tx.add(Ticket("b", "u", group="g"))
+                    tx.done(ticket)
+            seen.append(await ids(kh))
+            return
+        async with kh.atomic() as tx:
+            tx.done(ticket)
+
+    router = Router()
+    router.handler("t")(late)
+    async with kharon.open(":memory:", Settings(workers=1)) as kh, trio.open_nursery() as nursery:
+        await nursery.start(kh.run, router)
+        await kh.add(Ticket("a", "t"))
+        await wait_all_tasks_blocked()
+        await kh.drain()
+        assert seen == [["a"]]
+        assert await kh.group("g").all_terminal()
+
+
+async def test_a_block_interrupts_what_it_cancels_by_its_id_and_not_who_cancels_itself(
+    autojump_clock: MockClock,
+) -> None:
+    ended = {}
+
+    async def handle(kh, ticket):
+        try:
+            if ticket.id == "itself":
+                async with kh.atomic() as tx:
+                    tx.cancel(ticket, keep=True)
+                    tx.add(Ticket("after", "u"))
+            await trio.sleep(5)
+            ended[ticket.id] = "in peace"
+        except trio.Cancelled:
+            ended[ticket.id] = "interrupted"
+            raise
+
+    router = Router()
+    router.handler("t")(handle)
+    async with kharon.open(":memory:", clock=TrioClock()) as kh, trio.open_nursery() as nursery:
+        await nursery.start(kh.run, router)
+        await kh.add_many([Ticket("itself", "t"), Ticket("other", "t")])
+        await kh.add(Ticket("waits", "u"), after=["itself", "other"], on_failure="cancel")
+        await trio.sleep(1)
+        async with kh.atomic() as tx:
+            tx.cancel("other")
+            tx.add(Ticket("instead", "u"))
+        await kh.drain()
+        assert ended == {"itself": "in peace", "other": "interrupted"}
+        assert await ids(kh) == ["itself", "waits", "after", "instead"]
+        assert (await kh.get("waits")).status == "cancelled"
+
+
 # --- groups -----------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,40 @@
+"""Bugs in atomic blocks, and in what waits for groups."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .mutant import Mutant
+
+__all__ = ["MUTANTS"]
+
+ATOMIC: Final = "kharon/runtime/atomic.py"
+COMMIT: Final = "kharon/model/commit.py"
+TEST_HARD_CASES: Final = "tests/runtime/test_atomic_hard_cases.py"
+
+MUTANTS: Final = (
+    Mutant(
+        name="group-empty-in-the-midst-of-a-commit",
+        thought="When the last member ends, the group is empty.",
+        file=COMMIT,
+        before="        if len(self.effects) > 1:\n            self._look_at_emptied()\n",
+        after="",
+        tests=(TEST_HARD_CASES,),
+    ),
+    Mutant(
+        name="block-carried-out-twice",
+        thought="Entering is a checkpoint, and nothing else.",
+        file=ATOMIC,
+        before="        if self._begun:\n",
+        after="        if self._ended:\n",
+        tests=(TEST_HARD_CASES,),
+    ),
+    Mutant(
+        name="block-never-begun",
+        thought="Commands gather until the block ends.",
+        file=ATOMIC,
+        before="        if not self._begun:\n",
+        after="        if False:\n",
+        tests=(TEST_HARD_CASES,),
+    ),
+)
