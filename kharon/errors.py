@@ -10,11 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "AnchorMissing",
     "Closed",
     "CommitOutcomeUnknown",
     "CorruptLog",
     "FinalizerInGroup",
     "HandlerNotFound",
+    "InvalidAnchor",
     "InvalidSettings",
     "InvalidTicket",
     "InvalidTransition",
@@ -43,6 +45,10 @@ class InvalidTicket(KharonError, ValueError):
 
 class InvalidSettings(KharonError, ValueError):
     """A setting has a value that it cannot have. The message names the setting."""
+
+
+class InvalidAnchor(KharonError, ValueError):
+    """This text is no anchor."""
 
 
 class TicketNotFound(KharonError, LookupError):
@@ -110,6 +116,10 @@ class CorruptLog(KharonError):
         self.line = line
         self.byte = byte
         self.why = why
+
+
+class AnchorMissing(CorruptLog):
+    """The log does not contain the record that an anchor names: it is another log, or was rewritten, cut or trimmed."""
 
 
 class LogReplaced(KharonError):

@@ -101,7 +101,7 @@ class Settings:
         max_attempts: after so many attempts a ticket that raises or lapses fails for good; None: never.
         on_return: what a handler's return means for a ticket that it did not settle itself: "ack" removes it, "done"
             keeps it, "leave" leaves it claimed, so that only an explicit settle counts.
-        tubes: the tubes to claim from.
+        tubes: the tubes to claim from at first, before any `subscribe` and `unsubscribe`; (): none.
         fsync: "always": a command returns when it is on disk; a number of seconds: when it is written, and it is on
             disk that much later at the latest; "never": when it is written to the operating system.
         actor: the `by` of the records of your own commands.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import random
 import re
 import shutil
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,7 +20,7 @@ from log_steps import NOW, always, carry_out, moment, segment_of
 from msgspec import NODEFAULT, Raw
 
 import kharon.audit
-from kharon.errors import CorruptLog
+from kharon.errors import CorruptLog, KharonError
 from kharon.log.directory import DirectoryLog
 from kharon.log.directory import segments as kharon_segments
 from kharon.log.files import OS_FILES
@@ -24,8 +28,23 @@ from kharon.log.newfile import write_new
 from kharon.log.packed import load_zstd, packed
 from kharon.log.record import Seal, _Envelope, _HeaderBody, link
 from kharon.log.retention import Limit, Policy, Retention
-from kharon.model.events import EVENTS, Changes, TailCut, TicketAdded, TicketDeleted, TicketDone
+from kharon.log.snapshot import _fields
+from kharon.model import commands as c
+from kharon.model.commit import Commit
+from kharon.model.delays import FixedDelay
+from kharon.model.events import (
+    EVENTS,
+    Changes,
+    TailCut,
+    TicketAdded,
+    TicketDeleted,
+    TicketDone,
+    TicketEvent,
+    TicketUnblocked,
+)
 from kharon.model.limits import MAX_LINE_BYTES
+from kharon.model.projection import Projection
+from kharon.model.ticket import Ticket
 from kharon.model.versions import VERSIONS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
@@ -414,6 +433,128 @@ def test_the_anchor(where):
     path.write_bytes(data[: data.index(b'"seq":7,') - 91])
     assert kharon.audit.verify(where).last == 6, "the loss of whole commits is not seen"
     assert not anchored["is_anchored"](where, report.last, report.hash), "but with an anchor it is"
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+FOLDER = blocks("python")[-2]
+IDS, GROUPS = ("a", "b", "c", "d", "e", "f"), (None, "g", "h")
+ABSENT = {"status": "pending", "attempts": 0, "joined": 0, "blocked_by": []}
+
+
+def some_commands(chance: random.Random, projection: Projection) -> list[c.Command]:
+    """One to three commands, of any kind, many of which will be refused."""
+
+    def command() -> c.Command:
+        id, other = chance.choice(IDS), chance.choice(IDS)
+        ticket = projection.get(id)
+        changes = Changes(
+            **{
+                field: value
+                for field, value in (("nice", 7), ("payload_json", Raw(b"[0]")), ("tube", "u"), ("runat", NOW))
+                if chance.random() < 0.3
+            }
+            | ({"group": chance.choice(GROUPS)} if chance.random() < 0.5 else {})
+        )
+        reason, expire_in = chance.choice((None, "why")), chance.choice((None, 5.0))
+        new = Ticket(id, "t", payload=[None, "ö"], group=chance.choice(GROUPS), nice=chance.choice((0, 512)))
+        adds = [
+            c.Add(
+                *(id, new, None, "replace", tuple(chance.sample(IDS, chance.randrange(3)))),
+                *(chance.choice(GROUPS), chance.choice(("run", "cancel", "cancel"))),
+            )
+            for _ in range(4)
+        ]
+        often: list[c.Command] = [c.Claim(id, "w")] * 4
+        if ticket is not None and ticket.claim:
+            often = [c.Extend(id, seconds=90.0), c.Release(id), *adds, *adds, *adds]
+        return chance.choice(
+            [
+                *adds,
+                *often,
+                c.Extend(id, seconds=1.0),
+                c.Done(id, keep=chance.random() < 0.5, result=chance.choice((None, b"[1]"))),
+                c.Done(id, keep=True, expire_in=expire_in),
+                c.Fail(id, error_reason=reason, expire_in=expire_in),
+                c.Cancel(other, keep=chance.random() < 0.5, error_reason=reason),
+                c.Retry(id, delay=3.0, error_reason=reason, changes=chance.choice((None, changes))),
+                c.Lapse(id, error_reason="late", backoff=FixedDelay(1), max_attempts=chance.choice((None, 2))),
+                c.Restart(id),
+                c.Update(id, changes),
+                c.Delete(other),
+                c.Expire(id),
+            ]
+        )
+
+    return [command() for _ in range(chance.randrange(1, 4))]
+
+
+def as_in_a_snapshot(ticket: dict[str, Any]) -> dict[str, Any]:
+    """A ticket of the folder's without what a snapshot leaves out."""
+    said = {field: value for field, value in ticket.items() if field == "payload" or value is not None}
+    said = {field: value for field, value in said.items() if field not in ABSENT or ABSENT[field] != value}
+    if said.get("joined") == ticket["order"]:
+        del said["joined"]
+    if gate := said.get("gate"):
+        said["gate"] = {field: value for field, value in gate.items() if value not in (None, [], 0, "run")}
+    if said.get("successor"):
+        said["successor"] = as_in_a_snapshot(said["successor"])
+    return said
+
+
+def life(where: Path, chance: random.Random) -> Counter[str]:
+    """Fill a log by chance, and compare after each commit what the folder makes of it; count the events."""
+    log, projection = DirectoryLog(where, segment_bytes=20_000), Projection()
+    list(log.open(NOW))
+    folder: dict[str, Any] = {}
+    exec(FOLDER, folder)
+    seen: Counter[str] = Counter()
+    tickets: dict[str, Any] = {}
+    for number in range(600):
+        projection.promote(moment(number * 2))
+        commit = Commit(projection, c.Context(moment(number * 2)))
+        try:
+            commit.run(some_commands(chance, projection))
+        except KharonError:
+            commit.undo()
+            continue
+        if commit.effects:
+            log.append([effect.event for effect in commit.effects], commit.effects[0].at, "ann")
+            log.write()
+        commit.keep()
+        for effect in commit.effects:
+            dropped = isinstance(effect.event, TicketUnblocked) and effect.event.dropped
+            seen[type(effect.event).__name__ + " dropped" * dropped] += 1
+            line = {"event": type(effect.event).__name__, "seq": effect.seq, "at": effect.at, "more": effect.event}
+            event = json.loads(msgspec.json.encode(line))
+            tickets[effect.event.id] = folder["evolve"](tickets.get(effect.event.id), event | event["more"])
+        left = {id: as_in_a_snapshot(ticket) for id, ticket in tickets.items() if ticket}
+        ours = {id: json.loads(msgspec.json.encode(_fields(ticket))) for id, ticket in projection.tickets.items()}
+        assert left == ours
+    log.abandon()
+    assert {id: as_in_a_snapshot(ticket) for id, ticket in folder["fold"](where).items()} == left
+    return seen
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_folder_folds_as_kharon_does(tmp_path, seed):
+    seen: Counter[str] = Counter()
+    for number in range(10):
+        seen += life(tmp_path / str(number), random.Random(10 * seed + number))
+    every = {name for name, event in EVENTS.items() if issubclass(event, TicketEvent)}
+    assert set(seen) == every | {"TicketUnblocked dropped"}
+
+
+def test_the_folder_is_as_short_as_the_page_says_and_leaves_out_what_is_not_whole(where):
+    assert len(FOLDER.splitlines()) <= 80
+    assert max(map(len, FOLDER.splitlines())) <= 120
+    folder: dict[str, Any] = {}
+    exec(FOLDER, folder)
+    path = segment_of(where)
+    data = path.read_bytes()
+    assert folder["fold"](where)["task-1"]["result"] == [1]
+    path.write_bytes(data[: data.index(b'"part":[3,3]')])  # the commit that made it done is not finished
+    assert folder["fold"](where)["task-1"]["result"] is None
 
 
 def test_the_commands(where):

@@ -1,8 +1,9 @@
-"""Every block of code in README.md runs, and what it is said to print is what it prints.
+"""Every block of code in README.md and docs/workflows.md runs, and what it is said to print is what it prints.
 
 A block with `trio.run`, or with its own `import kharon` and no `await`, is a program: it runs as one, in a directory
 that all programs share. The others are fragments of one async function, run in order with `kh` open in memory. The two
-commands that make a virtual environment are run by `.ci/run`, which takes them from the README.
+commands that make a virtual environment are run by `.ci/run`, which takes them from the README; those of `kharon` by
+`tests/cli/test_docs.py`.
 """
 
 import ast
@@ -13,22 +14,26 @@ import sys
 from pathlib import Path
 
 import attrs
+import pytest
 import trio
 
 import kharon
 
-README = Path(__file__).parents[1] / "README.md"
+PROJECT = Path(__file__).parents[1]
+README = PROJECT / "README.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = BLOCK.findall(README.read_text(encoding="utf-8"))
+PAGES = {path.name: BLOCK.findall(path.read_text(encoding="utf-8")) for path in (README, PROJECT / "docs/workflows.md")}
+BLOCKS = PAGES["README.md"]
 
 
 def is_program(code: str) -> bool:
     return "trio.run(" in code or ("import kharon" in code and "await " not in code)
 
 
-def test_every_block_is_of_a_kind_that_is_run() -> None:
-    assert {kind for kind, _ in BLOCKS} <= {"python", "console", "text"}
-    assert len([code for kind, code in BLOCKS if kind == "python"]) >= 8
+@pytest.mark.parametrize("blocks", PAGES.values(), ids=PAGES)
+def test_every_block_is_of_a_kind_that_is_run(blocks) -> None:
+    assert {kind for kind, _ in blocks} <= {"python", "console", "text"}
+    assert len([code for kind, code in blocks if kind == "python"]) >= 8
 
 
 def test_programs_run_and_print_what_is_shown(tmp_path: Path) -> None:
@@ -52,21 +57,24 @@ def test_programs_run_and_print_what_is_shown(tmp_path: Path) -> None:
     assert shown == len([kind for kind, _ in BLOCKS if kind == "text"])
 
 
-async def test_fragments_run() -> None:
-    names: dict[str, object] = {"kharon": kharon, "trio": trio, "__name__": "README"}
+@pytest.mark.parametrize("page", PAGES)
+async def test_fragments_run(page) -> None:
+    names: dict[str, object] = {"kharon": kharon, "trio": trio, "__name__": page}
     async with kharon.open(":memory:") as kh:
         names["kh"] = kh
-        for kind, code in BLOCKS:
+        for kind, code in PAGES[page]:
             if kind == "python" and not is_program(code):
-                compiled = compile(code, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+                compiled = compile(code, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
                 running = eval(compiled, names)
                 if inspect.iscoroutine(running):
                     await running
 
 
 def test_commands_are_those_that_ci_runs() -> None:
-    # `.ci/run` takes its commands from the README, by these words; any other command would be run nowhere.
-    shown = [line for kind, code in BLOCKS if kind == "console" for line in code.splitlines() if line.startswith("$ ")]
+    # `.ci/run` takes its commands from the README, by these words; those of `kharon` are run by tests/cli/test_docs.py.
+    # Any other command would be run nowhere.
+    lines = [line for kind, code in BLOCKS if kind == "console" for line in code.splitlines() if line.startswith("$ ")]
+    shown = [line for line in lines if not line.startswith("$ kharon ")]
     setup = "$ python3 -m venv .venv && .venv/bin/pip install --quiet "
     assert shown == [
         f"{setup}. && .venv/bin/python examples/checksums.py",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+from bisect import bisect_right
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -18,12 +19,15 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import attrs
 
+from kharon.audit.anchors import Anchor
 from kharon.audit.snapshots import Snapshots
-from kharon.errors import InvalidTicket, KharonError
+from kharon.audit.watching import tell
+from kharon.errors import AnchorMissing, InvalidTicket, KharonError
 from kharon.log.directory import segments
 from kharon.log.files import OS_FILES, naming
+from kharon.log.index import read_header
 from kharon.log.packed import PACKED, open_segment
-from kharon.log.record import Record
+from kharon.log.record import Chain, Record
 from kharon.log.segment import Reading, first_of
 from kharon.log.snapshot import usable
 from kharon.model.limits import check_instant
@@ -33,7 +37,7 @@ from kharon.model.versions import Unknown
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # in the standard library from Python 3.12 on
 
-__all__ = ["Report", "UnknownEvents", "read", "replay", "verify"]
+__all__ = ["Report", "UnknownEvents", "anchor", "check_path", "open_still", "read", "replay", "verify"]
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -188,18 +192,23 @@ def _start(path: Path, seq: int | None, instant: datetime | None) -> Projection:
             f"{path}: the history begins at record {first}; what was before has been trimmed, and no usable snapshot "
             f"stands{when} to begin with"
         )
-    projection.load(found.tickets, found.seq, found.at)
+    projection.load(found.tickets, found.seq, found.at, found.others)
     return projection
 
 
-def verify(path: str | os.PathLike[str]) -> Report:
+def verify(path: str | os.PathLike[str], anchor: Anchor | None = None) -> Report:
     """Read the whole log of a queue's directory, and prove that it is what was written.
+
+    The index of `history` is neither needed nor looked at: it is a cache, and what it finds is checked in the log.
 
     Args:
         path: the queue's directory; it may be open in any process.
+        anchor: a record that the log must still contain, as `anchor` gave it and as it was kept elsewhere. Without one,
+            a log that was written anew as a whole, or lost its end, is whole like any other.
 
     Raises:
         CorruptLog: naming file, line and byte where it is not.
+        AnchorMissing: a `CorruptLog`, too: the log is whole, and does not contain the anchor; it says what differs.
         UnknownFormat: its segments are in a later format. Events that are not known are in the report instead.
         KharonError: there is no queue at `path`; or it was trimmed faster than it was read; or some of it is
             compressed, and zstd is not installed.
@@ -209,16 +218,21 @@ def verify(path: str | os.PathLike[str]) -> Report:
     """
     audit = _Pass(path, lenient=True)
     reading = audit.reading
+    anchored = None if anchor is None else _Anchored(anchor)
     unknown = dict[Unknown, list[int]]()
 
     def records() -> Iterator[Record]:
         for record in reading.records():
             if type(record.event) is Unknown:
                 unknown.setdefault(record.event, [record.seq, 0])[1] += 1
+            if anchored is not None and record.seq == anchored.anchor.seq:
+                anchored.hash = record.hash
             yield record
 
     snapshots = Snapshots(Path(path))  # listed first: what is written while the log is read is not in this reading
     snapshots.compare(reading, records())
+    if anchored is not None:
+        anchored.check(reading)
     broken, before = reading.broken, reading.before
     unfinished = 0 if broken is None else audit.sizes[broken.path] - broken.commit_byte
     if before is not None and before.path.suffix != PACKED:  # compressed, it is whole, or it was refused
@@ -245,29 +259,122 @@ def verify(path: str | os.PathLike[str]) -> Report:
     )
 
 
+def anchor(path: str | os.PathLike[str]) -> Anchor:
+    """Return the newest record that is known to be on disk, to be kept elsewhere and given to `verify` later.
+
+    The very last records of a log that is being written, or was closed just now, no later line vouches for yet: a loss
+    of power may take them, and nobody would have rewritten anything. So the anchor is a little further back.
+
+    Args:
+        path: the queue's directory; it may be open in any process.
+
+    Raises:
+        CorruptLog: the last segment is damaged otherwise than by an unfinished last commit.
+        UnknownFormat: a later version of Kharon wrote it.
+        KharonError: there is no queue at `path`.
+        OSError: it cannot be read.
+
+    Cost: O(bytes of the last segment), which alone is verified; the memory of the hashes of its records.
+    """
+    directory = Path(path)
+    check_path(directory)
+    tail = segments(directory)[-1]
+    with tail.open("rb") as file:
+        header = read_header(file, str(tail))
+    # In front of it everything is on disk: else nothing would have been written here.
+    hashes = {header.first - 1: header.previous}
+    durable = header.first - 1
+    with contextlib.closing(
+        _Pass(path, Chain(header.first - 1, header.previous), header.log).reading.records()
+    ) as records:
+        for record in records:
+            hashes[record.seq] = record.hash
+            durable = max(durable, record.durable)
+    return Anchor(header.log, durable, hashes[durable])
+
+
+class _Anchored:
+    """An anchor, and the hash that the log has in its place.
+
+    Attributes:
+        anchor: what must be there.
+        hash: what is; None: there is no such record.
+    """
+
+    def __init__(self, anchor: Anchor) -> None:
+        self.anchor = anchor
+        self.hash: str | None = None
+
+    def check(self, reading: Reading) -> None:
+        """Check that a log that has been read contains the anchor.
+
+        Raises:
+            AnchorMissing: it does not.
+        """
+        anchor, places = self.anchor, reading.places
+        first, last = places[0], reading.chain.seq
+        if reading.log != anchor.log:
+            why = f"this is the log {reading.log}; the anchor is of the log {anchor.log}"
+        elif anchor.seq == 0 or self.hash == anchor.hash:
+            return
+        elif anchor.seq > last:
+            why = f"the log ends at record {last}; the anchor is record {anchor.seq}: what was behind was cut off"
+        elif anchor.seq < first.first:
+            why = (
+                f"the history begins at record {first.first}; the anchor is record {anchor.seq}, which was trimmed: "
+                f"keep a newer one"
+            )
+        else:
+            place = places[bisect_right(places, anchor.seq, key=lambda place: place.first) - 1]
+            why = f"record {anchor.seq} has the hash {self.hash}; the anchor says {anchor.hash}: the log was rewritten"
+            raise AnchorMissing(str(place.path), anchor.seq - place.first + 2, 0, why)
+        raise AnchorMissing(str(first.path if anchor.seq <= last else places[-1].path), 0, 0, why)
+
+
 class _Pass:
     """One pass over the segments of a directory, each as long as it was when it was opened.
+
+    Args:
+        path: the directory.
+        chain, log: where to begin, as `Reading` has it.
 
     Attributes:
         reading: the pass, and how far it has come.
         sizes: of the segments that were opened, in bytes, by path.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, lenient: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        chain: Chain | None = None,
+        log: str | None = None,
+        *,
+        lenient: bool = False,
+    ) -> None:
         directory = Path(path)
-        _check_path(directory)
+        check_path(directory)
         self.sizes: dict[str, int] = {}
         self.reading = Reading(
-            lambda: segments(directory), lambda path: open_segment(self._open, path), lenient=lenient
+            lambda: segments(directory), lambda path: open_segment(self._open, path), chain, log, lenient=lenient
         )
 
     def _open(self, path: Path) -> BinaryIO:
-        still = _Still(path)
-        self.sizes[str(path)] = still.stat.st_size
-        return io.BufferedReader(still)
+        file, self.sizes[str(path)] = open_still(path)
+        return file
 
 
-def _check_path(path: Path) -> None:
+def open_still(path: Path) -> tuple[BinaryIO, int]:
+    """Open a file that ends where it ends now, however it grows; return it, and its size in bytes."""
+    still = _Still(path)
+    return io.BufferedReader(still), still.stat.st_size
+
+
+def check_path(path: Path) -> None:
+    """Check that there is a queue.
+
+    Raises:
+        KharonError: there is none.
+    """
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise KharonError(f"{path} {what}; a queue is a directory: name the one that was given to kharon.open")
@@ -293,4 +400,6 @@ class _Still(io.FileIO):
 
     def readinto(self, buffer: Buffer, /) -> int:
         with naming(self.path), memoryview(buffer) as view:
-            return super().readinto(view[: max(0, self.stat.st_size - self.tell())])
+            count = super().readinto(view[: max(0, self.stat.st_size - self.tell())])
+        tell(count)
+        return count

@@ -106,13 +106,13 @@ class Snapshots:
             fold.begin_with(path, snapshot)
         elif fold.failure is not None:
             self._bad(f"{path}: the log does not fold to any state: {fold.failure}")
-        elif snapshot.tickets == list(fold.projection.tickets.values()):
+        elif (differs := _difference(snapshot, fold.projection)) is None:
             self.good += 1
         elif fold.base is None:
-            self._bad(f"{path}: its tickets are not those that the log gives at record {seq}")
+            self._bad(f"{path}: {differs} the log gives at record {seq}")
         else:
             self._bad(
-                f"{path}: its tickets are not those that {fold.base} and the log behind that give at record {seq}: the "
+                f"{path}: {differs} {fold.base} and the log behind that give at record {seq}: the "
                 f"two disagree, and nobody can tell which of them is right, since what was before has been trimmed"
             )
 
@@ -138,6 +138,13 @@ def _stands_at(snapshot: Snapshot, end: Chain) -> bool:
     return snapshot.hash == end.hash and end.at in {None, snapshot.at}
 
 
+def _difference(snapshot: Snapshot, projection: Projection) -> str | None:
+    """Return the beginning of what to say of a snapshot that is not what it should be; None: it is."""
+    if snapshot.tickets != list(projection.tickets.values()):
+        return "its tickets are not those that"
+    return None if snapshot.others == projection.others() else "what it says besides tickets is not what"
+
+
 class _Fold:
     """A log that is folded piece by piece.
 
@@ -161,7 +168,7 @@ class _Fold:
     def begin_with(self, path: Path, snapshot: Snapshot) -> None:
         """Fold what comes onto a snapshot at the place that was reached."""
         self.projection = Projection()
-        self.projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+        self.projection.load(snapshot.tickets, snapshot.seq, snapshot.at, snapshot.others)
         self.base, self.failure = path, None
 
     def go_on_to(self, seq: int) -> None:

@@ -7,6 +7,7 @@
     archive/, or where ARCHIVE points   sealed segments that were moved out of the way
     snapshots/                          the state at some seqs, so that opening need not read all of the log
     quarantine/                         bytes that recovery, or the user's repair, cut off
+    index/                              where records about a ticket stand: a cache (`index`)
     reserve                             room on the disk for settling when there is no other
 
 `DirectoryLog` appends, writes, syncs and begins new segments; a sync may be done elsewhere (`protocol`). When to write
@@ -31,9 +32,11 @@ from typing import BinaryIO, Final, NamedTuple
 from kharon.errors import Closed, CorruptLog, KharonError, StorageFull
 from kharon.log.files import OS_FILES, File, Files, Lock, naming
 from kharon.log.hold import hold
+from kharon.log.indexed import IndexedReader
 from kharon.log.moves import ARCHIVE, Archives, Moved, archives, finish_moves, places_of, segments
 from kharon.log.newfile import FileSync, Syncs, at_once, new_file
 from kharon.log.packed import open_segment
+from kharon.log.protocol import LogReader
 from kharon.log.record import CLOCK, Chain, Record, Seal, check_line, open_record, relink, seal_line
 from kharon.log.recovery import rewrite_tail, seal_again, tidy, trust_tail
 from kharon.log.reserve import NO_ROOM, RESERVE, Reserve
@@ -521,9 +524,11 @@ class DirectoryLog:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def reader(self, after: int = 0, id: str | None = None) -> LiveReader:
+    def reader(self, after: int = 0, id: str | None = None) -> LogReader:
         """Return a reader of all segments. It begins at the segment that holds the record behind `after`."""
-        return LiveReader(self._files, self._places, after, id)
+        if id is None:
+            return LiveReader(self._files, self._places, after, id)
+        return IndexedReader(self._files, self._where, self._places, after, id)
 
     # --- retention ----------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from kharon.log.files import Files, Look
 
 __all__ = ["OURS", "check_disk", "check_owner"]
 
-OURS: Final = ("LOCK", "log", "quarantine", "snapshots", "reserve", "ARCHIVE", "archive")
+OURS: Final = ("LOCK", "index", "log", "quarantine", "snapshots", "reserve", "ARCHIVE", "archive")
 """What is in a queue's directory."""
 _OTHERS_WRITE: Final = 0o022
 _NETWORK: Final = frozenset(

@@ -221,7 +221,7 @@ class _Look:
                 f"before, so what could be kept could not be opened: restore the log from a copy"
             )
             raise CorruptLog(corrupt.file, corrupt.line, corrupt.byte, corrupt.why + more)
-        self.projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+        self.projection.load(snapshot.tickets, snapshot.seq, snapshot.at, snapshot.others)
         self.projection.fold(self._behind(snapshot))
 
     def _behind(self, snapshot: Snapshot) -> Iterator[Record]:

@@ -52,6 +52,7 @@ __all__ = [
     "is_vouched",
     "judge",
     "needle",
+    "place_of",
     "read_records",
     "read_segment",
     "segment_name",
@@ -269,7 +270,9 @@ def is_vouched(file: BinaryIO, broken: Broken, *, lenient: bool = False) -> bool
 
 def needle(id: str) -> bytes:
     """Return the bytes that every line about the ticket `id` contains (a line about another may, in a payload)."""
-    return b'"id":' + ascii_json(msgspec.json.encode(id))
+    # A lone surrogate is no text: no line is about such an id, and what is found in place of it is about another.
+    text = id.encode("utf-8", "backslashreplace").decode()
+    return b'"id":' + ascii_json(msgspec.json.encode(text))
 
 
 def is_about(record: Record, id: str | None) -> bool:
@@ -282,6 +285,30 @@ class Place(NamedTuple):
 
     first: int
     path: Path
+
+
+def place_of(places: Sequence[Place], seq: int, *, begin: bool = False) -> tuple[Place, Place | None]:
+    """Return the segment in which a record stands, or will, and the one behind it, if there is one.
+
+    Args:
+        places: all segments, oldest first.
+        seq: the record's.
+        begin: whether a reader begins there: then, if it has been trimmed, with the oldest segment that is left.
+
+    Raises:
+        KharonError: it has been trimmed since the reader began.
+
+    Cost: O(log segments).
+    """
+    index = bisect_right(places, seq, key=lambda place: place.first) - 1
+    if index < 0:
+        if not begin:
+            raise KharonError(
+                f"record {seq} has been trimmed: this reader fell behind, and the history now begins at record "
+                f"{places[0].first}; read faster, or trim later"
+            )
+        index = 0
+    return places[index], places[index + 1] if index + 1 < len(places) else None
 
 
 class LiveReader:
@@ -306,7 +333,7 @@ class LiveReader:
         self._needle = None if id is None else needle(id)
         self._file: BinaryIO | None = None
         self._line = 0
-        self.seq = self._place(after + 1, begin=True)[0].first - 1
+        self.seq = place_of(places, after + 1, begin=True)[0].first - 1
 
     def read(self, limit: int, until: int) -> list[Record]:
         """Look at the next lines, `limit` at most and none behind `until`; return the records that are wanted.
@@ -324,7 +351,7 @@ class LiveReader:
         records = []
         room = _READ_BYTES
         if not self._begun:  # where the history begins is where a reader may begin, but it may not miss any later
-            self.seq = self._place(self._after + 1, begin=True)[0].first - 1
+            self.seq = place_of(self._places, self._after + 1, begin=True)[0].first - 1
             self._begun = True
         for _ in range(min(limit, until - self.seq)):
             if room <= 0:
@@ -344,7 +371,8 @@ class LiveReader:
     def _segment(self) -> BinaryIO:
         """Return the segment in which the next record stands, at its line."""
         if self._file is None or self._ends is None or self.seq + 1 == self._ends:
-            place, self._ends = self._place(self.seq + 1, begin=False)
+            place, following = place_of(self._places, self.seq + 1)
+            self._ends = None if following is None else following.first
             if place.first != self._first:
                 self.close()
             if self._file is None:  # one that is open is read on, wherever it has been moved since
@@ -354,19 +382,6 @@ class LiveReader:
             self._file.readline(MAX_LINE_BYTES + 1)
             self._line = HEADER_LINES
         return self._file
-
-    def _place(self, seq: int, *, begin: bool) -> tuple[Place, int | None]:
-        """Return where a record stands, and where the next segment begins, if there is one."""
-        places = self._places
-        index = bisect_right(places, seq, key=lambda place: place.first) - 1
-        if index < 0:
-            if not begin:
-                raise KharonError(
-                    f"record {seq} has been trimmed: this reader fell behind, and the history now begins at record "
-                    f"{places[0].first}; read faster, or trim later"
-                )
-            index = 0
-        return places[index], places[index + 1].first if index + 1 < len(places) else None
 
     def _open(self, line: bytes, byte: int) -> Record:
         try:

@@ -4,12 +4,13 @@
 
 A snapshot is JSON Lines of the same kind as the log's: each line begins with its hash and crc, and follows from the
 line before it. The first names the log, the seq, and the hash of the record there, from which it follows itself; then
-comes a line per ticket, in the projection's order; the last says how many there were. It is a saved fold, and never the
-truth: a bad one is passed over, and the log is read from further back.
+comes a line per ticket, in the projection's order, and one for each thing that its keepers hold; the last says how many
+there were. It is a saved fold, and never the truth: a bad one is passed over, and the log is read from further back.
 
 `take` makes the next one from the last one and from the segments that are finished since: it needs neither the queue's
 lock nor the process that has it, and is run in a process of its own (`main`), so that no event loop ever waits for it,
-however many tickets there are. Finished segments are on disk, so a snapshot never stands at a seq that is not durable.
+however many tickets there are; that process writes the indexes of finished segments too (`index`). Finished segments
+are on disk, so a snapshot never stands at a seq that is not durable.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from kharon.errors import CorruptLog, KharonError, UnknownFormat
 from kharon.log.files import OS_FILES, Files
+from kharon.log.index import write_missing
 from kharon.log.moves import open_moving, segments
 from kharon.log.newfile import remove_unfinished, write_new
 from kharon.log.record import BadLine, Chain, Record, check_depth, check_format, check_line, link, open_header
@@ -71,6 +73,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         at: that record's time.
         hash: that record's hash.
         tickets: the tickets, in the projection's order.
+        others: what the projection holds besides, in its order.
     """
 
     log: str
@@ -78,6 +81,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     at: datetime
     hash: str
     tickets: list[Ticket]
+    others: list[Any] = []
 
     def end(self) -> Chain:
         """Return what a log that goes on from here follows."""
@@ -93,8 +97,9 @@ class _Head(msgspec.Struct):
     record: str
 
 
-class _End(msgspec.Struct):
+class _End(msgspec.Struct, omit_defaults=True):
     tickets: int
+    others: int = 0
 
 
 class _Fields(msgspec.Struct, omit_defaults=True):
@@ -132,6 +137,16 @@ class _Line(msgspec.Struct):
 _head = msgspec.json.Decoder(_Head).decode
 _line = msgspec.json.Decoder(_Line).decode
 _end = msgspec.json.Decoder(_End).decode
+_OTHERS: Final = {
+    b'"%b":' % keeper.kind.encode(): (
+        number,
+        keeper.kind,
+        msgspec.json.Decoder(msgspec.defstruct("_Other", [(keeper.kind, keeper.value)])).decode,
+    )
+    for number, keeper in enumerate(Projection().keepers)
+}
+"""By how a line of a keeper's begins: its place among the keepers, its kind, and what reads it."""
+_KINDS: Final = {keeper.value: keeper.kind for keeper in Projection().keepers}
 
 
 def _fields(ticket: Ticket) -> _Fields:
@@ -175,7 +190,7 @@ def _joined(fields: _Fields, default: int = 0) -> int:
 
 
 def _ticket(fields: _Fields, default: int = 0) -> Ticket:
-    """Return the ticket; `default`: since when it is a member of its group, if it is a successor and so is what runs."""
+    """Return the ticket; `default`: since when it is in its group, if it is a successor and what runs is in it too."""
     joined, successor = _joined(fields, default), fields.successor
     draft = Draft(
         fields.id,
@@ -221,6 +236,7 @@ def read_snapshot(file: BinaryIO, path: str) -> Snapshot:
     previous: str | None = None
     head: _Head | None = None
     tickets: dict[str, Ticket] = {}
+    others = _Others()
     try:
         while line := file.readline(_MAX_BYTES + 1):
             number += 1
@@ -229,10 +245,13 @@ def read_snapshot(file: BinaryIO, path: str) -> Snapshot:
                 head = _open_head(line)
                 check_line(line, head.record)
             elif line.startswith(b'"tickets":', 92):
-                if _end(line).tickets != len(tickets) or file.read(1):
-                    raise BadLine(f"it ends after {len(tickets)} tickets, or does not end here")
+                values, end = others.values, _end(line)
+                if (end.tickets, end.others) != (len(tickets), len(values)) or file.read(1):
+                    raise BadLine(f"it ends after {len(tickets)} tickets, {len(values)} others, or does not end here")
                 _check_waits(tickets)
-                return Snapshot(head.log, head.seq, head.at, head.record, list(tickets.values()))
+                return Snapshot(head.log, head.seq, head.at, head.record, list(tickets.values()), values)
+            elif others.values or not line.startswith(b'"ticket":', 92):
+                others.read(line, head)
             else:
                 ticket = _open_ticket(line, head.seq)
                 if tickets.setdefault(ticket.id, ticket) is not ticket:
@@ -249,6 +268,33 @@ def read_snapshot(file: BinaryIO, path: str) -> Snapshot:
 def _open_head(line: bytes) -> _Head:
     check_format(line, FORMAT, FORMAT_VERSION)
     return _head(line)
+
+
+class _Others:
+    """What the lines of the keepers say.
+
+    Attributes:
+        values: of those that were read so far.
+    """
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self._last = (-1, "")
+
+    def read(self, line: bytes, head: _Head) -> None:
+        """Read a checked line; raise `BadLine` if it is none of a keeper's, or not in its place, or cannot be."""
+        found = _OTHERS.get(line[92 : line.find(b":", 92) + 1])
+        if found is None:
+            raise BadLine("it is neither a ticket in its place, nor anything else that a snapshot has")
+        number, kind, decode = found
+        check_depth(line, _MAX_NESTING, f"a {kind}")
+        value = getattr(decode(line), kind)
+        if (fault := value.fault(head.seq, head.at)) is not None:
+            raise BadLine(fault)
+        if (number, value.name) <= self._last:
+            raise BadLine(f"{kind} {value.name!r}: it is there twice, or out of order")
+        self._last = number, value.name
+        self.values.append(value)
 
 
 def _open_ticket(line: bytes, seq: int) -> Ticket:
@@ -439,7 +485,7 @@ def take(directory: Path, files: Files = OS_FILES) -> Path | None:
     base = newest(files, directory, there)
     projection, chain = Projection(), Chain()
     if base is not None:
-        projection.load(base.tickets, base.seq, base.at)
+        projection.load(base.tickets, base.seq, base.at, base.others)
         chain = base.end()
     elif there and first_of(there[0]) != 1:
         why = f"the log begins at record {first_of(there[0])}, and no snapshot of what came before it is usable"
@@ -451,7 +497,8 @@ def take(directory: Path, files: Files = OS_FILES) -> Path | None:
     projection.fold(record for each in finished for record in _records(files, directory, each, chain, log))
     assert projection.at is not None  # a segment that is finished has records
     path = directory / "snapshots" / f"{projection.seq:020}.jsonl"
-    _write(files, path, Snapshot(log, projection.seq, projection.at, chain.hash, list(projection.tickets.values())))
+    tickets, others = list(projection.tickets.values()), projection.others()
+    _write(files, path, Snapshot(log, projection.seq, projection.at, chain.hash, tickets, others))
     kept = {path.name} if base is None else {path.name, f"{base.seq:020}.jsonl"}
     for old in _paths(files, directory):
         if old.name not in kept:
@@ -501,7 +548,10 @@ def _lines(snapshot: Snapshot) -> Iterator[bytes]:
     for ticket in snapshot.tickets:
         line, hash = link(hash, ascii_json(_encode(_Line(_fields(ticket)))[1:]))
         yield line
-    line, _ = link(hash, _encode(_End(len(snapshot.tickets)))[1:])
+    for value in snapshot.others:
+        line, hash = link(hash, ascii_json(_encode({_KINDS[type(value)]: value})[1:]))
+        yield line
+    line, _ = link(hash, _encode(_End(len(snapshot.tickets), len(snapshot.others)))[1:])
     yield line
 
 
@@ -519,24 +569,31 @@ def _batched(lines: Iterable[bytes], size: int) -> Iterator[bytes]:
 
 
 def main(lifeline: int | None = None) -> int:
-    """Take a snapshot of the queue in the directory that the last argument names; say on stderr why not.
+    """Take a snapshot of the queue in the directory that the last argument names, and write the indexes it lacks.
 
     If the argument in front of it is `trimmable`, say on stdout up to which seq records may be trimmed then.
 
     Args:
         lifeline: a descriptor of which the process that wants the snapshot has the other end: when that closes,
             however that process ended, this one ends too. None: there is none.
+
+    Returns:
+        0; or, with the reason on stderr, 1: no snapshot; 2: no index.
     """
     if lifeline is not None:
         threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    directory = Path(sys.argv[-1])
+    missing = 1
     try:
         os.nice(10)  # whoever has the queue open goes first
-        take(Path(sys.argv[-1]))
+        take(directory)
         if sys.argv[-2] == "trimmable":
-            print(trimmable(Path(sys.argv[-1])))  # noqa: T201 - a program of its own
+            print(trimmable(directory))  # noqa: T201 - a program of its own
+        missing = 2
+        write_missing(directory, segments(directory))
     except (KharonError, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - a program of its own
-        return 1
+        return missing
     return 0
 
 

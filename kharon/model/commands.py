@@ -7,11 +7,12 @@ seconds); whether it is granted is for `decide` to say. Commands are never writt
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TypeAlias
 
 import msgspec
 
 from kharon.model.delays import BackoffDelay, Delay, FixedDelay
-from kharon.model.events import Changes
+from kharon.model.events import Changes, ScheduleSet
 from kharon.model.ticket import Ticket
 
 __all__ = [
@@ -25,11 +26,21 @@ __all__ = [
     "Expire",
     "Extend",
     "Fail",
+    "FireSchedule",
     "Lapse",
+    "Limit",
+    "Pause",
     "Release",
+    "RemoveSchedule",
+    "Request",
     "Restart",
+    "Resume",
     "Retry",
+    "ScheduleCommand",
+    "SetSchedule",
     "Settle",
+    "SkipSchedule",
+    "TubeCommand",
     "Unblock",
     "Update",
 ]
@@ -129,6 +140,8 @@ class Retry(Settle, frozen=True):
 class Release(Settle, frozen=True):
     """Give the claim back, uncounted."""
 
+    changes: Changes | None = None
+
 
 class Lapse(Settle, frozen=True, kw_only=True):
     """The lease has ended, or the process that held it has. Which leases those are is a query of the store's."""
@@ -165,3 +178,58 @@ class Unblock(Command, frozen=True):
     ended: str
     group: str | None = None
     failed: bool = False
+
+
+class ScheduleCommand(msgspec.Struct, frozen=True):
+    """A request about the schedule of this name. Which instant comes next is for whoever asks to say."""
+
+    name: str
+
+
+class SetSchedule(ScheduleCommand, frozen=True):
+    """Let it be as `event` says; if it is so already, it stays as it is."""
+
+    event: ScheduleSet
+
+
+class RemoveSchedule(ScheduleCommand, frozen=True):
+    """Remove it; no schedule is no error."""
+
+
+class FireSchedule(ScheduleCommand, frozen=True):
+    """The instant `due` has come: add its ticket, and let the next one be `next`, if there is one."""
+
+    due: datetime
+    next: datetime | None
+
+
+class SkipSchedule(ScheduleCommand, frozen=True):
+    """Pass over what is due before `next`; None: over all that there is."""
+
+    next: datetime | None
+
+
+class TubeCommand(msgspec.Struct, frozen=True):
+    """A request about a tube."""
+
+    tube: str
+
+
+class Pause(TubeCommand, frozen=True):
+    """Let nothing be claimed from the tube any more."""
+
+
+class Resume(TubeCommand, frozen=True):
+    """Let the tube be claimed from again."""
+
+
+class Limit(TubeCommand, frozen=True):
+    """Let at most `claimed` tickets of the tube be claimed at once, and at most `claims` in any `period` seconds."""
+
+    claimed: int | None = None
+    claims: int | None = None
+    period: float | None = None
+
+
+Request: TypeAlias = Command | ScheduleCommand | TubeCommand
+"""Anything that can be asked for as part of a commit."""

@@ -2,7 +2,8 @@
 
 `decide` sees one ticket. What concerns several is here: which of the tickets that one is to wait for are pending, that
 nobody waits for himself, and what the end of a ticket means for those that wait for it: they are unblocked, or
-cancelled, which is an end again. All of that belongs to the commit of the command that brought it about.
+cancelled, which is an end again. So is it that a schedule adds its ticket when it fires. All of that belongs to the
+commit of the command that brought it about.
 
     command ──▶ decide ──▶ event ──▶ projection ──▶ has it ended, or left a group? ──▶ Unblock, for each that waited
                   ▲                                                                      │
@@ -25,7 +26,9 @@ from kharon.model import commands as c
 from kharon.model import events as e
 from kharon.model.decide import decide
 from kharon.model.projection import Effect, Projection
+from kharon.model.schedules import decide_schedule
 from kharon.model.ticket import Status, Ticket, memberships, waits_of
+from kharon.model.tubes import decide_tube
 
 __all__ = ["Commit"]
 
@@ -51,7 +54,7 @@ class Commit:
         self._at = context.now if at is None or context.now > at else at  # as the log does: time never goes back there
         projection.begin()
 
-    def run(self, commands: Sequence[c.Command]) -> None:
+    def run(self, commands: Sequence[c.Request]) -> None:
         """Carry out commands, one after the other, each with what follows from it.
 
         Raises:
@@ -64,9 +67,11 @@ class Commit:
                 self._run(command)
             except KharonError as error:
                 if len(commands) > 1:
-                    what = f"{type(command).__name__.lower()} of ticket {command.id!r}"
+                    what = f"{type(command).__name__.lower()} of {_subject(command)}"
                     error.args = (f"command {number} of {len(commands)}, {what}, is refused, so none is: {error}",)
                 raise
+        if len(self.effects) > 1:
+            self._look_at_emptied()
 
     def keep(self) -> None:
         """The commit has been appended to the log. O(effects)."""
@@ -78,13 +83,29 @@ class Commit:
             self._projection.undo(effect)
         self._projection.end(kept=False)
 
-    def _run(self, command: c.Command) -> None:
+    def _run(self, command: c.Request) -> None:
         projection = self._projection
+        if isinstance(command, c.TubeCommand):
+            for told in decide_tube(projection.tubes.get(command.tube), command):
+                self._fold(told)
+            return
+        if isinstance(command, c.ScheduleCommand):
+            self._run_schedule(command)
+            return
         ticket = projection.get(command.id)
         if type(command) is c.Add and (command.after or command.after_group is not None):
             command = self._gated(ticket, command)
         for event in decide(ticket, command, self._context):
             self._apply(event)
+
+    def _run_schedule(self, command: c.ScheduleCommand) -> None:
+        schedule = self._projection.schedules.get(command.name)
+        for event in decide_schedule(schedule, command):
+            self._fold(event)
+            if type(event) is e.ScheduleFired:
+                assert schedule is not None
+                ticket = schedule.ticket_at(event.due)
+                self._run(c.Add(ticket.id, ticket, on_conflict="skip"))  # one of that id is there: whoever wanted it so
 
     def _apply(self, event: e.TicketEvent) -> None:
         """Fold an event, and carry out what follows from it, and from that."""
@@ -99,7 +120,7 @@ class Commit:
                 for next_event in decide(ticket, command, self._context):
                     todo.extend(self._fold(next_event))
 
-    def _fold(self, event: e.TicketEvent) -> Sequence[c.Unblock]:
+    def _fold(self, event: e.Event) -> Sequence[c.Unblock]:
         projection = self._projection
         effect = projection.apply(event, projection.seq + 1, self._at)
         self.effects.append(effect)
@@ -127,6 +148,14 @@ class Commit:
                         yield c.Unblock(waiter, id, group, failed=True)
             for waiter in groups.unblocked(group):
                 yield c.Unblock(waiter, id, group)
+
+    def _look_at_emptied(self) -> None:
+        """Forget of a group that it was emptied, if the commit has filled it again: between the two is no instant."""
+        count = self._projection.groups.pending_count
+        for number, effect in enumerate(self.effects):
+            emptied = tuple(group for group in effect.emptied if not count(group))
+            if emptied != effect.emptied:
+                self.effects[number] = msgspec.structs.replace(effect, emptied=emptied)
 
     def _cancels(self, waiter: str) -> bool:
         """Return whether a ticket that waits is not to run if one that it waits for fails."""
@@ -195,6 +224,12 @@ class Commit:
                 ids.append(awaits[ids[-1]])
             chain = ", which waits for ".join(repr(id) for id in ids[1:])
             raise InvalidTicket(f"ticket {ticket.id!r} cannot be added after {found!r}: that one waits for {chain}")
+
+
+def _subject(command: c.Request) -> str:
+    if isinstance(command, c.ScheduleCommand):
+        return f"schedule {command.name!r}"
+    return f"tube {command.tube!r}" if isinstance(command, c.TubeCommand) else f"ticket {command.id!r}"
 
 
 def _waits(ticket: Ticket, command: c.Unblock) -> bool:

@@ -211,8 +211,9 @@ def _retry(ticket: Ticket, command: c.Retry, context: c.Context) -> Events:
     return (e.TicketRetried(ticket.id, runat, command.error_reason, command.changes),)
 
 
-def _release(ticket: Ticket, _command: c.Release, _context: c.Context) -> Events:
-    return (e.TicketReleased(ticket.id),)
+def _release(ticket: Ticket, command: c.Release, _context: c.Context) -> Events:
+    _check_group(ticket, command.changes)
+    return (e.TicketReleased(ticket.id, command.changes),)
 
 
 def _lapse(ticket: Ticket, command: c.Lapse, context: c.Context) -> Events:

@@ -1,7 +1,8 @@
 """Which events end something, so that there is less to do after them, and which only let the queue grow.
 
 A disk without room takes the former from what was set aside for them, and none of the latter. What is done to old
-segments is among the former: it makes room. An event that is not named here lets the queue grow.
+segments is among the former: it makes room. What is told to tubes is not: without room nothing is claimed from any, so
+neither a pause nor its end would be of use before there is some. An event that is not named here lets the queue grow.
 """
 
 from __future__ import annotations

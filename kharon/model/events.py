@@ -24,6 +24,11 @@ __all__ = [
     "LeaseExtended",
     "LogClosed",
     "LogRepaired",
+    "ScheduleEvent",
+    "ScheduleFired",
+    "ScheduleRemoved",
+    "ScheduleSet",
+    "ScheduleSkipped",
     "SegmentArchived",
     "SegmentCompressed",
     "SegmentTrimmed",
@@ -42,6 +47,10 @@ __all__ = [
     "TicketRetried",
     "TicketUnblocked",
     "TicketUpdated",
+    "TubeEvent",
+    "TubeLimited",
+    "TubePaused",
+    "TubeResumed",
 ]
 
 
@@ -146,7 +155,9 @@ class TicketRetried(TicketEvent, frozen=True):
 
 
 class TicketReleased(TicketEvent, frozen=True):
-    """The claim was given back; its attempt is not counted."""
+    """The claim was given back, with the changes that were asked for; its attempt is not counted."""
+
+    changes: Changes | None = None
 
 
 class TicketLapsed(TicketEvent, frozen=True):
@@ -185,6 +196,82 @@ class TicketDeleted(TicketEvent, frozen=True):
 
 class TicketExpired(TicketEvent, frozen=True):
     """A kept ticket was removed because its `expire_at` had come."""
+
+
+class TubeEvent(Event, frozen=True):
+    """A fact about a tube."""
+
+    tube: str
+
+
+class TubePaused(TubeEvent, frozen=True):
+    """Nothing is claimed from the tube any more; what runs goes on."""
+
+
+class TubeResumed(TubeEvent, frozen=True):
+    """The tube is not paused any more."""
+
+
+class TubeLimited(TubeEvent, frozen=True):
+    """From here on at most `claimed` tickets of the tube are claimed at once, and at most `claims` claims are made in
+    any `period` seconds, by the times of the records. Without them: any number.
+
+    Of a limit per period the claims made before it do not count, unless there was one then: those which that one had to
+    know of still do.
+    """
+
+    claimed: int | None = None
+    claims: int | None = None
+    period: float | None = None
+
+
+class ScheduleEvent(Event, frozen=True):
+    """A fact about a schedule."""
+
+    name: str
+
+
+class ScheduleSet(ScheduleEvent, frozen=True):
+    """From now on a ticket with these fields is to be added at `next_due`, and then again and again: by the expression
+    `cron` in the time zone `tz`, or `every` so many seconds. What a schedule of this name was before, it is no more,
+    but for when it fired last.
+    """
+
+    type: str
+    payload_json: Raw = msgspec.field(name="payload")
+    tube: str
+    nice: int
+    next_due: Instant
+    group: str | None = None
+    cron: str | None = None
+    every: float | None = None
+    tz: str = "UTC"
+    catch_up: str = "one"
+
+    @property
+    def payload(self) -> Any:
+        """The payload as a value; a new one at each reading."""
+        return from_json(self.payload_json)
+
+
+class ScheduleFired(ScheduleEvent, frozen=True):
+    """The instant `due` had come, and its ticket is added by the same commit; what is before `due` is passed over.
+
+    The next one is `next_due`; None: there is none.
+    """
+
+    due: Instant
+    next_due: Instant | None = None
+
+
+class ScheduleSkipped(ScheduleEvent, frozen=True):
+    """What was due before `next_due` is passed over, and adds no ticket. None: there is nothing behind it."""
+
+    next_due: Instant | None = None
+
+
+class ScheduleRemoved(ScheduleEvent, frozen=True):
+    """There is no such schedule any more; the tickets that it added are what they are."""
 
 
 class LogClosed(Event, frozen=True):
@@ -268,6 +355,13 @@ EVENTS: Final[dict[str, type[Event]]] = {
         TicketUnblocked,
         TicketDeleted,
         TicketExpired,
+        TubePaused,
+        TubeResumed,
+        TubeLimited,
+        ScheduleSet,
+        ScheduleFired,
+        ScheduleSkipped,
+        ScheduleRemoved,
         LogClosed,
         TailCut,
         LogRepaired,

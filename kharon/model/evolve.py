@@ -195,11 +195,14 @@ def _retried(ticket: Ticket, event: e.TicketRetried, seq: int, at: datetime) -> 
     return seal(draft)
 
 
-def _released(ticket: Ticket, _event: e.TicketReleased, seq: int, at: datetime) -> Ticket | None:
+def _released(ticket: Ticket, event: e.TicketReleased, seq: int, at: datetime) -> Ticket | None:
     if ticket.successor is not None:
         return _succeeded(ticket, seq, at)
     draft = _unclaimed(ticket, seq, at)
     draft.attempts -= 1
+    if event.changes is not None:
+        _change(draft, event.changes)
+        draft.joined = _joined(ticket, draft.group, seq)
     return seal(draft)
 
 

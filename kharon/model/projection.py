@@ -2,37 +2,41 @@
 
 Where a ticket stands is derived from the ticket and one instant, the *horizon* (the `now` of the last `promote`):
 
-    pending, unclaimed, unblocked, runat <= horizon   ready    per tube by (nice, runat, order)
+    pending, unclaimed, unblocked, runat <= horizon   ready    per tube by (nice, runat, order), in `heads`
     pending, unclaimed, unblocked, runat >  horizon   waiting  by runat
     claimed                                           leases   by lease_until
     terminal, with expire_at                          expiring by expire_at
     anything else                                     in no index
 
 so a ticket is in one of these at the most (who waits for whom is in `groups`), its key is computed from itself and
-never stored beside it, and time passing moves tickets only inside `promote`. The projection decides nothing (`decide`)
-and knows no files; it does not copy what it returns, since tickets are values.
+never stored beside it, and time passing moves tickets only inside `promote`. What is kept besides tickets is each in a
+`Keeper` of its own. The projection decides nothing (`decide`) and knows no files; it does not copy what it returns,
+since tickets are values.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import msgspec
 from sortedcontainers import SortedList
 
-from kharon.model.events import Event, TicketEvent
+from kharon.model.events import Event, TicketClaimed, TicketEvent, TubeEvent
 from kharon.model.evolve import evolve
 from kharon.model.groups import Groups
+from kharon.model.heads import Heads, Key
+from kharon.model.keepers import Keeper, Kept
+from kharon.model.schedules import Schedules
 from kharon.model.ticket import Status, Ticket, memberships, waits_of
+from kharon.model.tubes import Limit, Tube, Tubes, room
 
 __all__ = ["Effect", "Fact", "Projection"]
 
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
-_Key: TypeAlias = tuple[Any, ...]
 
 
 class Effect(msgspec.Struct, frozen=True):
@@ -45,7 +49,8 @@ class Effect(msgspec.Struct, frozen=True):
         seq: the record's.
         at: the record's time.
         before: the time of the record before it; None: there was none.
-        emptied: the groups that have no pending member any more since then.
+        emptied: the groups that have no pending member any more since then, and at the end of its commit.
+        displaced: what its keeper needs to take it back; None: nothing but tickets changed.
     """
 
     event: Event
@@ -55,6 +60,7 @@ class Effect(msgspec.Struct, frozen=True):
     at: datetime
     before: datetime | None
     emptied: tuple[str, ...] = ()
+    displaced: object = None
 
 
 class Fact(Protocol):
@@ -77,9 +83,12 @@ class Projection:
         at: the time of that event; None before the first.
         horizon: the `now` of the last `promote`.
         groups: the pending members of each group, and who waits for whom.
+        tubes: what was told about tubes.
+        schedules: what is scheduled.
+        keepers: all that holds something else than tickets, in a fixed order.
 
-    Two projections are equal if they hold equal tickets and stand at the same seq; how far time has been promoted is
-    not part of what happened.
+    Two projections are equal if they hold equal tickets, equal other things, and stand at the same seq; how far time
+    has been promoted is not part of what happened.
     """
 
     def __init__(self) -> None:
@@ -88,18 +97,23 @@ class Projection:
         self.seq = 0
         self.at: datetime | None = None
         self.horizon = _BEGINNING
-        self._ready: dict[str, SortedList[_Key]] = {}
-        self._waiting: SortedList[_Key] = SortedList()
-        self._leases: SortedList[_Key] = SortedList()
-        self._expiring: SortedList[_Key] = SortedList()
+        self._waiting: SortedList[Key] = SortedList()
+        self._leases: SortedList[Key] = SortedList()
+        self._expiring: SortedList[Key] = SortedList()
         self.groups = Groups()
+        self.tubes = Tubes()
+        self.schedules = Schedules()
+        self._heads = Heads(self.tubes)
+        self.keepers: tuple[Keeper, ...] = (self.tubes, self.schedules)
+        self._keepers: dict[type[Event], Keeper] = {event: keeper for keeper in self.keepers for event in keeper.events}
         self._inserted: list[str] | None = None  # while a commit may be taken back: the ids that it inserted,
         self._removed: list[str] = []  # and those that it removed, which are in `_tickets` as None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Projection):
             return NotImplemented
-        return (self.seq, self.at, self._tickets) == (other.seq, other.at, other._tickets)
+        mine, theirs = (self.seq, self.at, self._tickets), (other.seq, other.at, other._tickets)
+        return mine == theirs and self.keepers == other.keepers
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -112,14 +126,18 @@ class Projection:
         """Fold one event into the tickets and their indexes; return what it did.
 
         Raises:
-            KharonError: the event is about a ticket that does not exist.
+            KharonError: the event is about a ticket that does not exist, or cannot have happened.
 
         Cost: O(log n) comparisons for n tickets.
         """
         before = self.at
         if not isinstance(event, TicketEvent):
+            keeper = self._keepers.get(type(event))
+            displaced = None if keeper is None else keeper.apply(event, seq, at)
+            if isinstance(event, TubeEvent):
+                self._heads.touch(event.tube)
             self.seq, self.at = seq, at
-            return Effect(event, None, None, seq, at, before)
+            return Effect(event, None, None, seq, at, before, (), displaced)
         old = self._tickets.get(event.id)
         new = evolve(old, event, seq, at)
         if old is not None:
@@ -134,10 +152,17 @@ class Projection:
         else:
             self._removed.append(event.id)
             self._tickets[event.id] = None  # type: ignore[assignment] # keeps its place
+        displaced = self._note_claim(old, event, at) if self.tubes.times else None
         self.seq, self.at = seq, at
         left = () if old is None else memberships(old)
         emptied = tuple(group for group, _ in left if not self.groups.pending_count(group)) if left else ()
-        return Effect(event, old, new, seq, at, before, emptied)
+        return Effect(event, old, new, seq, at, before, emptied, displaced)
+
+    def _note_claim(self, ticket: Ticket | None, event: TicketEvent, at: datetime) -> tuple[datetime | None] | None:
+        """If an event is a claim from a tube that is limited in them, note it; return what the note displaced."""
+        if type(event) is not TicketClaimed or ticket is None or ticket.tube not in self.tubes.times:
+            return None
+        return (self.tubes.claim(ticket.tube, at),)
 
     def undo(self, effect: Effect) -> None:
         """Take back the newest event that was applied, as if it had never been: its record could not be written.
@@ -162,6 +187,13 @@ class Projection:
                 self._tickets.pop(event.id, None)
             else:
                 self._tickets[event.id] = None  # type: ignore[assignment] # `end` drops it
+            if effect.displaced is not None:
+                assert old is not None
+                self.tubes.unclaim(old.tube, *effect.displaced)  # type: ignore[misc] # as `_note_claim` returned it
+        elif effect.displaced is not None:
+            self._keepers[type(event)].undo(event, effect.displaced)
+            if isinstance(event, TubeEvent):
+                self._heads.touch(event.tube)
         self.seq, self.at = effect.seq - 1, effect.before
 
     def begin(self) -> None:
@@ -191,27 +223,38 @@ class Projection:
 
         Cost: O(records) + O(n log n) for the n tickets that live at the end; an event costs a fraction of `apply`.
         """
-        tickets = self._tickets
+        tickets, limited = self._tickets, self.tubes.times
         seq, at = self.seq, self.at
         try:
             for record in records:
                 event = record.event
                 if isinstance(event, TicketEvent):
-                    new = evolve(tickets.get(event.id), event, record.seq, record.at)
+                    old = tickets.get(event.id)
+                    new = evolve(old, event, record.seq, record.at)
                     if new is None:
                         tickets.pop(event.id, None)
                     else:
                         tickets[event.id] = new
+                    if limited:
+                        self._note_claim(old, event, record.at)
+                elif (keeper := self._keepers.get(type(event))) is not None:
+                    keeper.apply(event, record.seq, record.at)
                 seq, at = record.seq, record.at  # last: a record that raises has not been applied
         finally:
             self.seq, self.at = seq, at
             self._reindex()
         return self
 
-    def load(self, tickets: Iterable[Ticket], seq: int, at: datetime) -> None:
-        """Begin with the tickets of a snapshot, in their order. O(n log n) for n tickets."""
+    def others(self) -> list[Kept]:
+        """Return all that is held besides tickets, in a fixed order. O(its size)."""
+        return [value for keeper in self.keepers for value in keeper.values()]
+
+    def load(self, tickets: Iterable[Ticket], seq: int, at: datetime, others: Sequence[Kept] = ()) -> None:
+        """Begin with the tickets of a snapshot, in their order, and what else it has. O(n log n) for n tickets."""
         self._tickets.clear()
         self._tickets.update((ticket.id, ticket) for ticket in tickets)
+        for keeper in self.keepers:
+            keeper.load([value for value in others if type(value) is keeper.value])
         self.seq, self.at = seq, at
         self._reindex()
 
@@ -223,6 +266,7 @@ class Projection:
         Cost: O(moved log n); O(1) if nothing is due; measured 1 µs a ticket if many are due at once. A backward step
         costs O(ready).
         """
+        self._heads.promote(now if self.at is None or self.at < now else self.at)
         if now < self.horizon:
             return self._demote(now)
         self.horizon = now
@@ -230,20 +274,20 @@ class Projection:
         if not waiting or waiting[0][0] > now:
             return 0
         count = waiting.bisect_right((now, math.inf))
-        due: dict[str, list[_Key]] = {}
+        due: dict[str, list[Key]] = {}
         for runat, order, id in waiting[:count]:
             ticket = self._tickets[id]
             due.setdefault(ticket.tube, []).append((ticket.nice, runat, order, id))
         del waiting[:count]
         for tube, keys in due.items():
-            self._ready.setdefault(tube, SortedList()).update(keys)  # many at once are sorted in, not inserted
+            self._heads.update(tube, keys)
         return count
 
     def _demote(self, now: datetime) -> int:
         self.horizon = now
-        back = [key for ready in self._ready.values() for key in ready if key[1] > now]
+        back = [key for ready in self._heads.ready.values() for key in ready if key[1] > now]
         for nice, runat, order, id in back:
-            self._discard_ready(self._tickets[id].tube, (nice, runat, order, id))
+            self._heads.discard(self._tickets[id].tube, (nice, runat, order, id))
             self._waiting.add((runat, order, id))
         return len(back)
 
@@ -257,13 +301,11 @@ class Projection:
                 self._expiring.add((ticket.expire_at, ticket.id))
         elif ticket.claim is not None:
             self._leases.add((ticket.lease_until, ticket.id))
+            self._heads.claim(ticket.tube)
         elif ticket.gate is None or not ticket.blocked:
             runat: Any = ticket.runat
             if runat <= self.horizon:
-                ready = self._ready.get(ticket.tube)
-                if ready is None:
-                    ready = self._ready[ticket.tube] = SortedList()
-                ready.add((ticket.nice, runat, ticket.order, ticket.id))
+                self._heads.add(ticket.tube, (ticket.nice, runat, ticket.order, ticket.id))
             else:
                 self._waiting.add((runat, ticket.order, ticket.id))
 
@@ -275,25 +317,21 @@ class Projection:
                 self._expiring.remove((ticket.expire_at, ticket.id))
         elif ticket.claim is not None:
             self._leases.remove((ticket.lease_until, ticket.id))
+            self._heads.unclaim(ticket.tube)
         elif ticket.gate is None or not ticket.blocked:
             runat: Any = ticket.runat
             if runat <= self.horizon:
-                self._discard_ready(ticket.tube, (ticket.nice, runat, ticket.order, ticket.id))
+                self._heads.discard(ticket.tube, (ticket.nice, runat, ticket.order, ticket.id))
             else:
                 self._waiting.remove((runat, ticket.order, ticket.id))
 
-    def _discard_ready(self, tube: str, key: _Key) -> None:
-        ready = self._ready[tube]
-        ready.remove(key)
-        if not ready:
-            del self._ready[tube]  # tubes come and go; their names must not stay
-
     def _reindex(self) -> None:
         """Build all indexes from the tickets, by sorting once instead of inserting one by one."""
-        ready: dict[str, list[_Key]] = {}
-        waiting: list[_Key] = []
-        leases: list[_Key] = []
-        expiring: list[_Key] = []
+        ready: dict[str, list[Key]] = {}
+        waiting: list[Key] = []
+        leases: list[Key] = []
+        expiring: list[Key] = []
+        claimed: dict[str, int] = {}
         groups = self.groups = Groups()
         for ticket in self._tickets.values():
             if ticket.joined or ticket.gate is not None or ticket.successor is not None:
@@ -303,13 +341,14 @@ class Projection:
                     expiring.append((ticket.expire_at, ticket.id))
             elif ticket.claim is not None:
                 leases.append((ticket.lease_until, ticket.id))
+                claimed[ticket.tube] = claimed.get(ticket.tube, 0) + 1
             elif ticket.gate is None or not ticket.blocked:
                 runat: Any = ticket.runat
                 if runat <= self.horizon:
                     ready.setdefault(ticket.tube, []).append((ticket.nice, runat, ticket.order, ticket.id))
                 else:
                     waiting.append((runat, ticket.order, ticket.id))
-        self._ready = {tube: SortedList(keys) for tube, keys in ready.items()}
+        self._heads.begin(ready, claimed, self.horizon if self.at is None else max(self.horizon, self.at))
         self._waiting, self._leases, self._expiring = SortedList(waiting), SortedList(leases), SortedList(expiring)
 
     # --- asking it ----------------------------------------------------------------------------------------------------
@@ -321,14 +360,59 @@ class Projection:
     def first_ready(self, tubes: Iterable[str]) -> Ticket | None:
         """Return the ticket to claim next from these tubes: lowest nice, then earliest runat, then first added.
 
-        Only tickets that `promote` has moved are ready. Cost: O(tubes).
+        Only tickets that `promote` has moved are ready, and those in a tube that is paused, or at its limit, are passed
+        over.
+
+        Cost: O(log n) for the tuple of tubes that was asked for last: an index is kept for it. For another O(tubes log
+        n).
         """
-        heads = [ready[0] for tube in tubes if (ready := self._ready.get(tube))]
-        return self._tickets[min(heads)[-1]] if heads else None
+        heads = self._heads
+        if tubes is not heads.watched:
+            heads.watch(tubes)
+        key = heads.first()
+        return None if key is None else self._tickets[key[-1]]
 
     def ready_count(self, tubes: Iterable[str]) -> int:
-        """Return how many tickets are ready in these tubes. O(tubes)."""
-        return sum(len(ready) for tube in tubes if (ready := self._ready.get(tube)))
+        """Return how many tickets could be claimed from these tubes now, one after the other. Cost as `first_ready`."""
+        heads = self._heads
+        if tubes is not heads.watched:
+            heads.watch(tubes)
+        return heads.count()
+
+    def tube(self, name: str) -> Tube:
+        """Return a tube as of the last `promote`. O(log n)."""
+        heads, state = self._heads, self.tubes.get(name)
+        ready, claimed = len(heads.ready.get(name, ())), heads.claimed.get(name, 0)
+        if state is None:
+            return Tube(name, None, None, ready, claimed, True, None)
+        limits = (state.claimed, state.claims, state.period)
+        free, instant = room(state, claimed, self.tubes.times.get(name, ()), heads.now)
+        limit = None if limits == (None, None, None) else Limit(*limits)
+        return Tube(name, state.paused_since, limit, ready, claimed, free != 0, instant if free == 0 else None)
+
+    def ahead(self, ticket: Ticket, tubes: Iterable[str], now: datetime) -> int:
+        """Return how many tickets in these tubes are due at `now` and would be claimed before this one.
+
+        Args:
+            ticket: one that waits and is not blocked.
+            tubes: the tubes to claim from.
+            now: an instant; what has been promoted so far does not matter, and stays.
+
+        Cost: O(tubes log n) + O(tickets that have become due since the horizon); O(ready) if `now` lies before that.
+        """
+        wanted = set(tubes)
+        key = (ticket.nice, ticket.runat, ticket.order, ticket.id)
+        count = 0
+        for tube in wanted & self._heads.ready.keys():
+            before = self._heads.ready[tube]
+            end = before.bisect_left(key)
+            count += end if now >= self.horizon else sum(runat <= now for _, runat, _, _ in before[:end])
+        for runat, order, id in self._waiting:
+            if runat > now:
+                break
+            other = self._tickets[id]
+            count += other.tube in wanted and (other.nice, runat, order, id) < key
+        return count
 
     def lapsed(self, now: datetime, limit: int) -> list[Ticket]:
         """Return the claimed tickets whose lease has ended by `now`, earliest end first, `limit` at most. O(limit)."""
@@ -338,7 +422,7 @@ class Projection:
         """Return the kept tickets whose `expire_at` has come by `now`, earliest first, `limit` at most. O(limit)."""
         return self._until(self._expiring, now, limit)
 
-    def _until(self, index: SortedList[_Key], now: datetime, limit: int) -> list[Ticket]:
+    def _until(self, index: SortedList[Key], now: datetime, limit: int) -> list[Ticket]:
         found: list[Ticket] = []
         for instant, id in index:
             if instant > now or len(found) == limit:
@@ -353,13 +437,19 @@ class Projection:
     def next_instant(self, *, expiration: bool) -> datetime | None:
         """Return when something will next happen by itself: a ticket due, a lease ended, a kept one expired.
 
+        Or when there will be room in the limit of a tube from which tickets were asked for last.
+
         Args:
             expiration: whether expiries count.
 
-        Cost: O(1).
+        Cost: O(1); with tubes that are limited per period as `first_ready`.
         """
         heads = [self._waiting, self._leases, self._expiring] if expiration else [self._waiting, self._leases]
-        return min((index[0][0] for index in heads if index), default=None)
+        earliest = self._heads.next_instant()
+        for index in heads:
+            if index and (earliest is None or index[0][0] < earliest):
+                earliest = index[0][0]
+        return earliest
 
     # --- proving it ---------------------------------------------------------------------------------------------------
 
@@ -371,16 +461,22 @@ class Projection:
 
         Cost: O(n log n).
         """
-        for index in (self._waiting, self._leases, self._expiring, *self._ready.values()):
+        for index in (self._waiting, self._leases, self._expiring):
             index._check()  # type: ignore[attr-defined] # the library's own check, missing in its stubs
         expected = Projection()
         expected._tickets.update(self._tickets)
         expected.horizon = self.horizon
+        expected.tubes = self.tubes
+        expected._heads = Heads(self.tubes)
         expected._reindex()
+        expected._heads.now = self._heads.now  # how far time has come is no index; `promote` is where it is known
         assert self._inserted is None, "a commit has not been ended"
-        for name in ("_ready", "_waiting", "_leases", "_expiring", "groups"):
+        for name in ("_waiting", "_leases", "_expiring", "groups"):
             mine, theirs = getattr(self, name), getattr(expected, name)
             assert mine == theirs, f"{name}: {mine} is not {theirs}"
+        self._heads.check(expected._heads)
+        for keeper in self.keepers:
+            keeper.check(self.seq, self.at)
         for id, ticket in self._tickets.items():
             _check_ticket(id, ticket, self.seq)
             self._check_waits(id, ticket)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import trio
 
@@ -16,10 +16,13 @@ from kharon.model.ticket import Ticket
 from kharon.runtime import requests
 from kharon.runtime.attempts import Attempts
 from kharon.runtime.requests import OnConflict, OnFailure, Seconds
+from kharon.runtime.scheduling import CatchUp, remove_schedule, set_schedule
 from kharon.settings import Settings
 from kharon.store.protocol import Store
 
 __all__ = ["Atomic"]
+
+_ANOTHER: Final = "begin another with `async with kh.atomic() as tx:`"
 
 
 class Atomic(AbstractAsyncContextManager["Atomic"]):
@@ -34,11 +37,14 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
     after a crash either both happened, or the ticket runs again.
 
     Attributes:
-        tickets: after the block, for each command its ticket, as the commit left it; None if it removed it.
+        tickets: after the block, for each command its ticket, as the commit left it; None if it removed it, or is about
+            a tube or a schedule.
 
     Raises, at the end of the block:
         KharonError: as the verb of the command that is refused does.
-        InvalidTransition: it was used after its end, or begun twice.
+
+    Raises, from its verbs and on entering:
+        InvalidTransition: it is used before it has begun or after its end, or begun twice.
 
     Cost: that of its commands, and one wait for the commit. They are decided in one stretch, about 15 µs each, in which
     no other task runs.
@@ -50,14 +56,13 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         self._by = by
         self._settings = settings
         self._attempts = attempts
-        self._commands: list[c.Command] = []
+        self._commands: list[c.Request] = []
         self._begun = self._ended = False
 
     async def __aenter__(self) -> Self:
         await trio.lowlevel.checkpoint()
-        self._check()
-        if self._begun:  # its commands would be carried out twice
-            raise InvalidTransition("this atomic block has begun; for another inside of it use another `kh.atomic()`")
+        if self._begun:
+            raise InvalidTransition(f"this atomic block has begun before; {_ANOTHER}")
         self._begun = True
         return self
 
@@ -78,10 +83,12 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
                 self._attempts.extend(ticket, command.seconds)
 
     def _check(self) -> None:
+        if not self._begun:
+            raise InvalidTransition("this atomic block has not begun; use it as `async with kh.atomic() as tx:`")
         if self._ended:
-            raise InvalidTransition("this atomic block has ended; begin another with `async with kh.atomic() as tx:`")
+            raise InvalidTransition(f"this atomic block has ended; {_ANOTHER}")
 
-    def _take(self, command: c.Command) -> None:
+    def _take(self, command: c.Request) -> None:
         self._check()
         self._commands.append(command)
 
@@ -108,9 +115,10 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         after_group: str | None = None,
         on_failure: OnFailure = "run",
     ) -> None:
-        """As `Kharon.add_many`."""
+        """As `Kharon.add_many`; if one of the tickets cannot be so, none is taken."""
+        commands = requests.add_many(tickets, delay, on_conflict, after, after_group, on_failure)
         self._check()
-        self._commands += requests.add_many(tickets, delay, on_conflict, after, after_group, on_failure)
+        self._commands += commands
 
     def ack(self, t: Ticket | str, *, keep: bool = False, result: Any = None, expire_in: Seconds | None = None) -> None:
         """As `Kharon.ack`."""
@@ -141,9 +149,9 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         """As `Kharon.retry`."""
         self._take(requests.retry(t, self._settings.backoff, delay=delay, error_reason=error_reason, **changes))
 
-    def release(self, t: Ticket | str) -> None:
+    def release(self, t: Ticket | str, **changes: Any) -> None:
         """As `Kharon.release`."""
-        self._take(requests.release(t))
+        self._take(requests.release(t, **changes))
 
     def extend(self, t: Ticket | str, seconds: Seconds) -> None:
         """As `Kharon.extend`."""
@@ -160,3 +168,35 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
     def delete(self, id: str) -> None:
         """As `Kharon.delete`."""
         self._take(requests.delete(id))
+
+    def pause(self, tube: str) -> None:
+        """As `Kharon.pause`."""
+        self._take(requests.pause(tube))
+
+    def resume(self, tube: str) -> None:
+        """As `Kharon.resume`."""
+        self._take(requests.resume(tube))
+
+    def limit(
+        self, tube: str, *, claimed: int | None = None, claims: int | None = None, period: Seconds | None = None
+    ) -> None:
+        """As `Kharon.limit`."""
+        self._take(requests.limit(tube, claimed=claimed, claims=claims, period=period))
+
+    def schedule(
+        self,
+        name: str,
+        cron: str | None = None,
+        *,
+        every: Seconds | None = None,
+        ticket: Ticket,
+        tz: str = "UTC",
+        catch_up: CatchUp = "one",
+    ) -> None:
+        """As `Kharon.schedule`."""
+        since = self._store.fires_after
+        self._take(set_schedule(since, name, cron, every=every, ticket=ticket, tz=tz, catch_up=catch_up))
+
+    def unschedule(self, name: str) -> None:
+        """As `Kharon.unschedule`."""
+        self._take(remove_schedule(name))

@@ -166,7 +166,7 @@ class Attempts:
             attempt.extend(seconds)
 
     @contextlib.contextmanager
-    def settling(self, commands: Iterable[c.Command]) -> Iterator[None]:
+    def settling(self, commands: Iterable[c.Request]) -> Iterator[None]:
         """Around the submitting of a user's commands: an attempt that cancels its ticket itself is not interrupted."""
         with contextlib.ExitStack() as stack:
             for command in commands:

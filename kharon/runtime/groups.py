@@ -88,8 +88,9 @@ class Group:
     async def wait(self) -> None:
         """Wait until no member is pending: until the first instant at which that is so. O(1).
 
-        Members that join meanwhile are waited for as well; to wait for those of this moment alone, add a ticket with
-        `after_group`, and wait for that. Cancelling the wait leaves no trace.
+        Members that join meanwhile are waited for as well, also those that join in the commit which ends the last one.
+        To wait for those of this moment alone, add a ticket with `after_group`, and wait for that. Cancelling the wait
+        leaves no trace.
         """
         wait = self._waits.enter(self.name)
         try:

@@ -1,4 +1,4 @@
-"""The facade: `open`, and the `Kharon` that it gives.
+"""The facade: the `Kharon` that `open` gives.
 
 It checks what users pass, turns it into commands, and hands them to the store; the rules are in `model.decide`, the
 waiting in the store, the handlers in `workers`. A `Kharon` is a view of one queue in one actor's name; `acting_as`
@@ -8,100 +8,38 @@ gives another view of the same queue.
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import trio
-from trio.lowlevel import enable_ki_protection
 
-from kharon.errors import InvalidSettings, InvalidTicket
-from kharon.log.directory import DirectoryLog
-from kharon.log.memory import MemoryLog
-from kharon.log.protocol import EventLog
+from kharon.errors import InvalidTicket
 from kharon.log.record import Record
-from kharon.log.retention import Retention
 from kharon.model import commands as c
 from kharon.model.delays import Delay, as_seconds
 from kharon.model.limits import check_name
+from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
+from kharon.model.tubes import Tube
 from kharon.runtime import requests
 from kharon.runtime.atomic import Atomic
-from kharon.runtime.clock import WallClock
-from kharon.runtime.groups import Group, GroupWaits
+from kharon.runtime.groups import Group
+from kharon.runtime.queue import Queue
 from kharon.runtime.requests import OnConflict, OnFailure, Seconds, id_of
-from kharon.runtime.retention import Keeper, policy_of
 from kharon.runtime.router import Router
-from kharon.runtime.snapshots import Snapshots
-from kharon.runtime.stats import Collector, Stats
-from kharon.runtime.waits import Waits, last_state, not_found, result_of
-from kharon.runtime.workers import Crew
+from kharon.runtime.scheduling import CatchUp, remove_schedule, set_schedule
+from kharon.runtime.stats import Stats
+from kharon.runtime.streams import RecordStream
+from kharon.runtime.waits import last_state, not_found, result_of
 from kharon.settings import Settings
-from kharon.store.local import LocalStore
-from kharon.store.protocol import Clock, Effect, RecordReader, Store
 
-__all__ = ["Kharon", "OnConflict", "RecordStream", "open_queue"]
+__all__ = ["Kharon"]
 
 Records: TypeAlias = list[Record]
+Schedules: TypeAlias = list[Schedule]
+Tubes: TypeAlias = list[Tube]
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-
-MEMORY: Final = ":memory:"
-
-
-class _Queue:
-    """What all views of one queue share."""
-
-    def __init__(self, log: EventLog, settings: Settings, clock: Clock, *, in_thread: bool) -> None:
-        self.settings = settings
-        self.stats = Collector()
-        self.waits = Waits()
-        self.group_waits = GroupWaits()
-        store = LocalStore(log, settings, clock, self._deliver, self._closed, in_thread=in_thread)
-        self.store: Store = store
-        self.snapshots: Snapshots | None = None
-        self.keeper: Keeper | None = None
-        if isinstance(log, DirectoryLog):
-            self._keep(log, store, clock)
-        self.crew = Crew(self.store, settings, clock, self.stats, lambda name: Kharon(self, name))
-
-    def _keep(self, log: DirectoryLog, store: LocalStore, clock: Clock) -> None:
-        """Set up what is done with the log in the background."""
-        settings = self.settings
-        policy = policy_of(settings)
-        if settings.snapshot_bytes is not None:
-            self.snapshots = Snapshots(log, settings.snapshot_bytes, trims=bool(policy.trim), taken=self._look_again)
-        log.begun = self._begun
-        if policy:
-            archive = settings.archive_directory
-            retention = Retention(log, policy, None if archive is None else Path(archive), self._may_trim)
-            self.keeper = Keeper(retention, store.record, clock, settings.max_poll_interval)
-
-    def _begun(self) -> None:
-        if self.snapshots is not None:
-            self.snapshots.look()
-        self._look_again()
-
-    def _may_trim(self, upto: int) -> bool:
-        return self.snapshots is not None and self.snapshots.may_trim(upto)
-
-    def _look_again(self) -> None:
-        if self.keeper is not None:
-            self.keeper.wake()
-
-    def _deliver(self, effects: Sequence[Effect]) -> None:
-        self.stats.deliver(effects)
-        self.crew.attempts.deliver(effects)
-        self.group_waits.deliver(effects)
-        self.waits.deliver(effects)
-
-    def _closed(self) -> None:
-        """Wake those who wait for what will not end here any more."""
-        self.group_waits.end()
-        self.waits.closed()
 
 
 def _checkpoint(method: Callable[_P, Awaitable[_T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
@@ -125,12 +63,12 @@ class Kharon:
     the sense of `Settings.fsync`, and is either carried out or not: a cancellation is noticed before anything has been
     decided, or after it is durable, when the next checkpoint raises it. Each can raise `Closed` when the queue is, and
     `CommitOutcomeUnknown` when the disk fails; that is not said again below. On a full disk whatever lets the queue
-    grow (adding, extending, restarting, updating) raises `StorageFull` until there is room, and nothing of it is kept;
-    settling and deleting go on from `Settings.reserve_bytes`. Where a ticket is settled, a `Ticket` that a handler
-    received is fenced (`LeaseLost` if its claim is over), an id is not.
+    grow (adding, extending, restarting, updating, telling a tube something) raises `StorageFull` until there is room,
+    and nothing of it is kept; settling and deleting go on from `Settings.reserve_bytes`. Where a ticket is settled, a
+    `Ticket` that a handler received is fenced (`LeaseLost` if its claim is over), an id is not.
     """
 
-    def __init__(self, queue: _Queue, by: str) -> None:
+    def __init__(self, queue: Queue, by: str) -> None:
         self._queue = queue
         self._store = queue.store
         self._by = by
@@ -359,9 +297,12 @@ class Kharon:
         return await self._pending(requests.retry(t, backoff, delay=delay, error_reason=error_reason, **changes))
 
     @_checkpoint
-    async def release(self, t: Ticket | str) -> Ticket:
-        """Give a claim back: the ticket is pending at once, the attempt is not counted. Errors, cost as in `done`."""
-        return await self._pending(requests.release(t))
+    async def release(self, t: Ticket | str, **changes: Any) -> Ticket:
+        """Give a claim back: the ticket is pending at once, the attempt is not counted.
+
+        Arguments, errors and cost as in `done`; `changes` as in `update`, so that it may move to another tube.
+        """
+        return await self._pending(requests.release(t, **changes))
 
     @_checkpoint
     async def extend(self, t: Ticket | str, seconds: Seconds) -> Ticket:
@@ -423,6 +364,147 @@ class Kharon:
             InvalidTicket: `name` cannot be the name of a group.
         """
         return Group(check_name("group", name), self._store, self._queue.group_waits)
+
+    # --- tubes --------------------------------------------------------------------------------------------------------
+
+    @property
+    def tubes(self) -> tuple[str, ...]:
+        """The tubes that this process claims from: `Settings.tubes` at first."""
+        return self._queue.crew.tubes
+
+    def subscribe(self, *tubes: str) -> None:
+        """Claim from these tubes, too, from now on; those that are subscribed to already stay so.
+
+        A matter of this process, which no record tells of, so it does not wait: it is no async method. O(tubes).
+
+        Raises:
+            InvalidTicket: one of them is no name; then nothing has changed.
+        """
+        crew = self._queue.crew
+        crew.tubes = tuple(dict.fromkeys((*crew.tubes, *(check_name("tube", tube) for tube in tubes))))
+
+    def unsubscribe(self, *tubes: str) -> None:
+        """Claim from these tubes no more; what runs goes on, and a tube that is not subscribed to is passed over.
+
+        As `subscribe` otherwise. Without any tube left nothing is claimed, and workers wait.
+        """
+        crew = self._queue.crew
+        unwanted = {check_name("tube", tube) for tube in tubes}
+        crew.tubes = tuple(tube for tube in crew.tubes if tube not in unwanted)
+
+    @_checkpoint
+    async def pause(self, tube: str) -> None:
+        """Let nothing be claimed from a tube, by anybody, until `resume`; what runs goes on. O(1).
+
+        It is recorded, so it holds after a restart. Pausing a paused tube changes nothing, and writes nothing.
+
+        Raises:
+            InvalidTicket: `tube` is no name.
+        """
+        await self._store.submit((requests.pause(tube),), self._by)
+
+    @_checkpoint
+    async def resume(self, tube: str) -> None:
+        """Let a paused tube be claimed from again; if it is not paused, nothing happens. Otherwise as `pause`."""
+        await self._store.submit((requests.resume(tube),), self._by)
+
+    @_checkpoint
+    async def limit(
+        self, tube: str, *, claimed: int | None = None, claims: int | None = None, period: Seconds | None = None
+    ) -> None:
+        """Limit how much is claimed from a tube, in place of the limit that it has; without any argument: not at all.
+
+        It is recorded, and so is what counts against it, so it holds after a restart, and across one.
+
+        Args:
+            tube: the tube.
+            claimed: at most so many of its tickets are claimed at once; None: any number. Those that are claimed
+                already go on.
+            claims: at most so many claims are made in any `period`, 10,000 at most; None: any number. By the times of
+                the records, which a clock that is set back does not set back: until it has come there again they stand
+                still. A claim that is released counts. Claims made before the tube had such a limit do not.
+            period: seconds, or a timedelta; goes with `claims`.
+
+        Raises:
+            InvalidTicket: an argument cannot be so.
+
+        Cost: O(claims).
+        """
+        await self._store.submit((requests.limit(tube, claimed=claimed, claims=claims, period=period),), self._by)
+
+    @_checkpoint
+    async def tube(self, name: str) -> Tube:
+        """Return a tube: whether it is paused, limited, open, how many of its tickets are ready, and claimed. O(log n).
+
+        Any name will do: a tube of which nobody has heard is open, and has no tickets.
+
+        Raises:
+            InvalidTicket: `name` is no name.
+        """
+        return await self._store.tube(check_name("tube", name))
+
+    async def restricted_tubes(self) -> Tubes:
+        """Return the tubes that are paused or limited, by name. O(their number)."""
+        return await self._store.restricted()
+
+    # --- schedules ----------------------------------------------------------------------------------------------------
+
+    async def schedule(
+        self,
+        name: str,
+        cron: str | None = None,
+        *,
+        every: Seconds | None = None,
+        ticket: Ticket,
+        tz: str = "UTC",
+        catch_up: CatchUp = "one",
+    ) -> None:
+        """Add a ticket again and again: by a cron expression, or every so many seconds.
+
+        The ticket of an instant is called after it, as `report@2026-11-24T13:05:00Z`, and that is its `runat`. It is
+        added, by `clock`, in the commit that says that the schedule has fired: no crash and no step of the clock makes
+        an instant fire twice. Schedules fire while `run` runs, here or at the next start. Whether the ticket before is
+        still pending does not matter.
+
+        Call it at each start: where nothing is different, nothing happens. Other values take the place of those there
+        were; if neither `cron`, `every` nor `tz` is different, the next instant stays what it was.
+
+        Args:
+            name: what to call the schedule, and its tickets; 1 to 172 bytes of printable text.
+            cron: five fields, as in Debian's cron (`kharon[cron]`). In a time zone whose clocks are put, a time that is
+                skipped fires right after the gap, and one that comes twice fires once; an expression of which the
+                minute or the hour begins with `*` goes by what the clock shows.
+            every: seconds, 1 at the least, or a timedelta, in place of `cron`: elapsed time, first so long from now.
+            ticket: what to add. Its `id` does not count, and it has no `runat`.
+            tz: the time zone that `cron` is read in, as "Europe/Berlin".
+            catch_up: what becomes of instants that were missed: because the queue was closed, not being run or without
+                room, or because the clock was put forward. "one": one ticket, of the latest. "all": one each, oldest
+                first, of the newest 1000. "none": one each of those not older than 60 s. An instant that has been
+                passed over does not come again.
+
+        Raises:
+            InvalidTicket: an argument cannot be so; the expression never fires; there is no such time zone.
+            KharonError: the cron library is not installed.
+
+        Cost: O(log n).
+        """
+        await trio.lowlevel.checkpoint()  # first: what refuses an argument may not be an `InvalidTicket`
+        since = self._store.fires_after
+        command = set_schedule(since, name, cron, every=every, ticket=ticket, tz=tz, catch_up=catch_up)
+        await self._store.submit((command,), self._by)
+
+    @_checkpoint
+    async def unschedule(self, name: str) -> None:
+        """Fire no more under this name; if nothing is scheduled so, nothing happens. Its tickets stay. O(log n)."""
+        await self._store.submit((remove_schedule(name),), self._by)
+
+    @_checkpoint
+    async def schedules(self) -> Schedules:
+        """Return what is scheduled, by name, each with the instants at which it fires next, and fired last.
+
+        Cost: O(n log n) for n schedules.
+        """
+        return await self._store.schedules()
 
     # --- running ------------------------------------------------------------------------------------------------------
 
@@ -514,7 +596,8 @@ class Kharon:
             KharonError: what comes next was trimmed meanwhile; or is compressed, and zstd is not installed.
             OSError: the log cannot be read.
 
-        Cost: O(bytes of the log), in slices between which other tasks run.
+        Cost: three small reads for each segment of a directory that is finished and has its index, which the process
+        that takes snapshots writes; O(bytes) of all others; in slices between which other tasks run.
         """
         records: Records = []
         await trio.lowlevel.checkpoint()
@@ -557,142 +640,3 @@ class Kharon:
     def reset_stats(self) -> None:
         """Begin to count anew."""
         self._queue.stats.reset()
-
-
-class RecordStream:
-    """Durable records as an async iterator; closed at its end, and by `aclose` or `async with` before that.
-
-    Raises, from its iteration:
-        CorruptLog: the log is not what was written.
-        Closed: the queue was closed.
-        KharonError: what comes next was trimmed, or dropped by a ":memory:" queue, before it was read; or is
-            compressed, and zstd is not installed.
-        OSError: the log cannot be read.
-    """
-
-    def __init__(self, reader: RecordReader, *, follow: bool) -> None:
-        self._reader = reader
-        self._follow = follow
-        self._next: list[Record] = []
-        self._ended = False
-
-    def __aiter__(self) -> RecordStream:
-        return self
-
-    async def __anext__(self) -> Record:
-        if self._next:
-            await trio.lowlevel.checkpoint()
-            return self._next.pop()
-        try:
-            while not self._ended:
-                self._next = (await self._reader.read())[::-1]
-                if self._next:
-                    return self._next.pop()
-                if self._reader.at_end:
-                    if not self._follow:
-                        break
-                    await self._reader.wait()
-        except Exception:
-            self._close()
-            raise
-        await self.aclose()
-        raise StopAsyncIteration
-
-    def _close(self) -> None:
-        self._ended = True
-        self._next = []
-        self._reader.close()
-
-    async def aclose(self) -> None:
-        """Stop, and give back what the stream holds."""
-        self._close()
-        await trio.lowlevel.checkpoint()
-
-    async def __aenter__(self) -> Self:
-        await trio.lowlevel.checkpoint()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        self._close()
-        await trio.lowlevel.cancel_shielded_checkpoint()
-
-
-class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kharon.open`
-    """Open a queue: `async with kharon.open("queue") as kh:`.
-
-    Args:
-        where: a directory, made if it does not exist; ":memory:" for a queue that ends with the block; or an `EventLog`
-            of your own.
-        settings: the queue's.
-        clock: what tells the time; None: the machine's clock.
-
-    Raises, on entering:
-        QueueLocked: the directory is open already, here or in another process.
-        CorruptLog: its log is damaged; or its beginning was trimmed, and no snapshot of it is usable.
-        UnknownFormat: a later version of Kharon wrote it.
-        KharonError: the directory is no queue, or should not be trusted with one: somebody else owns it or may write
-            it, it is read-only, or on a network file system; or some of it is compressed, and zstd is not installed.
-            The message says what to do.
-        OSError: it cannot be read or written.
-
-    Leaving the block stops the workers, releasing what they run, and closes the log. What the block raised leaves it
-    unchanged. A queue that a process died with is opened as it was, but for its claims, which lapse: those attempts
-    count, so that a ticket which kills its process comes to an end.
-
-    Cost: to open, O(tickets) of the newest snapshot and O(records) behind it; without one O(records).
-    """
-
-    def __init__(
-        self,
-        where: str | os.PathLike[str] | EventLog,
-        settings: Settings | None = None,
-        *,
-        clock: Clock | None = None,
-    ) -> None:
-        settings = Settings() if settings is None else settings
-        if not isinstance(settings, Settings):
-            raise InvalidSettings(f"settings: a kharon.Settings, not {type(settings).__name__}")
-        log, in_thread = _log(where, settings)
-        self._queue = _Queue(log, settings, clock or WallClock(), in_thread=in_thread)
-
-    @enable_ki_protection  # what has been opened is closed, in good order, whenever a Ctrl-C comes
-    async def __aenter__(self) -> Kharon:
-        await self._queue.store.open()
-        if self._queue.snapshots is not None:
-            self._queue.snapshots.start()
-        if self._queue.keeper is not None:
-            self._queue.keeper.start()
-        return Kharon(self._queue, self._queue.settings.actor)
-
-    @enable_ki_protection
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            await self._queue.crew.stop()
-        finally:
-            if self._queue.snapshots is not None:
-                await self._queue.snapshots.stop()
-            if self._queue.keeper is not None:
-                await self._queue.keeper.stop()
-            await self._queue.store.close()
-
-
-def _log(where: str | os.PathLike[str] | EventLog, settings: Settings) -> tuple[EventLog, bool]:
-    """Return the log for a place, and whether it may be opened in a thread."""
-    if isinstance(where, (str, os.PathLike)):
-        name = os.fspath(where)
-        if name == MEMORY:
-            return MemoryLog(settings.memory_records), False
-        if not name or "://" in name:
-            raise InvalidSettings(f'where: {name!r} is neither a directory nor ":memory:"')
-        log = DirectoryLog(
-            name,
-            settings.segment_bytes,
-            reserve_bytes=settings.reserve_bytes,
-            allow_network_filesystem=settings.allow_network_filesystem,
-        )
-        return log, True
-    if not callable(getattr(where, "append", None)) or not callable(getattr(where, "sync", None)):
-        raise InvalidSettings(f'where: a directory, ":memory:", or an EventLog; not {type(where).__name__}')
-    return where, False

@@ -17,6 +17,7 @@ from kharon.model.delays import BackoffDelay, Delay, FixedDelay, as_seconds, del
 from kharon.model.events import Changes
 from kharon.model.limits import check_instant, check_json, check_name, check_nice, check_reason
 from kharon.model.ticket import Ticket, draft_of, seal
+from kharon.model.tubes import MAX_CLAIMS
 
 __all__ = [
     "OnConflict",
@@ -31,8 +32,11 @@ __all__ = [
     "extend",
     "fail",
     "id_of",
+    "limit",
+    "pause",
     "release",
     "restart",
+    "resume",
     "retry",
     "update",
 ]
@@ -72,22 +76,24 @@ def add(
 
 def add_many(
     tickets: Iterable[Ticket],
-    delay: Delay | None,
-    on_conflict: str,
-    after: Iterable[str],
-    after_group: str | None,
-    on_failure: str,
+    delay: Delay | None = None,
+    on_conflict: str = "replace",
+    after: Iterable[str] = (),
+    after_group: str | None = None,
+    on_failure: str = "run",
 ) -> list[c.Add]:
     """Return the commands of `Kharon.add_many`."""
-    ids = after if isinstance(after, str) else tuple(after)  # each is to be after all of them
+    if isinstance(tickets, Ticket) or not isinstance(tickets, Iterable):
+        raise InvalidTicket(f"add_many takes a list of tickets, not {type(tickets).__name__}; for one there is add")
+    ids = _after(after)  # once: an iterator would be empty for the second ticket
     return [add(ticket, delay, on_conflict, ids, after_group, on_failure) for ticket in tickets]
 
 
 def _after(after: Iterable[str]) -> tuple[str, ...]:
-    if not after:
-        return ()
     if isinstance(after, str):
         raise InvalidTicket(f"after: {after!r} is one id; give a list of ids: [{after!r}]")
+    if not isinstance(after, Iterable):
+        raise InvalidTicket(f"after: a list of ids, not {type(after).__name__}")
     ids = tuple(dict.fromkeys(check_name("after", id) for id in after))
     if len(ids) > _MAX_AFTER:
         raise InvalidTicket(
@@ -146,9 +152,9 @@ def retry(
     )
 
 
-def release(t: Ticket | str) -> c.Release:
+def release(t: Ticket | str, **changes: Any) -> c.Release:
     """Return the command of `Kharon.release`."""
-    return c.Release(*_target(t))
+    return c.Release(*_target(t), changes=_changes("release", changes) if changes else None)
 
 
 def extend(t: Ticket | str, seconds: Seconds) -> c.Extend:
@@ -169,6 +175,30 @@ def update(id: str, **changes: Any) -> c.Update:
 def delete(id: str) -> c.Delete:
     """Return the command of `Kharon.delete`."""
     return c.Delete(id_of(id))
+
+
+def pause(tube: str) -> c.Pause:
+    """Return the command of `Kharon.pause`."""
+    return c.Pause(check_name("tube", tube))
+
+
+def resume(tube: str) -> c.Resume:
+    """Return the command of `Kharon.resume`."""
+    return c.Resume(check_name("tube", tube))
+
+
+def limit(
+    tube: str, *, claimed: int | None = None, claims: int | None = None, period: Seconds | None = None
+) -> c.Limit:
+    """Return the command of `Kharon.limit`."""
+    if (claims is None) != (period is None):
+        raise InvalidTicket("limit: claims and period go together: at most so many claims in any period of that length")
+    seconds = None if period is None else as_seconds("period", period)
+    if seconds == 0:
+        raise InvalidTicket("period: 0 seconds; it is more than that, or None")
+    return c.Limit(
+        check_name("tube", tube), _number("claimed", claimed, None), _number("claims", claims, MAX_CLAIMS), seconds
+    )
 
 
 # --- what they share --------------------------------------------------------------------------------------------------
@@ -199,6 +229,15 @@ def _checked(delay: Delay) -> Delay:
 
 def _expire_in(value: Seconds | None) -> float | None:
     return None if value is None else as_seconds("expire_in", value)
+
+
+def _number(field: str, value: object, most: int | None) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (most is not None and value > most):
+        upto = "or more" if most is None else f"to {most}"
+        raise InvalidTicket(f"{field}: {value!r} is neither a whole number, 1 {upto}, nor None")
+    return int(value)
 
 
 def _changes(verb: str, values: dict[str, Any]) -> Changes:

@@ -25,6 +25,7 @@ from kharon.store.waiting import wait_out
 
 __all__ = ["Snapshots"]
 
+_NO_INDEX = 2  # what `main` returns
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from kharon.log.snapshot import main; sys.exit(main(lifeline=0))"
 
 
@@ -95,8 +96,8 @@ class Snapshots:
         finally:
             ended.set()
 
-    def _warn(self, why: object) -> None:
-        say(logging.WARNING, "no snapshot of %s: %s", self._directory, why)
+    def _warn(self, why: object, lacking: str = "snapshot") -> None:
+        say(logging.WARNING, "no %s of %s: %s", lacking, self._directory, why)
 
     async def _take(self) -> None:
         program = _PROGRAM.format(path=sys.path)
@@ -109,8 +110,8 @@ class Snapshots:
             return
         if status:
             why = said.decode("utf-8", "replace").strip().splitlines()
-            self._warn(why[-1] if why else status)
-        elif self._trims:
+            self._warn(why[-1] if why else status, "index" if status == _NO_INDEX else "snapshot")
+        if self._trims and status in {0, _NO_INDEX}:  # without an index a snapshot is none the worse
             self._trimmable = int((told.split() or [b"0"])[-1])
 
 

@@ -73,6 +73,7 @@ class Crew:
         self._ended = trio.Event()
         self._draining = False
         self._failure: BaseException | None = None
+        self._tubes = settings.tubes
 
     # --- run, drain, stop ---------------------------------------------------------------------------------------------
 
@@ -160,6 +161,19 @@ class Crew:
             task = None if task.parent_nursery is None else task.parent_nursery.parent_task
         return task is not None
 
+    # --- tubes --------------------------------------------------------------------------------------------------------
+
+    @property
+    def tubes(self) -> tuple[str, ...]:
+        """The tubes to claim from."""
+        return self._tubes
+
+    @tubes.setter
+    def tubes(self, tubes: tuple[str, ...]) -> None:
+        if tubes != self._tubes:
+            self._tubes = tubes
+            self._store.wake_all()  # idle workers look into the new ones, and wait for no others
+
     # --- time ---------------------------------------------------------------------------------------------------------
 
     async def _keep_time(self) -> None:
@@ -178,20 +192,19 @@ class Crew:
 
     async def _work(self, router: Router, worker: str) -> None:
         kh = self._view(worker)
-        tubes = self._settings.tubes
         settle: c.Settle | None = None
         while True:
             # A cancelled worker still settles what it has done, but takes nothing new.
             claim = not self._draining and trio.current_effective_deadline() > trio.current_time()
             by = CLOCK if isinstance(settle, c.Lapse) else worker
-            ticket = await self._store.turn(worker, tubes, settle, settle_by=by, claim=claim)
+            ticket = await self._store.turn(worker, self._tubes, settle, settle_by=by, claim=claim)
             settle = None
             if ticket is not None:
                 settle = await self._attempt(router, kh, worker, ticket)
             elif self._draining:
                 return
             else:
-                await self._store.wait_ready(tubes)
+                await self._store.wait_ready(self._tubes)  # which may be others by now
 
     async def _attempt(self, router: Router, kh: Any, worker: str, ticket: Ticket) -> c.Settle | None:
         """Run one attempt; return the settle that it comes to, or None if there is nothing left to settle."""

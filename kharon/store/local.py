@@ -20,7 +20,7 @@ import os
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -28,14 +28,17 @@ from trio.lowlevel import enable_ki_protection
 from kharon.errors import Closed, StorageFull
 from kharon.log.protocol import EventLog, HasSnapshots
 from kharon.log.record import CLOCK, Record
-from kharon.model.commands import Claim, Command, Context, Expire, Lapse, Release, Settle
+from kharon.model.commands import Claim, Command, Context, Expire, Lapse, Release, Request, Settle
 from kharon.model.commit import Commit
 from kharon.model.ending import grows
 from kharon.model.events import Event
 from kharon.model.projection import Projection
+from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
+from kharon.model.tubes import Tube
 from kharon.settings import Settings
 from kharon.store.commits import TRY_SECONDS, Commits, unknown_outcome
+from kharon.store.firing import Firing
 from kharon.store.helper import Helper, Syncer
 from kharon.store.protocol import Clock, Deliver, Effect
 from kharon.store.saying import say
@@ -91,6 +94,7 @@ class LocalStore:
             broke=self._broke,
             helper=helper,
         )
+        self._firing = Firing(self._projection.schedules)
         self._opened = False
         self._closed: str | None = "the queue has not been opened"
         self._process = os.getpid()
@@ -137,7 +141,7 @@ class LocalStore:
 
     def _replay(self, now: datetime, check_cancelled: Callable[[], None] | None) -> None:
         if isinstance(self._log, HasSnapshots) and (snapshot := self._log.load_snapshot()) is not None:
-            self._projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+            self._projection.load(snapshot.tickets, snapshot.seq, snapshot.at, snapshot.others)
         self._projection.promote(now)
         self._projection.fold(_watched(self._log.open(now), check_cancelled))
 
@@ -233,8 +237,9 @@ class LocalStore:
     # --- commands -----------------------------------------------------------------------------------------------------
 
     @enable_ki_protection
-    async def submit(self, commands: Sequence[Command], by: str) -> list[Ticket | None]:
-        """Decide commands as one commit, or refuse them all; return the ticket of each as it is then.
+    async def submit(self, commands: Sequence[Request], by: str) -> list[Ticket | None]:
+        """Decide commands as one commit, or refuse them all; return the ticket of each, if it is about one, as it is
+        then.
 
         Raises:
             KharonError: as `decide` refuses; nothing has changed.
@@ -252,7 +257,7 @@ class LocalStore:
             # others, and what was refused in sight of them, are told what holds now.
             return await self._submit(commands, by)
 
-    async def _submit(self, commands: Sequence[Command], by: str) -> list[Ticket | None]:
+    async def _submit(self, commands: Sequence[Request], by: str) -> list[Ticket | None]:
         self._check_open()
         try:
             return self._execute(commands, by)
@@ -272,7 +277,7 @@ class LocalStore:
         Raises:
             StorageFull: there was no room to give a claim back.
 
-        Cost: O(tubes + log n), and one wait for the commit group.
+        Cost: O(log n), with other tubes than the last time O(tubes log n); and one wait for the commit group.
         """
         with_claim = claim
         while True:
@@ -304,10 +309,11 @@ class LocalStore:
             if settle is not None:
                 self._settle(settle, settle_by)
             if claim and self._commits.may_grow():
-                self._projection.promote(self._clock.now())
+                now = self._clock.now()  # once: what is claimed is what may be claimed then, whatever the clock does
+                self._projection.promote(now)
                 ticket = self._projection.first_ready(tubes)
                 if ticket is not None:
-                    claimed = self._execute((Claim(ticket.id, worker),), worker)
+                    claimed = self._execute((Claim(ticket.id, worker),), worker, now)
         finally:
             await self._commits.durable()
         return claimed[0]
@@ -319,9 +325,9 @@ class LocalStore:
         else:  # the handler settled it, or the lease lapsed: either is in the log already
             _logger.debug("ticket %r: the claim of record %s is over already", settle.id, settle.claim)
 
-    def _execute(self, commands: Sequence[Command], by: str) -> list[Ticket | None]:
+    def _execute(self, commands: Sequence[Request], by: str, now: datetime | None = None) -> list[Ticket | None]:
         """Decide, fold and append, in one stretch: all of the commands, or, if one is refused, none."""
-        now = self._clock.now()
+        now = now or self._clock.now()
         projection = self._projection
         projection.promote(now)
         commit = Commit(projection, Context(now, random.random(), self._settings.process_time))  # noqa: S311 - spreads retries
@@ -332,7 +338,7 @@ class LocalStore:
             commit.undo()
             raise
         commit.keep()
-        return [projection.get(command.id) for command in commands]
+        return [projection.get(command.id) if isinstance(command, Command) else None for command in commands]
 
     def _append(self, effects: Sequence[Effect], by: str) -> None:
         if not effects:
@@ -350,7 +356,7 @@ class LocalStore:
         if self._idle:
             self._wake()
         if self._promised is not None:
-            coming = self._projection.next_instant(expiration=self._settings.expiration)
+            coming = self._coming()
             if coming is not None and coming < self._promised:
                 self._promised = None
                 self._earlier.set()
@@ -433,17 +439,16 @@ class LocalStore:
 
     @enable_ki_protection
     async def tick(self) -> float:
-        """Promote what has become due, lapse the leases that have ended, expire what is kept no longer.
+        """Promote what has become due, lapse the leases that have ended, expire what is kept no longer, fire schedules.
 
         Returns:
             The seconds until something will be due, more than 0; `math.inf` if nothing will; 0 if more is due now
             than one call does.
 
-        Cost: O(due log n), at most `_TICK_LIMIT` lapses and as many expiries.
+        Cost: O(due log n), at most `_TICK_LIMIT` lapses, as many expiries, and about as many firings.
         """
         await self._enter()
         now = self._clock.now()
-        projection = self._projection
         least = 0.0
         try:
             if await self._keep_up(now):
@@ -451,7 +456,7 @@ class LocalStore:
         except StorageFull:  # what was due still is: from the reserve at the next tick, or, if that is used up, later
             least = 0.0 if self._commits.group_grew else TRY_SECONDS
         self._earlier = trio.Event()
-        self._promised = projection.next_instant(expiration=self._settings.expiration)
+        self._promised = self._coming()
         if self._promised is None:
             self._promised = datetime.max.replace(tzinfo=now.tzinfo)
             return math.inf
@@ -459,7 +464,7 @@ class LocalStore:
         return max(least, (self._promised - self._clock.now()).total_seconds()) + 1e-6
 
     async def _keep_up(self, now: datetime) -> bool:
-        """Do what is due now, within the limit; return whether the limit was reached, so that more may be due."""
+        """Do what is due now, within the limit; return whether more may be due."""
         projection = self._projection
         lapsed = projection.lapsed(now, _TICK_LIMIT)
         expired = projection.expired(now, _TICK_LIMIT) if self._settings.expiration else []
@@ -469,13 +474,32 @@ class LocalStore:
                 self._lapse(ticket, _LEASE_ENDED)
             for ticket in expired:
                 self._execute((Expire(ticket.id),), CLOCK)
+            if self._commits.may_grow():
+                for commands in self._firing.due(now, _TICK_LIMIT):
+                    self._execute(commands, CLOCK)
             if self._idle:
                 self._wake()
             if self._commits.may_grow():
                 self._room.unpark_all()
         finally:
             await self._commits.durable()
-        return _TICK_LIMIT in (len(lapsed), len(expired))
+        firing = self._firing_at()
+        return _TICK_LIMIT in (len(lapsed), len(expired)) or (firing is not None and firing <= now)
+
+    def _coming(self) -> datetime | None:
+        """Return when something will be due by itself; None: nothing will."""
+        coming, firing = self._projection.next_instant(expiration=self._settings.expiration), self._firing_at()
+        return coming if firing is None else firing if coming is None else min(coming, firing)
+
+    def _firing_at(self) -> datetime | None:
+        """Return when a schedule will fire; without room, when that will be tried; None: none will."""
+        if not self._projection.schedules:
+            return None
+        now = self._clock.now()
+        instant = self._firing.coming(now)
+        if instant is None or self._commits.may_grow():
+            return instant
+        return max(instant, now + timedelta(seconds=TRY_SECONDS))
 
     async def wait_earlier(self) -> None:
         """Wait until something will be due earlier than the last `tick` said."""
@@ -502,6 +526,37 @@ class LocalStore:
             ticket = self._projection.get(id)
             if await self._still():
                 return ticket
+
+    async def tube(self, name: str) -> Tube:
+        """Return a tube as it is now, once that is durable. O(log n)."""
+        await self._enter()
+        while True:
+            self._projection.promote(self._clock.now())
+            tube = self._projection.tube(name)
+            if await self._still():
+                return tube
+
+    async def restricted(self) -> list[Tube]:
+        """Return the tubes that are paused or limited, by name, once that is durable. O(their number)."""
+        await self._enter()
+        while True:
+            self._projection.promote(self._clock.now())
+            tubes = [self._projection.tube(name) for name in self._projection.tubes.names()]
+            if await self._still():
+                return tubes
+
+    def fires_after(self, name: str) -> datetime:
+        """Return the instant after which a schedule that is set now fires first: what fired does not again. O(1)."""
+        now, schedule = self._clock.now(), self._projection.schedules.get(name)
+        return now if schedule is None or schedule.last is None else max(now, schedule.last)
+
+    async def schedules(self) -> list[Schedule]:
+        """Return what is scheduled, by name, once that is durable. O(n log n)."""
+        await self._enter()
+        while True:
+            found = self._projection.schedules.values()
+            if await self._still():
+                return found
 
     async def list(
         self, *, status: Status | None, type: str | None, tube: str | None, group: str | None, limit: int | None

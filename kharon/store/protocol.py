@@ -12,9 +12,11 @@ from datetime import datetime
 from typing import Protocol, TypeAlias
 
 from kharon.log.record import Record
-from kharon.model.commands import Command, Settle
+from kharon.model.commands import Request, Settle
 from kharon.model.projection import Effect
+from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
+from kharon.model.tubes import Tube
 
 __all__ = ["Clock", "Deliver", "Effect", "RecordReader", "Store"]
 
@@ -63,8 +65,11 @@ class Store(Protocol):
     async def close(self) -> None:
         """Make everything durable, and give the queue up."""
 
-    async def submit(self, commands: Sequence[Command], by: str) -> list[Ticket | None]:
-        """Decide commands as one commit, or refuse them all; return the ticket of each as it is then."""
+    async def submit(self, commands: Sequence[Request], by: str) -> list[Ticket | None]:
+        """Decide commands as one commit, or refuse them all; return the ticket of each as it is then.
+
+        That is None, too, for a command that is about no ticket.
+        """
 
     async def turn(
         self, worker: str, tubes: Sequence[str], settle: Settle | None, *, settle_by: str, claim: bool
@@ -81,13 +86,25 @@ class Store(Protocol):
         """Let everybody return from `wait_ready`."""
 
     async def tick(self) -> float:
-        """Do what time has made due: promote, lapse, expire. Return the seconds until something will be due."""
+        """Do what time has made due: promote, lapse, expire, fire. Return the seconds until something will be due."""
 
     async def wait_earlier(self) -> None:
         """Wait until something will be due earlier than the last `tick` said."""
 
     async def get(self, id: str) -> Ticket | None:
         """Return a ticket, or None."""
+
+    def fires_after(self, name: str) -> datetime:
+        """Return the instant after which a schedule of this name that is set now fires first."""
+
+    async def schedules(self) -> list[Schedule]:
+        """Return what is scheduled, by name."""
+
+    async def tube(self, name: str) -> Tube:
+        """Return a tube."""
+
+    async def restricted(self) -> list[Tube]:
+        """Return the tubes that are paused or limited."""
 
     async def list(
         self, *, status: Status | None, type: str | None, tube: str | None, group: str | None, limit: int | None

@@ -58,6 +58,10 @@ class Process:
         self._errors.seek(0)
         return self._errors.read().decode("utf-8", "backslashreplace")
 
+    @property
+    def running(self):
+        return self._popen.poll() is None
+
     def send(self, number):
         self._popen.send_signal(number)
 

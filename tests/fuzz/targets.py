@@ -192,7 +192,7 @@ def snapshot(data: bytes) -> str:
 
 def _check_state(found: Snapshot) -> None:
     projection = Projection()
-    projection.load(found.tickets, found.seq, found.at)
+    projection.load(found.tickets, found.seq, found.at, found.others)
     must(len(projection.tickets) == len(found.tickets), "two tickets of one id")
     projection.check()
     projection.promote(NOW)
@@ -279,7 +279,7 @@ def _replayed(files: SimulatedFiles) -> tuple[Projection, list[Record]]:
     try:
         found = log.load_snapshot()
         if found is not None:
-            projection.load(found.tickets, found.seq, found.at)
+            projection.load(found.tickets, found.seq, found.at, found.others)
         projection.promote(NOW)
         projection.fold(seen())
     finally:

@@ -44,7 +44,7 @@ def load(where: Path, log: DirectoryLog, now: datetime = LATER) -> Projection:
     projection = Projection()
     snapshot = log.load_snapshot()
     if snapshot is not None:
-        projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+        projection.load(snapshot.tickets, snapshot.seq, snapshot.at, snapshot.others)
     return projection.fold(log.open(now))
 
 
@@ -115,7 +115,9 @@ def _record(record: kharon.Record) -> Any:
 
 def _projection(projection: Projection, fields: Sequence[str]) -> dict[str, Any]:
     tickets = [_ticket(ticket, fields) for ticket in projection.tickets.values()]
-    return {"seq": projection.seq, "at": _plain(projection.at), "tickets": tickets}
+    seen = {"seq": projection.seq, "at": _plain(projection.at), "tickets": tickets}
+    others = [f"{type(other).__name__} {msgspec.json.encode(other).decode()}" for other in projection.others()]
+    return seen | {"others": others} if others else seen
 
 
 def _ticket(ticket: Draft, fields: Sequence[str]) -> Any:

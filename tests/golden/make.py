@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import trio
@@ -36,7 +37,7 @@ from kharon.log.retention import Limit, MayTrim, Policy, Retention, never
 from kharon.log.snapshot import take, trimmable
 from kharon.model import commands as c
 from kharon.model.commit import Commit
-from kharon.model.events import Changes
+from kharon.model.events import Changes, ScheduleSet
 from kharon.model.limits import check_json
 
 HERE = Path(__file__).parent
@@ -64,7 +65,7 @@ class Queue:
         self.projection = load(where, self.log, self.now)
         self.now = max(self.now, self.projection.at or self.now)
 
-    def do(self, by: str, *commands: c.Command, sync: bool = True) -> None:
+    def do(self, by: str, *commands: c.Request, sync: bool = True) -> None:
         """Decide commands, in one commit, and write it."""
         self.now += timedelta(seconds=0.25)
         commit = Commit(self.projection, c.Context(self.now, 0.5))
@@ -210,6 +211,16 @@ def successors(where: Path) -> None:
     queue.do("ann", c.Done("ended", keep=True, result=b'"first"'))
     queue.do("ann", add("ended", "second"), add("waiting", "second"))
     claimed(queue, "released")
+    queue.close()
+
+
+@scenario
+def moved(where: Path) -> None:
+    """Tickets that are given back changed: to another tube, out of their group, and in all that can be."""
+    queue = Queue(where)
+    claimed(queue, "elsewhere", "all")
+    queue.do("worker-1", c.Release("elsewhere", changes=Changes(tube="other")))
+    queue.do("worker-1", c.Release("all", changes=Changes(9, Raw(b'{"to":"bob"}'), "night", "g", BEGIN)))
     queue.close()
 
 
@@ -477,6 +488,61 @@ def _with_snapshots(where: Path) -> list[Path]:
     queue.do("ann", add("behind"), c.Delete("t1"))
     queue.close()
     return sorted((where / "snapshots").iterdir())
+
+
+@scenario
+def tubes(where: Path) -> None:
+    """Tubes that are paused, resumed and limited, claimed from, and moved between; two snapshots, and a tail."""
+    queue = Queue(where, SMALL)
+    queue.do("ann", c.Pause("night"), c.Limit("default", 3, 2, 60.0), c.Limit("free", 1), c.Limit("slow", None, 1, 0.5))
+    queue.do("bob", c.Pause("resumed"), c.Limit("free"))
+    queue.do("ann", c.Resume("resumed"))
+    claimed(queue, "a", "b", "moved", "kept")
+    queue.do("worker-1", c.Release("moved", changes=Changes(tube="night", nice=1)), c.Release("a"))
+    assert take(where) is not None
+    for number in range(6):
+        queue.do("ann", add(f"t{number}", tube="slow"))
+    claimed(queue, "t0", "a")
+    assert take(where) is not None
+    queue.do("ann", c.Resume("night"), c.Limit("default", None, 5, 3600.0))
+    claimed(queue, "t1")
+    queue.close()
+
+
+def _set(name: str, next_due: float, **fields: Any) -> c.SetSchedule:
+    payload = Raw(b'{"of":"\\u00fc"}')
+    due = BEGIN + timedelta(seconds=next_due)
+    return c.SetSchedule(name, ScheduleSet(name, "report", payload, "default", 512, due, **fields))
+
+
+def _fire(name: str, due: float, next_due: float | None) -> c.FireSchedule:
+    following = None if next_due is None else BEGIN + timedelta(seconds=next_due)
+    return c.FireSchedule(name, BEGIN + timedelta(seconds=due), following)
+
+
+@scenario
+def schedules(where: Path) -> None:
+    """Schedules that fire, pass over what was missed, end, are set anew and removed; two snapshots, a tail."""
+    queue = Queue(where, SMALL)
+    queue.do(
+        "ann",
+        _set("nightly", 3600, cron="30 2 * * *", tz="Europe/Berlin", group="g"),
+        _set("often", 1.5, every=1.5, catch_up="all"),
+        _set("gone", 60, every=60.0, catch_up="none"),
+    )
+    queue.pass_time(6)
+    queue.do("clock", *(_fire("often", number * 1.5, number * 1.5 + 1.5) for number in range(1, 5)))
+    queue.do("bob", c.RemoveSchedule("gone"), _set("ending", 9, every=60.0))
+    queue.do("clock", c.SkipSchedule("often", BEGIN + timedelta(seconds=9)))
+    assert take(where) is not None
+    for number in range(6, 10):
+        queue.pass_time(1.25)
+        queue.do("clock", _fire("often", number * 1.5, number * 1.5 + 1.5))
+    queue.do("clock", _fire("ending", 9, None))
+    claimed(queue, "often@2026-01-01T00:00:01.500000Z")
+    assert take(where) is not None
+    queue.do("ann", _set("often", 99, every=1.5), _set("over", 60, every=60.0), c.SkipSchedule("over", None))
+    queue.close()
 
 
 @scenario

@@ -132,7 +132,7 @@ def load(log: DirectoryLog, now: datetime = NOW) -> Projection:
     """Open a log as a store does: from the newest snapshot that is usable."""
     projection = Projection()
     if (snapshot := log.load_snapshot()) is not None:
-        projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+        projection.load(snapshot.tickets, snapshot.seq, snapshot.at, snapshot.others)
     return projection.fold(log.open(now))
 
 

@@ -186,7 +186,7 @@ def records_of(world: World, log: DirectoryLog, now: datetime, *, read_all: bool
         check_history(log, records)
         projection = Projection()
         if snapshot is not None:
-            projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+            projection.load(snapshot.tickets, snapshot.seq, snapshot.at, snapshot.others)
         assert projection.fold(behind).tickets == Projection().fold(records).tickets
         log.files.plan = plan
     return records

@@ -285,6 +285,7 @@ def test_a_reserve_that_cannot_be_given_up_ends_the_log(where, disk):
 def test_every_event_is_known_to_end_something_or_not():
     """Whoever adds an event decides: this list is here to make them."""
     growing = {"TicketAdded", "TicketClaimed", "LeaseExtended", "TicketRestarted", "TicketUpdated"}
+    growing |= {"TubePaused", "TubeResumed", "TubeLimited"}
     assert {event.__name__ for event in ENDING} == set(EVENTS) - growing
 
 
@@ -602,7 +603,7 @@ def test_a_real_directory_that_others_may_write_is_refused(where, mode):
     log.abandon()
 
 
-@pytest.mark.parametrize("name", ["LOCK", "log", "quarantine", "snapshots", "reserve"])
+@pytest.mark.parametrize("name", ["LOCK", "index", "log", "quarantine", "snapshots", "reserve"])
 def test_a_link_inside_of_the_queue_is_refused(where, tmp_path, name):
     sample(where, closed=True)
     if (where / name).exists():

@@ -414,7 +414,7 @@ class Trial:
             snapshot = log.load_snapshot()
             assert (snapshot.seq if snapshot else 0) == base
             if snapshot is not None:
-                projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+                projection.load(snapshot.tickets, snapshot.seq, snapshot.at, snapshot.others)
             records = list(log.open(moment(200)))
         finally:
             log.abandon()

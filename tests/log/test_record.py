@@ -19,6 +19,10 @@ from kharon.model.events import (
     LeaseExtended,
     LogClosed,
     LogRepaired,
+    ScheduleFired,
+    ScheduleRemoved,
+    ScheduleSet,
+    ScheduleSkipped,
     SegmentArchived,
     SegmentCompressed,
     SegmentTrimmed,
@@ -36,6 +40,9 @@ from kharon.model.events import (
     TicketRetried,
     TicketUnblocked,
     TicketUpdated,
+    TubeLimited,
+    TubePaused,
+    TubeResumed,
 )
 from kharon.model.limits import MAX_LINE_BYTES
 
@@ -70,6 +77,7 @@ GOLDEN: list[tuple[Event, str]] = [
     ),
     (TicketRetried("a", NOW), f'"id":"a","runat":"{T}"'),
     (TicketReleased("a"), '"id":"a"'),
+    (TicketReleased("a", Changes(tube="u")), '"id":"a","changes":{"tube":"u"}'),
     (TicketLapsed("a", NOW, "late"), f'"id":"a","runat":"{T}","error_reason":"late"'),
     (TicketRestarted("a", NOW), f'"id":"a","runat":"{T}"'),
     (TicketUpdated("a", Changes(group=None)), '"id":"a","changes":{"group":null}'),
@@ -77,6 +85,26 @@ GOLDEN: list[tuple[Event, str]] = [
     (TicketUnblocked("a", "b", "g", True), '"id":"a","ended":"b","group":"g","dropped":true'),
     (TicketDeleted("a"), '"id":"a"'),
     (TicketExpired("a"), '"id":"a"'),
+    (TubePaused("t"), '"tube":"t"'),
+    (TubeResumed("t"), '"tube":"t"'),
+    (TubeLimited("t"), '"tube":"t"'),
+    (TubeLimited("t", 1, 2, 0.5), '"tube":"t","claimed":1,"claims":2,"period":0.5'),
+    (
+        ScheduleSet("s", "t", Raw(b"[1]"), "default", 512, NOW, None, None, 60.0),
+        f'"name":"s","type":"t","payload":[1],"tube":"default","nice":512,"next_due":"{T}","every":60.0',
+    ),
+    (
+        ScheduleSet("s", "t", Raw(b"1"), "u", 5, NOW, "g", "0 7 * * 1", None, "Asia/Tokyo", "all"),
+        (
+            f'"name":"s","type":"t","payload":1,"tube":"u","nice":5,"next_due":"{T}","group":"g","cron":"0 7 * * 1",'
+            '"tz":"Asia/Tokyo","catch_up":"all"'
+        ),
+    ),
+    (ScheduleFired("s", NOW), f'"name":"s","due":"{T}"'),
+    (ScheduleFired("s", NOW, NOW), f'"name":"s","due":"{T}","next_due":"{T}"'),
+    (ScheduleSkipped("s"), '"name":"s"'),
+    (ScheduleSkipped("s", NOW), f'"name":"s","next_due":"{T}"'),
+    (ScheduleRemoved("s"), '"name":"s"'),
     (LogClosed(), ""),
     (
         TailCut("log/1.jsonl", 7, 8, "quarantine/1-7"),

@@ -16,7 +16,9 @@ from kharon.errors import CorruptLog, KharonError
 from kharon.log import packed
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OsFiles
+from kharon.log.index import write_missing
 from kharon.log.moves import ARCHIVE
+from kharon.log.protocol import LogReader
 from kharon.log.record import Record
 from kharon.log.retention import Limit, Policy, Retention, Sealed, never, next_step
 from kharon.log.segment import LiveReader
@@ -54,9 +56,16 @@ def told(records: list[Record]) -> list[Record]:
 def live(log: DirectoryLog, after: int = 0, id: str | None = None) -> list[Record]:
     reader = log.reader(after, id)
     try:
-        return reader.read(10_000, log.written)
+        return to_the_end(reader, log)
     finally:
         reader.close()
+
+
+def to_the_end(reader: LogReader, log: DirectoryLog) -> list[Record]:
+    records = []
+    while reader.seq < log.written:
+        records += reader.read(10_000, log.written)
+    return records
 
 
 def names(folder: Path) -> list[str]:
@@ -384,6 +393,25 @@ def test_readers_that_fell_behind_a_trim_are_told(where, log):
     with pytest.raises(KharonError, match=f"was trimmed while the log was being read; .* record {first}"):
         list(records)
     assert end is None or end < first
+    inside.close()
+    early.close()
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_readers_of_one_ticket_that_fell_behind_a_trim_are_told(where, log, indexed):
+    """They may lack what was trimmed: a history that hides that would be taken for the whole."""
+    if indexed:
+        assert write_missing(where, segments(where)) > 2
+    upto = log._places[2].first - 1
+    inside, early = log.reader(0, "x"), log.reader(0, "x")
+    assert (inside.read(1, 1), inside.seq) == ([], 1)
+    carry_out(log, Retention(log, TRIM, may_trim=lambda seq: seq <= upto))
+    first = log._places[0].first
+    put(log, added("x"), at=99999)
+    with pytest.raises(KharonError, match=f"has been trimmed: this reader fell behind.* record {first}"):
+        to_the_end(inside, log)
+    found = to_the_end(early, log)
+    assert [record.seq for record in found] == [log.seq], "one that has not begun begins where the history does"
     inside.close()
     early.close()
 

@@ -35,7 +35,7 @@ def opened(where: Path, *, snapshots: bool = True) -> tuple[DirectoryLog, Projec
     projection = Projection()
     try:
         if snapshots and (snapshot := log.load_snapshot()) is not None:
-            projection.load(snapshot.tickets, snapshot.seq, snapshot.at)
+            projection.load(snapshot.tickets, snapshot.seq, snapshot.at, snapshot.others)
         before = projection.seq
         projection.fold(log.open(NOW))
     except BaseException:

@@ -16,6 +16,7 @@ from kharon.errors import Closed, CorruptLog, KharonError
 from kharon.log import packed
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OsFiles
+from kharon.log.index import write_missing
 from kharon.log.moves import ARCHIVE, OWNER, name_archive, open_moving
 from kharon.log.newfile import write_new
 from kharon.log.record import Record
@@ -847,9 +848,15 @@ def told(records: list[Record]) -> list[int]:
 
 def test_the_history_that_is_left_can_be_read_live(where):
     log = begin(where)
-    reader = log.reader(id="last")
-    assert [record.event.id for record in reader.read(10_000, log.written)] == ["last"]
-    reader.close()
+    for indexed in (False, True):
+        if indexed:
+            assert write_missing(where, segments(where)) > 1
+        reader = log.reader(id="last")
+        found = []
+        while reader.seq < log.written:
+            found += reader.read(100, log.written)
+        assert [record.event.id for record in found] == ["last"]
+        reader.close()
     reader = log.reader()
     seqs = []
     while reader.seq < log.written:

@@ -486,6 +486,12 @@ def test_release_is_pending_at_once_and_its_attempt_not_counted():
     given(ADDED, CLAIMED, e.TicketReleased("t")).when(c.Claim("t", "w")).then(e.TicketClaimed("t", 1, at(33), "w"))
 
 
+def test_release_may_change_the_ticket():
+    changes = e.Changes(tube="u")
+    after = given(ADDED, CLAIMED).when(c.Release("t", 2, changes=changes)).then(e.TicketReleased("t", changes))
+    assert (after.tube, after.attempts, after.claim) == ("u", 0, None)
+
+
 def test_release_keeps_the_reason_of_the_attempt_before():
     events = (ADDED, CLAIMED, e.TicketRetried("t", EPOCH, "no route"), e.TicketClaimed("t", 2, at(60), "w"))
     after = given(*events).when(c.Release("t", 4)).then(e.TicketReleased("t"))

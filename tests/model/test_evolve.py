@@ -122,6 +122,11 @@ def test_an_event_about_no_ticket_is_refused(event):
             dict(runat=LATER, error_reason="again", nice=1, _payload=b"[]", tube="slow", group=None, **ENDED),
         ),
         (CLAIMED, e.TicketReleased("t"), dict(attempts=2, **FREE)),
+        (
+            CLAIMED,
+            e.TicketReleased("t", e.Changes(1, Raw(b"[]"), "u", "h", LATER)),
+            dict(attempts=2, nice=1, _payload=b"[]", tube="u", group="h", runat=LATER, **FREE) | {"joined": 12},
+        ),
         (CLAIMED, e.TicketLapsed("t", LATER, "lapsed"), dict(runat=LATER, error_reason="lapsed", **FREE)),
         (
             KEPT,

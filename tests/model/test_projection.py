@@ -250,7 +250,7 @@ def test_tubes_are_claimed_from_as_one_line():
 def test_an_empty_tube_is_forgotten():
     made = projection(*(added(str(n), tube=f"tube-{n}") for n in range(50)), promoted=9)
     assert drained(made, *(f"tube-{n}" for n in range(50))) == [str(n) for n in range(50)]
-    assert not made._ready
+    assert not made._heads.ready
 
 
 def test_an_update_moves_a_ticket_between_tubes_and_indexes():
@@ -490,7 +490,7 @@ def test_check_sees_a_ticket_that_was_never_sealed():
         made.check()
 
 
-@pytest.mark.parametrize("index", ["_ready", "_waiting", "_leases", "_expiring"])
+@pytest.mark.parametrize("index", ["_waiting", "_leases", "_expiring"])
 def test_check_sees_an_index_that_says_something_else(index):
     made = projection(
         added("a"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import history, model, reading, recovery, runtime, store, waiting, writing
+from . import audit, history, model, reading, recovery, runtime, schedules, store, tubes, waiting, writing
 from .mutant import Mutant
 
 __all__ = ["MUTANTS"]
@@ -14,8 +14,11 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *reading.MUTANTS,
     *recovery.MUTANTS,
     *history.MUTANTS,
+    *audit.MUTANTS,
     *store.MUTANTS,
     *model.MUTANTS,
     *waiting.MUTANTS,
     *runtime.MUTANTS,
+    *schedules.MUTANTS,
+    *tubes.MUTANTS,
 )

@@ -71,8 +71,8 @@ MUTANTS: Final = (
         name="audit-reads-what-is-being-written",
         thought="A file is read to its end.",
         file=AUDIT_READING,
-        before="return super().readinto(view[: max(0, self.stat.st_size - self.tell())])",
-        after="return super().readinto(view)",
+        before="count = super().readinto(view[: max(0, self.stat.st_size - self.tell())])",
+        after="count = super().readinto(view)",
         tests=(TEST_AUDIT,),
     ),
 )

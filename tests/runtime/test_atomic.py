@@ -33,6 +33,11 @@ VERBS = [
     "restart",
     "update",
     "delete",
+    "pause",
+    "resume",
+    "limit",
+    "schedule",
+    "unschedule",
 ]
 
 
@@ -109,6 +114,11 @@ SAME = {
     "update": lambda q, t: q.update("a", tube="slow", group=None),
     "delete": lambda q, t: q.delete("a"),
     "delete nobody": lambda q, t: q.delete("nobody"),
+    "pause": lambda q, t: q.pause("default"),
+    "resume": lambda q, t: q.resume("paused"),
+    "limit": lambda q, t: q.limit("default", claimed=2, claims=9, period=timedelta(minutes=1)),
+    "schedule": lambda q, t: q.schedule("hourly", every=3600, ticket=Ticket("hourly", "t")),
+    "unschedule": lambda q, t: q.unschedule("daily"),
 }
 
 
@@ -120,6 +130,8 @@ async def test_a_verb_does_what_the_queues_does(how, mock_clock):
             await kh.add(Ticket("a", "t", group="g", nice=600))
             await kh.add(Ticket("ended", "t"))
             await kh.fail("ended")
+            await kh.pause("paused")
+            await kh.schedule("daily", every=86400, ticket=Ticket("daily", "t"))
             ticket = await claimed(kh, "c")
             as_ann = kh.acting_as("ann")
             if atomic:
@@ -290,7 +302,7 @@ async def test_a_block_that_has_ended_takes_nothing_more(kh):
         tx.add(Ticket("a", "t"))
     with pytest.raises(kharon.InvalidTransition, match="has ended"):
         tx.delete("a")
-    with pytest.raises(kharon.InvalidTransition, match="has ended"):
+    with pytest.raises(kharon.InvalidTransition, match="has begun before"):
         await tx.__aenter__()
     with pytest.raises(kharon.InvalidTransition, match="has ended"):
         tx.add_many([Ticket("b", "t")])

@@ -380,6 +380,16 @@ async def test_history_is_read_to_its_end(tmp_path):
 
 
 @pytest.mark.parametrize("where", [":memory:", "directory"])
+async def test_an_id_that_is_no_text_has_no_history(where, tmp_path):
+    async with kharon.open(where if where == ":memory:" else tmp_path / "queue") as kh:
+        await kh.add(Ticket(r"\udcff", "t", payload=r"\udcff"))
+        assert len(await kh.history(r"\udcff")) == 1
+        assert await kh.history("\udcff") == []
+        with pytest.raises(kharon.TicketNotFound, match="udcff"):
+            await kh.wait("\udcff")
+
+
+@pytest.mark.parametrize("where", [":memory:", "directory"])
 async def test_records_are_all_there_are_in_order(where, tmp_path):
     async with kharon.open(where if where == ":memory:" else tmp_path / "queue") as kh:
         await kh.add_many(Ticket(str(number), "t") for number in range(700))

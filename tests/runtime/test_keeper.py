@@ -96,6 +96,20 @@ async def test_a_queue_that_is_opened_again_trims_with_the_snapshots_that_are_th
     assert audit.verify(where).first > 1
 
 
+async def test_a_queue_trims_though_its_index_cannot_be_written(where, caplog):
+    """The index is a cache; and room for it may be what is lacking."""
+    async with kharon.open(where):
+        pass
+    (where / "index").write_text("in the way")
+    settings = Settings(snapshot_bytes=1, trim_after=0.001, fsync="never", **SMALL)
+    async with kharon.open(where, settings) as kh:
+        with trio.fail_after(60):
+            while kh.first_record == 1:
+                await fill(kh, 10)
+    assert "no index of" in caplog.text
+    assert audit.verify(where).first > 1
+
+
 async def test_nothing_is_trimmed_that_only_one_snapshot_holds_or_that_is_not_there_any_more(where):
     settings = Settings(snapshot_bytes=1 << 30, trim_beyond_bytes=1, fsync="never", **SMALL)
     async with kharon.open(where, settings) as kh:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -74,6 +75,21 @@ async def test_what_is_finished_while_one_is_taken_is_not_due_before_there_is_en
     await snapshots.stop()
 
 
+async def test_what_may_be_trimmed_is_known_though_no_index_could_be_written(tmp_path, monkeypatch, caplog):
+    async def run(command):
+        return 2, b"17\n", b"no room"
+
+    monkeypatch.setattr("kharon.runtime.snapshots._run", run)
+    monkeypatch.setattr("kharon.runtime.snapshots.kept_since", lambda *_: 17)
+    snapshots = Snapshots(DirectoryLog(tmp_path / "queue"), 1000, trims=True)
+    snapshots.start()
+    await trio.testing.wait_all_tasks_blocked()
+    assert "no index of" in caplog.text
+    assert snapshots.may_trim(17)
+    assert not snapshots.may_trim(18)
+    await snapshots.stop()
+
+
 async def test_no_snapshot_is_taken_if_none_is_wanted(tmp_path):
     where = tmp_path / "queue"
     settings = kharon.Settings(segment_bytes=4096, snapshot_bytes=None, fsync="never")
@@ -112,6 +128,21 @@ async def test_the_process_is_looked_after_by_system_tasks_alone(tmp_path, monke
         system = [task for nursery in nurseries for task in nursery.child_tasks if "Snapshots" in task.name]
         assert len(system) == 1
         assert system[0].child_nurseries == []
+
+
+async def test_the_process_writes_the_index_too(tmp_path, caplog):
+    where = tmp_path / "queue"
+    async with kharon.open(where, SMALL) as kh:
+        await kh.add_many([kharon.Ticket(f"t{number}", "x") for number in range(100)])
+        await until(lambda: (where / "index").is_dir() and list((where / "index").glob("*.idx")))
+        assert [record.event.id for record in await kh.history("t1")] == ["t1"]
+    assert caplog.text == ""
+    shutil.rmtree(where / "index")
+    (where / "index").write_text("in the way")
+    async with kharon.open(where, SMALL) as kh:
+        await kh.add_many([kharon.Ticket(f"u{number}", "x") for number in range(100)])
+        await until(lambda: "no index of" in caplog.text)
+    assert "no snapshot of" not in caplog.text
 
 
 async def test_closing_ends_the_process_that_takes_one(tmp_path, monkeypatch):

@@ -1,0 +1,143 @@
+"""All public names, imported: what `kharon` shows.
+
+Apart from `kharon/__init__.py`, so that nothing is imported before it is asked for: the command's help must not wait
+for Trio. A new public name is imported here, and listed in both.
+"""
+
+from __future__ import annotations
+
+from kharon.audit import (
+    Anchor,
+    Attempt,
+    Diff,
+    Explanation,
+    Follower,
+    Life,
+    Outcome,
+    Phase,
+    Reason,
+    Report,
+    Span,
+    Step,
+    TicketChange,
+    Timeline,
+    Totals,
+    UnknownEvents,
+    Who,
+    anchor,
+    diff,
+    explain,
+    follow,
+    history,
+    read,
+    replay,
+    timeline,
+    verify,
+)
+from kharon.errors import (
+    AnchorMissing,
+    Closed,
+    CommitOutcomeUnknown,
+    CorruptLog,
+    FinalizerInGroup,
+    HandlerNotFound,
+    InvalidAnchor,
+    InvalidSettings,
+    InvalidTicket,
+    InvalidTransition,
+    KharonError,
+    LeaseLost,
+    LogReplaced,
+    QueueLocked,
+    StorageFull,
+    TicketExists,
+    TicketFailedError,
+    TicketNotFound,
+    UnknownFormat,
+)
+from kharon.log.protocol import EventLog, LogReader
+from kharon.log.record import Record
+from kharon.log.repair import Cut, Repair, repair
+from kharon.model.delays import BackoffDelay, FixedDelay
+from kharon.model.projection import Projection
+from kharon.model.schedules import Schedule
+from kharon.model.ticket import Status, Ticket
+from kharon.model.tubes import Limit, Tube
+from kharon.runtime.kharon import Kharon
+from kharon.runtime.opening import open_queue as open  # noqa: A004 - kharon.open is the name
+from kharon.runtime.router import Router
+from kharon.runtime.stats import Counts, Histogram, Stats
+from kharon.runtime.streams import RecordStream
+from kharon.settings import Settings
+from kharon.store.protocol import Clock
+
+__all__ = [
+    "Anchor",
+    "AnchorMissing",
+    "Attempt",
+    "BackoffDelay",
+    "Clock",
+    "Closed",
+    "CommitOutcomeUnknown",
+    "CorruptLog",
+    "Counts",
+    "Cut",
+    "Diff",
+    "EventLog",
+    "Explanation",
+    "FinalizerInGroup",
+    "FixedDelay",
+    "Follower",
+    "HandlerNotFound",
+    "Histogram",
+    "InvalidAnchor",
+    "InvalidSettings",
+    "InvalidTicket",
+    "InvalidTransition",
+    "Kharon",
+    "KharonError",
+    "LeaseLost",
+    "Life",
+    "Limit",
+    "LogReader",
+    "LogReplaced",
+    "Outcome",
+    "Phase",
+    "Projection",
+    "QueueLocked",
+    "Reason",
+    "Record",
+    "RecordStream",
+    "Repair",
+    "Report",
+    "Router",
+    "Schedule",
+    "Settings",
+    "Span",
+    "Stats",
+    "Status",
+    "Step",
+    "StorageFull",
+    "Ticket",
+    "TicketChange",
+    "TicketExists",
+    "TicketFailedError",
+    "TicketNotFound",
+    "Timeline",
+    "Totals",
+    "Tube",
+    "UnknownEvents",
+    "UnknownFormat",
+    "Who",
+    "anchor",
+    "diff",
+    "explain",
+    "follow",
+    "history",
+    "open",
+    "read",
+    "repair",
+    "replay",
+    "timeline",
+    "verify",
+]

@@ -1,0 +1,89 @@
+"""Records and tickets as plain fields, for whoever shows or exports them: one flat mapping each, the names of the log.
+
+The values are str, int, bool, None, UTC datetimes, lists of str, and `msgspec.Raw` for what is JSON (payload, result,
+changes), which is passed on as the ASCII bytes that stand in the log and is never parsed. `msgspec.json` writes all of
+these as the log does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from msgspec import NODEFAULT, Raw, structs
+
+from kharon.log.record import Record
+from kharon.model.events import EVENTS, Changes, Event
+from kharon.model.ticket import Status, Ticket
+
+__all__ = ["STATES", "event_fields", "record_fields", "state_of", "ticket_fields"]
+
+STATES: Final = ("ready", "claimed", "delayed", "blocked", "done", "failed", "cancelled")
+"""What `state_of` can say."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+_FIELDS: Final = {cls: [(f.name, f.encode_name, f.default) for f in structs.fields(cls)] for cls in EVENTS.values()}
+
+
+def event_fields(event: Event) -> dict[str, Any]:
+    """Return an event's own fields by their names in the log, those left out that are absent there. O(fields)."""
+    fields: dict[str, Any] = {}
+    for name, written, default in _FIELDS[type(event)]:
+        value = getattr(event, name)
+        if default is NODEFAULT or value != default:
+            fields[written] = Raw(_encode(value)) if isinstance(value, Changes) else value
+    return fields
+
+
+def record_fields(record: Record) -> dict[str, Any]:
+    """Return a record as one flat mapping: seq, at, by, event, its own fields, part, durable, hash. O(fields)."""
+    return {
+        "seq": record.seq,
+        "at": record.at,
+        "by": record.by,
+        "event": type(record.event).__name__,
+        **event_fields(record.event),
+        "part": list(record.part),
+        "durable": record.durable,
+        "hash": record.hash,
+    }
+
+
+def ticket_fields(ticket: Ticket, now: datetime) -> Mapping[str, Any]:
+    """Return a ticket as one flat mapping, every field in every ticket, with its `state` at `now`. O(fields)."""
+    return {
+        "id": ticket.id,
+        "type": ticket.type,
+        "status": ticket.status.value,
+        "state": state_of(ticket, now),
+        "tube": ticket.tube,
+        "nice": ticket.nice,
+        "runat": ticket.runat,
+        "group": ticket.group,
+        "attempts": ticket.attempts,
+        "ctime": ticket.ctime,
+        "mtime": ticket.mtime,
+        "lease_until": ticket.lease_until,
+        "worker": ticket.worker,
+        "expire_at": ticket.expire_at,
+        "error_reason": ticket.error_reason,
+        "blocked_by": list(ticket.blocked_by),
+        "version": ticket.version,
+        "payload": Raw(ticket._payload),
+        "result": None if ticket._result is None else Raw(ticket._result),
+    }
+
+
+def state_of(ticket: Ticket, now: datetime) -> str:
+    """Return where a ticket stands at `now`: its status, or, for a pending one, what follows from its fields. O(1)."""
+    if ticket.status is not Status.PENDING:
+        return ticket.status.value
+    if ticket.claim is not None:
+        return "claimed"
+    if ticket.blocked_by:
+        return "blocked"
+    return "ready" if ticket.runat is None or ticket.runat <= now else "delayed"

@@ -1,0 +1,227 @@
+"""What a log says happened, as a workload that can be run again under other settings.
+
+`Recorder` folds records to a `Workload`: when which ticket was added, what people did to it, and for each attempt how
+long it ran and how it ended. What is a setting's doing (which worker took it and when, how long it backed off, that it
+lapsed) is left out: it is what a simulation finds out anew. The running itself, through the real engine in virtual
+time, is in `kharon.cli.simulation`; this module is pure.
+
+What a log cannot say is taken to be so:
+
+- An attempt that lapsed would never have ended: how long it would have run is not recorded. It lapses again, whatever
+  the lease.
+- An attempt beyond those that were recorded ends as the last one of that ticket did; if there was none, as the last
+  one of its type did; else it is done at once.
+- An attempt that was released, or cut off with its process, did not happen: a simulation has no deployments and no
+  crashes.
+- A retry was an exception's, not asked for by the handler with a delay of its own, if a backoff is given.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Final
+
+import attrs
+
+from kharon.log.record import Record
+from kharon.model import events as e
+from kharon.model.evolve import evolve
+from kharon.model.ticket import Ticket
+
+__all__ = ["Act", "Ending", "Recorder", "Run", "Workload", "record_workload"]
+
+
+class Ending(enum.StrEnum):
+    """How an attempt ended."""
+
+    ACKED = "acked"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    RETRIED = "retried"
+    LAPSED = "lapsed"
+
+
+@attrs.frozen(slots=True)
+class Run:
+    """One attempt as it was recorded.
+
+    Attributes:
+        seconds: how long it ran, or until its lease ended.
+        ending: how it ended. RETRIED also if it failed only because no attempts were left.
+        delay: if it was retried, seconds until it was due again; else None.
+        keep: whether a cancelled ticket was kept.
+        expire_in: seconds after which a kept ticket was to be removed; None: never.
+        extends: when it extended its lease, in seconds after its beginning, and to how many seconds from then.
+    """
+
+    seconds: float
+    ending: Ending
+    delay: float | None = None
+    keep: bool = False
+    expire_in: float | None = None
+    extends: tuple[tuple[float, float], ...] = ()
+
+
+@attrs.frozen(slots=True)
+class Act:
+    """Something that was done to the queue from outside: an adding, or what a person did to a ticket.
+
+    Attributes:
+        at: when, UTC.
+        event: what came of it.
+    """
+
+    at: datetime
+    event: e.TicketEvent
+
+
+@attrs.define(slots=True)
+class Workload:
+    """What there was to do.
+
+    Attributes:
+        begin, end: the times of the first and the last record; None if there is none.
+        acts: in order.
+        runs: the attempts of each ticket, by its id, in order.
+        typical: of each type the last attempt that came to an end by itself.
+        tubes: those that something was claimed from, in the order in which they came first.
+        workers: how many different workers claimed something.
+        process_time: the lease that most claims were given, in seconds; None if there was no claim.
+        max_attempts: after how many attempts tickets failed for want of more; None if none did.
+        unknown: how many attempts lapsed, so that nobody knows how long they would have run.
+    """
+
+    begin: datetime | None = None
+    end: datetime | None = None
+    acts: list[Act] = attrs.field(factory=list)
+    runs: dict[str, list[Run]] = attrs.field(factory=dict)
+    typical: dict[str, Run] = attrs.field(factory=dict)
+    tubes: list[str] = attrs.field(factory=list)
+    workers: int = 0
+    process_time: float | None = None
+    max_attempts: int | None = None
+    unknown: int = 0
+
+
+def record_workload(records: Iterable[Record]) -> Workload:
+    """Return the workload of a log, from its first record on. O(records), in time and in memory."""
+    recorder = Recorder()
+    for record in records:
+        recorder.add(record)
+    return recorder.workload()
+
+
+_NO_MORE: Final = "(no attempts left after "
+_BY_SEVERAL: Final = (e.TicketAdded, e.TicketUpdated, e.TicketDeleted, e.TicketRestarted)
+
+
+class Recorder:
+    """`record_workload`, for whoever has the records one by one."""
+
+    def __init__(self) -> None:
+        self._load = Workload()
+        self._tickets: dict[str, Ticket] = {}
+        self._begun: dict[str, datetime] = {}
+        self._extends: dict[str, list[tuple[float, float]]] = {}
+        self._workers: set[str] = set()
+        self._leases: Counter[float] = Counter()
+
+    def workload(self) -> Workload:
+        """Return what was recorded so far."""
+        load = self._load
+        load.workers = len(self._workers)
+        load.process_time = max(self._leases, key=lambda lease: (self._leases[lease], lease), default=None)
+        return load
+
+    def add(self, record: Record) -> None:
+        """Take one record. O(1)."""
+        load, event, at = self._load, record.event, record.at
+        load.begin, load.end = load.begin or at, at
+        if not isinstance(event, e.TicketEvent):
+            return
+        before = self._tickets.get(event.id)
+        if before is None and not isinstance(event, e.TicketAdded):
+            return  # the log's beginning was trimmed
+        after = evolve(before, event, record.seq, at)
+        if after is None:
+            del self._tickets[event.id]
+        else:
+            self._tickets[event.id] = after
+        claimed = before is not None and before.claim is not None
+        if isinstance(event, e.TicketClaimed):
+            self._claim(event, before, at)
+        elif isinstance(event, e.LeaseExtended):
+            begun = self._begun.get(event.id, at)
+            extend = ((at - begun).total_seconds(), (event.lease_until - at).total_seconds())
+            self._extends.setdefault(event.id, []).append(extend)
+        elif isinstance(event, _BY_SEVERAL) or (not claimed and not self._is_the_clocks(event)):
+            load.acts.append(Act(at, event))
+        if before is not None and claimed and (after is None or after.claim != before.claim):
+            self._end(before, event, record)
+
+    def _is_the_clocks(self, event: e.TicketEvent) -> bool:
+        """Return whether an event comes by itself. A failure right after a lapse does: it was its attempt's last."""
+        if isinstance(event, e.TicketFailed) and _NO_MORE in (event.error_reason or ""):
+            self._load.max_attempts = _attempts(event.error_reason or "")
+            return True
+        return isinstance(event, (e.TicketExpired, e.TicketLapsed))
+
+    def _claim(self, event: e.TicketClaimed, before: Ticket | None, at: datetime) -> None:
+        self._begun[event.id] = at
+        self._workers.add(event.worker)
+        self._leases[round((event.lease_until - at).total_seconds(), 3)] += 1
+        if before is not None and before.tube not in self._load.tubes:
+            self._load.tubes.append(before.tube)
+
+    def _end(self, before: Ticket, event: e.TicketEvent, record: Record) -> None:
+        begun = self._begun.pop(event.id, record.at)
+        extends = tuple(self._extends.pop(event.id, ()))
+        run = self._run(before, event, (record.at - begun).total_seconds(), record.at, extends)
+        if run is None:
+            return
+        self._load.runs.setdefault(event.id, []).append(run)
+        if run.ending is Ending.LAPSED:
+            self._load.unknown += 1
+        else:
+            self._load.typical[before.type] = run
+
+    def _run(
+        self,
+        before: Ticket,
+        event: e.TicketEvent,
+        seconds: float,
+        at: datetime,
+        extends: tuple[tuple[float, float], ...],
+    ) -> Run | None:
+        match event:
+            case e.TicketDone(keep=keep, expire_at=until):
+                ending = Ending.DONE if keep else Ending.ACKED
+                return Run(seconds, ending, expire_in=_seconds(until, at), extends=extends)
+            case e.TicketFailed(error_reason=reason, expire_at=until):
+                if _NO_MORE in (reason or ""):
+                    self._load.max_attempts = _attempts(reason or "")
+                    return Run(seconds, Ending.RETRIED, extends=extends)
+                return Run(seconds, Ending.FAILED, expire_in=_seconds(until, at), extends=extends)
+            case e.TicketCancelled(keep=keep, expire_at=until):
+                return Run(seconds, Ending.CANCELLED, keep=keep, expire_in=_seconds(until, at), extends=extends)
+            case e.TicketRetried(runat=runat):
+                return Run(seconds, Ending.RETRIED, delay=_seconds(runat, at), extends=extends)
+            case e.TicketLapsed() if before.lease_until is not None and at >= before.lease_until - timedelta(seconds=1):
+                return Run(seconds, Ending.LAPSED, extends=extends)
+            case e.TicketDeleted():  # the deletion is an act; but for it the attempt would have gone on for a while
+                return Run(seconds, Ending.ACKED)
+            case _:
+                return None  # released, or cut off with its process
+
+
+def _seconds(until: datetime | None, at: datetime) -> float | None:
+    return None if until is None else max(0.0, (until - at).total_seconds())
+
+
+def _attempts(reason: str) -> int | None:
+    count = reason.rpartition(_NO_MORE)[2].rstrip(")")
+    return int(count) if count.isdecimal() and len(count) < 10 else None

@@ -1,0 +1,70 @@
+"""The command that makes a page: `report`. What is on it is the business of `kharon.web.report`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from datetime import datetime
+from pathlib import Path
+
+from kharon.cli.failures import Usage
+from kharon.cli.looking import reading
+from kharon.cli.output import Output
+from kharon.web.report import report
+
+__all__ = ["reported"]
+
+
+def reported(out: Output, queue: Path, id: str | None, to: Path, now: datetime, *, force: bool) -> None:
+    """Write a page about a queue, or about one of its tickets.
+
+    Raises:
+        Usage: there is a file of that name, and it is not to be replaced; or `--json` beside a page on stdout.
+        TicketNotFound: there never was such a ticket.
+    """
+    on_stdout = str(to) == "-"
+    if on_stdout and out.json:
+        raise Usage("--json: -o - writes the page itself to stdout; name a file, or leave --json out")
+    if not on_stdout:
+        _check(to, force=force)
+    with reading(out, queue):
+        page = report(queue, id, now=now)
+    if on_stdout:
+        out.page(page)
+        return
+    _write(to, page, force=force)
+    if out.json:
+        out.object({"to": str(to), "id": id, "bytes": len(page)})
+    else:
+        out.say(f"{to}: open it in a browser; it needs nothing else")
+
+
+def _check(to: Path, *, force: bool) -> None:
+    """Refuse before a long log is read what would be refused after it."""
+    if to.is_dir():
+        raise Usage(f"-o: {to} is a directory; name a file in it, such as {to / 'report.html'}")
+    if not to.parent.is_dir():
+        raise Usage(f"-o: there is no directory {to.parent}; make it, or name another place")
+    if to.exists() and not force:
+        raise _there(to)
+
+
+def _there(to: Path) -> Usage:
+    return Usage(f"-o: {to} is there already; name another file, or say --force to replace it")
+
+
+def _write(to: Path, page: str, *, force: bool) -> None:
+    """Write the page beside its place and move it there: nobody ever sees half of it."""
+    temporary = to.with_name(f".{to.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.write_text(page, encoding="ascii")
+        if force:
+            temporary.replace(to)
+        else:
+            os.link(temporary, to)  # unlike a rename, it never replaces a file that came in the meantime
+    except FileExistsError:
+        raise _there(to) from None
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()

@@ -1,0 +1,118 @@
+"""Commands that prove something, or keep what proves it: `verify`, `anchor`, `export`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from kharon.audit.anchors import Anchor
+from kharon.audit.export import check_target, export
+from kharon.audit.reading import Report, anchor, verify
+from kharon.cli.failures import Usage
+from kharon.cli.looking import reading, records
+from kharon.cli.output import Output
+from kharon.errors import CorruptLog, InvalidAnchor, UnknownFormat
+
+__all__ = ["anchored", "exported", "verified"]
+
+_MOST = 4096  # bytes of an anchor's file that are looked at
+
+
+def verified(out: Output, queue: Path, anchor_file: Path | None) -> None:
+    """Verify a queue's log, and say what was verified.
+
+    Raises:
+        CorruptLog: it is damaged or altered, or does not contain the anchor.
+    """
+    kept = None if anchor_file is None else _read_anchor(anchor_file)
+    with reading(out, queue, "verifying"):
+        report = verify(queue, anchor=kept)
+    _check_rest(report)
+    if out.json:
+        fields = attrs.asdict(report)
+        out.object(
+            {"whole": True, **fields, "path": str(queue), "anchor": None if kept is None else attrs.asdict(kept)}
+        )
+        return
+    for why in report.unjudged_snapshots:
+        out.say(f"not judged: {why}")
+    out.line(f"whole: log {report.log}")
+    which = f"records {report.first} to {report.last}" if report.records else "no records"
+    out.table(
+        ("", ""),
+        [
+            ("records", f"{report.records:,} ({which}) in {report.segments} segment{'s' * (report.segments != 1)}"),
+            *([("snapshots", f"{report.snapshots}, each what the log says")] if report.snapshots else []),
+            *([("unfinished", f"{report.unfinished:,} bytes of a last commit")] if report.unfinished else []),
+            ("last hash", report.hash),
+            ("anchor", _told_anchor(kept)),
+        ],
+    )
+
+
+def _check_rest(report: Report) -> None:
+    """Refuse to call whole what has a chain that is, if not all in it can be read, or a snapshot says something else.
+
+    Raises:
+        UnknownFormat: there are events that only a later Kharon knows.
+        CorruptLog: a snapshot is damaged, or is not of this log.
+    """
+    if report.unknown:
+        first = report.unknown[0]
+        needs = f"Kharon {first.needs}" if first.needs else "a later Kharon"
+        others = sum(each.records for each in report.unknown) - 1
+        which = f"record {first.first} and {others:,} more" if others else f"record {first.first}"
+        raise UnknownFormat(
+            f"the chain is whole, but {which} cannot be read: {first.event} in version {first.version} needs {needs}"
+        )
+    if report.bad_snapshots:
+        path, _, why = report.bad_snapshots[0].partition(": ")
+        raise CorruptLog(path, 0, 0, f"{why} (the log itself is whole; remove the snapshot, and another will be made)")
+
+
+def _told_anchor(kept: Anchor | None) -> str:
+    if kept is None:
+        return "none given: a log that was rewritten as a whole would look like this too"
+    return f"record {kept.seq} is there as it was" if kept.seq else "it is the same log"
+
+
+def _read_anchor(file: Path) -> Anchor:
+    text = sys.stdin.read(_MOST) if str(file) == "-" else _head_of(file)
+    try:
+        if text.lstrip().startswith("{"):
+            fields: Any = json.loads(text)
+            text = f"kharon-anchor {fields['log']} {fields['seq']} {fields['hash']}"
+        return Anchor.parse(text)
+    except InvalidAnchor as error:
+        raise Usage(f"{file}: {error}") from None
+    except (ValueError, KeyError, TypeError):
+        raise Usage(f"{file}: it holds no anchor; one is what kharon anchor printed, with or without --json") from None
+
+
+def _head_of(file: Path) -> str:
+    with file.open(encoding="utf-8", errors="replace") as opened:
+        return opened.read(_MOST)
+
+
+def anchored(out: Output, queue: Path) -> None:
+    """Print an anchor: the name of the newest record that is known to be on disk."""
+    with reading(out, queue):
+        found = anchor(queue)
+    if out.json:
+        out.object(attrs.asdict(found))
+    else:
+        out.line(str(found))
+
+
+def exported(out: Output, queue: Path, to: Path, *, force: bool) -> None:
+    """Write all records to a file of another kind."""
+    check_target(to, force=force)
+    count = records(out, queue, lambda found: export(found, to, force=force))
+    if out.json:
+        out.object({"to": str(to), "records": count})
+    else:
+        out.say(f"{to}: {count:,} records")

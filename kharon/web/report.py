@@ -1,0 +1,403 @@
+"""One self-contained HTML page about a queue, and about one of its tickets: `report`.
+
+The page holds its data as JSON and draws it with a script of its own: no framework, nothing fetched. What a log holds
+may be hostile: every text passes `safe` (what cannot be seen becomes an escape that can), the JSON is ASCII without
+`<`, `>` and `&`, the script sets text and never HTML, and the page's Content-Security-Policy forbids all network and
+every script but this one, by its hash. Style and script are beside this module, in `page/`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET
+
+from kharon.audit.flat import state_of
+from kharon.audit.histories import history
+from kharon.audit.measures import COUNTS, Group, Sketch
+from kharon.audit.reading import _start, check_path, read
+from kharon.audit.timelines import Attempt, Life, Span, Step, Timeline, timeline
+from kharon.cli.safe import safe
+from kharon.cli.times import length
+from kharon.errors import TicketNotFound
+from kharon.log.record import Record
+from kharon.model import events as e
+from kharon.model.limits import ascii_json, check_instant
+from kharon.model.ticket import Status, Ticket
+from kharon.web.over_time import PHASES, OverTime, Slot
+
+__all__ = ["report"]
+
+MOST_EVENTS: Final = 50_000
+"""Of a ticket's records the page holds the last so many, with their spans and attempts: some 13 MB."""
+MOST_TYPES: Final = 25
+_LONGEST_TEXT: Final = 2_000
+_LONGEST_JSON: Final = 20_000
+_PERCENTS: Final = (50, 90, 99)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SCRIPTS: Final = ("common.js", "charts.js", "timeline.js", "main.js")
+
+
+def report(path: str | os.PathLike[str], id: str | None = None, *, now: datetime | None = None) -> str:
+    """Return a page about a queue: depth, throughput, waits, runs and failures over time; and about a ticket: its life.
+
+    Args:
+        path: the queue's directory; it may be open in any process.
+        id: the ticket that the page is about; None: only the queue.
+        now: up to when what is not over is drawn; None: the present.
+
+    Returns:
+        HTML in ASCII: some 75 KB, and for a ticket some 260 bytes for each of its records, of which the page holds the
+        last 50,000.
+
+    Raises:
+        TicketNotFound: there never was such a ticket.
+        CorruptLog: the log is damaged otherwise than by an unfinished last commit.
+        UnknownFormat: a later version of Kharon wrote it.
+        InvalidTicket: `now` is no timezone-aware datetime.
+        KharonError: there is no queue at `path`, or a record cannot follow from those before it.
+        OSError: it cannot be read.
+
+    Cost: O(bytes of the log); the memory of the living tickets, of the ticket's own records, and of at most 120 slots
+        of time.
+    """
+    present = datetime.now(UTC) if now is None else check_instant("now", now)
+    queue = Path(path)
+    check_path(queue)
+    data = {"made": _us(present), "queue": safe(str(path)), "ticket": None, "time": None}
+    if id is not None:
+        data["ticket"] = _ticket_fields(timeline(_past(queue, id), present))
+    data["time"] = _time_fields(queue)
+    return _page(data, safe(queue.resolve().name if id is None else id), is_ticket=id is not None)
+
+
+def _past(queue: Path, id: str) -> list[Record]:
+    found = history(queue, id)
+    if not found:
+        raise TicketNotFound(f"ticket {id!r}: there is no record of it in {queue}")
+    return found
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def _page(data: dict[str, Any], title: str, *, is_ticket: bool) -> str:
+    style, script = _part("report.css"), "\n".join(_part(name) for name in _SCRIPTS)
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
+        f"base-uri 'none'; form-action 'none'"
+    )
+    fills = {
+        "policy": html.escape(policy),
+        "title": html.escape(title),
+        "kind": "ticket" if is_ticket else "queue",
+        "style": style,
+        "script": script,
+        "data": _script_json(data),
+    }
+    filled = re.sub(r"\{\{(\w+)\}\}", lambda found: fills[found[1]], _part("page.html"))
+    return filled.encode("ascii", "xmlcharrefreplace").decode("ascii")  # only the title is not ASCII yet
+
+
+@cache
+def _part(name: str) -> str:
+    return resources.files("kharon.web").joinpath("page", name).read_text(encoding="ascii")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _script_json(value: object) -> str:
+    """Return JSON that can end neither a script nor a line of one: ASCII, without `<`, `>` and `&`."""
+    text = ascii_json(msgspec.json.encode(value)).decode("ascii")
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").replace("\x7f", "\\u007f")
+
+
+def _us(at: datetime) -> int:
+    """Return an instant as microseconds after 1970: exact in a script's numbers, too."""
+    return (at - _EPOCH) // timedelta(microseconds=1)
+
+
+def _text(text: str | None, longest: int = _LONGEST_TEXT) -> str | None:
+    """Return text fit to be shown, and not longer than anybody reads."""
+    if text is None:
+        return None
+    cut = f" … and {len(text) - longest:,} characters more" if len(text) > longest else ""
+    return safe(text[:longest]) + cut
+
+
+# --- a ticket ---------------------------------------------------------------------------------------------------------
+
+
+def _ticket_fields(told: Timeline) -> dict[str, Any]:
+    steps = [(number, step) for number, life in enumerate(told.lives, 1) for step in life.steps]
+    attempts = [(number, attempt) for number, life in enumerate(told.lives, 1) for attempt in life.attempts]
+    shown = steps[-MOST_EVENTS:]
+    early = told.before[max(0, len(told.before) + len(shown) - MOST_EVENTS) :]
+    first = (*early, *(step.record for _, step in shown))[0].seq
+    return {
+        "id": safe(told.id),
+        "now": _us(told.now),
+        **_state(told),
+        "early": len(told.before),
+        "left_out": len(told.before) + len(steps) - len(early) - len(shown),
+        "lives": [_life(life) for life in told.lives[-MOST_EVENTS:]],
+        "events": [*map(_early, early), *(_event(number, step) for number, step in shown)],
+        "spans": [_span(span) for _, step in shown for span in step.spans],
+        "attempts": [_attempt(number, attempt) for number, attempt in attempts if attempt.claim >= first],
+    }
+
+
+def _state(told: Timeline) -> dict[str, Any]:
+    """Say what the ticket is now, or how it ended."""
+    last = next((step for life in reversed(told.lives) for step in reversed(life.steps)), None)
+    if last is None:
+        return {"state": "unknown", "facts": [], "payload": None, "result": None}
+    ticket, removed = last.ticket, last.ticket is None
+    if ticket is None:  # what it was, says the step before
+        steps = told.lives[-1].steps
+        ticket = next((step.ticket for step in reversed(steps) if step.ticket is not None), None)
+    how = f"{_word(last.record.event)}, removed" if removed else ""
+    state = how or ("pending" if ticket is None else _phase_now(ticket, told.now))
+    facts = [] if ticket is None else list(_facts(ticket, removed=removed))
+    return {
+        "state": state,
+        "facts": facts,
+        "payload": None if ticket is None else _json_text(ticket._payload),
+        "result": None if ticket is None or ticket._result is None else _json_text(ticket._result),
+    }
+
+
+def _phase_now(ticket: Ticket, now: datetime) -> str:
+    state = state_of(ticket, now)
+    return "running" if state == "claimed" else state
+
+
+def _facts(ticket: Ticket, *, removed: bool) -> Iterator[tuple[str, str | int | None]]:
+    """Give what a ticket is, by name; an int is an instant."""
+    yield "type", safe(ticket.type)
+    yield "tube", safe(ticket.tube)
+    yield "nice", str(ticket.nice)
+    if ticket.group is not None:
+        yield "group", safe(ticket.group)
+    yield "attempts", str(ticket.attempts)
+    if removed:
+        return
+    if ticket.blocked_by:
+        yield "blocked by", _text(", ".join(ticket.blocked_by))
+    due = ticket.runat if ticket.status is Status.PENDING and ticket.claim is None else None
+    for name, at in (("due", due), ("lease until", ticket.lease_until), ("expires", ticket.expire_at)):
+        if at is not None:
+            yield name, _us(at)
+    if ticket.error_reason is not None:
+        yield "reason", _text(ticket.error_reason)
+
+
+def _json_text(data: bytes) -> str:
+    """Return JSON laid out for reading, each of its lines safe."""
+    laid_out = json.dumps(json.loads(bytes(data)), ensure_ascii=False, indent=2)
+    shown = "\n".join(safe(line) for line in laid_out[:_LONGEST_JSON].split("\n"))
+    cut = len(laid_out) - _LONGEST_JSON
+    return f"{shown}\n… and {cut:,} characters more" if cut > 0 else shown
+
+
+def _life(life: Life) -> dict[str, Any]:
+    totals = life.totals
+    named = {
+        "delayed": totals.delayed,
+        "ready": totals.ready,
+        "blocked": totals.blocked,
+        "running": totals.running,
+        "backing off": totals.backing_off,
+        "kept": totals.kept,
+    }
+    return {
+        "begin": _us(life.begin),
+        "end": _us(life.end),
+        "removed": life.removed,
+        "attempts": len(life.attempts),
+        "totals": {name: spent // timedelta(microseconds=1) for name, spent in named.items() if spent},
+    }
+
+
+def _event(life: int, step: Step) -> list[Any]:
+    record = step.record
+    then = "removed" if step.ticket is None else ", ".join(_told_span(span) for span in step.spans)
+    return [
+        record.seq,
+        _us(record.at),
+        _word(record.event),
+        safe(record.by),
+        step.who.value,
+        *_said(record),
+        then,
+        life,
+    ]
+
+
+def _early(record: Record) -> list[Any]:
+    return [record.seq, _us(record.at), _word(record.event), safe(record.by), None, *_said(record), "", 0]
+
+
+def _span(span: Span) -> list[Any]:
+    return [span.phase.value, _us(span.begin), _us(span.end), span.seq, span.attempt, int(span.open)]
+
+
+def _attempt(life: int, attempt: Attempt) -> list[Any]:
+    return [
+        attempt.number,
+        _us(attempt.begin),
+        None if attempt.end is None else _us(attempt.end),
+        safe(attempt.worker),
+        attempt.outcome.value,
+        _text(attempt.error_reason),
+        None if attempt.by is None else safe(attempt.by),
+        attempt.claim,
+        life,
+    ]
+
+
+def _word(event: e.Event) -> str:
+    name = type(event).__name__
+    return {"LeaseExtended": "extended"}.get(name, name.removeprefix("Ticket").lower())
+
+
+_VERBS: Final = {
+    "delayed": "delayed {}",
+    "ready": "waited {}",
+    "blocked": "blocked {}",
+    "running": "attempt {attempt} ran {}",
+    "backing off": "backed off {}",
+    "kept": "kept {}",
+}
+
+
+def _told_span(span: Span) -> str:
+    so_far = " so far" if span.open else ""
+    return _VERBS[span.phase.value].format(length(span.length), attempt=span.attempt) + so_far
+
+
+def _said(record: Record) -> tuple[str, str | None]:
+    """Return what an event says beside its ticket's id, and its reason."""
+    event, at = record.event, record.at
+    reason = _text(getattr(event, "error_reason", None))
+    match event:
+        case e.TicketAdded():
+            due = f", due in {length(event.runat - at)}" if event.runat > at else ""
+            return safe(f"{event.type} in {event.tube}{due}"), reason
+        case e.TicketClaimed():
+            return safe(f"attempt {event.attempt}, a lease of {length(event.lease_until - at)}"), reason
+        case e.LeaseExtended():
+            return f"a lease of {length(event.lease_until - at)} from here on", reason
+        case e.TicketRetried() | e.TicketLapsed() | e.TicketRestarted():
+            changes = event.changes if isinstance(event, e.TicketRetried) else None
+            again = f"again in {length(event.runat - at)}" if event.runat > at else "again at once"
+            return again + (f", with {_changes(changes)}" if changes is not None else ""), reason
+        case e.TicketUpdated():
+            return _changes(event.changes), reason
+        case e.TicketDone() | e.TicketFailed() | e.TicketCancelled() if event.expire_at is not None:
+            return f"to be kept for {length(event.expire_at - at)}", reason
+        case _:
+            return "", reason
+
+
+def _changes(changes: e.Changes) -> str:
+    given: dict[str, object] = {"nice": changes.nice, "tube": changes.tube, "group": changes.group}
+    parts = [f"{name} {value}" for name, value in given.items() if value is not UNSET]
+    if changes.runat is not UNSET:
+        parts.append(f"due at {changes.runat:%Y-%m-%d %H:%M:%S} UTC")
+    if changes.payload_json is not UNSET:
+        parts.append("another payload")
+    return safe(", ".join(parts))
+
+
+# --- a queue ----------------------------------------------------------------------------------------------------------
+
+
+def _time_fields(queue: Path) -> dict[str, Any] | None:
+    """Read the log once; None: it has no records."""
+    start = _start(queue, None, None)
+    told = OverTime(start.tickets.values(), start.at)
+    for record in read(queue, start.seq):
+        told.add(record)
+    measures, slots = told.measures, told.slots
+    if slots is None or measures.first_at is None or measures.last_at is None:
+        return None
+    types = sorted(measures.groups.items(), key=lambda pair: (-pair[1].added, str(pair[0])))
+    return {
+        "begin": slots.begin * 1_000_000,
+        "width": slots.width * 1_000_000,
+        "records": measures.records,
+        "first": measures.first,
+        "last": measures.last,
+        "first_at": _us(measures.first_at),
+        "last_at": _us(measures.last_at),
+        "depth": {phase.value: [slot.depth[number] for slot in slots.all] for number, phase in enumerate(PHASES)},
+        "most_ready": [slot.most_ready for slot in slots.all],
+        "counts": {name: [slot.counts[name] for slot in slots.all] for name in COUNTS},
+        "waited": _sketches(slots.all, "waited"),
+        "ran": _sketches(slots.all, "ran"),
+        "total": _group(measures.total),
+        "types": [{"type": safe(str(name)), **_group(group)} for name, group in types[:MOST_TYPES]],
+        "more_types": max(0, len(types) - MOST_TYPES),
+        "failures": [_failure(record) for record in reversed(told.failures)],
+        "incidents": [_incident(record) for record in reversed(told.incidents)],
+    }
+
+
+def _sketch(sketch: Sketch) -> dict[str, float | None]:
+    """Return percentiles and the longest in seconds, and how many there are."""
+    found: dict[str, float | None] = {f"p{percent}": _rounded(sketch.percentile(percent)) for percent in _PERCENTS}
+    return {"count": sketch.count, **found, "longest": _rounded(sketch.longest) if sketch.count else None}
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
+
+
+def _sketches(slots: Iterable[Slot], name: str) -> dict[str, list[float | None]]:
+    all = [_sketch(getattr(slot, name)) for slot in slots]
+    return {key: [found[key] for found in all] for key in all[0]}
+
+
+def _group(group: Group) -> dict[str, Any]:
+    return {
+        **{name: getattr(group, name) for name in COUNTS},
+        "failure_rate": group.failure_rate,
+        "waited": _sketch(group.waited),
+        "ran": _sketch(group.ran),
+    }
+
+
+def _failure(record: Record) -> list[Any]:
+    event = record.event
+    return [
+        record.seq,
+        _us(record.at),
+        safe(getattr(event, "id", "")),
+        _word(event),
+        _text(getattr(event, "error_reason", None)),
+    ]
+
+
+def _incident(record: Record) -> list[Any]:
+    event = record.event
+    fields = {name: getattr(event, name) for name in event.__struct_fields__}
+    said = ", ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in fields.items() if name not in {"hash", "sha256"}
+    )
+    words = re.sub(r"(?<!^)(?=[A-Z])", " ", type(event).__name__).lower().capitalize()
+    return [record.seq, _us(record.at), words, safe(record.by), _text(said)]

@@ -1,0 +1,317 @@
+"""Timelines and explanations against what the rules and the projection say, for any sequence of commands and of time.
+
+`Audited` decides commands as a queue does. After each step, what `explain` says of every ticket is compared with what a
+claim takes then; at the end, each ticket's timeline is compared, at every instant where something may change and
+between, with the ticket as folding the records up to there gives it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from datetime import datetime, timedelta
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from msgspec import UNSET
+
+import kharon
+from kharon.audit import Outcome, Phase, Reason, Who, explain, timeline
+from kharon.errors import KharonError
+from kharon.log.record import Record
+from kharon.model import commands as c
+from kharon.model import events as e
+from kharon.model.decide import State, decide, state_of
+from kharon.model.delays import BackoffDelay, FixedDelay
+from kharon.model.evolve import evolve
+from kharon.model.projection import Projection
+from kharon.model.ticket import Status, Ticket
+from kharon.testing import EPOCH
+
+IDS = ["a", "b", "c"]
+TUBES = ["x", "y"]
+ids = st.sampled_from(IDS)
+who = st.sampled_from(["app", "ann", "worker-1"])
+seconds = st.integers(0, 40)
+few = st.sampled_from([0, 0, 1, 5, 30])
+instants = st.integers(-20, 80).map(lambda offset: EPOCH + timedelta(seconds=offset))
+changes = st.fixed_dictionaries(
+    {"nice": st.integers(-1, 1)}, optional={"tube": st.sampled_from(TUBES), "runat": instants}
+)
+limits = st.none() | st.integers(1, 3)
+delays = st.sampled_from([0, 1, 5, 30])
+expiries = st.none() | seconds
+
+
+def made(command, **fields):
+    """A strategy of functions of an id that make the command."""
+    return st.fixed_dictionaries(fields).map(lambda values: lambda name: command(name, **values))
+
+
+def added(id, tube, nice, delay):
+    return c.Add(id, Ticket(id, "t", tube=tube, nice=nice), delay)
+
+
+def lapsed(id, fixed, max_attempts):
+    backoff = FixedDelay(0) if fixed else BackoffDelay(2, 20)
+    return c.Lapse(id, error_reason="lapsed", backoff=backoff, max_attempts=max_attempts)
+
+
+all_changes = changes.map(lambda values: e.Changes(**values))
+add = made(added, tube=st.sampled_from(TUBES), nice=st.integers(-1, 1), delay=st.none() | few)
+claim = made(c.Claim, worker=st.sampled_from(["worker-1", "worker-2"]))
+retry = made(c.Retry, delay=delays, error_reason=st.just("busy"), changes=st.none() | all_changes, max_attempts=limits)
+done = made(c.Done, keep=st.booleans(), expire_in=expiries)
+fail = made(c.Fail, error_reason=st.just("no"), expire_in=expiries)
+cancel = made(c.Cancel, keep=st.booleans(), error_reason=st.just("why"))
+update = made(c.Update, changes=all_changes)
+lapse = made(lapsed, fixed=st.booleans(), max_attempts=limits)
+delete = made(c.Delete)
+terminal = st.one_of(made(c.Restart), made(c.Restart), update, made(c.Expire), delete, add)
+commands = {  # what a ticket's state allows: of commands drawn blindly nearly none would claim, and fewer settle
+    State.ABSENT: add,
+    State.WAITING: st.one_of(*[claim] * 6, retry, retry, update, update, add, done, fail, cancel, delete),
+    State.CLAIMED: st.one_of(
+        *(retry, retry, retry, lapse, lapse, made(c.Release), done, fail, cancel),
+        *(made(c.Extend, seconds=seconds), add, update, delete),
+    ),
+    State.DONE: terminal,
+    State.FAILED: terminal,
+    State.CANCELLED: terminal,
+}
+
+
+class Audited(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection = Projection()
+        self.now = EPOCH
+        self.records: list[Record] = []
+
+    def step(self, command: c.Command, by: str) -> None:
+        if isinstance(command, c.Claim):
+            by = command.worker
+        elif isinstance(command, (c.Lapse, c.Expire)):
+            by = "clock"
+        at = max([self.now, *(record.at for record in self.records[-1:])])
+        try:
+            events = decide(self.projection.get(command.id), command, c.Context(self.now, 0.5, 10))
+        except KharonError:
+            return
+        for event in events:
+            record = Record(self.projection.seq + 1, at, by, event, "0" * 64, (1, 1), 0)
+            self.projection.apply(event, record.seq, at)
+            self.records.append(record)
+
+    # -- commands
+
+    # One rule for all of them, since Hypothesis leaves some of the rules out of each run.
+    @rule(data=st.data(), id=ids, many=st.integers(1, 6))
+    def act(self, data, id, many):
+        for _ in range(many):
+            make = data.draw(commands[state_of(self.projection.get(id))])
+            self.step(make(id), data.draw(who))
+            self.now += timedelta(seconds=data.draw(few))
+
+    @rule(tubes=st.sampled_from([["x"], ["y"], TUBES]), many=st.integers(1, 3))
+    def claim_next(self, tubes, many):
+        for _ in range(many):
+            self.projection.promote(self.now)
+            ticket = self.projection.first_ready(tubes)
+            if ticket is not None:
+                self.step(c.Claim(ticket.id, "worker-1"), "worker-1")
+
+    # -- time
+
+    @rule(seconds=seconds, promote=st.booleans())
+    def time_passes(self, seconds, promote):
+        self.now += timedelta(seconds=seconds)
+        if promote:
+            self.projection.promote(self.now)
+
+    @rule(seconds=st.integers(1, 60), promote=st.booleans())
+    def the_clock_is_set_back(self, seconds, promote):
+        self.now -= timedelta(seconds=seconds)
+        if promote:
+            self.projection.promote(self.now)
+
+    # -- explain agrees with what a claim does next
+
+    @invariant()
+    def an_explanation_is_what_a_claim_does(self):
+        before = self.projection.horizon
+        lines = {tubes: self.line([*tubes]) for tubes in ("", "x", "y", "xy")}
+        for tubes in (None, "x", "xy"):
+            for id in [*IDS, "nobody"]:
+                ticket = self.projection.get(id)
+                own = ticket.tube if ticket else ""
+                self.check_explanation(id, ticket, tubes, lines[own if tubes is None else tubes])
+        assert self.projection.horizon == before
+        self.projection.check()
+
+    def check_explanation(self, id: str, ticket: Ticket | None, tubes: str | None, line: list[str]) -> None:
+        found = explain(self.projection, id, self.now, max_attempts=3, tubes=tubes)  # each letter is a tube
+        assert (found.ticket, found.id, found.now) == (ticket, id, self.now)
+        if id in line:
+            assert found.reasons == (Reason.BEHIND if line.index(id) else Reason.NEXT,)
+            assert found.ahead == line.index(id)
+            assert found.attempts_left == max(0, 3 - ticket.attempts)
+        else:
+            assert not {Reason.NEXT, Reason.BEHIND} & set(found.reasons)
+            assert found.ahead is None
+            assert found.reason is self.reason(ticket, tubes)
+        assert found.due_at == (ticket.runat if ticket and ticket.status is Status.PENDING else None)
+
+    def line(self, tubes: list[str]) -> list[str]:
+        """The ids in the order in which claiming until nothing is ready takes them now."""
+        copy = Projection().fold(self.records)
+        copy.promote(self.now)
+        line = []
+        while ticket := copy.first_ready(tubes):
+            line.append(ticket.id)
+            event = e.TicketClaimed(ticket.id, 1, datetime.max.replace(tzinfo=EPOCH.tzinfo), "w")
+            copy.apply(event, copy.seq + 1, copy.at)
+        return line
+
+    def reason(self, ticket: Ticket | None, tubes: str | None) -> Reason:
+        if ticket is None:
+            return Reason.ABSENT
+        if ticket.status is not Status.PENDING:
+            return Reason(ticket.status.value)
+        if ticket.claim is not None:
+            return Reason.RUNNING if self.now < ticket.lease_until else Reason.LEASE_ENDED
+        return Reason.DELAYED if tubes is None or ticket.tube in tubes else Reason.NOT_SUBSCRIBED
+
+    # -- a timeline is the ticket at every instant
+
+    def teardown(self):
+        for id in IDS:
+            mine = [record for record in self.records if record.event.id == id]
+            if mine:
+                for now in (None, mine[-1].at, self.now, mine[-1].at + timedelta(seconds=100)):
+                    check_timeline(mine, now)
+
+
+def check_timeline(records: list[Record], now: datetime | None) -> None:
+    found = timeline(records, now)
+    end = max([records[-1].at] + ([now] if now else []))
+    assert (found.now, found.before) == (end, ())
+    assert [step.record for life in found.lives for step in life.steps] == records
+    for life in found.lives:
+        check_spans(life)
+    for life, following in zip(found.lives, [*found.lives[1:], None], strict=True):
+        assert life.removed or following is None
+        assert life.removed == (life.steps[-1].ticket is None)
+        assert life.end == (life.steps[-1].record.at if life.removed else end)
+        assert [span.open for span in life.spans if span.open] == ([True] if life_is_open(life) else [])
+    check_phases(found, records)
+    check_attempts(found, records)
+    for life in found.lives:
+        for step in life.steps:
+            assert (step.who is Who.CLOCK) == (step.record.by == "clock")
+            assert (step.who is Who.WORKER) == step.record.by.startswith("worker")
+
+
+def life_is_open(life: kharon.Life) -> bool:
+    return not life.removed and life.steps[-1].record.at < life.end
+
+
+def check_spans(life: kharon.Life) -> None:
+    """Contiguous, and all of the life: total = end - begin."""
+    spans = list(life.spans)
+    edges = [life.begin] + [span.end for span in spans]
+    assert [span.begin for span in spans] == edges[:-1]
+    assert edges[-1] == life.end
+    assert all(span.length > timedelta(0) for span in spans)
+    assert life.totals.all == life.end - life.begin
+    for phase in Phase:
+        of_phase = sum((span.length for span in spans if span.phase is phase), timedelta(0))
+        assert getattr(life.totals, phase.name.lower()) == of_phase
+    for step in life.steps:
+        assert all(span.seq == step.record.seq for span in step.spans)
+
+
+def check_phases(found: kharon.Timeline, records: list[Record]) -> None:
+    """At any instant the span that covers it says what the ticket is, folded up to there."""
+    instants = sorted({record.at for record in records} | {found.now})
+    spans = [span for life in found.lives for span in life.spans]
+    instants = sorted({*instants, *(span.begin for span in spans)})
+    halves = [one + (two - one) / 2 for one, two in itertools.pairwise(instants)]
+    for instant in sorted({*instants[:-1], *halves}):
+        ticket, backs_off = state_at(records, instant)
+        covering = [span for span in spans if span.begin <= instant < span.end]
+        if ticket is None:
+            assert covering == []
+            continue
+        (span,) = covering
+        assert span.phase is phase_of(ticket, instant, backs_off=backs_off), (instant, span)
+        assert span.status is ticket.status
+        numbered = span.phase in (Phase.RUNNING, Phase.BACKING_OFF)
+        assert span.attempt == (ticket.attempts if numbered else None)
+
+
+def phase_of(ticket: Ticket, instant: datetime, *, backs_off: bool) -> Phase:
+    if ticket.status is not Status.PENDING:
+        return Phase.KEPT
+    if ticket.claim is not None:
+        return Phase.RUNNING
+    if ticket.runat <= instant:
+        return Phase.READY
+    return Phase.BACKING_OFF if backs_off else Phase.DELAYED
+
+
+def state_at(records: list[Record], instant: datetime) -> tuple[Ticket | None, bool]:
+    """The ticket, and whether what set its runat was the end of an attempt."""
+    ticket, backs_off = None, False
+    for record in records[: bisect.bisect_right(records, instant, key=lambda record: record.at)]:
+        event, old = record.event, ticket
+        ticket = evolve(old, event, record.seq, record.at)
+        added_again = old is not None and old.successor is not None
+        if isinstance(event, (e.TicketRetried, e.TicketLapsed)):
+            backs_off = not added_again and old.attempts > 0
+        elif isinstance(event, (e.TicketAdded, e.TicketRestarted)):
+            backs_off = backs_off and isinstance(event, e.TicketAdded) and ticket.claim is not None
+        elif isinstance(event, e.TicketUpdated):
+            backs_off = backs_off and event.changes.runat is UNSET
+        elif added_again and not isinstance(event, e.LeaseExtended):
+            backs_off = False  # whatever ended the claim
+    return ticket, backs_off
+
+
+OUTCOMES = {
+    "TicketFailed": Outcome.FAILED,
+    "TicketCancelled": Outcome.CANCELLED,
+    "TicketRetried": Outcome.RETRIED,
+    "TicketReleased": Outcome.RELEASED,
+    "TicketLapsed": Outcome.LAPSED,
+    "TicketDeleted": Outcome.DELETED,
+}
+
+
+def check_attempts(found: kharon.Timeline, records: list[Record]) -> None:
+    attempts = [attempt for life in found.lives for attempt in life.attempts]
+    claims = [record for record in records if isinstance(record.event, e.TicketClaimed)]
+    assert [(attempt.claim, attempt.number) for attempt in attempts] == [(r.seq, r.event.attempt) for r in claims]
+    for attempt, claim in zip(attempts, claims, strict=True):
+        ticket, ending = None, None
+        for record in records:
+            ticket = evolve(ticket, record.event, record.seq, record.at)
+            if record.seq > claim.seq and (ticket is None or ticket.claim != claim.seq):
+                ending = record
+                break
+        assert (attempt.worker, attempt.begin) == (claim.event.worker, claim.at)
+        if ending is None:
+            assert (attempt.end, attempt.outcome, attempt.by, attempt.who) == (None, Outcome.RUNNING, None, None)
+            continue
+        assert (attempt.end, attempt.by) == (ending.at, ending.by)
+        assert attempt.error_reason == getattr(ending.event, "error_reason", None)
+        name = type(ending.event).__name__
+        if name == "TicketDone":
+            assert attempt.outcome is (Outcome.DONE if ending.event.keep else Outcome.ACKED)
+        else:
+            assert attempt.outcome is OUTCOMES[name]
+
+
+TestAudited = Audited.TestCase
+TestAudited.settings = settings(max_examples=2 * settings().max_examples, stateful_step_count=20)

@@ -1,0 +1,141 @@
+"""Schedules against a naive book of instants, over steps of the clock both ways, and restarts of every kind.
+
+The book knows all instants there are, counted one by one, and which of them have been fired or passed over. The queue
+must agree with it after every look at the clock, whatever was done before; and replay, and a snapshot, with the queue.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import msgspec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from msgspec import Raw
+
+from kharon.model import commands as c
+from kharon.model import events as e
+from kharon.model.commit import Commit
+from kharon.model.projection import Projection
+from kharon.store.firing import GRACE, MAX_CAUGHT_UP, commands
+from kharon.store.times import times_of
+from kharon.testing import EPOCH
+
+SCALE = int(os.environ.get("KHARON_PROPERTY_SCALE", "1"))
+NAMES = st.sampled_from("ab")
+# In the night in which Berlin's clocks go from 03:00 back to 02:00: by then all that the book counts is near.
+BEGIN = EPOCH.replace(month=10, day=25)
+TIMINGS = st.sampled_from(
+    [
+        (None, 60.0, "UTC"),
+        (None, 7.5, "UTC"),
+        ("* * * * *", None, "UTC"),
+        ("*/20 * * * *", None, "Europe/Berlin"),
+        ("15,45 1-3 * * *", None, "Europe/Berlin"),
+    ]
+)
+STEPS = st.sampled_from([0.0, 1.0, 30.0, 61.0, 600.0, 4000.0, 9000.0, -1.0, -90.0, -5000.0])
+
+
+def counted(schedule, upto):
+    """All instants from the next one on that are not after `upto`, one by one."""
+    times, found, instant = times_of(schedule.cron, schedule.every, schedule.tz), [], schedule.next
+    while instant is not None and instant <= upto:
+        found.append(instant)
+        instant = times.after(instant)
+    return found
+
+
+class Book(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.now = BEGIN
+        self.projection = Projection()
+        self.records = []
+        self.fired = {"a": [], "b": []}  # by hand: the instants that have become tickets
+
+    def commit(self, found, *, kept=True):
+        commit = Commit(self.projection, c.Context(self.now))
+        commit.run(found)
+        if kept:
+            commit.keep()
+            self.records += commit.effects
+        else:
+            commit.undo()
+
+    @rule(name=NAMES, timing=TIMINGS, catch_up=st.sampled_from(["one", "all", "none"]))
+    def schedule(self, name, timing, catch_up):
+        old = self.projection.schedules.get(name)
+        since = max(self.now, (old.last if old else None) or self.now)
+        first = times_of(*timing).first(since)
+        event = e.ScheduleSet(name, "t", Raw(b"1"), "d", 1, first, None, *timing, catch_up)
+        self.commit([c.SetSchedule(name, event)])
+        new = self.projection.schedules.get(name)
+        if old is not None and (old.cron, old.every, old.tz) == timing:
+            assert new == msgspec.structs.replace(old, catch_up=catch_up)
+        else:
+            assert new.next == first > self.now
+
+    @rule(name=NAMES)
+    def unschedule(self, name):
+        self.commit([c.RemoveSchedule(name)])
+        assert self.projection.schedules.get(name) is None
+        self.fired[name] = []
+
+    @rule(seconds=STEPS, kept=st.booleans())
+    def look(self, seconds, kept):
+        """Time goes on, or is set; then the queue looks at the clock, perhaps with a commit that finds no room."""
+        self.now = max(BEGIN, self.now + timedelta(seconds=seconds))
+        for schedule in self.projection.schedules.due(self.now):
+            before = set(self.projection.tickets)
+            if not kept:
+                self.commit(commands(schedule, self.now), kept=False)
+                assert set(self.projection.tickets) == before
+            due = counted(schedule, self.now)
+            expected = {
+                "one": due[-1:],
+                "all": due[-MAX_CAUGHT_UP:],
+                "none": [instant for instant in due if instant >= self.now - GRACE],
+            }[schedule.catch_up]
+            current = schedule
+            while current.next is not None and current.next <= self.now:
+                self.commit(commands(current, self.now))
+                current = self.projection.schedules.get(schedule.name)
+            new = [id for id in self.projection.tickets if id not in before]
+            wanted = [schedule.id_at(instant) for instant in expected]
+            assert new == [id for id in wanted if id not in before], "each instant that is due, and nothing else"
+            assert not set(expected) & set(self.fired[schedule.name]), "an instant has fired twice"
+            self.fired[schedule.name] += expected
+            assert current.next > self.now
+            assert current.next == times_of(schedule.cron, schedule.every, schedule.tz).after(due[-1])
+            self.commit(commands(schedule, self.now))
+            assert self.projection.schedules.get(schedule.name) == current, "done again, it changes nothing"
+
+    @rule()
+    def restart_by_replay(self):
+        again = Projection().fold(self.records)
+        assert again == self.projection
+        self.projection = again
+
+    @rule()
+    def restart_by_snapshot(self):
+        if self.projection.at is not None:
+            again = Projection()
+            again.load(
+                list(self.projection.tickets.values()),
+                self.projection.seq,
+                self.projection.at,
+                self.projection.others(),
+            )
+            assert again == self.projection
+            self.projection = again
+
+    @invariant()
+    def it_is_right_in_itself(self):
+        self.projection.check()
+
+
+TestBook = Book.TestCase
+TestBook.settings = settings(max_examples=30 * SCALE, stateful_step_count=25, deadline=None)

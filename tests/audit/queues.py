@@ -1,0 +1,99 @@
+"""What the tests of the audit share: a seeded queue of many segments that covers every event of tickets."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from kharon import audit
+from kharon.errors import KharonError
+from kharon.log.directory import DirectoryLog
+from kharon.log.segment import is_about
+from kharon.model import commands as c
+from kharon.model.decide import decide
+from kharon.model.delays import BackoffDelay
+from kharon.model.events import Changes
+from kharon.model.projection import Projection
+from kharon.model.ticket import Ticket
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+IDS = [f"t{number}" for number in range(12)]
+BACKOFF = BackoffDelay(2, 20)
+
+
+def moment(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+def some_command(chance: random.Random, now: datetime) -> tuple[c.Command, str]:
+    """A command, and in whose name."""
+    id = chance.choice(IDS)
+    payload = {"to": "J\u00f6rg", "id": chance.choice(IDS)}  # what looks like another ticket's id, too
+    delay = chance.choice([None, None, 0.5, 7.0])
+    return chance.choice(
+        [
+            (c.Add(id, Ticket(id, "email", payload=payload, group=chance.choice([None, "g"])), delay), "app"),
+            (c.Add(id, Ticket(id, "sms", runat=now, nice=chance.randint(0, 3)), None, "skip"), "app"),
+            *[(c.Claim(id, worker), worker) for worker in ("worker-1", "worker-2", "worker-1")],
+            (c.Extend(id, seconds=chance.randint(10, 60)), "worker-1"),
+            (c.Done(id, keep=True, result=b"[1]", expire_in=5), "worker-1"),
+            (c.Done(id), "worker-2"),
+            (c.Fail(id, error_reason="no route", expire_in=chance.choice([None, 3.0])), "worker-1"),
+            (c.Cancel(id, keep=chance.random() < 0.5), "ann"),
+            (c.Retry(id, delay=2.0, error_reason="busy", changes=Changes(nice=1)), "worker-1"),
+            (c.Release(id), "worker-2"),
+            (c.Lapse(id, error_reason="the lease ended", backoff=BACKOFF, max_attempts=2), "clock"),
+            (c.Restart(id), "ann"),
+            (c.Update(id, Changes(nice=chance.randint(0, 3), runat=now + timedelta(seconds=9))), "ann"),
+            *([(c.Delete(id), "ann")] if chance.random() < 0.3 else []),
+            (c.Expire(id), "clock"),
+        ]
+    )
+
+
+def fill(log: DirectoryLog, commits: int, seed: int = 1) -> None:
+    """Append so many commits of one to three commands each, of those that the rules allow."""
+    chance = random.Random(seed)
+    projection = Projection().fold(audit.read(log.directory))
+    now = max(projection.at or NOW, NOW)
+    while commits:
+        now += timedelta(seconds=chance.choice([0, 0.25, 1, 3]))
+        events, by = [], "app"
+        for _ in range(chance.randint(1, 3)):
+            command, by = some_command(chance, now)
+            try:
+                decided = decide(projection.get(command.id), command, c.Context(now))
+            except KharonError:
+                continue
+            for event in decided:
+                projection.apply(event, projection.seq + 1, now)
+                events.append(event)
+        if events:
+            log.append(events, now, by)
+            log.write()
+            log.sync()
+            commits -= 1
+
+
+def queue(where: Path, commits: int = 200, *, closed: bool = True) -> DirectoryLog:
+    """A queue in segments of 4 KiB, about ten records each; still open if it is not to be closed."""
+    log = DirectoryLog(where, 4096)
+    list(log.open(NOW))
+    fill(log, commits)
+    if closed:
+        log.close(log._chain.at or NOW)
+    return log
+
+
+def about(where: Path, id: str) -> list:
+    """The records about a ticket, by reading all."""
+    return [record for record in audit.read(where) if is_about(record, id)]
+
+
+def segments_of(where: Path) -> list[Path]:
+    return sorted((where / "log").glob("*.jsonl"))
+
+
+def indexes_of(where: Path) -> list[Path]:
+    return sorted((where / "index").iterdir()) if (where / "index").is_dir() else []

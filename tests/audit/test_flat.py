@@ -1,0 +1,77 @@
+"""Records and tickets as plain fields."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+from msgspec import Raw
+
+from kharon.audit.flat import STATES, event_fields, record_fields, state_of, ticket_fields
+from kharon.log.record import Chain, Record, check_line, open_record
+from kharon.model import events as e
+from kharon.model.evolve import evolve
+from kharon.model.ticket import draft_of, seal
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+THEN = NOW + timedelta(seconds=9, microseconds=5)
+EVENTS = [
+    e.TicketAdded("a", "type", Raw(b'{"x":[1,"\\u00e4"]}'), "tube", 3, THEN),
+    e.TicketAdded("a", "type", Raw(b"null"), "tube", 3, THEN, "group"),
+    e.TicketClaimed("a", 1, THEN, "w"),
+    e.TicketDone("a"),
+    e.TicketDone("a", True, Raw(b"[1]"), THEN),
+    e.TicketFailed("a", "why"),
+    e.TicketRetried("a", THEN, None, e.Changes(nice=1, payload_json=Raw(b"2"), group=None)),
+    e.TicketUpdated("a", e.Changes(tube="t")),
+    e.LogClosed(),
+    e.TailCut("f", 1, 2, "k"),
+    e.SegmentTrimmed("f", 1, 2, "ab"),
+]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_the_fields_are_those_of_the_line(event):
+    (line,) = Chain().commit([event], NOW, "ann", 0)
+    record = open_record(line, check_line(line, None))
+    fields = msgspec.json.decode(msgspec.json.encode(record_fields(record)))
+    said = msgspec.json.decode(line)
+    assert {"crc", "v"} <= said.keys()
+    assert fields == {name: value for name, value in said.items() if name not in ("crc", "v")}
+
+
+def test_no_field_of_an_event_has_the_name_of_one_that_every_line_has():
+    """A line with two fields of a name would be read in one way by some, and in another by others."""
+    every = {"hash", "crc", "seq", "durable", "part", "at", "v", "event", "by"}
+    for event in e.EVENTS.values():
+        assert every.isdisjoint(field.encode_name for field in msgspec.structs.fields(event)), event
+
+
+def test_json_is_passed_on_as_it_stands():
+    fields = event_fields(EVENTS[0])
+    assert bytes(fields["payload"]) == b'{"x":[1,"\\u00e4"]}'
+    assert list(record_fields(Record(1, NOW, "ann", EVENTS[0], "h", (1, 1), 0)))[:4] == ["seq", "at", "by", "event"]
+
+
+def test_where_a_ticket_stands():
+    ticket = evolve(None, EVENTS[0], 1, NOW)
+    assert state_of(ticket, THEN - timedelta(microseconds=1)) == "delayed"
+    assert state_of(ticket, THEN) == "ready"
+    blocked = draft_of(ticket)
+    blocked.blocked_by = ("b",)
+    assert state_of(seal(blocked), THEN) == "blocked"
+    undated = draft_of(ticket)
+    undated.runat = None
+    assert state_of(seal(undated), NOW) == "ready"
+    claimed = evolve(ticket, EVENTS[2], 2, THEN)
+    assert state_of(claimed, THEN) == "claimed"
+    done = evolve(claimed, EVENTS[4], 3, THEN)
+    failed = evolve(claimed, EVENTS[5], 3, THEN)
+    cancelled = evolve(claimed, e.TicketCancelled("a", keep=True), 3, THEN)
+    assert [state_of(each, THEN) for each in (done, failed, cancelled)] == ["done", "failed", "cancelled"]
+    assert set(STATES) == {"ready", "claimed", "delayed", "blocked", "done", "failed", "cancelled"}
+    fields = ticket_fields(done, THEN)
+    assert (fields["status"], fields["state"], bytes(fields["result"])) == ("done", "done", b"[1]")
+    assert ticket_fields(failed, THEN)["result"] is None
+    assert ticket_fields(failed, THEN).keys() == fields.keys()

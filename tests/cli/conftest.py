@@ -1,0 +1,54 @@
+"""What the tests of the command share: the queue of `scenario`, and running a command in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import pytest
+import scenario
+from running import Ran, Stream
+
+from kharon.cli import main
+
+
+@pytest.fixture(scope="session")
+def queue_of_a_night(tmp_path_factory):
+    """The scenario's queue. No test changes it, but for the index beside its segments."""
+    where = tmp_path_factory.mktemp("night") / "queue"
+    scenario.build(where)
+    return where
+
+
+@pytest.fixture
+def at_home(monkeypatch):
+    """An environment that is the same everywhere: the time, its zone, the terminal."""
+    monkeypatch.setenv("TZ", "UTC")
+    monkeypatch.setenv("KHARON_NOW", scenario.NOW.isoformat())
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("NO_COLOR", "FORCE_COLOR", "TERM", "KHARON_TRACEBACK"):
+        monkeypatch.delenv(name, raising=False)
+    time.tzset()
+    yield monkeypatch
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.fixture
+def run(at_home):
+    """`run("ls", path)` runs a command in this process. Keywords: terminal, encoding."""
+
+    def run(*arguments, terminal=False, encoding="utf-8"):
+        out, err = (Stream(terminal=terminal, encoding=encoding) for _ in range(2))
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main([str(argument) for argument in arguments])
+        return Ran(code, out.text(), err.text())
+
+    return run
+
+
+@pytest.fixture
+def kharon(run, queue_of_a_night, monkeypatch):
+    """`kharon("ls", "queue")` runs a command where the scenario's queue is called `queue`."""
+    monkeypatch.chdir(queue_of_a_night.parent)
+    return run

@@ -1,0 +1,172 @@
+"""Tickets in every state, an empty queue, and one whose beginning was trimmed."""
+
+from __future__ import annotations
+
+import pytest
+import scenario
+
+import kharon as k
+from kharon.cli.tickets import _about
+from kharon.log.directory import DirectoryLog
+from kharon.model import commands as c
+from kharon.model.evolve import evolve
+from kharon.model.ticket import draft_of, seal
+
+
+@pytest.fixture
+def where(tmp_path):
+    return tmp_path / "queue"
+
+
+@pytest.fixture
+def running(where):
+    """A queue with a claimed ticket, a delayed one, and one that was added again after it was removed."""
+    night = scenario.Night(where)
+    night.add(
+        "shop", k.Ticket("running", "t"), k.Ticket("twice", "t", payload={"text": "x" * 60, "list": [1, {"a": None}]})
+    )
+    night.seconds = 5
+    night.give("worker-1", c.Claim("running", "worker-1"))
+    night.give("shop", c.Done("twice"))
+    night.seconds = 9
+    night.add("shop", k.Ticket("twice", "t", payload={"text": "x" * 60, "list": [1, {"a": None}]}), delay=60)
+    night.log.abandon()
+    return where
+
+
+def at(monkeypatch, seconds):
+    monkeypatch.setenv("KHARON_NOW", (scenario.EVENING + scenario.timedelta(seconds=seconds)).isoformat())
+
+
+def test_a_ticket_that_runs(run, running, at_home):
+    at(at_home, 10)
+    ls = run("ls", running).out.splitlines()
+    assert ls[1:] == [
+        "running  t     default  claimed  by worker-1, attempt 1, lease ends in 55 s",
+        "twice    t     default  delayed  due in 59 s",
+    ]
+    assert "claimed by   worker-1\n" in run("show", running, "running").out
+    assert "lease until  2026-03-10 18:01:05.000Z (in 55 s)\n" in run("show", running, "running").out
+    assert "'worker-1' has it (attempt 1, 24 left)" in run("why", running, "running").out
+    assert "attempts left  24\n" in run("why", running, "running").out
+    assert "1 left" in run("why", running, "running", "--max-attempts", 2).out
+    assert "attempts left" not in run("why", running, "running", "--max-attempts", 0).out
+    assert "attempt 1 runs, 5.0 s so far" in run("history", running, "running").out
+    at(at_home, 100)
+    assert "lease ended 35 s ago" in run("ls", running).out
+    assert [found["state"] for found in run("ls", running, "--json").objects] == ["claimed", "ready"]
+
+
+def test_two_lives(run, running, at_home):
+    at(at_home, 10)
+    ran = run("history", running, "twice")
+    assert ran.out.split("\n\n")[1].splitlines()[1].split()[:1] == ["5"]
+    assert [found["life"] for found in run("history", running, "twice", "--json").objects] == [1, 1, 2]
+    assert "delayed 1.0 s so far" in ran.out
+
+
+def test_a_long_payload_is_laid_out(run, running):
+    shown = run("show", running, "twice").out.split("payload   ")[1]
+    assert shown.splitlines() == [
+        "{",
+        f'            "text": "{"x" * 60}",',
+        '            "list": [',
+        "              1,",
+        "              {",
+        '                "a": null',
+        "              }",
+        "            ]",
+        "          }",
+    ]
+
+
+def test_a_result(run, queue_of_a_night):
+    shown = run("as-of", queue_of_a_night, 216, "--json", "--tube", "default", "--status", "done").objects
+    assert [found["result"]["file"] for found in shown] == [f"reports/report-2026-03-{day}.csv" for day in (10, 11)]
+
+
+def test_a_ticket_that_is_blocked():
+    ticket = evolve(
+        None, k.model.events.TicketAdded("a", "t", k.model.events.Raw(b"1"), "q", 1, scenario.NOW), 1, scenario.NOW
+    )
+    draft = draft_of(ticket)
+    draft.blocked_by = ("b", "c")
+    assert _about(seal(draft), "blocked", scenario.NOW) == "by b, c"
+
+
+def test_an_empty_queue(run, where):
+    log = DirectoryLog(where)
+    list(log.open(scenario.EVENING))
+    log.abandon()
+    for command, says in (
+        (["ls", where], "no tickets"),
+        (["tail", where], ""),
+        (["stats", where], "no records"),
+        (["simulate", where], "no records, so there is nothing to simulate"),
+        (["as-of", where, 0], "after record 0"),
+        (["diff", where, 0, 0], "nothing changed"),
+    ):
+        ran = run(*command)
+        assert (ran.code, ran.out) == (0, ""), command
+        assert says in ran.err, command
+    assert run("show", where, "a").code == 1
+    assert run("ls", where, "--json").out == ""
+    assert run("simulate", where, "--json").out == ""
+
+
+def test_a_log_whose_beginning_was_trimmed(run, where):
+    scenario.build(where, trimmed=True)
+    assert k.verify(where).first > 1
+    ran = run("stats", where, "--json")
+    assert ran.code == 0
+    assert ran.err.startswith("counted from record ")
+    first = int(ran.err.split()[3])
+    total = ran.objects[0]
+    records = [record for record in k.read(where) if record.seq >= first]
+    assert total["claimed"] == sum(isinstance(record.event, k.model.events.TicketClaimed) for record in records) > 20
+    assert total["waited"]["count"] == total["claimed"]
+    for command in (
+        ["ls", where],
+        ["tail", where],
+        ["verify", where],
+        ["anchor", where],
+        ["simulate", where],
+        ["as-of", where, 430],
+    ):
+        assert run(*command).code == 0, command
+    ran = run("as-of", where, 10)
+    assert ran.code == 2
+    assert "trimmed" in ran.err
+    ran = run("history", where, "invoice-1039")
+    assert ran.code == 0
+
+
+@pytest.mark.parametrize(
+    ("backoff", "says"),
+    [
+        ("soon", "'soon' is no duration"),
+        ("x:5m", "'x' is no number"),
+        ("2:5m:1:1", "too many parts"),
+        ("2:soon", "'soon' is no duration"),
+        ("0.5:5m", "BackoffDelay.base: 0.5"),
+        ("2:5:9", "BackoffDelay.jitter: 9.0 s is more than max_delay"),
+    ],
+)
+def test_a_backoff_that_is_none(kharon, backoff, says):
+    ran = kharon("simulate", "queue", "--backoff", backoff)
+    assert (ran.code, ran.out) == (2, "")
+    assert says in ran.err
+
+
+@pytest.mark.parametrize("backoff", ["30s", "2:5m", "1.5:15:2"])
+def test_a_backoff(kharon, backoff):
+    ran = kharon("simulate", "queue", "--backoff", backoff, "--max-attempts", 0, "--process-time", "2m", "--json")
+    settings = ran.objects[1]["settings"]
+    assert settings == {"workers": 2, "process_time": 120, "max_attempts": None, "backoff": backoff}
+
+
+@pytest.mark.parametrize("option", [["--workers", 0], ["--process-time", 0], ["--max-attempts", -1]])
+def test_settings_that_cannot_be(kharon, option):
+    ran = kharon("simulate", "queue", *option)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("kharon: Settings.")
