@@ -30,8 +30,7 @@ from kharon.store.local import LocalStore
 from kharon.testing import EPOCH
 
 SCALE = int(os.environ.get("KHARON_PROPERTY_SCALE", "1"))
-MAX_ATTEMPTS = 3
-IDS = st.sampled_from("abcdefgh")
+IDS = st.sampled_from("abcdef")
 TUBES = ("default", "deep")
 GROUPS = ("g", "h")
 REFUSALS = (kharon.TicketNotFound, kharon.TicketExists, kharon.InvalidTransition, kharon.InvalidTicket)
@@ -114,9 +113,9 @@ class Reopening(RuleBasedStateMachine):
         self.lines = []
         self.store = None
 
-    @initialize(fsync=st.sampled_from(["always", "never"]))
-    def begin(self, fsync):
-        self.settings = Settings(fsync=fsync, max_attempts=MAX_ATTEMPTS)
+    @initialize(fsync=st.sampled_from(["always", "never"]), max_attempts=st.sampled_from([1, 3]))
+    def begin(self, fsync, max_attempts):
+        self.settings = Settings(fsync=fsync, max_attempts=max_attempts)
         self.open()
         assert self.tickets == {}
 
@@ -168,6 +167,18 @@ class Reopening(RuleBasedStateMachine):
                     nursery.start_soon(self.submit, command)
 
         trio.run(all_at_once)
+
+    @rule(data=st.data(), number=st.integers(0, 5))
+    def end_what_is_waited_for(self, data, number):
+        """By hand, alone or with another end in one commit."""
+        groups = self.store.projection.groups
+        waited = [id for id, ticket in self.tickets.items() if groups.waiters(ticket)]
+        if waited:
+            first, second = waited[number % len(waited)], waited[-1]
+            commands = [data.draw(settles(first, None) | st.just(c.Delete(first)))]
+            if first != second:
+                commands += data.draw(st.just([]) | st.just([c.Fail(second)]))
+            assert trio.run(self.submit, *commands)
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
@@ -301,7 +312,7 @@ class Reopening(RuleBasedStateMachine):
             )
             return
         assert (new.payload, new.nice, new.attempts, new.order) == (old.payload, old.nice, old.attempts, old.order)
-        if old.attempts >= MAX_ATTEMPTS:
+        if old.attempts >= self.settings.max_attempts:
             assert new.status is Status.FAILED
             assert new.error_reason.startswith("the process that ran it ended (no attempts left")
         else:
