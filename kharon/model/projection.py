@@ -399,10 +399,8 @@ class Projection:
         heads, state = self._heads, self.tubes.get(tube)
         if state is None:
             return None, None
-        if now is None:
-            now = heads.now
-        elif self.at is not None:
-            now = max(now, self.at)  # as the record of a claim would have it
+        assert self.at is not None  # it was told by a record
+        now = heads.now if now is None else max(now, self.at)  # as the record of a claim would have it
         return room(state, heads.claimed.get(tube, 0), self.tubes.times.get(tube, ()), now)
 
     def ahead(self, ticket: Ticket, tubes: Iterable[str], now: datetime) -> int:
