@@ -1,7 +1,8 @@
 """Timelines and explanations against what the rules and the projection say, for any sequence of commands and of time.
 
-`Audited` decides commands as a queue does. After each step, what `explain` says of every ticket is compared with what a
-claim takes then; at the end, each ticket's timeline is compared, at every instant where something may change and
+`Audited` decides commands as a queue does: of tickets, which wait for each other and are in a group, and of tubes,
+which are paused and limited. After each step, what `explain` says of every ticket is compared with what a claim takes
+then; at the end, each ticket's timeline is compared, at every instant where something may change and
 between, with the ticket as folding the records up to there gives it.
 """
 
@@ -22,11 +23,12 @@ from kharon.errors import KharonError
 from kharon.log.record import Record
 from kharon.model import commands as c
 from kharon.model import events as e
-from kharon.model.decide import State, decide, state_of
+from kharon.model.commit import Commit
+from kharon.model.decide import State, state_of
 from kharon.model.delays import BackoffDelay, FixedDelay
 from kharon.model.evolve import evolve
 from kharon.model.projection import Projection
-from kharon.model.ticket import Status, Ticket
+from kharon.model.ticket import Status, Ticket, memberships
 from kharon.testing import EPOCH
 
 IDS = ["a", "b", "c"]
@@ -49,8 +51,8 @@ def made(command, **fields):
     return st.fixed_dictionaries(fields).map(lambda values: lambda name: command(name, **values))
 
 
-def added(id, tube, nice, delay):
-    return c.Add(id, Ticket(id, "t", tube=tube, nice=nice), delay)
+def added(id, tube, nice, delay, group, gate):
+    return c.Add(id, Ticket(id, "t", tube=tube, nice=nice, group=group), delay, "replace", *gate)
 
 
 def lapsed(id, fixed, max_attempts):
@@ -59,7 +61,17 @@ def lapsed(id, fixed, max_attempts):
 
 
 all_changes = changes.map(lambda values: e.Changes(**values))
-add = made(added, tube=st.sampled_from(TUBES), nice=st.integers(-1, 1), delay=st.none() | few)
+gates = st.just(()) | st.tuples(
+    st.lists(ids, max_size=2, unique=True).map(tuple), st.sampled_from([None, "g"]), st.sampled_from(["run", "cancel"])
+)
+add = made(
+    added,
+    tube=st.sampled_from(TUBES),
+    nice=st.integers(-1, 1),
+    delay=st.none() | few,
+    group=st.sampled_from([None, None, "g"]),
+    gate=gates,
+)
 claim = made(c.Claim, worker=st.sampled_from(["worker-1", "worker-2"]))
 retry = made(c.Retry, delay=delays, error_reason=st.just("busy"), changes=st.none() | all_changes, max_attempts=limits)
 done = made(c.Done, keep=st.booleans(), expire_in=expiries)
@@ -89,20 +101,21 @@ class Audited(RuleBasedStateMachine):
         self.now = EPOCH
         self.records: list[Record] = []
 
-    def step(self, command: c.Command, by: str) -> None:
+    def step(self, command: c.Request, by: str) -> None:
         if isinstance(command, c.Claim):
             by = command.worker
         elif isinstance(command, (c.Lapse, c.Expire)):
             by = "clock"
         at = max([self.now, *(record.at for record in self.records[-1:])])
+        commit = Commit(self.projection, c.Context(self.now, 0.5, 10))
         try:
-            events = decide(self.projection.get(command.id), command, c.Context(self.now, 0.5, 10))
+            commit.run([command])
         except KharonError:
+            commit.undo()
             return
-        for event in events:
-            record = Record(self.projection.seq + 1, at, by, event, "0" * 64, (1, 1), 0)
-            self.projection.apply(event, record.seq, at)
-            self.records.append(record)
+        commit.keep()
+        for effect in commit.effects:
+            self.records.append(Record(effect.seq, at, by, effect.event, "0" * 64, (1, 1), 0))
 
     # -- commands
 
@@ -121,6 +134,19 @@ class Audited(RuleBasedStateMachine):
             ticket = self.projection.first_ready(tubes)
             if ticket is not None:
                 self.step(c.Claim(ticket.id, "worker-1"), "worker-1")
+
+    @rule(
+        tube=st.sampled_from(TUBES),
+        pause=st.booleans() | st.none(),
+        claimed=limits,
+        per=st.sampled_from([(None, None), (1, 5.0), (2, 30.0)]),
+    )
+    def restrict(self, tube, pause, claimed, per):
+        """Pause or resume a tube, or limit it."""
+        if pause is None:
+            self.step(c.Limit(tube, claimed, *per), "ann")
+        else:
+            self.step(c.Pause(tube) if pause else c.Resume(tube), "ann")
 
     # -- time
 
@@ -150,44 +176,85 @@ class Audited(RuleBasedStateMachine):
         assert self.projection.horizon == before
         self.projection.check()
 
-    def check_explanation(self, id: str, ticket: Ticket | None, tubes: str | None, line: list[str]) -> None:
+    def check_explanation(self, id: str, ticket: Ticket | None, tubes: str | None, told: tuple[list[str], set[str]]):
+        line, full = told
         found = explain(self.projection, id, self.now, max_attempts=3, tubes=tubes)  # each letter is a tube
         assert (found.ticket, found.id, found.now) == (ticket, id, self.now)
         if id in line:
             assert found.reasons == (Reason.BEHIND if line.index(id) else Reason.NEXT,)
             assert found.ahead == line.index(id)
             assert found.attempts_left == max(0, 3 - ticket.attempts)
+        elif found.reason is Reason.BEHIND:
+            assert found.ahead > 0
+            assert ticket.tube in full, "only because the limit is used up by those before it"
+            assert self.gates(ticket, tubes) == set()
+            assert self.projection.tube(ticket.tube, self.now).open
         else:
             assert not {Reason.NEXT, Reason.BEHIND} & set(found.reasons)
             assert found.ahead is None
-            assert found.reason is self.reason(ticket, tubes)
+            self.check_reason(found, ticket, tubes)
         assert found.due_at == (ticket.runat if ticket and ticket.status is Status.PENDING else None)
 
-    def line(self, tubes: list[str]) -> list[str]:
-        """The ids in the order in which claiming until nothing is ready takes them now."""
+    def line(self, tubes: list[str]) -> tuple[list[str], set[str]]:
+        """The ids in the order in which claiming until nothing is given takes them now, and the tubes shut by then."""
         copy = Projection().fold(self.records)
         copy.promote(self.now)
         line = []
         while ticket := copy.first_ready(tubes):
             line.append(ticket.id)
             event = e.TicketClaimed(ticket.id, 1, datetime.max.replace(tzinfo=EPOCH.tzinfo), "w")
-            copy.apply(event, copy.seq + 1, copy.at)
-        return line
+            copy.apply(event, copy.seq + 1, max(self.now, copy.at))
+        return line, {tube for tube in tubes if not copy.tube(tube).open}
 
-    def reason(self, ticket: Ticket | None, tubes: str | None) -> Reason:
+    def check_reason(self, found: kharon.Explanation, ticket: Ticket | None, tubes: str | None) -> None:
+        """Of a ticket that no claim takes now."""
         if ticket is None:
-            return Reason.ABSENT
-        if ticket.status is not Status.PENDING:
-            return Reason(ticket.status.value)
-        if ticket.claim is not None:
-            return Reason.RUNNING if self.now < ticket.lease_until else Reason.LEASE_ENDED
-        return Reason.DELAYED if tubes is None or ticket.tube in tubes else Reason.NOT_SUBSCRIBED
+            assert found.reasons == (Reason.ABSENT,)
+        elif ticket.status is not Status.PENDING:
+            assert found.reasons == (Reason(ticket.status.value),)
+        elif ticket.claim is not None:
+            running = self.now < ticket.lease_until
+            assert found.reasons == (Reason.RUNNING if running else Reason.LEASE_ENDED,)
+        else:
+            gates = self.gates(ticket, tubes)
+            assert set(found.reasons) - {Reason.TUBE_AT_LIMIT} == gates
+            assert (Reason.TUBE_AT_LIMIT in found.reasons) == (
+                Reason.TUBE_PAUSED not in gates and not self.projection.tube(ticket.tube, self.now).open
+            )
+            blocked = Reason.BLOCKED in gates
+            assert bool(found.blocked_by or found.members_left) == blocked
+            assert (found.on_failure is not None) == blocked
+
+    def gates(self, ticket: Ticket, tubes: str | None) -> set[Reason]:
+        """What shuts a ticket in, by the records and what is pending: all but a limit."""
+        paused, members = None, 0
+        for record in self.records:
+            if isinstance(record.event, (e.TubePaused, e.TubeResumed)) and record.event.tube == ticket.tube:
+                paused = record.seq if isinstance(record.event, e.TubePaused) else None
+        for other in self.projection.tickets.values():
+            members += bool(
+                ticket.gate is not None
+                and ticket.gate.since
+                and any(
+                    name == ticket.after_group and joined < ticket.gate.since for name, joined in memberships(other)
+                )
+            )
+        found = explain(self.projection, ticket.id, self.now, tubes=tubes)
+        assert found.members_left == members
+        assert found.paused_seq == paused
+        shut = {
+            Reason.BLOCKED: bool(members or ticket.blocked_by),
+            Reason.NOT_SUBSCRIBED: tubes is not None and ticket.tube not in tubes,
+            Reason.TUBE_PAUSED: paused is not None,
+            Reason.DELAYED: ticket.runat > self.now,
+        }
+        return {reason for reason, so in shut.items() if so}
 
     # -- a timeline is the ticket at every instant
 
     def teardown(self):
         for id in IDS:
-            mine = [record for record in self.records if record.event.id == id]
+            mine = [record for record in self.records if getattr(record.event, "id", None) == id]
             if mine:
                 for now in (None, mine[-1].at, self.now, mine[-1].at + timedelta(seconds=100)):
                     check_timeline(mine, now)
@@ -256,6 +323,8 @@ def phase_of(ticket: Ticket, instant: datetime, *, backs_off: bool) -> Phase:
         return Phase.KEPT
     if ticket.claim is not None:
         return Phase.RUNNING
+    if ticket.blocked:
+        return Phase.BLOCKED
     if ticket.runat <= instant:
         return Phase.READY
     return Phase.BACKING_OFF if backs_off else Phase.DELAYED
@@ -274,7 +343,7 @@ def state_at(records: list[Record], instant: datetime) -> tuple[Ticket | None, b
             backs_off = backs_off and isinstance(event, e.TicketAdded) and ticket.claim is not None
         elif isinstance(event, e.TicketUpdated):
             backs_off = backs_off and event.changes.runat is UNSET
-        elif added_again and not isinstance(event, e.LeaseExtended):
+        elif added_again and not isinstance(event, (e.LeaseExtended, e.TicketUnblocked)):
             backs_off = False  # whatever ended the claim
     return ticket, backs_off
 

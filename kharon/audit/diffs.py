@@ -147,7 +147,8 @@ class _Until:
 _FIELDS: Final = {
     # Not what changes with every event (version, mtime), nor what follows from an adding (order) or a claim (claim).
     **{name: name for name in ("type", "tube", "nice", "runat", "group", "status", "attempts", "ctime")},
-    **{name: name for name in ("lease_until", "worker", "expire_at", "error_reason", "blocked_by", "successor")},
+    **{name: name for name in ("lease_until", "worker", "expire_at", "error_reason", "successor")},
+    **{name: name for name in ("after", "after_group", "on_failure", "blocked", "blocked_by")},
     "payload": "_payload",  # compared as JSON: 1 and true are equal in Python
     "result": "_result",
 }

@@ -7,24 +7,31 @@ that the two agree is tested against it.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, Final
 
 import attrs
 
 from kharon.model.limits import check_instant
 from kharon.model.projection import Projection
-from kharon.model.ticket import Status, Ticket
+from kharon.model.ticket import Status, Ticket, waits_of
+from kharon.model.tubes import Limit, Tube
 from kharon.settings import Settings
 
-__all__ = ["Explanation", "Reason", "explain"]
+__all__ = ["MOST_NAMED", "Explanation", "Reason", "explain"]
+
+MOST_NAMED: Final = 5
+"""How many of the tickets that one waits for are named, at most; of the others it is said how many there are."""
 
 
 class Reason(enum.StrEnum):
     """Why a ticket is running, or not.
 
     Running; its lease ended, and nobody has taken note yet; next to be claimed; behind others that are due; delayed;
-    blocked by other tickets; in a tube that no worker claims from; done, failed or cancelled; absent.
+    blocked by other tickets; in a tube that no worker claims from, that is paused, or that is at its limit; done,
+    failed or cancelled; absent.
     """
 
     RUNNING = "running"
@@ -34,6 +41,8 @@ class Reason(enum.StrEnum):
     DELAYED = "delayed"
     BLOCKED = "blocked"
     NOT_SUBSCRIBED = "not subscribed"
+    TUBE_PAUSED = "tube paused"
+    TUBE_AT_LIMIT = "tube at its limit"
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -52,11 +61,23 @@ class Explanation:
             it.
         ticket: the ticket; None if there is none.
         due_at: from when it may be claimed; None if it is not pending.
-        blocked_by: the ids that it waits for.
+        blocked_by: the ids that it waits for. Of a ticket that runs, and was added again meanwhile, those that it will
+            wait for once it settles; so it is with `after_group`, `members_left`, `members` and `on_failure`.
+        after_group: the group of which it waits for members; None: it does not, or not any more.
+        members_left: how many of those members are left.
+        members: the ids of `MOST_NAMED` of them at most, those that joined first.
+        on_failure: what becomes of it if one that it waits for fails or is cancelled, "run" or "cancel"; None: it waits
+            for none.
         worker, lease_until: who has it, and until when; None if nobody has.
         attempts: how many have been counted.
         attempts_left: how many may follow; None: no end, or it is not pending.
-        ahead: how many due tickets would be claimed before it; None if it cannot be claimed now.
+        ahead: how many due tickets would be claimed before it; None if it cannot be claimed now. What a tube that is
+            paused or at its limit does not give is not counted.
+        paused_since, paused_seq: if it is pending and its tube paused: the time and the seq of the record that did it.
+        limit: if it is pending: how much may be claimed from its tube; None: any number.
+        tube_claimed: how many tickets of its tube are claimed; None: it is not pending.
+        reopens_at: when its tube, at its limit of claims per period, gives one more; None: it is not, or time alone
+            changes nothing.
         terminal_since: since when it has been done, failed or cancelled; None if it is not. A later update of
             the ticket moves it: then its `timeline` knows better.
         expires_at: when it will be removed; None: never, or it is pending.
@@ -69,11 +90,20 @@ class Explanation:
     ticket: Ticket | None
     due_at: datetime | None
     blocked_by: tuple[str, ...]
+    after_group: str | None
+    members_left: int
+    members: tuple[str, ...]
+    on_failure: str | None
     worker: str | None
     lease_until: datetime | None
     attempts: int
     attempts_left: int | None
     ahead: int | None
+    paused_since: datetime | None
+    paused_seq: int | None
+    limit: Limit | None
+    tube_claimed: int | None
+    reopens_at: datetime | None
     terminal_since: datetime | None
     expires_at: datetime | None
 
@@ -108,76 +138,156 @@ def explain(
     now = check_instant("now", now)
     ticket = projection.get(id)
     if ticket is None:
-        return _explanation(id, now, [Reason.ABSENT], _absent(id), None)
+        return _found(projection, id, now, [Reason.ABSENT], _absent(id), None)
     if ticket.status is not Status.PENDING:
         reason = Reason[ticket.status.name]
-        return _explanation(id, now, [reason], _terminal(ticket, now), ticket, terminal_since=ticket.mtime)
+        return _found(projection, id, now, [reason], _terminal(ticket, now), ticket, terminal_since=ticket.mtime)
     left = None if max_attempts is None else max(0, max_attempts - ticket.attempts)
+    waits = _waits(projection, ticket)
     if ticket.claim is not None:
         assert ticket.lease_until is not None
         reason = Reason.RUNNING if ticket.lease_until > now else Reason.LEASE_ENDED
-        return _explanation(id, now, [reason], _claimed(ticket, reason, left), ticket, attempts_left=left)
+        sentence = _claimed(ticket, reason, left) + _succeeded(ticket, waits)
+        return _found(projection, id, now, [reason], sentence, ticket, attempts_left=left, **waits)
     claimed_from = {ticket.tube} if tubes is None else set(tubes)
-    gates = _gates(ticket, now, claimed_from)
+    tube = projection.tube(ticket.tube, now)
+    gates = _gates(ticket, tube, now, claimed_from)
     if gates:
-        sentence = f"{id!r} is not running: " + "; and ".join(_gate(gate, ticket, now) for gate in gates) + "."
-        return _explanation(id, now, gates, sentence, ticket, attempts_left=left)
+        told = "; and ".join(_gate(gate, ticket, tube, waits, now) for gate in gates)
+        return _found(
+            projection, id, now, gates, f"{id!r} is not running: {told}.", ticket, attempts_left=left, **waits
+        )
     ahead = projection.ahead(ticket, claimed_from, now)
     reason = Reason.BEHIND if ahead else Reason.NEXT
-    return _explanation(id, now, [reason], _ready(ticket, ahead), ticket, attempts_left=left, ahead=ahead)
+    return _found(projection, id, now, [reason], _ready(ticket, ahead), ticket, attempts_left=left, ahead=ahead)
 
 
-def _explanation(
+def _found(
+    projection: Projection,
     id: str,
     now: datetime,
     reasons: list[Reason],
     sentence: str,
     ticket: Ticket | None,
-    *,
-    attempts_left: int | None = None,
-    ahead: int | None = None,
-    terminal_since: datetime | None = None,
+    **more: Any,
 ) -> Explanation:
+    """Return an explanation: what follows from the ticket and its tube, and `more`, in place of what has nothing."""
     pending = ticket is not None and ticket.status is Status.PENDING
-    return Explanation(
-        id=id,
-        now=now,
-        reasons=tuple(reasons),
-        sentence=sentence,
-        ticket=ticket,
-        due_at=ticket.runat if ticket is not None and pending else None,
-        blocked_by=() if ticket is None else ticket.blocked_by,
-        worker=None if ticket is None else ticket.worker,
-        lease_until=None if ticket is None else ticket.lease_until,
-        attempts=0 if ticket is None else ticket.attempts,
-        attempts_left=attempts_left,
-        ahead=ahead,
-        terminal_since=terminal_since,
-        expires_at=None if ticket is None else ticket.expire_at,
-    )
+    tube = projection.tube(ticket.tube, now) if ticket is not None and pending else None
+    fields: dict[str, Any] = {
+        **_NO_WAITS,
+        "due_at": ticket.runat if ticket is not None and pending else None,
+        "worker": None if ticket is None else ticket.worker,
+        "lease_until": None if ticket is None else ticket.lease_until,
+        "attempts": 0 if ticket is None else ticket.attempts,
+        "attempts_left": None,
+        "ahead": None,
+        "paused_since": None if tube is None else tube.paused_since,
+        "paused_seq": None if tube is None else tube.paused_seq,
+        "limit": None if tube is None else tube.limit,
+        "tube_claimed": None if tube is None else tube.claimed,
+        "reopens_at": None if tube is None else tube.reopens_at,
+        "terminal_since": None,
+        "expires_at": None if ticket is None else ticket.expire_at,
+    }
+    fields.update(more)
+    return Explanation(id=id, now=now, reasons=tuple(reasons), sentence=sentence, ticket=ticket, **fields)
 
 
-def _gates(ticket: Ticket, now: datetime, tubes: set[str]) -> list[Reason]:
+_NO_WAITS: Final = {"blocked_by": (), "after_group": None, "members_left": 0, "members": (), "on_failure": None}
+
+
+def _waits(projection: Projection, ticket: Ticket) -> dict[str, Any]:
+    """Return the fields of an explanation that say what a ticket waits for, or will once it settles."""
+    waits = waits_of(ticket)
+    if not waits.blocked:
+        return {}
+    assert waits.gate is not None
+    groups = projection.groups
+    return {
+        "blocked_by": waits.blocked_by,
+        "after_group": waits.gate.after_group if waits.gate.since else None,
+        "members_left": groups.left(waits),
+        "members": tuple(islice(groups.members(waits), MOST_NAMED)),
+        "on_failure": waits.on_failure,
+    }
+
+
+def _gates(ticket: Ticket, tube: Tube, now: datetime, tubes: set[str]) -> list[Reason]:
     """Return what keeps a waiting ticket from being claimed. Whatever else may close a tube has its place here."""
     gates = []
-    if ticket.blocked_by:
+    if ticket.blocked:
         gates.append(Reason.BLOCKED)
     if ticket.tube not in tubes:
         gates.append(Reason.NOT_SUBSCRIBED)
+    if tube.paused_since is not None:
+        gates.append(Reason.TUBE_PAUSED)
     assert ticket.runat is not None
     if ticket.runat > now:
         gates.append(Reason.DELAYED)
+    if not tube.open and tube.paused_since is None:
+        gates.append(Reason.TUBE_AT_LIMIT)
     return gates
 
 
-def _gate(gate: Reason, ticket: Ticket, now: datetime) -> str:
+def _gate(gate: Reason, ticket: Ticket, tube: Tube, waits: dict[str, Any], now: datetime) -> str:
     if gate is Reason.BLOCKED:
-        return f"it waits for {', '.join(map(repr, ticket.blocked_by))}"
+        return f"it waits for {_awaited(waits)}"
     if gate is Reason.NOT_SUBSCRIBED:
         return f"no worker claims from its tube {ticket.tube!r}"
+    if gate is Reason.TUBE_PAUSED:
+        assert tube.paused_since is not None
+        return f"its tube {tube.name!r} is paused since record {tube.paused_seq}, {_at(tube.paused_since)}"
+    if gate is Reason.TUBE_AT_LIMIT:
+        return f"its tube {tube.name!r} is at its limit of {_limit(tube, now)}"
     why = f" ({ticket.attempts} attempts so far; the last one: {ticket.error_reason})" if ticket.error_reason else ""
     assert ticket.runat is not None
     return f"it is due at {_at(ticket.runat)}, in {_seconds(ticket.runat - now)}{why}"
+
+
+def _awaited(waits: dict[str, Any]) -> str:
+    """Name what is waited for: a handful of it, and how much more there is."""
+    parts, left = [], waits["members_left"]
+    if waits["blocked_by"]:
+        parts.append(_named(waits["blocked_by"], len(waits["blocked_by"])))
+    if left:
+        which = f"{left} members that are" if left > 1 else "the one member that is"
+        parts.append(f"{which} left of group {waits['after_group']!r} ({_named(waits['members'], left)})")
+    if not parts:
+        return f"group {waits['after_group']!r}, of which no member is left, however it ended"
+    what = ", and for ".join(parts)
+    if waits["on_failure"] == "cancel":
+        return f"{what}, and is cancelled if {'that one' if _is_one(waits) else 'one of these'} fails or is cancelled"
+    return f"{what}, however {'that one ends' if _is_one(waits) else 'these end'}"
+
+
+def _is_one(waits: dict[str, Any]) -> bool:
+    return len(waits["blocked_by"]) + int(waits["members_left"]) == 1
+
+
+def _named(ids: Sequence[str], count: int) -> str:
+    shown = [repr(id) for id in ids[:MOST_NAMED]]
+    if count > len(shown):
+        shown.append(f"{count - len(shown)} more")
+    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
+
+
+def _limit(tube: Tube, now: datetime) -> str:
+    """Say which of its limits shuts a tube: that of claims, if time will open it, else that of what is claimed."""
+    assert tube.limit is not None
+    if tube.reopens_at is None:
+        return f"{tube.limit.claimed} claimed at once: {tube.claimed} are"
+    claims = "1 claim" if tube.limit.claims == 1 else f"{tube.limit.claims} claims"
+    again = f"{_at(tube.reopens_at)}, in {_seconds(tube.reopens_at - now)}"
+    return f"{claims} in {tube.limit.period:g} s: the next may be made at {again}"
+
+
+def _succeeded(ticket: Ticket, waits: dict[str, Any]) -> str:
+    """Say what a ticket that runs will be, if it was added again meanwhile."""
+    if ticket.successor is None:
+        return ""
+    behind = f", and then waits for {_awaited(waits)}" if waits else ""
+    return f" It was added again meanwhile: it is pending again once it settles{behind}."
 
 
 def _claimed(ticket: Ticket, reason: Reason, left: int | None) -> str:

@@ -3,9 +3,9 @@
     export(records, Path("audit.parquet"))        the suffix says which; one row for each record, in order
 
 The table is called `records`. Every event's fields are columns, named as in the log, empty where an event has no such
-field; payloads, results and changes are columns of JSON text, and fields that only later or rarer events have are one
-object in `more`. Instants are timestamps where the format has such, else text in ISO 8601 and UTC. Records are taken in
-batches and never held. The file appears under its name when it is whole: it is written beside it and renamed.
+field; payloads, results, changes and lists are columns of JSON text, and fields that only later or rarer events have
+are one object in `more`. Instants are timestamps where the format has such, else text in ISO 8601 and UTC. Records are
+taken in batches and never held. The file appears under its name when it is whole: it is written beside it and renamed.
 
 CSV, JSON Lines and SQLite need nothing but Python; Parquet needs pyarrow, and DuckDB duckdb besides: `kharon[export]`.
 """
@@ -55,6 +55,13 @@ COLUMNS: Final = (
     Column("nice", "integer"),
     Column("runat", "instant"),
     Column("group", "text"),
+    Column("after", "json"),
+    Column("after_group", "text"),
+    Column("on_failure", "text"),
+    Column("blocked_by", "json"),
+    Column("blocked_by_group", "flag"),
+    Column("ended", "text"),
+    Column("dropped", "flag"),
     Column("attempt", "integer"),
     Column("worker", "text"),
     Column("lease_until", "instant"),
@@ -83,7 +90,13 @@ def _row(record: Record) -> dict[str, Any]:
     part, parts = fields.pop("part")
     row = {name: fields.pop(name, None) for name in _NAMES if name not in {"part", "parts", "more"}}
     row |= {"part": part, "parts": parts, "more": _text(fields) if fields else None}
-    return {name: bytes(value).decode("ascii") if isinstance(value, Raw) else value for name, value in row.items()}
+    return {name: _cell(value) for name, value in row.items()}
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, Raw):
+        return bytes(value).decode("ascii")
+    return _text(value) if isinstance(value, (tuple, list)) else value
 
 
 def _text(value: object) -> str:

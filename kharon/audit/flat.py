@@ -71,6 +71,10 @@ def ticket_fields(ticket: Ticket, now: datetime) -> Mapping[str, Any]:
         "worker": ticket.worker,
         "expire_at": ticket.expire_at,
         "error_reason": ticket.error_reason,
+        "after": list(ticket.after),
+        "after_group": ticket.after_group,
+        "on_failure": ticket.on_failure,
+        "blocked": ticket.blocked,
         "blocked_by": list(ticket.blocked_by),
         "version": ticket.version,
         "payload": Raw(ticket._payload),
@@ -84,6 +88,6 @@ def state_of(ticket: Ticket, now: datetime) -> str:
         return ticket.status.value
     if ticket.claim is not None:
         return "claimed"
-    if ticket.blocked_by:
+    if ticket.blocked:
         return "blocked"
     return "ready" if ticket.runat is None or ticket.runat <= now else "delayed"

@@ -148,9 +148,10 @@ class Group:
     """What was counted for all tickets, or for those of one type or tube, or in one hour.
 
     Attributes:
-        added, claimed, extended, done, failed, cancelled, retried, released, lapsed, restarted, updated, deleted,
-            expired: events of that kind.
-        waited: from when a ticket could have been claimed to its claim, in seconds.
+        added, claimed, extended, done, failed, cancelled, retried, released, lapsed, restarted, updated, unblocked,
+            deleted, expired: events of that kind.
+        waited: from when a ticket was due and not blocked to its claim, in seconds; so that its tube was paused, or at
+            its limit, is part of it.
         ran: from a claim to what ended it, in seconds.
     """
 
@@ -165,6 +166,7 @@ class Group:
     lapsed: int = 0
     restarted: int = 0
     updated: int = 0
+    unblocked: int = 0
     deleted: int = 0
     expired: int = 0
     waited: Sketch = attrs.field(factory=Sketch)
@@ -227,6 +229,7 @@ _NAMES: Final[Mapping[type[e.Event], str]] = {
     e.TicketLapsed: "lapsed",
     e.TicketRestarted: "restarted",
     e.TicketUpdated: "updated",
+    e.TicketUnblocked: "unblocked",
     e.TicketDeleted: "deleted",
     e.TicketExpired: "expired",
 }
@@ -272,8 +275,9 @@ class Counter:
         self._waiting: dict[str, datetime] = {}  # since when a pending ticket has not been claimed
         self._running: dict[str, datetime] = {}  # since when a claimed one has
         for ticket in self._tickets.values():
-            if ticket.status is Status.PENDING and ticket.mtime is not None:
-                (self._waiting if ticket.claim is None else self._running)[ticket.id] = ticket.mtime
+            waits = _claimable(ticket)
+            if waits is not None and ticket.mtime is not None:
+                (self._waiting if waits else self._running)[ticket.id] = ticket.mtime
 
     def add(self, record: Record) -> None:
         """Count one record. O(1)."""
@@ -350,9 +354,9 @@ class Counter:
 
 def _claimable(ticket: Ticket | None) -> bool | None:
     """Return whether a ticket waits to be claimed (True) or is claimed (False); None: neither."""
-    if ticket is None or ticket.status is not Status.PENDING:
+    if ticket is None or ticket.status is not Status.PENDING or ticket.blocked:
         return None
-    return ticket.claim is None and not ticket.blocked_by
+    return ticket.claim is None
 
 
 def _hour(at: datetime) -> datetime:

@@ -1,9 +1,11 @@
 """What a log says happened, as a workload that can be run again under other settings.
 
-`Recorder` folds records to a `Workload`: when which ticket was added, what people did to it, and for each attempt how
-long it ran and how it ended. What is a setting's doing (which worker took it and when, how long it backed off, that it
-lapsed) is left out: it is what a simulation finds out anew. The running itself, through the real engine in virtual
-time, is in `kharon.cli.simulation`; this module is pure.
+`Recorder` folds records to a `Workload`: when which ticket was added, and what it was told to wait for; what people did
+to it, and to tubes (pauses, limits); and for each attempt how long it ran and how it ended. What is a setting's doing
+(which worker took it and when, how long it backed off, that it lapsed) is left out: it is what a simulation finds out
+anew. So it is with what follows from an end: that a ticket is unblocked, or cancelled because one that it waited for
+failed. Schedules are left out, too: the tickets that they added are added when they were. The running itself, through
+the real engine in virtual time, is in `kharon.cli.simulation`; this module is pure.
 
 What a log cannot say is taken to be so:
 
@@ -13,6 +15,7 @@ What a log cannot say is taken to be so:
   one of its type did; else it is done at once.
 - An attempt that was released, or cut off with its process, did not happen: a simulation has no deployments and no
   crashes.
+- A pause or a limit from before the log's first record is not there; nor is a ticket, if that was trimmed.
 - A retry was an exception's, not asked for by the handler with a delay of its own, if a backoff is given.
 """
 
@@ -68,7 +71,7 @@ class Run:
 
 @attrs.frozen(slots=True)
 class Act:
-    """Something that was done to the queue from outside: an adding, or what a person did to a ticket.
+    """Something that was done to the queue from outside: an adding, or what a person did to a ticket or to a tube.
 
     Attributes:
         at: when, UTC.
@@ -76,7 +79,7 @@ class Act:
     """
 
     at: datetime
-    event: e.TicketEvent
+    event: e.TicketEvent | e.TubeEvent
 
 
 @attrs.define(slots=True)
@@ -141,6 +144,8 @@ class Recorder:
         """Take one record. O(1)."""
         load, event, at = self._load, record.event, record.at
         load.begin, load.end = load.begin or at, at
+        if isinstance(event, e.TubeEvent):
+            load.acts.append(Act(at, event))
         if not isinstance(event, e.TicketEvent):
             return
         before = self._tickets.get(event.id)
@@ -158,7 +163,7 @@ class Recorder:
             begun = self._begun.get(event.id, at)
             extend = ((at - begun).total_seconds(), (event.lease_until - at).total_seconds())
             self._extends.setdefault(event.id, []).append(extend)
-        elif isinstance(event, _BY_SEVERAL) or (not claimed and not self._is_the_clocks(event)):
+        elif isinstance(event, _BY_SEVERAL) or not (claimed or _follows(record, before) or self._is_the_clocks(event)):
             load.acts.append(Act(at, event))
         if before is not None and claimed and (after is None or after.claim != before.claim):
             self._end(before, event, record)
@@ -216,6 +221,14 @@ class Recorder:
                 return Run(seconds, Ending.ACKED)
             case _:
                 return None  # released, or cut off with its process
+
+
+def _follows(record: Record, before: Ticket | None) -> bool:
+    """Return whether an event is what the end of another ticket in its commit meant for one that waited for it."""
+    event = record.event
+    if isinstance(event, e.TicketCancelled) and before is not None:
+        return before.blocked and before.on_failure == "cancel" and record.part[0] > 1
+    return isinstance(event, e.TicketUnblocked)
 
 
 def _seconds(until: datetime | None, at: datetime) -> float | None:

@@ -41,8 +41,9 @@ __all__ = ["Attempt", "Life", "Outcome", "Phase", "Span", "Step", "Timeline", "T
 class Phase(enum.StrEnum):
     """What a ticket was in, from one record to the next.
 
-    Delayed, until the `runat` that it was given; ready, due and free to be claimed; blocked by other tickets; running,
-    claimed by a worker; backing off, between two attempts; kept, once it is done, failed or cancelled.
+    Delayed, until the `runat` that it was given; ready, due and free to be claimed, if its tube gives it; blocked by
+    other tickets, due or not; running, claimed by a worker; backing off, between two attempts; kept, once it is done,
+    failed or cancelled.
     """
 
     DELAYED = "delayed"
@@ -373,7 +374,7 @@ def _phases(
         yield ticket, Phase.KEPT, begin, end, None
     elif ticket.claim is not None:
         yield ticket, Phase.RUNNING, begin, end, ticket.attempts
-    elif ticket.blocked_by:
+    elif ticket.blocked:
         yield ticket, Phase.BLOCKED, begin, end, None
     else:
         assert ticket.runat is not None

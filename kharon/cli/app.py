@@ -183,6 +183,22 @@ def diff(
 
 
 @app.command()
+def tubes(queue: Queue, json: Json = False) -> None:
+    """List tubes: what is in each, and what is paused or limited."""
+    from kharon.cli.tubes import told_tubes
+
+    told_tubes(Output(json=json), queue, now())
+
+
+@app.command()
+def schedules(queue: Queue, json: Json = False) -> None:
+    """List what adds tickets again and again: when, next, last."""
+    from kharon.cli.tubes import told_schedules
+
+    told_schedules(Output(json=json), queue, now())
+
+
+@app.command()
 def tail(
     queue: Queue,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes, until Ctrl-C.")] = False,
@@ -308,7 +324,11 @@ def simulate(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Run what was recorded under other settings, and compare."""
+    """Run what was recorded under other settings, and compare.
+
+    What tickets were told to wait for, and pauses and limits of tubes, hold as recorded. Schedules are left out: the
+    tickets that they added are added when they were.
+    """
     from kharon.cli.figures import told_simulation
 
     changes: dict[str, Any] = {}

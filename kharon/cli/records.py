@@ -21,6 +21,7 @@ from kharon.cli.failures import Usage
 from kharon.cli.looking import past, reading
 from kharon.cli.output import Output, Styled
 from kharon.cli.times import length, moment
+from kharon.cli.waits import awaited, told_gate, unblocked
 from kharon.errors import TicketNotFound
 from kharon.log.record import Record
 from kharon.model import events as e
@@ -108,7 +109,12 @@ def _step_row(step: Step) -> tuple[str, str, str, str, str]:
 
 
 def _why(event: e.Event) -> str:
-    """Return an event's reason, and the changes that came with it."""
+    """Return an event's reason, or what it waits for, and the changes that came with it."""
+    if isinstance(event, e.TicketUnblocked):
+        return unblocked(event)
+    if isinstance(event, e.TicketAdded):
+        what = awaited(event)
+        return f"by {what}" if what else ""
     changes = getattr(event, "changes", None)
     return "; ".join(filter(None, (getattr(event, "error_reason", None), changes and _changes(changes))))
 
@@ -241,7 +247,9 @@ def _about(record: Record) -> str:
     match event:
         case e.TicketAdded():
             due = f", due in {length(event.runat - at)}" if event.runat > at else ""
-            return f"{event.type} in {event.tube}{due}"
+            return f"{event.type} in {event.tube}{due}{told_gate(event)}"
+        case e.TicketUnblocked():
+            return unblocked(event)
         case e.TicketClaimed():
             return f"attempt {event.attempt}, for {length(event.lease_until - at)}"
         case e.LeaseExtended():

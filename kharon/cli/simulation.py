@@ -2,8 +2,9 @@
 
 The queue is in memory, its clock is Trio's `MockClock`, and the handlers sleep as long as the recorded attempts took
 and end as they ended. So waits, lapses and failures are what the engine itself makes of the settings; they are measured
-from the simulated queue's own records, with the function that measures the recorded ones. What is taken for granted
-where the log does not know is in `kharon.audit.simulate`.
+from the simulated queue's own records, with the function that measures the recorded ones. Tickets wait for others, and
+tubes are paused and limited, as it was recorded; schedules are no part of it, only the tickets that they added. What is
+taken for granted where the log does not know is in `kharon.audit.simulate`.
 
 Two simulations with the same arguments give the same: nothing in the engine draws lots but the jitter of a backoff, for
 which the same numbers are drawn, and Trio's order of tasks, which is fixed here.
@@ -199,8 +200,16 @@ class _World:
 async def _do(kh: Kharon, act: Act) -> None:
     """Do to the simulated queue what was done to the recorded one."""
     match act.event:
-        case e.TicketAdded(id=id, type=type, tube=tube, nice=nice, runat=runat, group=group):
-            await kh.add(Ticket(id, type, tube=tube, nice=nice, runat=runat, group=group))
+        case e.TicketAdded(id=id, type=type, tube=tube, nice=nice, runat=runat, group=group) as added:
+            ticket = Ticket(id, type, tube=tube, nice=nice, runat=runat, group=group)
+            on_failure: Any = added.on_failure
+            await kh.add(ticket, after=added.after, after_group=added.after_group, on_failure=on_failure)
+        case e.TubePaused(tube=tube):
+            await kh.pause(tube)
+        case e.TubeResumed(tube=tube):
+            await kh.resume(tube)
+        case e.TubeLimited(tube=tube, claimed=claimed, claims=claims, period=period):
+            await kh.limit(tube, claimed=claimed, claims=claims, period=period)
         case e.TicketUpdated(id=id, changes=changes):
             await kh.update(id, **_without_payload(changes))
         case e.TicketDeleted(id=id):

@@ -17,9 +17,12 @@ from kharon.cli.failures import Usage
 from kharon.cli.looking import past, reading, state
 from kharon.cli.output import Output, Styled
 from kharon.cli.times import ago, moment
+from kharon.cli.tubes import limit_fields, told_limit
+from kharon.cli.waits import named, waited_for
 from kharon.errors import TicketNotFound
 from kharon.model.projection import Projection
 from kharon.model.ticket import Status, Ticket
+from kharon.model.tubes import Limit
 
 __all__ = ["STYLES", "Filter", "as_of", "explained", "listed", "shown", "told_difference"]
 
@@ -42,7 +45,8 @@ class Filter:
     Attributes:
         status: a status, or a state (`kharon.audit.flat.STATES`); None: any.
         type, tube, group: exactly this one; None: any.
-        due: only those that could be claimed, in the order in which they would be.
+        due: only those that could be claimed, in the order in which they would be: none from a tube that is paused, and
+            no more from one than its limit leaves.
         limit: at most so many; None: all.
     """
 
@@ -72,8 +76,20 @@ class Filter:
         found = [ticket for ticket in projection.tickets.values() if self._fits(ticket, now)]
         if self.due:
             found.sort(key=lambda ticket: (ticket.nice, ticket.runat, ticket.order))
+            found = list(_given(projection, found, now))
         shown = found if self.limit is None else found[: self.limit]
         return shown, len(found) - len(shown)
+
+
+def _given(projection: Projection, ready: list[Ticket], now: datetime) -> Iterator[Ticket]:
+    """Give those that their tubes give, one claimed after the other."""
+    left: dict[str, int | None] = {}
+    for ticket in ready:
+        free = left.setdefault(ticket.tube, projection.room(ticket.tube, now))
+        if free != 0:
+            yield ticket
+        if free:
+            left[ticket.tube] = free - 1
 
 
 def listed(out: Output, queue: Path, wanted: Filter, now: datetime) -> None:
@@ -121,7 +137,7 @@ def _about(ticket: Ticket, name: str, now: datetime) -> str:
         ends = "ends" if ticket.lease_until > now else "ended"
         return f"by {ticket.worker}, attempt {ticket.attempts}, lease {ends} {ago(ticket.lease_until, now)}"
     if name == "blocked":
-        return f"by {', '.join(ticket.blocked_by)}"
+        return f"by {waited_for(ticket)}"
     if name in ("ready", "delayed"):
         assert ticket.runat is not None
         return ", ".join(filter(None, (f"due {ago(ticket.runat, now)}", tries))) + reason
@@ -173,8 +189,12 @@ def _lines(ticket: Ticket, now: datetime) -> Iterator[tuple[str, str]]:
     yield "state", Styled(name, STYLES[name])
     if ticket.worker is not None:
         yield "claimed by", ticket.worker
-    if ticket.blocked_by:
-        yield "waits for", ", ".join(ticket.blocked_by)
+    if ticket.blocked:
+        yield "waits for", waited_for(ticket)
+    if ticket.gate is not None:
+        told = [*ticket.after, *([] if ticket.after_group is None else [f"group {ticket.after_group}"])]
+        yield "added after", named(told)
+        yield "if one fails", ticket.on_failure
     if ticket.error_reason:
         yield "reason", ticket.error_reason
     yield "tube", ticket.tube
@@ -225,7 +245,8 @@ def explained(out: Output, queue: Path, id: str, now: datetime, known: dict[str,
     fields: dict[str, Any] = {field.name: getattr(found, field.name) for field in attrs.fields(type(found))}
     del fields["ticket"]
     fields["reasons"] = [reason.value for reason in found.reasons]
-    fields["blocked_by"] = list(found.blocked_by)
+    fields["blocked_by"], fields["members"] = list(found.blocked_by), list(found.members)
+    fields["limit"] = limit_fields(found.limit)
     if out.json:
         out.object(fields)
         return
@@ -233,6 +254,11 @@ def explained(out: Output, queue: Path, id: str, now: datetime, known: dict[str,
     labels = {
         "due_at": "due",
         "blocked_by": "waits for",
+        "members": f"members of {found.after_group}",
+        "on_failure": "if one fails",
+        "paused_since": "tube paused",
+        "limit": "tube's limit",
+        "reopens_at": "tube reopens",
         "worker": "claimed by",
         "lease_until": "lease until",
         "attempts": "attempts",
@@ -243,11 +269,15 @@ def explained(out: Output, queue: Path, id: str, now: datetime, known: dict[str,
     }
     rows = []
     for name, label in labels.items():
-        value = fields[name]
+        value = getattr(found, name)
         if isinstance(value, datetime):
             value = f"{moment(value)} ({ago(value, now)})"
-        elif isinstance(value, list):
-            value = ", ".join(value) or None
+        elif isinstance(value, tuple):
+            value = named(value, found.members_left if name == "members" else None) or None
+        elif isinstance(value, Limit):
+            value = f"{told_limit(value)}; {found.tube_claimed} claimed"
+        if name == "paused_since" and value is not None:
+            value = f"{value}, by record {found.paused_seq}"
         if value is not None:
             rows.append((Styled(label, "bold"), str(value)))
     out.table(("", ""), rows, cut=False)

@@ -112,6 +112,14 @@ class Groups:
         first: Any = members[0][0] if members else math.inf
         return [id for _, id in waiting.irange(None, (first, ""), (True, False))]
 
+    def left(self, waits: Ticket) -> int:
+        """Return how many pending members of a group a ticket waits for: how many `members` gives. O(log n)."""
+        gate = waits.gate
+        if gate is None or not gate.since or gate.after_group is None:
+            return 0
+        line = self._members.get(gate.after_group)
+        return 0 if line is None else line.bisect_left((gate.since + 1, ""))
+
     def members(self, waits: Ticket) -> Iterator[str]:
         """Give the ids of the pending members of a group that a ticket waits for, the first to join first.
 

@@ -379,19 +379,35 @@ class Projection:
             heads.watch(tubes)
         return heads.count()
 
-    def tube(self, name: str) -> Tube:
-        """Return a tube as of the last `promote`. O(log n)."""
+    def tube(self, name: str, now: datetime | None = None) -> Tube:
+        """Return a tube as of the last `promote`, or what is told of it and its limit as of `now`. O(log n)."""
         heads, state = self._heads, self.tubes.get(name)
         ready, claimed = len(heads.ready.get(name, ())), heads.claimed.get(name, 0)
         if state is None:
             return Tube(name, None, None, ready, claimed, True, None)
         limits = (state.claimed, state.claims, state.period)
-        free, instant = room(state, claimed, self.tubes.times.get(name, ()), heads.now)
+        free, instant = self._room(name, now)
         limit = None if limits == (None, None, None) else Limit(*limits)
-        return Tube(name, state.paused_since, limit, ready, claimed, free != 0, instant if free == 0 else None)
+        reopens_at = instant if free == 0 else None
+        return Tube(name, state.paused_since, limit, ready, claimed, free != 0, reopens_at, state.paused_seq)
+
+    def room(self, tube: str, now: datetime) -> int | None:
+        """Return how many claims may be made from a tube at `now`, whatever is ready; None: any number. O(log n)."""
+        return self._room(tube, now)[0]
+
+    def _room(self, tube: str, now: datetime | None) -> tuple[int | None, datetime | None]:
+        heads, state = self._heads, self.tubes.get(tube)
+        if state is None:
+            return None, None
+        assert self.at is not None  # it was told by a record
+        now = heads.now if now is None else max(now, self.at)  # as the record of a claim would have it
+        return room(state, heads.claimed.get(tube, 0), self.tubes.times.get(tube, ()), now)
 
     def ahead(self, ticket: Ticket, tubes: Iterable[str], now: datetime) -> int:
         """Return how many tickets in these tubes are due at `now` and would be claimed before this one.
+
+        Of another tube no more than may be claimed from it now: none, if it is paused or at its limit. Of the ticket's
+        own all, since it comes behind them, whatever the limit.
 
         Args:
             ticket: one that waits and is not blocked.
@@ -400,19 +416,23 @@ class Projection:
 
         Cost: O(tubes log n) + O(tickets that have become due since the horizon); O(ready) if `now` lies before that.
         """
-        wanted = set(tubes)
         key = (ticket.nice, ticket.runat, ticket.order, ticket.id)
-        count = 0
-        for tube in wanted & self._heads.ready.keys():
+        counts = dict.fromkeys(tubes, 0)
+        for tube in counts.keys() & self._heads.ready.keys():
             before = self._heads.ready[tube]
             end = before.bisect_left(key)
-            count += end if now >= self.horizon else sum(runat <= now for _, runat, _, _ in before[:end])
+            counts[tube] = end if now >= self.horizon else sum(runat <= now for _, runat, _, _ in before[:end])
         for runat, order, id in self._waiting:
             if runat > now:
                 break
             other = self._tickets[id]
-            count += other.tube in wanted and (other.nice, runat, order, id) < key
-        return count
+            if other.tube in counts and (other.nice, runat, order, id) < key:
+                counts[other.tube] += 1
+        ahead = 0
+        for tube, count in counts.items():
+            free = None if tube == ticket.tube else self.room(tube, now)
+            ahead += count if free is None else min(count, free)
+        return ahead
 
     def lapsed(self, now: datetime, limit: int) -> list[Ticket]:
         """Return the claimed tickets whose lease has ended by `now`, earliest end first, `limit` at most. O(limit)."""

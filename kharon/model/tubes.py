@@ -57,6 +57,7 @@ class Tube(msgspec.Struct, frozen=True):
         open: whether one may be claimed now, if one is ready.
         reopens_at: when it opens by itself, because its newest claims will be old enough; None: it is open, or it is
             paused, or as many are claimed as may be.
+        paused_seq: the seq of the record that paused it; None: it is not paused.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Tube(msgspec.Struct, frozen=True):
     claimed: int
     open: bool
     reopens_at: datetime | None
+    paused_seq: int | None = None
 
 
 class TubeState(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -78,6 +80,7 @@ class TubeState(msgspec.Struct, frozen=True, omit_defaults=True):
         claims: how many claims may be made in `period` seconds; None: any number.
         period: seconds; None: without `claims`.
         times: when its newest claims were made, oldest first: `claims` of them at most, and none without that limit.
+        paused_seq: the seq of the record that paused it; None: it is not paused.
     """
 
     name: str
@@ -86,19 +89,24 @@ class TubeState(msgspec.Struct, frozen=True, omit_defaults=True):
     claims: int | None = None
     period: float | None = None
     times: tuple[Instant, ...] = ()
+    paused_seq: int | None = None
 
     @property
     def told(self) -> bool:
         """Whether it differs from a tube that nobody has told anything about."""
         return self.paused_since is not None or self.claimed is not None or self.claims is not None
 
-    def fault(self, seq: int, at: datetime) -> str | None:  # noqa: ARG002 - as every `Kept` has it
+    def fault(self, seq: int, at: datetime) -> str | None:
         """Return why no log folds to this; None: one may."""
         why = None
         if not self.told:
             why = "nothing is said about it"
         elif self.paused_since is not None and self.paused_since > at:
             why = f"it was paused at {self.paused_since}, and the last record is of {at}"
+        elif (self.paused_since is None) != (self.paused_seq is None):
+            why = "paused_since and paused_seq go together"
+        elif self.paused_seq is not None and not 0 < self.paused_seq <= seq:
+            why = f"record {self.paused_seq} paused it, and the last record is {seq}"
         elif self.claimed is not None and self.claimed < 1:
             why = f"at most {self.claimed} claimed at once"
         elif (self.claims is None) != (self.period is None):
@@ -163,7 +171,8 @@ class Tubes:
                 raise KharonError(f"record {seq}: {fault}")
             times = None if claims is None else (times or [])[-claims:]
         else:
-            state = msgspec.structs.replace(state, paused_since=at if type(event) is TubePaused else None)
+            pause = (at, seq) if type(event) is TubePaused else (None, None)
+            state = msgspec.structs.replace(state, paused_since=pause[0], paused_seq=pause[1])
         self._put(tube, state if state.told else None, times)
         return displaced
 

@@ -112,7 +112,7 @@ class OverTime(Counter):
     Attributes:
         slots: None before the first record.
         failures: the last tickets that failed or lapsed: their records.
-        incidents: the last records that are about the log and not about a ticket.
+        incidents: the last records that are about the log, a tube or a schedule; not that a schedule has come round.
 
     Cost: O(log n) for a record; the memory of the n tickets that live, of `Slots.LIMIT` slots and of the types.
     """
@@ -140,7 +140,8 @@ class OverTime(Counter):
         before = self._tickets.get(event.id) if isinstance(event, e.TicketEvent) else None
         super().add(record)
         if not isinstance(event, e.TicketEvent):
-            self.incidents.append(record)
+            if not isinstance(event, (e.ScheduleFired, e.ScheduleSkipped)):
+                self.incidents.append(record)
             return
         after = self._tickets.get(event.id)
         slot.counts[_NAMES[type(event)]] += 1
@@ -200,7 +201,7 @@ class OverTime(Counter):
             self._move(id, None)
         elif ticket.claim is not None:
             self._move(id, Phase.RUNNING)
-        elif ticket.blocked_by:
+        elif ticket.blocked:
             self._move(id, Phase.BLOCKED)
         elif ticket.runat is None or ticket.runat <= at:
             self._move(id, Phase.READY)

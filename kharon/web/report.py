@@ -24,13 +24,14 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
-from kharon.audit.flat import state_of
+from kharon.audit.flat import event_fields, state_of
 from kharon.audit.histories import history
 from kharon.audit.measures import COUNTS, Group, Sketch
 from kharon.audit.reading import _start, check_path, read
 from kharon.audit.timelines import Attempt, Life, Span, Step, Timeline, timeline
 from kharon.cli.safe import safe
 from kharon.cli.times import length
+from kharon.cli.waits import named, told_gate, unblocked
 from kharon.errors import TicketNotFound
 from kharon.log.record import Record
 from kharon.model import events as e
@@ -197,7 +198,11 @@ def _facts(ticket: Ticket, *, removed: bool) -> Iterator[tuple[str, str | int | 
     if removed:
         return
     if ticket.blocked_by:
-        yield "blocked by", _text(", ".join(ticket.blocked_by))
+        yield "blocked by", _text(named(ticket.blocked_by))
+    if ticket.gate is not None and ticket.gate.since:
+        yield "blocked by members of group", safe(str(ticket.after_group))
+    if ticket.blocked:
+        yield "if one of them fails", "it is cancelled" if ticket.on_failure == "cancel" else "it runs all the same"
     due = ticket.runat if ticket.status is Status.PENDING and ticket.claim is None else None
     for name, at in (("due", due), ("lease until", ticket.lease_until), ("expires", ticket.expire_at)):
         if at is not None:
@@ -297,7 +302,9 @@ def _said(record: Record) -> tuple[str, str | None]:
     match event:
         case e.TicketAdded():
             due = f", due in {length(event.runat - at)}" if event.runat > at else ""
-            return safe(f"{event.type} in {event.tube}{due}"), reason
+            return safe(f"{event.type} in {event.tube}{due}{told_gate(event)}"), reason
+        case e.TicketUnblocked():
+            return safe(unblocked(event)), reason
         case e.TicketClaimed():
             return safe(f"attempt {event.attempt}, a lease of {length(event.lease_until - at)}"), reason
         case e.LeaseExtended():
@@ -395,9 +402,10 @@ def _failure(record: Record) -> list[Any]:
 
 def _incident(record: Record) -> list[Any]:
     event = record.event
-    fields = {name: getattr(event, name) for name in event.__struct_fields__}
     said = ", ".join(
-        f"{name.replace('_', ' ')} {value}" for name, value in fields.items() if name not in {"hash", "sha256"}
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in event_fields(event).items()
+        if name not in {"hash", "sha256", "payload"}
     )
     words = re.sub(r"(?<!^)(?=[A-Z])", " ", type(event).__name__).lower().capitalize()
     return [record.seq, _us(record.at), words, safe(record.by), _text(said)]

@@ -6,14 +6,16 @@ import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from msgspec import Raw
+
 from kharon import audit
 from kharon.errors import KharonError
 from kharon.log.directory import DirectoryLog
 from kharon.log.segment import is_about
 from kharon.model import commands as c
-from kharon.model.decide import decide
+from kharon.model.commit import Commit
 from kharon.model.delays import BackoffDelay
-from kharon.model.events import Changes
+from kharon.model.events import Changes, ScheduleSet
 from kharon.model.projection import Projection
 from kharon.model.ticket import Ticket
 
@@ -26,11 +28,17 @@ def moment(seconds: float) -> datetime:
     return NOW + timedelta(seconds=seconds)
 
 
-def some_command(chance: random.Random, now: datetime) -> tuple[c.Command, str]:
+def some_command(chance: random.Random, now: datetime) -> tuple[c.Request, str]:
     """A command, and in whose name."""
     id = chance.choice(IDS)
     payload = {"to": "J\u00f6rg", "id": chance.choice(IDS)}  # what looks like another ticket's id, too
     delay = chance.choice([None, None, 0.5, 7.0])
+    if chance.random() < 0.1:
+        return _what_is_not_a_ticket(chance, now), "ann"
+    if chance.random() < 0.1:
+        after, on_failure = tuple(chance.sample(IDS, 2)), chance.choice(["run", "cancel"])
+        group = chance.choice([None, "g"])
+        return c.Add(id, Ticket(id, "bind"), delay, "replace", after, group, on_failure), "app"
     return chance.choice(
         [
             (c.Add(id, Ticket(id, "email", payload=payload, group=chance.choice([None, "g"])), delay), "app"),
@@ -52,6 +60,22 @@ def some_command(chance: random.Random, now: datetime) -> tuple[c.Command, str]:
     )
 
 
+def _what_is_not_a_ticket(chance: random.Random, now: datetime) -> c.Request:
+    tube, name = chance.choice(["default", "slow"]), chance.choice(["hourly", "daily"])
+    told = ScheduleSet(name, "report", Raw(b"{}"), tube, 512, now + timedelta(seconds=5), every=3600.0)
+    return chance.choice(
+        [
+            c.Pause(tube),
+            c.Resume(tube),
+            c.Limit(tube, chance.choice([None, 1]), *chance.choice([(None, None), (2, 10.0)])),
+            c.SetSchedule(name, told),
+            c.FireSchedule(name, now, now + timedelta(seconds=60)),
+            c.SkipSchedule(name, now + timedelta(seconds=120)),
+            c.RemoveSchedule(name),
+        ]
+    )
+
+
 def fill(log: DirectoryLog, commits: int, seed: int = 1) -> None:
     """Append so many commits of one to three commands each, of those that the rules allow."""
     chance = random.Random(seed)
@@ -62,13 +86,14 @@ def fill(log: DirectoryLog, commits: int, seed: int = 1) -> None:
         events, by = [], "app"
         for _ in range(chance.randint(1, 3)):
             command, by = some_command(chance, now)
+            commit = Commit(projection, c.Context(now))
             try:
-                decided = decide(projection.get(command.id), command, c.Context(now))
+                commit.run([command])
             except KharonError:
+                commit.undo()
                 continue
-            for event in decided:
-                projection.apply(event, projection.seq + 1, now)
-                events.append(event)
+            commit.keep()
+            events += [effect.event for effect in commit.effects]
         if events:
             log.append(events, now, by)
             log.write()

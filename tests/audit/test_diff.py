@@ -20,7 +20,8 @@ from kharon.model.ticket import Ticket
 
 FIELDS = [
     *("type", "payload", "tube", "nice", "runat", "group", "status", "attempts", "ctime", "lease_until"),
-    *("worker", "expire_at", "error_reason", "result", "blocked_by", "successor"),
+    *("worker", "expire_at", "error_reason", "result", "successor"),
+    *("after", "after_group", "on_failure", "blocked", "blocked_by"),
 ]
 
 

@@ -24,6 +24,9 @@ NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NASTY = "\x1b[31m \u202e ' \" ; DROP TABLE records; -- , \n \r\n \u2028 <script> =1+1 \x00 ä 🚀"
 
 
+JSON = ("payload", "result", "changes", "more", "after", "blocked_by")
+
+
 def few():
     events = [
         e.TicketAdded(NASTY, "type", Raw(b'{"a":[1,null]}'), "tube", -3, NOW, "group"),
@@ -32,6 +35,8 @@ def few():
         e.TicketFailed("a", NASTY),
         e.TicketFailed("a", ""),
         e.TicketUpdated("a", e.Changes(nice=1, group=None)),
+        e.TicketAdded("b", "t", Raw(b"1"), "q", 1, NOW, None, (NASTY, "a"), ("a",), "g", True, "cancel"),
+        e.TicketUnblocked("b", NASTY, "g", True),
         e.TailCut("f", 1, 2, "k"),
     ]
     return [
@@ -64,10 +69,7 @@ def expected(records):
 def loaded(rows):
     """Rows with their JSON read, for comparing."""
     return [
-        {
-            name: json.loads(value) if value is not None and name in ("payload", "result", "changes", "more") else value
-            for name, value in row.items()
-        }
+        {name: json.loads(value) if value is not None and name in JSON else value for name, value in row.items()}
         for row in rows
     ]
 
@@ -109,8 +111,8 @@ def read_sqlite(path):
         database.row_factory = sqlite3.Row
         for row in database.execute("SELECT * FROM records ORDER BY seq"):
             found = in_text(dict(row))
-            found["keep"] = None if found["keep"] is None else bool(found["keep"])
-            yield found
+            flags = ("keep", "blocked_by_group", "dropped")
+            yield found | {name: None if found[name] is None else bool(found[name]) for name in flags}
 
 
 def read_parquet(path):
@@ -141,7 +143,7 @@ def _instant(microseconds):
 )
 def test_what_is_written_is_what_is_read(tmp_path, suffix, read):
     to = tmp_path / f"out{suffix}"
-    assert export(few(), to) == 7
+    assert export(few(), to) == 9
     rows = expected(few())
     if suffix == ".csv":
         rows[4]["error_reason"] = None
@@ -150,7 +152,7 @@ def test_what_is_written_is_what_is_read(tmp_path, suffix, read):
 
 
 def test_json_lines_are_records_with_all_their_fields(tmp_path):
-    assert export(few(), tmp_path / "out.jsonl") == 7
+    assert export(few(), tmp_path / "out.jsonl") == 9
     assert read_jsonl(tmp_path / "out.jsonl") == [
         msgspec.json.decode(msgspec.json.encode(record_fields(r))) for r in few()
     ]
@@ -208,7 +210,7 @@ def test_a_file_that_is_there_stays(tmp_path):
     with pytest.raises(ExportRefused, match=r"out\.csv exists; --force replaces it"):
         export(few(), to)
     assert to.read_text() == "mine"
-    assert export(few(), to, force=True) == 7
+    assert export(few(), to, force=True) == 9
     assert to.read_text() != "mine"
 
 

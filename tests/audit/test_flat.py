@@ -16,7 +16,12 @@ from kharon.model.ticket import draft_of, seal
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 THEN = NOW + timedelta(seconds=9, microseconds=5)
+GATED = e.TicketAdded("a", "t", Raw(b"1"), "q", 3, THEN, after=("b", "c"), blocked_by=("b",))
+GROUPED = e.TicketAdded("a", "t", Raw(b"1"), "q", 3, THEN, after_group="g", blocked_by_group=True, on_failure="cancel")
 EVENTS = [
+    GATED,
+    GROUPED,
+    e.TicketUnblocked("a", "b", "g", dropped=True),
     e.TicketAdded("a", "type", Raw(b'{"x":[1,"\\u00e4"]}'), "tube", 3, THEN),
     e.TicketAdded("a", "type", Raw(b"null"), "tube", 3, THEN, "group"),
     e.TicketClaimed("a", 1, THEN, "w"),
@@ -49,25 +54,24 @@ def test_no_field_of_an_event_has_the_name_of_one_that_every_line_has():
 
 
 def test_json_is_passed_on_as_it_stands():
-    fields = event_fields(EVENTS[0])
+    fields = event_fields(EVENTS[3])
     assert bytes(fields["payload"]) == b'{"x":[1,"\\u00e4"]}'
-    assert list(record_fields(Record(1, NOW, "ann", EVENTS[0], "h", (1, 1), 0)))[:4] == ["seq", "at", "by", "event"]
+    assert list(record_fields(Record(1, NOW, "ann", EVENTS[3], "h", (1, 1), 0)))[:4] == ["seq", "at", "by", "event"]
 
 
 def test_where_a_ticket_stands():
-    ticket = evolve(None, EVENTS[0], 1, NOW)
+    ticket = evolve(None, EVENTS[3], 1, NOW)
     assert state_of(ticket, THEN - timedelta(microseconds=1)) == "delayed"
     assert state_of(ticket, THEN) == "ready"
-    blocked = draft_of(ticket)
-    blocked.blocked_by = ("b",)
-    assert state_of(seal(blocked), THEN) == "blocked"
+    for gate in (GATED, GROUPED):
+        assert state_of(evolve(None, gate, 1, NOW), THEN) == "blocked"
     undated = draft_of(ticket)
     undated.runat = None
     assert state_of(seal(undated), NOW) == "ready"
-    claimed = evolve(ticket, EVENTS[2], 2, THEN)
+    claimed = evolve(ticket, EVENTS[5], 2, THEN)
     assert state_of(claimed, THEN) == "claimed"
-    done = evolve(claimed, EVENTS[4], 3, THEN)
-    failed = evolve(claimed, EVENTS[5], 3, THEN)
+    done = evolve(claimed, EVENTS[7], 3, THEN)
+    failed = evolve(claimed, EVENTS[8], 3, THEN)
     cancelled = evolve(claimed, e.TicketCancelled("a", keep=True), 3, THEN)
     assert [state_of(each, THEN) for each in (done, failed, cancelled)] == ["done", "failed", "cancelled"]
     assert set(STATES) == {"ready", "claimed", "delayed", "blocked", "done", "failed", "cancelled"}
@@ -75,3 +79,19 @@ def test_where_a_ticket_stands():
     assert (fields["status"], fields["state"], bytes(fields["result"])) == ("done", "done", b"[1]")
     assert ticket_fields(failed, THEN)["result"] is None
     assert ticket_fields(failed, THEN).keys() == fields.keys()
+
+
+def test_what_a_ticket_waits_for():
+    names = ("after", "after_group", "on_failure", "blocked", "blocked_by")
+
+    def told(*events):
+        ticket = None
+        for seq, event in enumerate(events, 1):
+            ticket = evolve(ticket, event, seq, NOW)
+        return [ticket_fields(ticket, THEN)[name] for name in names]
+
+    assert told(EVENTS[3]) == [[], None, "run", False, []]
+    assert told(GATED) == [["b", "c"], None, "run", True, ["b"]]
+    assert told(GATED, e.TicketUnblocked("a", "b")) == [["b", "c"], None, "run", False, []]
+    assert told(GROUPED) == [[], "g", "cancel", True, []]
+    assert told(GROUPED, e.TicketUnblocked("a", "m", "g")) == [[], "g", "cancel", False, []]

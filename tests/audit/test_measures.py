@@ -168,6 +168,33 @@ def test_waits_and_runs_by_hand():
     assert len(found.added.counts) == len(found.ended.counts) == len(found.failed.counts)
 
 
+def test_a_wait_begins_when_a_ticket_is_due_and_not_blocked():
+    """Paused tubes and limits are part of it: the ticket could have been claimed, had its tube given it."""
+
+    def gated(id, runat=0):
+        gate = {"after": ("m",), "blocked_by": ("m",), "after_group": "g", "blocked_by_group": True}
+        return e.TicketAdded(id, "t", Raw(b"null"), "q", 512, moment(runat), **gate)
+
+    told = records(
+        (0, gated("due")),
+        (0, gated("later", 20)),
+        (5, e.TicketUnblocked("due", "m")),
+        (5, e.TicketUnblocked("later", "m")),
+        (7, e.TicketUnblocked("due", "m", "g")),
+        (7, e.TicketUnblocked("later", "m", "g")),
+        (8, e.TubePaused("q")),
+        (9, e.TubeResumed("q")),
+        claimed("due", 10),  # waited 3
+        claimed("later", 21),  # waited 1
+    )
+    total = measure(told).total
+    assert (total.waited.count, total.waited.total, total.waited.longest) == (2, 4, 3)
+    assert (total.unblocked, total.added, total.claimed) == (4, 2, 2)
+    for middle in range(3, 8):
+        found = measure(told[middle:], tickets=Projection().fold(told[:middle]).tickets.values())
+        assert (found.total.waited.total, found.total.waited.longest) == (4, 3), middle
+
+
 def test_nothing():
     found = measure([])
     assert (found.records, found.first_at, found.seconds, found.total.failure_rate) == (0, None, 0, None)

@@ -309,6 +309,104 @@ def test_what_was_done_by_hand():
     }
 
 
+def gated(at, id, after=(), group=None, on_failure="run"):
+    event = e.TicketAdded(
+        id, "t", Raw(b"null"), "q", 512, moment(at), None, after, after, group, group is not None, on_failure
+    )
+    return (at, "app", event)
+
+
+def following(seq, at, by, event):
+    """A record that is the second of its commit."""
+    return Record(seq, moment(at), by, event, "", (2, 2), 0)
+
+
+def test_tickets_wait_for_others_as_they_were_told_to():
+    """That they are unblocked follows from the simulated ends, and not from the recorded ones."""
+    told = [
+        *records(
+            (0, "app", e.TicketAdded("m", "t", Raw(b"null"), "q", 512, moment(0), "g")),
+            added(0, "n"),
+            gated(0, "by-group", group="g"),
+            gated(0, "by-id", after=("n",)),
+            claimed(0, "m"),
+            claimed(0, "n", "v"),
+            (4, "w", e.TicketDone("m")),
+            (4, "w", e.TicketUnblocked("by-group", "m", "g")),
+            claimed(4, "by-group"),
+            (6, "v", e.TicketDone("n")),
+            (6, "v", e.TicketUnblocked("by-id", "n")),
+            claimed(6, "by-id", "v"),
+            (7, "w", e.TicketDone("by-group")),
+            (8, "v", e.TicketDone("by-id")),
+            END,
+        )
+    ]
+    load = record_workload(told)
+    assert [type(act.event).__name__ for act in load.acts] == ["TicketAdded"] * 4
+    real, simulated = measure(told), run(told)
+    assert counts(simulated) == counts(real) == {"added": 4, "claimed": 4, "done": 4, "unblocked": 2}
+    assert simulated.total.waited.longest == 0
+    one = run(told, workers=1)
+    assert counts(one) == counts(real)
+    # m 0 to 4; then the first added of n and by-group; by-id behind n
+    assert one.total.waited.total == pytest.approx(4 + 6 + 3)
+    load.runs["m"] = [Run(1.0, Ending.ACKED)]
+    load.runs["n"] = [Run(1.0, Ending.ACKED)]
+    sooner = simulate(load, settings_for(load), new_backoff=False)
+    assert counts(sooner) == counts(real)
+    assert sooner.total.waited.longest == 0, "they run when what they wait for has ended here"
+
+
+def test_what_is_cancelled_because_another_failed_is_no_persons_doing():
+    told = [
+        *records(added(0, "m"), gated(0, "t", after=("m",), on_failure="cancel"), claimed(0, "m")),
+        Record(4, moment(3), "w", e.TicketFailed("m", "no"), "", (1, 2), 0),
+        following(5, 3, "w", e.TicketCancelled("t", True, "ticket 'm', which it waited for, failed or was cancelled")),
+        Record(6, moment(1000), "clock", e.LogClosed(), "", (1, 1), 0),
+    ]
+    load = record_workload(told)
+    assert [act.event.id for act in load.acts] == ["m", "t"]
+    assert counts(run(told)) == {"added": 2, "claimed": 1, "failed": 1, "cancelled": 1}
+    load.runs["m"] = [Run(3.0, Ending.ACKED)]
+    load.typical.clear()  # the failure, of which t's would be the like
+    better = simulate(load, settings_for(load), new_backoff=False)
+    assert counts(better) == {"added": 2, "claimed": 2, "done": 2, "unblocked": 1}, (
+        "had it not failed, it would have run"
+    )
+    by_hand = records(
+        added(0, "m"), gated(0, "t", after=("m",), on_failure="cancel"), (1, "ann", e.TicketCancelled("t"))
+    )
+    assert len(record_workload(by_hand).acts) == 3
+
+
+def test_tubes_are_paused_and_limited_as_they_were():
+    told = records(
+        (0, "ann", e.TubePaused("q")),
+        (0, "ann", e.TubeLimited("q", 1, 5, 2.0)),
+        added(0, "a"),
+        added(0, "b"),
+        (10, "ann", e.TubeResumed("q")),
+        claimed(10, "a"),
+        (14, "w", e.TicketDone("a")),
+        claimed(14, "b", "v"),
+        (15, "v", e.TicketDone("b")),
+        END,
+    )
+    assert [type(act.event).__name__ for act in record_workload(told).acts][0::4] == ["TubePaused", "TubeResumed"]
+    found = run(told)
+    assert counts(found) == counts(measure(told))
+    assert (found.total.waited.total, found.total.waited.longest) == (24, 14)
+    assert run([record for record in told if not isinstance(record.event, e.TubeEvent)]).total.waited.total == 0
+
+
+def test_what_a_schedule_added_is_added_when_it_was():
+    fired = e.ScheduleFired("s", moment(5), moment(10))
+    told = records(added(0, "a"), (5, "clock", fired), (5, "clock", added(5, "s@5")[2]), claimed(5, "s@5"), END)
+    load = record_workload(told)
+    assert [act.event.id for act in load.acts] == ["a", "s@5"]
+
+
 def test_what_cannot_be_done_to_the_simulated_ticket_is_left():
     """It was failed when ann restarted it; with more attempts it is done, and gone, by then."""
     told = records(

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-import attrs
 import pytest
 import trio
 from msgspec import Raw
@@ -10,7 +9,7 @@ from queues import IDS, moment, queue
 
 import kharon
 import kharon.testing
-from kharon import Outcome, Phase, Who, audit
+from kharon import Outcome, Phase, Who
 from kharon.errors import InvalidTicket, KharonError
 from kharon.log.record import Record
 from kharon.model import events as e
@@ -181,13 +180,23 @@ def test_what_runs_still():
 
 
 def test_blocked_by_others():
-    """No event blocks yet; a ticket that is blocked is blocked, whatever blocked it."""
-    step = kharon.timeline(records_of((0, added(3)))).lives[0].steps[0]
-    draft = kharon.model.ticket.draft_of(step.ticket)
-    draft.blocked_by = ("other",)
-    ticket = kharon.model.ticket.seal(draft)
-    phases = list(audit.timelines._phases(attrs.evolve(step, ticket=ticket), moment(9), backs_off=False))
-    assert [(phase, begin, end) for _, phase, begin, end, _ in phases] == [(Phase.BLOCKED, moment(0), moment(9))]
+    """As long as it is blocked it is that, due or not; then it is delayed until it is due, and then ready."""
+    gates = {"after": ("m",), "blocked_by": ("m",), "after_group": "g", "blocked_by_group": True}
+    told = e.TicketAdded("t", "x", Raw(b"null"), "default", 512, moment(20), **gates)
+    by_id, by_group = e.TicketUnblocked("t", "m"), e.TicketUnblocked("t", "n", "g")
+    for end, phases in (
+        (15, [("blocked", 0, 7), ("blocked", 7, 15), ("delayed", 15, 20), ("ready", 20, 30)]),
+        (25, [("blocked", 0, 7), ("blocked", 7, 25), ("ready", 25, 30)]),
+    ):
+        for first, second in ((by_id, by_group), (by_group, by_id)):
+            found = kharon.timeline(records_of((0, told), (7, first, "worker-1"), (end, second)), moment(30))
+            spans = [
+                (span.phase, (span.begin - moment(0)).seconds, (span.end - moment(0)).seconds)
+                for span in found.lives[0].spans
+            ]
+            assert spans == phases
+            assert found.lives[0].totals.blocked == timedelta(seconds=end)
+            assert [step.who for step in found.lives[0].steps][1] is Who.WORKER
 
 
 def test_a_history_whose_beginning_is_gone():

@@ -13,6 +13,8 @@ and the log's id is fixed. What happens:
     05:30  the queue is closed, a disk damages its last record, and ann has the log repaired
     06:00  the oldest segment goes to the archive, the next one is compressed
     07:00  ann looks at what has failed: she restarts one, changes one, deletes one
+    07:15  bob pauses the books, and lets one picture be made at a time, and one report or sweep start in an hour
+    07:30  a batch of statements comes in, with what is to follow it; a digest is added every ten minutes from here on
     08:00  the queue is left open, as it is while its application runs
 """
 
@@ -36,10 +38,11 @@ from kharon.log.directory import DirectoryLog
 from kharon.log.record import Chain
 from kharon.log.retention import Limit, MayTrim, Policy, Retention, never
 from kharon.model import commands as c
-from kharon.model.decide import decide
+from kharon.model.commit import Commit
 from kharon.model.delays import BackoffDelay, FixedDelay
-from kharon.model.events import Changes
+from kharon.model.events import Changes, ScheduleSet
 from kharon.model.projection import Projection
+from kharon.model.schedules import Schedule
 from kharon.model.ticket import Ticket
 
 LOG_ID = "6b68" * 8
@@ -95,7 +98,7 @@ class Night:
         """Let all that is planned happen, and what follows of it."""
         end = (NOW - EVENING).total_seconds()
         while True:
-            due = self.projection.next_instant(expiration=True)
+            due = self.due()
             by_itself = end + 1 if due is None else (due - EVENING).total_seconds()
             planned = self.plan[0][0] if self.plan else end + 1
             if not self.idle and due is not None and planned <= max(by_itself, self.seconds):
@@ -107,6 +110,12 @@ class Night:
                 heapq.heappop(self.plan)[2]()
             self.tick()
 
+    def due(self) -> datetime | None:
+        """When something happens next by itself."""
+        instants = [at for at, _ in self.projection.schedules.coming()][:1]
+        instants += [at for at in [self.projection.next_instant(expiration=True)] if at is not None]
+        return min(instants, default=None)
+
     def tick(self) -> None:
         self.projection.promote(self.now)
         for ticket in self.projection.lapsed(self.now, 99):
@@ -116,6 +125,8 @@ class Night:
             self.give("clock", lapse)
         for ticket in self.projection.expired(self.now, 99):
             self.give("clock", c.Expire(ticket.id))
+        for schedule in self.projection.schedules.due(self.now):
+            self.fire(schedule)
         self.projection.promote(self.now)
         while self.idle and (ready := self.projection.first_ready(TUBES)) is not None:
             worker = self.idle.pop(0)
@@ -138,18 +149,17 @@ class Night:
             )
             self.give("clock", lapse)
 
-    def give(self, by: str, *commands: c.Command) -> list[Any]:
+    def give(self, by: str, *commands: c.Request) -> list[Any]:
         """Decide commands, and append what comes of them as one commit; return the tickets."""
-        events, at = [], self.now
-        for command in commands:
-            for event in decide(self.projection.get(command.id), command, c.Context(at, 0.0, LEASE)):
-                events.append(event)
-                self.projection.apply(event, self.projection.seq + 1, at)
-        if events:
-            self.log.append(events, at, by)
+        at = self.now
+        commit = Commit(self.projection, c.Context(at, 0.0, LEASE))
+        commit.run(commands)
+        commit.keep()
+        if commit.effects:
+            self.log.append([effect.event for effect in commit.effects], at, by)
             self.log.write()
             self.log.sync()
-        return [self.projection.get(command.id) for command in commands]
+        return [self.projection.get(getattr(command, "id", "")) for command in commands]
 
     def add(self, by: str, *tickets: Ticket, delay: float | None = None) -> None:
         self.give(by, *(c.Add(ticket.id, ticket, delay) for ticket in tickets))
@@ -159,7 +169,14 @@ class Night:
     def work(self, ticket: Ticket, worker: str) -> None:
         """Begin an attempt: plan how it ends."""
         down = OUTAGE[0] <= self.seconds < OUTAGE[1]
-        seconds = {"invoice": 0.8, "thumbnail": 3.5, "report": 95.0, "sweep": 12.0}[ticket.type]
+        seconds = {
+            "invoice": 0.8,
+            "thumbnail": 3.5,
+            "report": 95.0,
+            "sweep": 12.0,
+            "statement": 30.0,
+            "digest": 2.0,
+        }.get(ticket.type, 5.0)
         seconds *= self.chance.uniform(0.5, 2.0)
         if ticket.type == "report":
             self.later(45, lambda: self.settle(worker, c.Extend(ticket.id, ticket.claim, seconds=240), free=False))
@@ -175,6 +192,8 @@ class Night:
             end = c.Fail(ticket.id, ticket.claim, error_reason="ValueError: not an image", expire_in=4 * 3600)
         elif ticket.type == "thumbnail":
             end = c.Done(ticket.id, ticket.claim)
+        elif ticket.id == "statement-2":
+            end = c.Fail(ticket.id, ticket.claim, error_reason="KeyError: 'iban'")
         elif ticket.type == "report":
             rows = self.chance.randrange(1000, 9000)
             result = json.dumps({"rows": rows, "file": f"reports/{ticket.id}.csv"}).encode()
@@ -274,6 +293,51 @@ class Night:
         self.give("ann", c.Cancel("sweep-later", keep=True, error_reason="not needed any more", expire_in=24 * 3600))
         self.give("ann", c.Cancel("report-2026-03-12"))
 
+    def fire(self, schedule: Schedule) -> None:
+        """What a schedule does once one of its instants has come: bob's closing is skipped, for it came too late."""
+        assert schedule.next is not None
+        following = schedule.next + timedelta(seconds=schedule.every or 0)
+        if schedule.name == "closing":
+            self.give("clock", c.SkipSchedule(schedule.name, None))
+        else:
+            self.give("clock", c.FireSchedule(schedule.name, schedule.next, following))
+
+    def restrict(self) -> None:
+        """Bob pauses two tubes, one of them by mistake, and limits two."""
+        self.give("bob", c.Pause("books"), c.Pause("mail"), c.Limit("images", 1), c.Limit("default", None, 1, 3600.0))
+        self.later(40, lambda: self.give("bob", c.Resume("mail")))
+
+    def statements(self) -> None:
+        """A batch: three statements, an archive when all have ended, and praise if none has failed; a book of pages."""
+        members = [
+            Ticket(f"statement-{number}", "statement", payload={"page": number}, tube="mail", group="statements")
+            for number in range(1, 4)
+        ]
+        self.add("shop", *members)
+        archive = Ticket("archive-statements", "archive", tube="mail")
+        praise = Ticket("praise-statements", "mail", tube="mail")
+        self.give(
+            "shop",
+            c.Add(archive.id, archive, after_group="statements"),
+            c.Add(praise.id, praise, after_group="statements", on_failure="cancel"),
+        )
+        close = Ticket("close-books", "close", runat=NOW + timedelta(hours=2), tube="books")
+        self.give("shop", c.Add(close.id, close, after=("archive-statements", "newsletter"), on_failure="cancel"))
+        slow = [Ticket(f"page-{number}", "page", tube="books", group="pages") for number in range(1, 7)]
+        self.add("shop", *slow)
+        book = Ticket("book", "bind", tube="books")
+        self.give("shop", c.Add(book.id, book, after=("close-books",), after_group="pages"))
+
+    def schedule(self) -> None:
+        """Bob lets a digest be added every ten minutes, and more that is not to be."""
+        for name, every, cron in (("digest", 600.0, None), ("closing", None, "45 7 11 3 *"), ("mistake", 60.0, None)):
+            first = self.now + timedelta(seconds=every or 900)
+            told = ScheduleSet(
+                name, "digest", Raw(b'{"to":"bob"}'), "mail", 700, first, cron=cron, every=every, catch_up="none"
+            )
+            self.give("bob", c.SetSchedule(name, told))
+        self.give("bob", c.RemoveSchedule("mistake"))
+
 
 def _plan(night: Night) -> None:
     number, hours = 1000, 0.0
@@ -300,6 +364,10 @@ def _plan(night: Night) -> None:
     night.at(12.0, lambda: night.keep(Policy(compress=EVERYTHING)))
     night.at(12.5, lambda: snapshot.take(night.where))
     night.at(13.0, night.morning)
+    night.at(13.25, night.restrict)
+    night.at(13.5, night.statements)
+    night.at(13.5, night.schedule)
+    night.at(13.9, lambda: night.add("shop", *(Ticket(f"sweep-{place}", "sweep") for place in ("disk", "cache"))))
 
 
 def build(where: Path, *, trimmed: bool = False) -> None:

@@ -102,7 +102,7 @@ def test_the_audit(shell):
         return f"```{kind}\n{text}```"
 
     checked(path, BLOCK.sub(now, page))
-    assert {kind: shown.count(kind) for kind in shown} == {"console": 13, "python": 2, "text": 1}
+    assert {kind: shown.count(kind) for kind in shown} == {"console": 14, "python": 2, "text": 1}
 
 
 def keep_anchor(where):

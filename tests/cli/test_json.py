@@ -11,6 +11,8 @@ import scenario
 import kharon as k
 from kharon.audit.flat import record_fields, ticket_fields
 from kharon.audit.measures import COUNTS, measure
+from kharon.model import commands as c
+from kharon.model.events import TicketClaimed
 from kharon.model.projection import Projection
 
 
@@ -41,7 +43,8 @@ def test_ls(kharon, queue_of_a_night):
     [
         (["--status", "failed"], lambda t: t.status == "failed"),
         (["--status", "pending"], lambda t: t.status == "pending"),
-        (["--status", "ready"], lambda t: t.id == "newsletter"),
+        (["--status", "ready"], lambda t: t.id.startswith(("newsletter", "page-", "sweep-cache"))),
+        (["--status", "blocked"], lambda t: t.id in ("book", "close-books")),
         (["--type", "invoice"], lambda t: t.type == "invoice"),
         (["--tube", "images"], lambda t: t.tube == "images"),
         (["--group", "order-1042"], lambda t: t.group == "order-1042"),
@@ -75,7 +78,7 @@ def test_the_limit(kharon):
     for limit in (0, 1, 3, 99):
         ran = kharon("ls", "queue", "--json", "--limit", limit)
         assert ran.objects == everything[:limit]
-        assert ran.err == (f"{5 - limit} more; --limit says how many are shown\n" if limit < 5 else "")
+        assert ran.err == (f"{16 - limit} more; --limit says how many are shown\n" if limit < 16 else "")
 
 
 def test_show(kharon, queue_of_a_night):
@@ -110,6 +113,62 @@ def test_why(kharon, queue_of_a_night):
     assert (found["reasons"], found["attempts_left"]) == (["not subscribed"], told.attempts_left)
 
 
+def test_tubes(kharon, queue_of_a_night):
+    """The counts are those of `ls`, and the rest is what a projection says of a tube then."""
+    projection = k.replay(queue_of_a_night)
+    told = {found.pop("tube"): found for found in kharon("tubes", "queue", "--json").objects}
+    assert list(told) == sorted(told) == ["books", "bulk", "default", "images"]
+    for name, found in told.items():
+        tube = projection.tube(name, scenario.NOW)
+        for state in ("ready", "claimed", "delayed", "blocked"):
+            listed = kharon("ls", "queue", "--tube", name, "--status", state, "--json").objects
+            assert found.pop(state) == len(listed), (name, state)
+        limit = None if tube.limit is None else msgspec.structs.asdict(tube.limit)
+        fields = {"paused_since": tube.paused_since, "paused_seq": tube.paused_seq, "limit": limit}
+        assert found == as_read(fields | {"open": tube.open, "reopens_at": tube.reopens_at})
+    assert [name for name in told if not told[name]["open"]] == ["books", "default"]
+
+
+def test_schedules(kharon, queue_of_a_night):
+    told = kharon("schedules", "queue", "--json").objects
+    schedules = k.replay(queue_of_a_night).schedules.values()
+    assert [found["name"] for found in told] == [schedule.name for schedule in schedules] == ["closing", "digest"]
+    for found, schedule in zip(told, schedules, strict=True):
+        names = ("cron", "every", "tz", "catch_up", "next", "last", "type", "tube", "nice", "group", "payload")
+        assert list(found) == ["name", *names]
+        assert {name: found[name] for name in names} == as_read({name: getattr(schedule, name) for name in names})
+
+
+def test_what_is_not_there_is_said(run, tmp_path):
+    night = scenario.Night(tmp_path / "queue")
+    night.log.abandon()
+    for command, says in (
+        ("tubes", "no pending tickets, and no tube that something was told about\n"),
+        ("schedules", "no schedules\n"),
+    ):
+        ran = run(command, tmp_path / "queue")
+        assert (ran.code, ran.out, ran.err) == (0, "", says)
+        assert run(command, tmp_path / "queue", "--json").out == ""
+
+
+def test_due_is_what_tubes_give(run, tmp_path):
+    """None of a paused tube, and of a limited one what a claim after the other takes."""
+    night = scenario.Night(tmp_path / "queue")
+    night.add("shop", *(k.Ticket(f"{tube}{number}", "t", tube=tube) for number in range(3) for tube in "abcd"))
+    night.give("ann", c.Pause("a"), c.Limit("b", 2), c.Limit("c", None, 1, 60.0))
+    night.give("w", c.Claim("b1", "w"))
+    night.log.abandon()
+    told = [found["id"] for found in run("as-of", tmp_path / "queue", 16, "--due", "--json").objects]
+    projection = k.replay(tmp_path / "queue")
+    projection.promote(night.now)
+    taken = []
+    while ticket := projection.first_ready(("a", "b", "c", "d")):
+        taken.append(ticket.id)
+        event = TicketClaimed(ticket.id, 1, scenario.NOW, "w")
+        projection.apply(event, projection.seq + 1, night.now)
+    assert told == taken == ["b0", "c0", "d0", "d1", "d2"]
+
+
 def test_as_of_every_seq_is_what_folding_by_hand_gives(kharon, queue_of_a_night, record_property):
     records = list(k.read(queue_of_a_night))
     projection = Projection()
@@ -132,8 +191,8 @@ def test_as_of_an_instant(kharon, queue_of_a_night):
 
 
 def test_diff(kharon, queue_of_a_night):
-    told = k.diff(queue_of_a_night, 200, 436)
-    objects = kharon("diff", "queue", 200, 436, "--json").objects
+    told = k.diff(queue_of_a_night, 200, 482)
+    objects = kharon("diff", "queue", 200, 482, "--json").objects
     ids = {
         name: [found["id"] for found in objects if found["change"] == name] for name in ("added", "removed", "changed")
     }

@@ -82,6 +82,8 @@ def test_every_command_while_another_process_writes(run, live, at_home, tmp_path
         ["history", where, "kept"],
         ["history", where, "ticket-7"],
         ["why", where, "kept"],
+        ["tubes", where],
+        ["schedules", where],
         ["as-of", where, 5],
         ["as-of", where, "now"],
         ["diff", where, 3, 30],

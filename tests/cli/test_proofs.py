@@ -232,7 +232,7 @@ def test_what_is_exported_can_be_asked(run, copy, tmp_path):
         "SELECT count(*) FROM records WHERE event = 'TicketFailed' AND error_reason LIKE 'Conn%'"
     ).fetchone()
     database.close()
-    assert count == len(run("tail", "queue", "--after", 0, "--event", "failed", "--json").objects) - 4
+    assert count == len(run("tail", "queue", "--after", 0, "--event", "failed", "--json").objects) - 5
 
 
 @pytest.mark.parametrize(

@@ -119,12 +119,22 @@ def nasty_queue(tmp_path_factory):
         put(text, e.TailCut(text, 1, 2, text), e.LogRepaired(text, 1, 2, text, 3))
         put(text, e.TicketAdded(text + " 5", text, payload, text, 512, later(0), text))
         put(text, e.TicketDeleted(text + " 5"))
+        gate = {"after": (text + " 3",), "blocked_by": (text + " 2",), "after_group": text, "blocked_by_group": True}
+        put(text, e.TicketAdded(text + " 6", text, payload, text, 512, later(0), text + " 6", **gate))
+        put(text, e.TicketAdded(text + " 7", text, payload, text, 512, later(0), **gate))
+        put(text, e.TicketUnblocked(text + " 7", text + " 2"), e.TicketUnblocked(text + " 7", text, text))
+        put(text, e.TicketUnblocked(text + " 4", text, text, dropped=True))
+        put(text, e.TubePaused(text), e.TubeLimited(text, 1, 1, 60.0))
+        put(text, e.ScheduleSet(text, text, payload, text, 5, later(60), text, text, None, text))
+        put(text, e.ScheduleFired(text, later(60), later(99)), e.ScheduleSkipped(text))
     (where / "log" / f"{1:020}.jsonl").write_bytes(b"".join(lines))
     return where
 
 
 def commands_about(queue, text):
     yield from (["show", queue, text], ["history", queue, text], ["why", queue, text], ["show", queue, text + " 2"])
+    yield from (["why", queue, text + " 6"], ["show", queue, text + " 6"], ["history", queue, text + " 6"])
+    yield from (["history", queue, text + " 7"], ["why", queue, text + " 7"], ["history", queue, text + " 4"])
     yield from (["history", queue, text + " 3"], ["why", queue, text + " 4"], ["show", queue, text + " 5"])
     yield from (
         ["show", queue, text + " nobody"],
@@ -141,6 +151,7 @@ def commands_about(queue, text):
 
 
 def commands_about_all(queue):
+    yield from (["tubes", queue], ["schedules", queue])
     yield from (["ls", queue], ["tail", queue, "--after", "0"], ["tail", queue], ["diff", queue, "0", "100"])
     yield from (["as-of", queue, "30"], ["stats", queue], ["simulate", queue], ["diff", queue, "0", "9999"])
     yield from ([["stats", queue, "--by", by] for by in ("type", "tube", "hour")])

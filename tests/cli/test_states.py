@@ -9,8 +9,8 @@ import kharon as k
 from kharon.cli.tickets import _about
 from kharon.log.directory import DirectoryLog
 from kharon.model import commands as c
+from kharon.model import events as e
 from kharon.model.evolve import evolve
-from kharon.model.ticket import draft_of, seal
 
 
 @pytest.fixture
@@ -86,12 +86,15 @@ def test_a_result(run, queue_of_a_night):
 
 
 def test_a_ticket_that_is_blocked():
-    ticket = evolve(
-        None, k.model.events.TicketAdded("a", "t", k.model.events.Raw(b"1"), "q", 1, scenario.NOW), 1, scenario.NOW
-    )
-    draft = draft_of(ticket)
-    draft.blocked_by = ("b", "c")
-    assert _about(seal(draft), "blocked", scenario.NOW) == "by b, c"
+    def about(*ids, group=None):
+        gates = {"after": ids, "blocked_by": ids, "after_group": group, "blocked_by_group": group is not None}
+        told = e.TicketAdded("a", "t", e.Raw(b"1"), "q", 1, scenario.NOW, **gates)
+        return _about(evolve(None, told, 1, scenario.NOW), "blocked", scenario.NOW)
+
+    assert about("b", "c") == "by b, c"
+    assert about(group="g") == "by members of group g"
+    assert about("b", group="g") == "by b and members of group g"
+    assert about(*"bcdefghi") == "by b, c, d, e, f and 3 more"
 
 
 def test_an_empty_queue(run, where):

@@ -16,7 +16,7 @@ from kharon.model.tubes import MAX_CLAIMS, Tubes, TubeState, decide_tube, room
 from kharon.testing import EPOCH
 
 UNTOLD = TubeState("t")
-PAUSED = TubeState("t", EPOCH)
+PAUSED = TubeState("t", EPOCH, paused_seq=1)
 LIMITED = TubeState("t", None, 2, 3, 10.0)
 TUBES = ("t", "u")
 
@@ -115,10 +115,12 @@ def test_a_tube_that_is_as_any_other_is_forgotten():
 
 def test_what_was_told_last_holds():
     made = projection(e.TubePaused("t"), e.TubeLimited("t", 1, 2, 3.5), e.TubeLimited("t", 4), e.TubePaused("u"))
-    assert made.others() == [TubeState("t", at(1), 4), TubeState("u", at(4))]
+    assert made.others() == [TubeState("t", at(1), 4, paused_seq=1), TubeState("u", at(4), paused_seq=4)]
+    assert (made.tube("u").paused_since, made.tube("u").paused_seq) == (at(4), 4)
     assert made.tubes.names() == ["t", "u"]
     made.apply(e.TubeResumed("t"), 5, at(5))
     assert made.others()[0] == TubeState("t", None, 4)
+    assert made.tube("t").paused_seq is None
 
 
 def test_of_a_limit_the_newest_claims_are_kept_and_no_more():
@@ -256,4 +258,4 @@ def test_a_commit_tells_tubes_too_and_all_of_it_or_nothing():
     commit.keep()
     made.check()
     assert [type(effect.event) for effect in commit.effects] == [e.TubePaused, e.TicketDone]
-    assert made.others() == [TubeState("t", at(5))]
+    assert made.others() == [TubeState("t", at(5), paused_seq=2)]

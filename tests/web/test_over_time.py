@@ -36,7 +36,7 @@ def depth_by_replay(where, until):
     now = {"running": 0, "ready": 0, "waiting": 0, "blocked": 0}
     for ticket in k.replay(where, until).tickets.values():
         if ticket.status is k.Status.PENDING:
-            state = "blocked" if ticket.blocked_by else "ready" if ticket.runat <= until else "waiting"
+            state = "blocked" if ticket.blocked else "ready" if ticket.runat <= until else "waiting"
             now["running" if ticket.claim is not None else state] += 1
     return now
 
@@ -84,6 +84,32 @@ def test_the_depth_is_that_of_a_replay_of_anything(tmp_path, seed, record_proper
             else:
                 commits.append((now, "worker-1", [e.TicketDone(id)]))
     record_property("slots compared with a replay", check_depths(written.write(tmp_path / "queue", commits)))
+
+
+def test_blocked_tickets_by_hand(tmp_path):
+    """By ids or by a group: blocked until the record that unblocks them, then delayed, or ready."""
+    gates = {"after_group": "g", "blocked_by_group": True}
+    told = [e.TicketAdded(id, "t", e.Raw(b"1"), "default", 512, at(due), **gates) for id, due in (("a", 0), ("b", 2.5))]
+    where = written.write(
+        tmp_path / "queue",
+        [
+            (0, "shop", [added("m", 0, group="g"), *told]),
+            (0, "ann", [e.TubePaused("t"), e.ScheduleRemoved("s"), e.ScheduleFired("s", at(0))]),
+            (1, "ann", [e.TicketDone("m"), *(e.TicketUnblocked(id, "m", "g") for id in "ab")]),
+            (3, "ann", [e.LogClosed()]),
+        ],
+    )
+    told = counted(where)
+    assert [slot.depth for slot in told.slots.all] == [
+        (0, 1, 0, 0, 2),
+        (0, 1, 0, 1, 0),
+        (0, 2, 0, 0, 0),
+        (0, 2, 0, 0, 0),
+    ]
+    assert dict(told.slots.all[1].counts) == {"done": 1, "unblocked": 2}
+    assert told.measures.total.unblocked == 2
+    kinds = [type(record.event).__name__ for record in told.incidents]
+    assert kinds == ["TubePaused", "ScheduleRemoved", "LogClosed"], "that one has fired is nothing to note"
 
 
 def test_by_hand(tmp_path):

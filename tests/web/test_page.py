@@ -79,21 +79,23 @@ def test_a_queue(show, queue_page, data_of, tmp_path):
         "Run times",
         "By type",
         "Last failures",
-        "About the log itself",
+        "About the log, tubes and schedules",
     ]
-    assert "Records 1 to 436, 2026-03-10 18:00:00 to 2026-03-11 07:58:11 UTC (13 h 58 m)" in page.inner_text("header")
+    assert "Records 1 to 482, 2026-03-10 18:00:00 to 2026-03-11 07:58:11 UTC (13 h 58 m)" in page.inner_text("header")
     tiles = page.locator(".tile").all_inner_texts()
     assert [tile.split("\n")[:2] for tile in tiles][:4] == [
-        ["pending", "1"],
-        ["added", "126"],
-        ["done", "116"],
-        ["failed", "8"],
+        ["pending", "10"],
+        ["added", "143"],
+        ["done", "122"],
+        ["failed", "9"],
     ]
     assert rows(page.get_by_role("table", name="By type"))[0] == [
         "thumbnail", "60", "56", "4 (6.7 %)", "0", "0 s", "0 s", "4.3 s", "6.6 s",
     ]  # fmt: skip
     assert "ValueError: not an image" in page.get_by_role("table", name="Last failures").inner_text()
-    assert "Log repaired" in page.get_by_role("table", name="About the log itself").inner_text()
+    about = page.get_by_role("table", name="About the log, tubes and schedules").inner_text()
+    assert "Segment compressed" in about
+    assert "Tube limited" in about
     picture = tmp_path / "queue.png"
     page.screenshot(path=picture, full_page=True)
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -112,7 +112,7 @@ function failureTable(found) {
 function incidentTable(found) {
   if (!found.incidents.length) return null;
   const heads = [{ name: "record", kind: "n" }, { name: "at (UTC)", kind: "t" }, { name: "what" }, { name: "by" }, { name: "says", kind: "long" }];
-  return panel("About the log itself", "h2", el("p", { class: "note" }, "The dotted lines in the charts."), table("About the log itself", heads, found.incidents.length, (place) => {
+  return panel("About the log, tubes and schedules", "h2", el("p", { class: "note" }, "The dotted lines in the charts."), table("About the log, tubes and schedules", heads, found.incidents.length, (place) => {
     const [seq, us, what, by, said] = found.incidents[place];
     return [seq, time(us), what, el("bdi", {}, by), said];
   }, { page: 10 }));
