@@ -240,6 +240,9 @@ async def test_a_commit_with_what_follows_from_it_is_taken_back_whole(where, dis
         holds(kh, where)
         assert [ticket.id for ticket in await kh.list()] == list(kharon.replay(where).tickets)
         assert await kh.group("g").pending_count() == 2
+        assert len(nursery.child_tasks) == 1, "within a commit there is no instant at which the group is empty"
+        for ticket in await kh.list(status="pending", group="g"):
+            await kh.ack(ticket.id)
 
 
 async def test_an_end_unblocks_and_cancels_from_the_reserve(where, disk):
