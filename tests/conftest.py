@@ -6,10 +6,15 @@ them reach is counted once. The figures in docs/durability.md are these.
 """
 
 import logging
+import signal
 from collections import Counter
 from pathlib import Path
 
 import pytest
+
+# A shell starts what runs in its background with Ctrl-C ignored, and so would be the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
