@@ -1,9 +1,9 @@
 """A directory that is closed, killed, torn and opened again at random points is always what it was.
 
 A state machine drives a real store over a real directory: commands alone, in one commit, and many callers in one group;
-workers that claim and settle; tickets that wait for others and for groups; time that goes on and is set back. At random
-points the queue is closed, or abandoned as
-by a kill, perhaps with the beginning of another commit behind what was written; and opened again.
+workers that claim and settle; tickets that wait for others and for groups; tubes that are paused and limited; schedules
+that fire; time that goes on and is set back. At random points the queue is closed, or abandoned as by a kill, perhaps
+with the beginning of another commit behind what was written; and opened again.
 """
 
 import os
@@ -26,6 +26,7 @@ from kharon.model import events as e
 from kharon.model.commit import Commit
 from kharon.model.events import Changes
 from kharon.model.ticket import waits_of
+from kharon.runtime.scheduling import set_schedule
 from kharon.store.local import LocalStore
 from kharon.testing import EPOCH
 
@@ -77,8 +78,18 @@ def finalizers():
     )
 
 
+def told():
+    """What tubes are told: at most so many claimed at once, and in any ten seconds; None: any number."""
+    tubes, few = st.sampled_from(TUBES), st.sampled_from([None, 1, 2])
+    return st.one_of(
+        st.builds(c.Pause, tubes),
+        st.builds(c.Resume, tubes),
+        st.builds(lambda tube, at_once, n: c.Limit(tube, at_once, n, None if n is None else 10.0), tubes, few, few),
+    )
+
+
 def any_of_all():
-    return st.one_of(adds(), finalizers(), by_hand())
+    return st.one_of(adds(), finalizers(), by_hand(), told())
 
 
 def settles(id, claim):
@@ -167,6 +178,15 @@ class Reopening(RuleBasedStateMachine):
                     nursery.start_soon(self.submit, command)
 
         trio.run(all_at_once)
+
+    @rule(name=st.sampled_from("st"), every=st.sampled_from([None, 20, 60]), catch_up=st.sampled_from(["one", "all"]))
+    def schedule(self, name, every, catch_up):
+        """Set a schedule, or remove it."""
+        command = c.RemoveSchedule(name)
+        if every is not None:
+            since, ticket = self.store.fires_after, Ticket(name, "mail")
+            command = set_schedule(since, name, None, every=every, ticket=ticket, tz="UTC", catch_up=catch_up)
+        assert trio.run(self.submit, command)
 
     @rule(data=st.data(), number=st.integers(0, 5))
     def end_what_is_waited_for(self, data, number):
@@ -273,9 +293,10 @@ class Reopening(RuleBasedStateMachine):
             file.write(unfinished[: min(length, len(unfinished) - 1)])
 
     def reopen(self):
-        before = dict(self.tickets)
+        before, others = dict(self.tickets), self.store.projection.others()
         self.delivered.clear()
         self.open()
+        assert self.store.projection.others() == others, "tubes and schedules are as they were"
         assert self.tickets.keys() == before.keys()
         for id, old in before.items():
             self.check_reopened(old, self.tickets[id])

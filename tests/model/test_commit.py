@@ -3,13 +3,23 @@
 from datetime import timedelta
 
 import pytest
+from msgspec import Raw
 from waiting import Line, add, move
 
-from kharon.errors import FinalizerInGroup, InvalidTicket, InvalidTransition, LeaseLost, TicketExists, TicketNotFound
+from kharon.errors import (
+    FinalizerInGroup,
+    InvalidTicket,
+    InvalidTransition,
+    KharonError,
+    LeaseLost,
+    TicketExists,
+    TicketNotFound,
+)
 from kharon.model import commands as c
 from kharon.model.delays import FixedDelay
-from kharon.model.events import Changes
+from kharon.model.events import Changes, ScheduleSet
 from kharon.model.ticket import Gate, Status
+from kharon.testing import EPOCH
 
 CLAIM = c.Claim("m", "w")
 
@@ -570,6 +580,13 @@ def test_a_refusal_undoes_what_came_before_it_and_says_which_command_it_was():
     assert message.startswith("command 4 of 4, fail of ticket 'nobody', is refused, so none is: ")
     assert "there is none to fail" in message
     assert line.refused(c.Fail("nobody")).startswith("ticket 'nobody'")
+
+
+def test_a_refusal_names_a_schedule_too():
+    line = Line(add("z"))
+    never = ScheduleSet("s", "t", Raw(b"null"), "default", 512, EPOCH)  # neither cron nor every
+    message = line.refused(add("new"), c.SetSchedule("s", never), by=KharonError)
+    assert message.startswith("command 2 of 2, setschedule of schedule 's', is refused, so none is: ")
 
 
 def test_a_refusal_keeps_its_kind():
