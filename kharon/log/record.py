@@ -25,7 +25,16 @@ import msgspec
 from msgspec import UNSET
 
 from kharon.errors import InvalidTicket, UnknownFormat
-from kharon.model.events import Event, Instant, TicketAdded, TicketDone, TicketRetried, TicketUpdated
+from kharon.model.events import (
+    Event,
+    Instant,
+    ScheduleSet,
+    TicketAdded,
+    TicketDone,
+    TicketReleased,
+    TicketRetried,
+    TicketUpdated,
+)
 from kharon.model.limits import MAX_DEPTH, MAX_LINE_BYTES, ascii_json, from_json
 from kharon.model.versions import RELEASE, VERSIONS, Unknown, later_needed
 
@@ -372,12 +381,12 @@ def _check_values(event: Event) -> None:
 
     A handler that asks for its payload is the wrong one to find that out. Measured: 0.3 µs for a payload of 60 bytes.
     """
-    if isinstance(event, TicketAdded):
+    if isinstance(event, (TicketAdded, ScheduleSet)):
         from_json(event.payload_json)
     elif isinstance(event, TicketDone):
         if event.result_json is not UNSET:
             from_json(event.result_json)
-    elif isinstance(event, (TicketRetried, TicketUpdated)):
+    elif isinstance(event, (TicketRetried, TicketReleased, TicketUpdated)):
         changes = event.changes
         if changes is not None and changes.payload_json is not UNSET:
             from_json(changes.payload_json)

@@ -372,7 +372,7 @@ def test_no_field_of_an_event_is_also_one_of_the_record():
         assert not ours & {field.encode_name for field in msgspec.structs.fields(event)}
 
 
-INSTANTS = ["runat", "lease_until", "expire_at"]
+INSTANTS = ["runat", "lease_until", "expire_at", "next_due", "due"]
 NAIVE = "2026-01-01T00:00:00"
 UNREADABLE = [b"1e999", b"-1e999", b"9" * 5000, b'{"a":[1e400]}']
 
@@ -389,12 +389,23 @@ def events_with(**fields: object) -> list[bytes]:
         "TicketRetried": {"runat": "2026-01-01T00:00:00Z"},
         "TicketLapsed": {"runat": "2026-01-01T00:00:00Z", "error_reason": "late"},
         "TicketRestarted": {"runat": "2026-01-01T00:00:00Z"},
+        "ScheduleSet": {
+            "name": "s",
+            "type": "t",
+            "payload": None,
+            "tube": "t",
+            "nice": 1,
+            "every": 60,
+            "next_due": "2026-01-01T00:00:00Z",
+        },
+        "ScheduleFired": {"name": "s", "due": "2026-01-01T00:00:00Z", "next_due": "2026-01-01T00:00:00Z"},
+        "ScheduleSkipped": {"name": "s", "next_due": "2026-01-01T00:00:00Z"},
     }
     (name,) = fields
     found = [record_body(event=event, **(had | fields)) for event, had in every.items() if name in had]
     if name in {"runat", "payload"}:
         changed = {"changes": fields, "runat": "2026-01-01T00:00:00Z"}
-        found += [record_body(event=event, **changed) for event in ("TicketRetried", "TicketUpdated")]
+        found += [record_body(event=event, **changed) for event in ("TicketRetried", "TicketReleased", "TicketUpdated")]
     return found
 
 
@@ -402,7 +413,7 @@ def events_with(**fields: object) -> list[bytes]:
 def test_an_instant_without_a_timezone_is_no_record(name):
     """It could be folded, and then not be compared with any other: the queue would break far from the log."""
     found = events_with(**{name: NAIVE})
-    assert len(found) == {"runat": 6, "lease_until": 2, "expire_at": 3}[name]
+    assert len(found) == {"runat": 7, "lease_until": 2, "expire_at": 3, "next_due": 3, "due": 1}[name]
     for body in found:
         line = seal(body)
         with pytest.raises(BadLine, match="not a record"):
@@ -415,7 +426,7 @@ def test_an_instant_without_a_timezone_is_no_record(name):
 @pytest.mark.parametrize("value", UNREADABLE, ids=["large", "small", "long", "inside"])
 def test_json_that_no_handler_could_be_given_is_no_record(value):
     found = [*events_with(payload="VALUE"), *events_with(result="VALUE")]
-    assert len(found) == 4
+    assert len(found) == 6
     for body in found:
         line = seal(body.replace(b'"VALUE"', value))
         with pytest.raises(BadLine, match="not a record"):
