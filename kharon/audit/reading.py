@@ -27,8 +27,9 @@ from kharon.log.directory import segments
 from kharon.log.files import OS_FILES, naming
 from kharon.log.index import read_header
 from kharon.log.packed import PACKED, open_segment
+from kharon.log.reading import Reading
 from kharon.log.record import Chain, Record
-from kharon.log.segment import Reading, first_of
+from kharon.log.segment import first_of
 from kharon.log.snapshot import usable
 from kharon.model.limits import check_instant
 from kharon.model.projection import Projection

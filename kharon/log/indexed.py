@@ -12,8 +12,9 @@ from typing import Final
 
 from kharon.log.files import Files
 from kharon.log.index import find_indexed, finish
+from kharon.log.live import LiveReader, place_of
 from kharon.log.record import Record
-from kharon.log.segment import LiveReader, Place, place_of
+from kharon.log.segment import Place
 
 __all__ = ["IndexedReader"]
 

@@ -19,8 +19,9 @@ from kharon.log.files import File, Files
 from kharon.log.moves import ARCHIVE, archives
 from kharon.log.newfile import at_once, copied, new_file, remove_unfinished, temporary_of, write_new
 from kharon.log.packed import PACKED
+from kharon.log.reading import Ended
 from kharon.log.record import CLOCK, Chain, Seal, seal_line
-from kharon.log.segment import Broken, Ended, stem_of
+from kharon.log.segment import Broken, stem_of
 from kharon.model.events import TailCut
 from kharon.model.limits import MAX_LINE_BYTES
 

@@ -28,9 +28,10 @@ from kharon.log.hold import hold
 from kharon.log.moves import is_ours, path_in, places_of, segments
 from kharon.log.newfile import copied, write_new
 from kharon.log.packed import PACKED, open_segment
+from kharon.log.reading import Reading
 from kharon.log.record import BadLine, Chain, Header, Record, Seal, check_line, open_record, seal_line
 from kharon.log.recovery import quarantine
-from kharon.log.segment import Broken, Reading, first_of, read_segment, segment_name, stem, stem_of, trusted_start
+from kharon.log.segment import Broken, first_of, read_segment, segment_name, stem, stem_of, trusted_start
 from kharon.log.snapshot import Snapshot, usable
 from kharon.model.events import Event, LogRepaired, SegmentTrimmed, TicketAdded, TicketEvent
 from kharon.model.limits import MAX_LINE_BYTES, check_name

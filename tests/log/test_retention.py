@@ -17,11 +17,11 @@ from kharon.log import packed
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OsFiles
 from kharon.log.index import write_missing
+from kharon.log.live import LiveReader
 from kharon.log.moves import ARCHIVE
 from kharon.log.protocol import LogReader
 from kharon.log.record import Record
 from kharon.log.retention import Limit, Policy, Retention, Sealed, never, next_step
-from kharon.log.segment import LiveReader
 from kharon.model.events import LogClosed, SegmentArchived, SegmentCompressed, SegmentTrimmed
 
 SEGMENT_BYTES = 2600  # so that the records of what is done to a segment are smaller than one

@@ -29,8 +29,9 @@ from kharon.errors import CorruptLog, StorageFull
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES
 from kharon.log.newfile import NamesSync
+from kharon.log.reading import Reading
 from kharon.log.record import BadLine, Chain, Seal, check_line, is_seal, open_seal, seal_line
-from kharon.log.segment import Broken, Reading, is_vouched, read_segment, segment_name
+from kharon.log.segment import Broken, is_vouched, read_segment, segment_name
 from kharon.model.events import LogClosed, TailCut, TicketDeleted
 
 SMALL = 600  # bytes: a segment is full after two records

@@ -9,8 +9,9 @@ from log_steps import NOW, ZEROS, added, chained, hash_of, header_body, moment, 
 from kharon.errors import CorruptLog, UnknownFormat
 from kharon.log import segment
 from kharon.log.files import OS_FILES
+from kharon.log.live import LiveReader
 from kharon.log.record import Chain, Header, Record
-from kharon.log.segment import Broken, LiveReader, Place, is_about, is_vouched, judge, needle, read_segment
+from kharon.log.segment import Broken, Place, is_about, is_vouched, judge, needle, read_segment
 from kharon.model.events import LogClosed, TicketDeleted
 from kharon.model.limits import MAX_LINE_BYTES
 

@@ -19,9 +19,9 @@ from kharon.log.files import OsFiles
 from kharon.log.index import write_missing
 from kharon.log.moves import ARCHIVE, OWNER, name_archive, open_moving
 from kharon.log.newfile import write_new
+from kharon.log.reading import Reading
 from kharon.log.record import Record
 from kharon.log.retention import Limit, Policy, Retention
-from kharon.log.segment import Reading
 from kharon.log.snapshot import kept_since, main, newest, take, trimmable
 from kharon.model.events import LogRepaired, SegmentTrimmed, TicketDeleted
 

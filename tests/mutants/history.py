@@ -14,8 +14,8 @@ from .places import (
     KEEPER,
     MOVES,
     NEW_FILE,
+    READING,
     RETENTION,
-    SEGMENT,
     SNAPSHOT,
     SNAPSHOTS,
     TAILING,
@@ -203,7 +203,7 @@ MUTANTS: Final = (
     Mutant(
         name="trimmed-beginning-believed",
         thought="A log that begins at a later record was trimmed; its first header says what it follows.",
-        file=SEGMENT,
+        file=READING,
         before="        self._check_beginning()\n",
         after="",
         tests=(f"{TEST_RETENTION}::test_trimming_by_hand_is_noticed",),
@@ -211,7 +211,7 @@ MUTANTS: Final = (
     Mutant(
         name="trimmed-beginning-confirmed-by-its-seq-alone",
         thought="That a record says up to where it was trimmed is proof enough.",
-        file=SEGMENT,
+        file=READING,
         before="            if event.last_hash != trusted.hash:\n",
         after="            if event.last != trusted.seq:\n",
         tests=(f"{TEST_RETENTION}::test_a_beginning_that_was_written_anew_is_noticed",),

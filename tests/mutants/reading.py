@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from .mutant import Mutant
-from .places import RECORD, SEGMENT, TEST_RECORD, TEST_ROTATION, TEST_SEGMENT
+from .places import READING, RECORD, SEGMENT, TEST_RECORD, TEST_ROTATION, TEST_SEGMENT
 
 __all__ = ["MUTANTS"]
 
@@ -120,7 +120,7 @@ MUTANTS: Final = (
     Mutant(
         name="missing-last-segment-not-noticed",
         thought="The log ends where its last file ends.",
-        file=SEGMENT,
+        file=READING,
         before="""\
                 if self._seal is not None:
                     why = f"it is sealed, so a segment beginning at record {self.chain.seq + 1} follows; it is missing"
@@ -132,7 +132,7 @@ MUTANTS: Final = (
     Mutant(
         name="missing-seal-not-noticed",
         thought="The next segment's header says what it follows, so the seal in front of it need not be there.",
-        file=SEGMENT,
+        file=READING,
         before="        if before is None or before.sealed:\n            return\n",
         after="        if before is None or before.last + 1 == self.places[-1].first:\n            return\n",
         tests=(TEST_ROTATION,),
@@ -140,7 +140,7 @@ MUTANTS: Final = (
     Mutant(
         name="seal-names-another-successor",
         thought="That there is a seal is what counts; the headers link the segments.",
-        file=SEGMENT,
+        file=READING,
         before="        if self._seal is not None and self._seal.next != header.hash:\n",
         after="        if self._seal is not None and self._seal.sealed != header.first - 1:\n",
         tests=(TEST_ROTATION,),
@@ -148,7 +148,7 @@ MUTANTS: Final = (
     Mutant(
         name="anything-taken-for-a-torn-seal",
         thought="What stands behind the last record of a segment with a successor is the rest of its seal.",
-        file=SEGMENT,
+        file=READING,
         before="        return file.seek(0, os.SEEK_END) - broken.commit_byte <= len(seal)\n",
         after="        return len(seal) > 0\n",
         tests=(TEST_ROTATION,),
