@@ -84,19 +84,17 @@ class Commit:
         self._projection.end(kept=False)
 
     def _run(self, command: c.Request) -> None:
-        projection = self._projection
-        if isinstance(command, c.TubeCommand):
-            for told in decide_tube(projection.tubes.get(command.tube), command):
+        if isinstance(command, c.Command):  # first: it is what nearly all are
+            ticket = self._projection.get(command.id)
+            if type(command) is c.Add and (command.after or command.after_group is not None):
+                command = self._gated(ticket, command)
+            for event in decide(ticket, command, self._context):
+                self._apply(event)
+        elif isinstance(command, c.TubeCommand):
+            for told in decide_tube(self._projection.tubes.get(command.tube), command):
                 self._fold(told)
-            return
-        if isinstance(command, c.ScheduleCommand):
+        else:
             self._run_schedule(command)
-            return
-        ticket = projection.get(command.id)
-        if type(command) is c.Add and (command.after or command.after_group is not None):
-            command = self._gated(ticket, command)
-        for event in decide(ticket, command, self._context):
-            self._apply(event)
 
     def _run_schedule(self, command: c.ScheduleCommand) -> None:
         schedule = self._projection.schedules.get(command.name)
