@@ -476,7 +476,7 @@ class LocalStore:
             for ticket in lapsed:
                 self._lapse(ticket, _LEASE_ENDED)
             for ticket in expired:
-                self._execute((Expire(ticket.id),), CLOCK)
+                self._execute((Expire(ticket.id),), CLOCK, now)  # not later: the clock may have been set back since
             if self._commits.may_grow():
                 for commands in self._firing.due(now, _TICK_LIMIT):
                     self._execute(commands, CLOCK)
