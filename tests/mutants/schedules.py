@@ -78,8 +78,8 @@ MUTANTS: Final = (
         name="what-cannot-fire-is-tried-all-the-time",
         thought="What is due is tried at each look at the clock.",
         file=_FIRING,
-        before="            self._stuck[name] = time + RETRY_SECONDS\n",
-        after="            self._stuck[name] = time\n",
+        before="            self._stuck[name] = schedule, time + RETRY_SECONDS\n",
+        after="            self._stuck[name] = schedule, time\n",
         tests=_FIRING_TESTS,
     ),
     Mutant(
