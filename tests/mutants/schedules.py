@@ -122,4 +122,12 @@ MUTANTS: Final = (
         after="        return now\n",
         tests=_RUN_TESTS,
     ),
+    Mutant(
+        name="block-fires-again-what-fired-meanwhile",
+        thought="When a schedule fires first is known when it is asked for.",
+        file="kharon/runtime/atomic.py",
+        before="        if any(isinstance(command, c.SetSchedule) for command in self._commands):\n",
+        after="        if False:\n",
+        tests=_RUN_TESTS,
+    ),
 )
