@@ -16,7 +16,7 @@ from kharon.model.ticket import Ticket
 from kharon.runtime import requests
 from kharon.runtime.attempts import Attempts
 from kharon.runtime.requests import OnConflict, OnFailure, Seconds
-from kharon.runtime.scheduling import CatchUp, remove_schedule, set_schedule
+from kharon.runtime.scheduling import CatchUp, remove_schedule, set_later, set_schedule
 from kharon.settings import Settings
 from kharon.store.protocol import Store
 
@@ -76,6 +76,13 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         if not self._commands:
             await trio.lowlevel.checkpoint()
             return
+        if any(isinstance(command, c.SetSchedule) for command in self._commands):
+            await trio.lowlevel.checkpoint()  # before it can be refused
+            since = self._store.fires_after
+            self._commands = [
+                set_later(since, command) if isinstance(command, c.SetSchedule) else command
+                for command in self._commands
+            ]
         with self._attempts.settling(self._commands):
             self.tickets = await self._store.submit(self._commands, self._by)
         for command, ticket in zip(self._commands, self.tickets, strict=True):
@@ -193,7 +200,7 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         tz: str = "UTC",
         catch_up: CatchUp = "one",
     ) -> None:
-        """As `Kharon.schedule`."""
+        """As `Kharon.schedule`; what comes first counts from the end of the block, and may be refused there, too."""
         since = self._store.fires_after
         self._take(set_schedule(since, name, cron, every=every, ticket=ticket, tz=tz, catch_up=catch_up))
 

@@ -24,10 +24,10 @@ from kharon.model import commands as c
 from kharon.model import events as e
 from kharon.model.ticket import Ticket
 from kharon.store.protocol import Clock, Effect
+from kharon.store.saying import say
 
 __all__ = ["Attempt", "Attempts"]
 
-_logger = logging.getLogger("kharon")
 TAKES: Final[dict[type[e.Event], str]] = {
     e.TicketLapsed: "lapsed",
     e.TicketCancelled: "cancelled",
@@ -126,7 +126,6 @@ class Attempts:
 
     def deliver(self, effects: Sequence[Effect]) -> None:
         """Let the handlers that run know what became of their claims. O(effects)."""
-        lapsed: list[tuple[Ticket, str]] = []
         for effect in effects:
             event = effect.event
             if type(event) not in _HEARD:
@@ -140,9 +139,14 @@ class Attempts:
             else:
                 self._keep_early(old, effect)
             if isinstance(event, e.TicketLapsed):
-                lapsed.append((old, event.error_reason))
-        for ticket, reason in lapsed:  # last: a user's logging may raise
-            _logger.warning("ticket %r (%s): lapsed in attempt %d: %s", ticket.id, ticket.type, ticket.attempts, reason)
+                say(
+                    logging.WARNING,
+                    "ticket %r (%s): lapsed in attempt %d: %s",
+                    old.id,
+                    old.type,
+                    old.attempts,
+                    event.error_reason,
+                )
 
     def _keep_early(self, old: Ticket, effect: Effect) -> None:
         assert old.claim is not None

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
+import msgspec
 from msgspec import Raw
 
 from kharon.errors import InvalidTicket
@@ -20,7 +21,7 @@ from kharon.model.schedules import CATCH_UP, check_every, check_schedule_name
 from kharon.model.ticket import Ticket
 from kharon.store.times import times_of
 
-__all__ = ["CatchUp", "remove_schedule", "set_schedule"]
+__all__ = ["CatchUp", "remove_schedule", "set_later", "set_schedule"]
 
 CatchUp: TypeAlias = Literal["one", "all", "none"]
 _UTC = "UTC"
@@ -58,14 +59,30 @@ def set_schedule(
             raise InvalidTicket(f"cron: an expression, a str, not {type(cron).__name__}")
         cron = " ".join(cron.split())
     period = None if every is None else check_every(every)
-    first = times_of(cron, period, tz).first(since(name))
-    if first is None:
-        raise InvalidTicket(f"schedule {name!r} would never fire: no instant fits {cron or period!r}")
     event = ScheduleSet(
-        *(name, ticket.type, Raw(ticket._payload), ticket.tube, ticket.nice, first, ticket.group),
-        *(cron, period, tz, catch_up),
+        *(name, ticket.type, Raw(ticket._payload), ticket.tube, ticket.nice, _first(since, name, cron, period, tz)),
+        *(ticket.group, cron, period, tz, catch_up),
     )
     return SetSchedule(name, event)
+
+
+def set_later(since: Callable[[str], datetime], command: SetSchedule) -> SetSchedule:
+    """Return the command as it would be if it were made now: what has fired meanwhile does not fire again.
+
+    Raises:
+        InvalidTicket: by now it would never fire.
+        KharonError: its instants cannot be known here any more.
+    """
+    event = command.event
+    first = _first(since, command.name, event.cron, event.every, event.tz)
+    return SetSchedule(command.name, msgspec.structs.replace(event, next_due=first))
+
+
+def _first(since: Callable[[str], datetime], name: str, cron: str | None, every: float | None, tz: str) -> datetime:
+    first = times_of(cron, every, tz).first(since(name))
+    if first is None:
+        raise InvalidTicket(f"schedule {name!r} would never fire: no instant fits {cron or every!r}")
+    return first
 
 
 def remove_schedule(name: str) -> RemoveSchedule:

@@ -15,6 +15,7 @@ are tried again from time to time, and hold nothing else up.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
@@ -84,7 +85,9 @@ class Firing:
 
     def __init__(self, schedules: Schedules) -> None:
         self._schedules = schedules
-        self._stuck: dict[str, float] = {}  # what cannot fire here, and when, by Trio's clock, it is tried again
+        # What cannot fire here, as it was found, and when, by Trio's clock, it is tried again. One that is set anew is
+        # another, of which nothing is known.
+        self._stuck: dict[str, tuple[Schedule, float]] = {}
 
     def due(self, now: datetime, limit: int) -> Iterator[list[ScheduleCommand]]:
         """Give the commits to make now, one for each schedule that is due, until they fire `limit` times or more.
@@ -95,7 +98,7 @@ class Firing:
         for schedule in self._schedules.due(now):
             if count >= limit:
                 break
-            if self._stuck.get(schedule.name, time) <= time:
+            if self._tried_at(schedule) <= time:
                 found = self._commands(schedule, now, time)
                 count += len(found)
                 if found:
@@ -106,13 +109,18 @@ class Firing:
         try:
             found = commands(schedule, now)
         except KharonError as error:
-            known = name in self._stuck
-            self._stuck[name] = time + RETRY_SECONDS
+            known = self._tried_at(schedule) > -math.inf
+            self._stuck[name] = schedule, time + RETRY_SECONDS
             if not known:
                 _logger.warning("schedule %r is due, and cannot fire on this machine: %s", name, error)
             return []
         self._stuck.pop(name, None)
         return found
+
+    def _tried_at(self, schedule: Schedule) -> float:
+        """Return when a schedule is tried again, by Trio's clock; minus infinity: nothing is known against it."""
+        found, again = self._stuck.get(schedule.name, (None, -math.inf))
+        return again if found is schedule else -math.inf
 
     def coming(self, now: datetime) -> datetime | None:
         """Return when a schedule will be due, or be tried again, if it is due and cannot fire here; None: never.
@@ -121,7 +129,8 @@ class Firing:
         """
         tried: datetime | None = None
         for instant, name in self._schedules.coming():
-            wait = self._stuck[name] - trio.current_time() if name in self._stuck else 0.0
+            schedule = self._schedules.get(name) if self._stuck else None
+            wait = self._tried_at(schedule) - trio.current_time() if schedule is not None else 0.0
             if wait <= 0:
                 return instant if tried is None else min(instant, tried)
             again = max(instant, now + timedelta(seconds=wait))

@@ -359,10 +359,7 @@ class LocalStore:
         if self._idle:
             self._wake()
         if self._promised is not None:
-            coming = self._coming()
-            if coming is not None and coming < self._promised:
-                self._promised = None
-                self._earlier.set()
+            self._look_earlier(self._promised)
 
     # --- records about the log itself ---------------------------------------------------------------------------------
 
@@ -410,7 +407,10 @@ class LocalStore:
         """Wait until a claim from these tubes may succeed, or `wake_all` is called."""
         self._check_open()
         self._idle_tubes = tubes
-        if self._commits.may_grow() and self._projection.ready_count(tubes) > self._waking:
+        ready = self._projection.ready_count(tubes)
+        if self._promised is not None:  # these may be other tubes than before, and one of them reopen earlier
+            self._look_earlier(self._promised)
+        if self._commits.may_grow() and ready > self._waking:
             await trio.lowlevel.checkpoint()
             return
         woken = False
@@ -476,7 +476,7 @@ class LocalStore:
             for ticket in lapsed:
                 self._lapse(ticket, _LEASE_ENDED)
             for ticket in expired:
-                self._execute((Expire(ticket.id),), CLOCK)
+                self._execute((Expire(ticket.id),), CLOCK, now)  # not later: the clock may have been set back since
             if self._commits.may_grow():
                 for commands in self._firing.due(now, _TICK_LIMIT):
                     self._execute(commands, CLOCK)
@@ -493,6 +493,13 @@ class LocalStore:
         """Return when something will be due by itself; None: nothing will."""
         coming, firing = self._projection.next_instant(expiration=self._settings.expiration), self._firing_at()
         return coming if firing is None else firing if coming is None else min(coming, firing)
+
+    def _look_earlier(self, promised: datetime) -> None:
+        """Wake who keeps the time, if something will be due earlier than the last `tick` promised."""
+        coming = self._coming()
+        if coming is not None and coming < promised:
+            self._promised = None
+            self._earlier.set()
 
     def _firing_at(self) -> datetime | None:
         """Return when a schedule will fire; without room, when that will be tried; None: none will."""

@@ -78,8 +78,8 @@ MUTANTS: Final = (
         name="what-cannot-fire-is-tried-all-the-time",
         thought="What is due is tried at each look at the clock.",
         file=_FIRING,
-        before="            self._stuck[name] = time + RETRY_SECONDS\n",
-        after="            self._stuck[name] = time\n",
+        before="            self._stuck[name] = schedule, time + RETRY_SECONDS\n",
+        after="            self._stuck[name] = schedule, time\n",
         tests=_FIRING_TESTS,
     ),
     Mutant(
@@ -120,6 +120,14 @@ MUTANTS: Final = (
         file=_LOCAL,
         before="        return now if schedule is None or schedule.last is None else max(now, schedule.last)\n",
         after="        return now\n",
+        tests=_RUN_TESTS,
+    ),
+    Mutant(
+        name="block-fires-again-what-fired-meanwhile",
+        thought="When a schedule fires first is known when it is asked for.",
+        file="kharon/runtime/atomic.py",
+        before="        if any(isinstance(command, c.SetSchedule) for command in self._commands):\n",
+        after="        if False:\n",
         tests=_RUN_TESTS,
     ),
 )

@@ -114,4 +114,12 @@ MUTANTS: Final = (
         after="claimed = self._execute((Claim(ticket.id, worker),), worker)",
         tests=("tests/store/test_tubes_in_store.py",),
     ),
+    Mutant(
+        name="tube-that-reopens-wakes-nobody-new",
+        thought="What will be due earlier, a commit brings about.",
+        file="kharon/store/local.py",
+        before="            self._look_earlier(self._promised)\n        if self._commits.may_grow() and ready",
+        after="            pass\n        if self._commits.may_grow() and ready",
+        tests=_RUNTIME_TESTS,
+    ),
 )

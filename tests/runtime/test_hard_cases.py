@@ -139,6 +139,19 @@ def raising_logger():
     assert handler.raised > 0
 
 
+async def test_a_logger_that_raises_hides_no_end_from_those_who_wait(raising_logger, autojump_clock: MockClock) -> None:
+    settings = Settings(process_time=1, max_attempts=1)
+    async with kharon.open(":memory:", settings, clock=TrioClock()) as kh:
+        await kh.add(Ticket("a", "t", group="g"))
+        await kh._store.turn("w", ("default",), None, settle_by="w", claim=True)
+        with trio.fail_after(100):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(kh.wait, "a")
+                nursery.start_soon(kh.group("g").wait)
+                await trio.sleep(2)
+                await kh._store.tick()
+
+
 async def test_a_logger_that_raises_strands_nobody(raising_logger, autojump_clock: MockClock) -> None:
     added = []
 

@@ -358,6 +358,32 @@ async def test_a_block_schedules_and_unschedules_with_all_else_or_not_at_all(aut
         assert await kh.schedules() == []
 
 
+async def test_a_block_counts_from_its_end_so_that_what_fired_meanwhile_does_not_fire_again(
+    autojump_clock, clock, seen
+):
+    async with kharon.open(":memory:", clock=clock) as kh, trio.open_nursery() as nursery:
+        await kh.schedule("s", "*/10 * * * *", ticket=template())
+        await nursery.start(kh.run, seen.router)
+        await trio.sleep(599)
+        async with kh.atomic() as tx:
+            tx.schedule("s", "*/5 * * * *", ticket=template())
+            await trio.sleep(2)
+        await trio.sleep(600)
+        assert seen.instants == [600, 900, 1200]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_block_at_whose_end_nothing_is_left_to_fire_is_refused(autojump_clock, clock):
+    clock.step((datetime.max.replace(tzinfo=UTC) - EPOCH).total_seconds() - 100)
+    async with kharon.open(":memory:", clock=clock) as kh:
+        tx = await kh.atomic().__aenter__()
+        tx.schedule("s", every=60, ticket=template())
+        await trio.sleep(80)
+        with pytest.raises(kharon.InvalidTicket, match="would never fire"), trio.testing.assert_checkpoints():
+            await tx.__aexit__(None, None, None)
+        assert await kh.schedules() == []
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 GOOD = {"cron": "* * * * *", "ticket": template()}

@@ -446,6 +446,24 @@ async def test_a_new_subscription_wakes_idle_workers(autojump_clock, opened, cro
         assert crowd.times == [100, 100]
 
 
+async def test_a_new_subscription_to_a_tube_at_its_limit_is_claimed_from_when_that_reopens(
+    autojump_clock, opened, crowd
+):
+    async with opened(max_poll_interval=3600, tubes=("default", "slow")) as kh, trio.open_nursery() as nursery:
+        await nursery.start(kh.run, crowd.router)
+        await kh.limit("slow", claims=1, period=600)
+        await kh.add_many(tickets("a", "b", tube="slow"))
+        await kh.wait("a")
+        kh.unsubscribe("slow")
+        await kh.add(Ticket("c", "t"), delay=5)
+        await kh.wait("c")
+        await trio.sleep(100)  # and nothing is to come any more
+        kh.subscribe("slow")
+        await kh.wait("b")
+        await kh.drain()
+        assert list(zip(crowd.ids, crowd.times, strict=True)) == [("a", 0), ("c", 5), ("b", 600)]
+
+
 async def test_what_is_unsubscribed_from_is_claimed_from_no_more(autojump_clock, opened, crowd):
     async with opened(workers=1, tubes=("default", "other")) as kh, trio.open_nursery() as nursery:
         await nursery.start(kh.run, crowd.router)

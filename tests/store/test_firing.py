@@ -177,3 +177,16 @@ def test_it_fires_when_the_machine_has_what_was_missing(clock, monkeypatch, capl
     assert list(one.due(at(80), 99)) == [[fire(60)]]
     assert one.coming(at(80)) == at(60)
     assert one._stuck == {}
+
+
+def test_one_that_is_set_anew_is_not_kept_waiting_by_what_it_was(clock, caplog):
+    one, kept = made(schedule(cron="* * * * *", tz="Mars/Olympus"))
+    assert list(one.due(at(80), 99)) == []
+    kept.load([schedule()])
+    assert one.coming(at(80)) == at(60)
+    assert list(one.due(at(80), 99)) == [[fire(60)]]
+    kept.load([schedule(cron="* * * * *", tz="Mars/Tharsis")])
+    assert list(one.due(at(80), 99)) == []
+    assert [zone in message for zone, message in zip(["Olympus", "Tharsis"], caplog.messages, strict=True)] == [
+        True
+    ] * 2
