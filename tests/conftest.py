@@ -5,12 +5,18 @@ Numbers that tests record with `record_property(name, number)` are summed up by 
 them reach is counted once. The figures in docs/durability.md are these.
 """
 
+import functools
 import logging
 import signal
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from inspect import iscoroutinefunction
 from pathlib import Path
 
 import pytest
+import trio
+
+LONG = 10 * 24 * 3600.0  # seconds of virtual time: idle workers look at the clock each 15
 
 # A shell starts what runs in its background with Ctrl-C ignored, and so would be the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -30,6 +36,26 @@ def quiet():
     logger.disabled = True
     yield
     logger.disabled = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that would wait for ever in virtual time fails after much of it: workers look at their clock on and on.
+
+    Not one with files: while a thread or a process works for it, virtual time runs away.
+    """
+    for item in items:
+        names = set(getattr(item, "fixturenames", ()))
+        if "autojump_clock" in names and "tmp_path" not in names and iscoroutinefunction(item.obj):
+            item.obj = _ending(item.obj)
+
+
+def _ending(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(test)
+    async def ending(*args: object, **kwargs: object) -> None:
+        with trio.fail_after(LONG):
+            await test(*args, **kwargs)
+
+    return ending
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from log_steps import NOW, added
+from log_steps import NOW, added, snapshot_in
 from test_snapshot import opened, relinked, same
 
 from kharon import audit
 from kharon.errors import CorruptLog
 from kharon.log.files import OS_FILES
 from kharon.log.snapshot import _write as write
-from kharon.log.snapshot import read_snapshot, take
+from kharon.log.snapshot import take
 from kharon.model.events import TicketClaimed, TicketDone, TubeLimited, TubePaused, TubeResumed
 from kharon.model.tubes import TubeState
 
@@ -44,13 +44,8 @@ def path(queue):
     return take(queue)
 
 
-def read(path):
-    with path.open("rb") as file:
-        return read_snapshot(file, str(path))
-
-
 def test_what_tubes_were_told_comes_back(queue, path):
-    snapshot = read(path)
+    snapshot = snapshot_in(path)
     assert [value.name for value in snapshot.others] == ["a", "default", "z"], "by name, and none that is as any other"
     default = snapshot.others[1]
     assert default.paused_since == NOW
@@ -76,13 +71,13 @@ def test_a_snapshot_says_nothing_of_tubes_that_nobody_told_anything(tmp_path):
     log.sync()
     log.close(NOW)
     path = take(tmp_path)
-    assert read(path).others == []
-    assert path.read_bytes().splitlines()[-1].endswith(b',"tickets":%d}' % len(read(path).tickets))
+    assert snapshot_in(path).others == []
+    assert path.read_bytes().splitlines()[-1].endswith(b',"tickets":%d}' % len(snapshot_in(path).tickets))
 
 
 def test_a_snapshot_that_says_something_else_of_a_tube_than_the_log_is_found(queue, path):
     assert audit.verify(queue).snapshots == 1
-    snapshot = read(path)
+    snapshot = snapshot_in(path)
     del snapshot.others[0]
     write(OS_FILES, path, snapshot)
     (bad,) = audit.verify(queue).bad_snapshots
@@ -123,11 +118,11 @@ def test_a_snapshot_that_says_something_else_of_a_tube_than_the_log_is_found(que
 def test_what_cannot_be_is_refused(path, number, old, new, why):
     relinked(path, old, new, number=number)
     with pytest.raises(CorruptLog, match=why):
-        read(path)
+        snapshot_in(path)
 
 
 def test_times_behind_the_last_record_are_refused(path):
-    snapshot = read(path)
+    snapshot = snapshot_in(path)
     late = TubeState("default", None, None, 1, 1.0, (snapshot.at + timedelta(seconds=1),))
     snapshot.others[:] = [late]
     with pytest.raises(CorruptLog, match="later than the last record"):

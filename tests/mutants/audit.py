@@ -5,67 +5,77 @@ from __future__ import annotations
 from typing import Final
 
 from .mutant import Mutant
+from .places import (
+    AUDIT_READING,
+    INDEX,
+    INDEXED,
+    SAFE,
+    SNAPSHOTS,
+    TEST_ANCHOR,
+    TEST_HISTORY,
+    TEST_RETENTION,
+    TEST_SAFE,
+    TEST_SNAPSHOTS,
+)
 
 __all__ = ["MUTANTS"]
 
-_INDEX: Final = "kharon/log/index.py"
-_TEST_HISTORY: Final = "tests/audit/test_history.py"
 
 MUTANTS: Final = (
     Mutant(
         name="index-of-another-log",
         thought="The name of an index says which segment it is of.",
-        file=_INDEX,
+        file=INDEX,
         before="    if is_of != _is_of(segment):\n",
         after="    if is_of[:2] != _is_of(segment)[:2]:\n",
-        tests=(_TEST_HISTORY,),
+        tests=(TEST_HISTORY,),
     ),
     Mutant(
         name="index-whose-entries-are-believed",
         thought="An index of the right size whose table is whole is whole.",
-        file=_INDEX,
+        file=INDEX,
         before="        if zlib.crc32(block) != sums[number]:\n",
         after="        if not block:\n",
-        tests=(_TEST_HISTORY,),
+        tests=(TEST_HISTORY,),
     ),
     Mutant(
         name="history-of-whoever-shares-a-key",
         thought="What an index finds is about the ticket that was looked for.",
-        file=_INDEX,
+        file=INDEX,
         before="            if is_about(record, id):  # two ids may share a key\n",
         after="            if id:\n",
-        tests=(_TEST_HISTORY,),
+        tests=(TEST_HISTORY,),
     ),
     Mutant(
         name="history-without-what-was-trimmed",
         thought="What was trimmed is gone, so a reader goes on with the oldest segment that is left.",
-        file="kharon/log/indexed.py",
+        file=INDEXED,
         before="        place, following = place_of(self._places, self.seq + 1)\n",
         after="        place, following = place_of(self._places, self.seq + 1, begin=True)\n",
-        tests=("tests/log/test_retention.py",),
+        tests=(TEST_RETENTION,),
     ),
     Mutant(
         name="nothing-trimmed-without-an-index",
         thought="The process that failed has nothing to say.",
-        file="kharon/runtime/snapshots.py",
+        file=SNAPSHOTS,
         before="        if self._trims and status in {0, _NO_INDEX}:",
         after="        if self._trims and status == 0:",
-        tests=("tests/runtime/test_snapshots.py::test_what_may_be_trimmed_is_known_though_no_index_could_be_written",),
+        tests=(f"{TEST_SNAPSHOTS}::test_what_may_be_trimmed_is_known_though_no_index_could_be_written",),
     ),
     Mutant(
         name="anchor-that-a-crash-may-take",
         thought="The newest record is the best anchor.",
-        file="kharon/audit/reading.py",
+        file=AUDIT_READING,
         before="            durable = max(durable, record.durable)\n",
         after="            durable = record.seq\n",
-        tests=("tests/audit/test_anchor.py",),
+        tests=(TEST_ANCHOR,),
     ),
     Mutant(
         name="marks-of-direction-reach-the-terminal",
         thought="Only control characters can do anything to a terminal.",
-        file="kharon/cli/safe.py",
+        file=SAFE,
         before="    if text.isprintable():\n",
         after='    if not re.search("[\\x00-\\x1f\\x7f-\\x9f]", text):\n',
-        tests=("tests/cli/test_safe.py::test_what_is_shown",),
+        tests=(f"{TEST_SAFE}::test_what_is_shown",),
     ),
 )

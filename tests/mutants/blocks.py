@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from .mutant import Mutant
+from .places import (
+    ATOMIC,
+    COMMIT,
+    TEST_ATOMIC_HARD_CASES,
+)
 
 __all__ = ["MUTANTS"]
 
-ATOMIC: Final = "kharon/runtime/atomic.py"
-COMMIT: Final = "kharon/model/commit.py"
-TEST_HARD_CASES: Final = "tests/runtime/test_atomic_hard_cases.py"
 
 MUTANTS: Final = (
     Mutant(
@@ -19,7 +21,7 @@ MUTANTS: Final = (
         file=COMMIT,
         before="        if len(self.effects) > 1:\n            self._look_at_emptied()\n",
         after="",
-        tests=(TEST_HARD_CASES,),
+        tests=(TEST_ATOMIC_HARD_CASES,),
     ),
     Mutant(
         name="block-carried-out-twice",
@@ -27,7 +29,7 @@ MUTANTS: Final = (
         file=ATOMIC,
         before="        if self._begun:\n",
         after="        if self._ended:\n",
-        tests=(TEST_HARD_CASES,),
+        tests=(TEST_ATOMIC_HARD_CASES,),
     ),
     Mutant(
         name="block-never-begun",
@@ -35,6 +37,6 @@ MUTANTS: Final = (
         file=ATOMIC,
         before="        if not self._begun:\n",
         after="        if False:\n",
-        tests=(TEST_HARD_CASES,),
+        tests=(TEST_ATOMIC_HARD_CASES,),
     ),
 )

@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import Final
 
 from .mutant import Mutant
-from .places import AUDIT_READING, LOCAL_STORE, TEST_AUDIT, TEST_WORKERS, WORKERS
+from .places import (
+    ATTEMPTS,
+    AUDIT_READING,
+    HEARTBEAT,
+    LOCAL_STORE,
+    TEST_AUDIT,
+    TEST_CANCELLING,
+    TEST_HEARTBEAT,
+    TEST_WAITING,
+    TEST_WORKERS,
+    WAITS,
+    WORKERS,
+)
 
 __all__ = ["MUTANTS"]
 
@@ -38,34 +50,34 @@ MUTANTS: Final = (
     Mutant(
         name="end-in-the-claims-own-group-unheard",
         thought="A handler that does not run yet cannot be cancelled.",
-        file="kharon/runtime/attempts.py",
+        file=ATTEMPTS,
         before="                self._keep_early(old, effect)\n",
         after="                pass\n",
-        tests=("tests/runtime/test_cancelling.py",),
+        tests=(TEST_CANCELLING,),
     ),
     Mutant(
         name="handler-interrupted-by-its-own-cancel",
         thought="A cancelled ticket's handler is cancelled.",
-        file="kharon/runtime/attempts.py",
+        file=ATTEMPTS,
         before='        if how == "cancelled" and self._cancelling:\n',
         after="        if False:\n",
-        tests=("tests/runtime/test_cancelling.py",),
+        tests=(TEST_CANCELLING,),
     ),
     Mutant(
         name="heartbeat-revives-a-lease",
         thought="As long as the handler runs, its lease is extended.",
-        file="kharon/runtime/heartbeat.py",
+        file=HEARTBEAT,
         before="    if attempt.taken is not None or left <= 0:\n",
         after="    if attempt.taken is not None:\n",
-        tests=("tests/runtime/test_heartbeat.py",),
+        tests=(TEST_HEARTBEAT,),
     ),
     Mutant(
         name="end-of-an-earlier-life-taken-for-the-answer",
         thought="The first end of that id that is heard of is the one that was waited for.",
-        file="kharon/runtime/waits.py",
+        file=WAITS,
         before="            if seq > ticket.version:\n",
         after="            if seq:\n",
-        tests=("tests/runtime/test_waiting.py",),
+        tests=(TEST_WAITING,),
     ),
     Mutant(
         name="audit-reads-what-is-being-written",

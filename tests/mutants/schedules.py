@@ -5,122 +5,125 @@ from __future__ import annotations
 from typing import Final
 
 from .mutant import Mutant
+from .places import (
+    COMMIT,
+    FIRING,
+    LOCAL_STORE,
+    SCHEDULES,
+    TEST_CALENDARS,
+    TEST_FIRING,
+    TEST_SCHEDULE,
+    TEST_SCHEDULES,
+    TIMES,
+)
 
 __all__ = ["MUTANTS"]
 
-_RULES: Final = "kharon/model/schedules.py"
-_FIRING: Final = "kharon/store/firing.py"
-_TIMES: Final = "kharon/store/times.py"
-_LOCAL: Final = "kharon/store/local.py"
-_RULES_TESTS: Final = ("tests/model/test_schedules.py",)
-_FIRING_TESTS: Final = ("tests/store/test_firing.py",)
-_TIMES_TESTS: Final = ("tests/store/test_calendars.py",)
-_RUN_TESTS: Final = ("tests/runtime/test_schedule.py",)
 
 MUTANTS: Final = (
     Mutant(
         name="instant-fires-twice",
         thought="Whoever says that an instant has come has looked.",
-        file=_RULES,
+        file=SCHEDULES,
         before="type(command) is FireSchedule and schedule.next is not None and schedule.next <= command.due:",
         after="type(command) is FireSchedule:",
-        tests=_RULES_TESTS,
+        tests=(TEST_SCHEDULES,),
     ),
     Mutant(
         name="scheduling-again-begins-anew",
         thought="What is scheduled begins now.",
-        file=_RULES,
+        file=SCHEDULES,
         before="        event = msgspec.structs.replace(event, next_due=old.next)",
         after="        event = msgspec.structs.replace(event)",
-        tests=_RULES_TESTS,
+        tests=(TEST_SCHEDULES,),
     ),
     Mutant(
         name="taken-back-firing-stays-fired",
         thought="A schedule that could not be written is no schedule.",
-        file=_RULES,
+        file=SCHEDULES,
         before="        self._put(event.name, *displaced)\n",
         after="        self._put(event.name, None)\n",
-        tests=_RULES_TESTS,
+        tests=(TEST_SCHEDULES,),
     ),
     Mutant(
         name="firing-replaces-a-ticket",
         thought="The newest ticket wins.",
-        file="kharon/model/commit.py",
+        file=COMMIT,
         before='self._run(c.Add(ticket.id, ticket, on_conflict="skip"))',
         after="self._run(c.Add(ticket.id, ticket))",
-        tests=_RULES_TESTS,
+        tests=(TEST_SCHEDULES,),
     ),
     Mutant(
         name="snapshot-without-phase",
         thought="When a schedule fires next can be computed again.",
-        file=_RULES,
+        file=SCHEDULES,
         before="        self._schedules = {value.name: value for value in values}\n",
         after="        self._schedules = {value.name: msgspec.structs.replace(value, last=None) for value in values}\n",
-        tests=_RULES_TESTS,
+        tests=(TEST_SCHEDULES,),
     ),
     Mutant(
         name="million-missed-are-all-tickets",
         thought="All means all.",
-        file=_FIRING,
+        file=FIRING,
         before="        start = times.newest(due, now, MAX_CAUGHT_UP)\n",
         after="        start = due\n",
-        tests=_FIRING_TESTS,
+        tests=(TEST_FIRING,),
     ),
     Mutant(
         name="grace-without-end",
         thought="What was missed by a minute is not missed.",
-        file=_FIRING,
+        file=FIRING,
         before='    if schedule.catch_up == "none" and due < now - GRACE:\n',
         after='    if schedule.catch_up == "none" and due > now:\n',
-        tests=_FIRING_TESTS,
+        tests=(TEST_FIRING,),
     ),
     Mutant(
         name="what-cannot-fire-is-tried-all-the-time",
         thought="What is due is tried at each look at the clock.",
-        file=_FIRING,
+        file=FIRING,
         before="            self._stuck[name] = schedule, time + RETRY_SECONDS\n",
         after="            self._stuck[name] = schedule, time\n",
-        tests=_FIRING_TESTS,
+        tests=(TEST_FIRING,),
     ),
     Mutant(
         name="doubled-hour-goes-back",
         thought="What a calendar gives next is later.",
-        file=_TIMES,
+        file=TIMES,
         before="                if found > due:\n                    return found\n",
         after="                return found\n",
-        tests=_TIMES_TESTS,
+        tests=(TEST_CALENDARS,),
     ),
     Mutant(
         name="cron-in-utc",
         thought="Inside of the queue all instants are UTC.",
-        file=_TIMES,
+        file=TIMES,
         before="start.astimezone(self._zone), reverse)",
         after="start.astimezone(UTC), reverse)",
-        tests=_TIMES_TESTS,
+        tests=(TEST_CALENDARS,),
     ),
     Mutant(
         name="next-firing-wakes-nobody",
         thought="Workers wait for tickets.",
-        file=_LOCAL,
+        file=LOCAL_STORE,
         before="        return coming if firing is None else firing if coming is None else min(coming, firing)\n",
         after="        return coming\n",
-        tests=_RUN_TESTS,
+        tests=(TEST_SCHEDULE,),
     ),
     Mutant(
         name="full-disk-is-asked-all-the-time",
         thought="What is due is done as soon as it can be.",
-        file=_LOCAL,
+        file=LOCAL_STORE,
         before="        return max(instant, now + timedelta(seconds=TRY_SECONDS))\n",
         after="        return instant\n",
-        tests=("tests/runtime/test_schedule.py::test_a_tick_without_room_waits_for_the_next_try",),
+        tests=(f"{TEST_SCHEDULE}::test_a_tick_without_room_waits_for_the_next_try",),
     ),
     Mutant(
         name="step-back-fires-again-by-other-times",
         thought="A schedule with other times is another schedule.",
-        file=_LOCAL,
+        file=LOCAL_STORE,
         before="        return now if schedule is None or schedule.last is None else max(now, schedule.last)\n",
         after="        return now\n",
-        tests=_RUN_TESTS,
+        tests=(TEST_SCHEDULE,),
     ),
     Mutant(
         name="block-fires-again-what-fired-meanwhile",
@@ -128,6 +131,6 @@ MUTANTS: Final = (
         file="kharon/runtime/atomic.py",
         before="        if any(isinstance(command, c.SetSchedule) for command in self._commands):\n",
         after="        if False:\n",
-        tests=_RUN_TESTS,
+        tests=(TEST_SCHEDULE,),
     ),
 )

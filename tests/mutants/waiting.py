@@ -14,6 +14,7 @@ from .places import (
     GROUPS,
     LOCAL_STORE,
     PROJECTION,
+    REQUESTS,
     SNAPSHOT,
     TEST_ATOMIC,
     TEST_COMMIT,
@@ -182,7 +183,7 @@ MUTANTS: Final = (
     Mutant(
         name="iterator-of-ids-read-once",
         thought="What all of them are to wait for is passed on to each.",
-        file="kharon/runtime/requests.py",
+        file=REQUESTS,
         before="    ids = _after(after)  # once: an iterator would be empty for the second ticket\n",
         after="    ids = after\n",
         tests=(TEST_GROUP_WAITS,),

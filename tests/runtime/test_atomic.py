@@ -41,12 +41,6 @@ VERBS = [
 ]
 
 
-@pytest.fixture
-async def kh(mock_clock):
-    async with kharon.open(":memory:", clock=TrioClock()) as kh:
-        yield kh
-
-
 async def everything(kh):
     """All that a reader can see."""
     return await kh.list(limit=None), [record async for record in kh.records()], kh.stats().added

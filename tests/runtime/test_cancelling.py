@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import trio
+from handlers import names, router_of
 from trio.testing import wait_all_tasks_blocked
 
 import kharon
@@ -22,16 +23,6 @@ EVENT = {"cancel": "TicketCancelled", "cancel keep": "TicketCancelled", "delete"
 
 def opened(**settings):
     return kharon.open(":memory:", Settings(**settings), clock=TrioClock())
-
-
-def router_of(handle):
-    router = kharon.Router()
-    router.handler("t")(handle)
-    return router
-
-
-async def names(kh, id):
-    return [type(record.event).__name__ for record in await kh.history(id)]
 
 
 @pytest.fixture(params=TAKE)

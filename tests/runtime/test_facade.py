@@ -11,13 +11,6 @@ import kharon
 from kharon import FixedDelay, Settings, Status, Ticket
 from kharon.testing import EPOCH, TrioClock
 
-
-@pytest.fixture
-async def kh(mock_clock):
-    async with kharon.open(":memory:", clock=TrioClock()) as kh:
-        yield kh
-
-
 # --- adding and asking ------------------------------------------------------------------------------------------------
 
 

@@ -10,12 +10,6 @@ from kharon import Status, Ticket
 from kharon.testing import TrioClock
 
 
-@pytest.fixture
-async def kh(mock_clock):
-    async with kharon.open(":memory:", clock=TrioClock()) as kh:
-        yield kh
-
-
 def members(count, group="g"):
     return [Ticket(f"m{number}", "t", group=group) for number in range(count)]
 

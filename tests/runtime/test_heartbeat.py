@@ -6,17 +6,13 @@ from itertools import pairwise
 
 import pytest
 import trio
+from handlers import router_of
 
 import kharon
 from kharon import FixedDelay, Settings, Status, StorageFull, Ticket
 from kharon.log.memory import MemoryLog
 from kharon.model.events import LeaseExtended
-from kharon.testing import FailingLog, TrioClock
-
-
-@pytest.fixture
-def clock():
-    return TrioClock()
+from kharon.testing import FailingLog
 
 
 @pytest.fixture
@@ -25,12 +21,6 @@ def opened(clock):
         return kharon.open(log, Settings(**{"heartbeat": True, "max_attempts": 1, **settings}), clock=clock)
 
     return open_with
-
-
-def router_of(handle):
-    router = kharon.Router()
-    router.handler("t")(handle)
-    return router
 
 
 async def extensions(kh, id="a"):

@@ -54,11 +54,6 @@ class Seen:
 
 
 @pytest.fixture
-def clock():
-    return TrioClock()
-
-
-@pytest.fixture
 def seen(clock):
     return Seen(clock)
 

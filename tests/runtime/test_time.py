@@ -8,7 +8,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import kharon
 from kharon import FixedDelay, Settings, Status, Ticket
-from kharon.testing import EPOCH, TrioClock
+from kharon.testing import EPOCH
 
 
 class Recorder:
@@ -22,11 +22,6 @@ class Recorder:
 
     async def handle(self, _kh, ticket):
         self.runs.append((ticket.id, self.clock.now()))
-
-
-@pytest.fixture
-def clock():
-    return TrioClock()
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import trio
 import trio.testing
 
 import kharon
-from kharon import FixedDelay, Limit, Settings, Ticket
+from kharon import FixedDelay, Limit, Ticket
 from kharon.log.memory import MemoryLog
 from kharon.log.snapshot import take
-from kharon.testing import EPOCH, FailingLog, TrioClock
+from kharon.testing import EPOCH, FailingLog
 
 
 class Crowd:
@@ -45,21 +45,8 @@ class Crowd:
 
 
 @pytest.fixture
-def clock():
-    return TrioClock()
-
-
-@pytest.fixture
 def crowd(clock):
     return Crowd(clock)
-
-
-@pytest.fixture
-def opened(clock):
-    def open_with(where=":memory:", **settings):
-        return kharon.open(where, Settings(**settings), clock=clock)
-
-    return open_with
 
 
 def tickets(*ids, tube="default", seconds=0):

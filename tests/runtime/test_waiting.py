@@ -2,6 +2,7 @@
 
 import pytest
 import trio
+from handlers import router_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
@@ -18,12 +19,6 @@ from kharon.testing import FailingLog, TrioClock
 async def kh():
     async with kharon.open(":memory:", clock=TrioClock()) as kh:
         yield kh
-
-
-def router_of(handle):
-    router = kharon.Router()
-    router.handler("t")(handle)
-    return router
 
 
 async def answer_of(call, *args, **kwargs):

@@ -21,19 +21,6 @@ from kharon.log.memory import MemoryLog
 from kharon.testing import EPOCH, FailingLog, TrioClock
 
 
-@pytest.fixture
-def clock():
-    return TrioClock()
-
-
-@pytest.fixture
-def opened(clock):
-    def open_with(**settings):
-        return kharon.open(":memory:", Settings(**settings), clock=clock)
-
-    return open_with
-
-
 async def ended(kh, router, *tickets):
     """Run the router until these tickets have ended; return them as they were then."""
     await kh.add_many(tickets)
