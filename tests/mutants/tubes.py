@@ -124,6 +124,6 @@ MUTANTS: Final = (
         file="kharon/store/local.py",
         before="            self._look_earlier(self._promised)\n        if self._commits.may_grow() and ready",
         after="            pass\n        if self._commits.may_grow() and ready",
-        tests=_RUNTIME_TESTS,
+        tests=(TEST_TUBES_RUNNING,),
     ),
 )
