@@ -413,15 +413,9 @@ class LocalStore:
         if self._commits.may_grow() and ready > self._waking:
             await trio.lowlevel.checkpoint()
             return
-        woken = False
-        try:
-            await self._idle.park()
-            woken = True
-        finally:
-            if self._waking > 0:
-                self._waking -= 1
-                if not woken and self._idle:
-                    self._wake()
+        await self._idle.park()  # of one that is counted in `_waking` a cancellation comes too late to be raised here
+        if self._waking > 0:  # else the store has let go of all
+            self._waking -= 1
         self._check_open()
 
     def wake_all(self) -> None:
