@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import trio
 
+from kharon.runtime.registry import Registry
 from kharon.store.protocol import Effect, Store
 
 __all__ = ["Group", "GroupWait", "GroupWaits"]
@@ -25,41 +26,26 @@ class GroupWait:
         self.event = trio.Event()
         self.emptied = False
 
+    def closed(self) -> None:
+        """Hear that nothing more will be told."""
+        self.event.set()
 
-class GroupWaits:
-    """Who waits until a group has no pending members."""
+
+class GroupWaits(Registry[GroupWait]):
+    """All who wait until a group has no pending members, by its name."""
 
     def __init__(self) -> None:
-        self._waits: dict[str, set[GroupWait]] = {}
+        super().__init__(GroupWait)
 
     def deliver(self, effects: Sequence[Effect]) -> None:
         """Wake those who wait for a group that has become empty, which is durable now. O(effects) if anybody waits."""
-        if not self._waits:
+        if not self.by_name:
             return
         for effect in effects:
             for group in effect.emptied:
-                for wait in self._waits.get(group, ()):
+                for wait in self.by_name.get(group, ()):
                     wait.emptied = True
                     wait.event.set()
-
-    def end(self) -> None:
-        """Wake all: nothing will be delivered any more."""
-        for waits in self._waits.values():
-            for wait in waits:
-                wait.event.set()
-
-    def enter(self, group: str) -> GroupWait:
-        """Begin to wait for a group; `leave` it."""
-        wait = GroupWait()
-        self._waits.setdefault(group, set()).add(wait)
-        return wait
-
-    def leave(self, group: str, wait: GroupWait) -> None:
-        """Wait no more."""
-        waits = self._waits[group]
-        waits.discard(wait)
-        if not waits:
-            del self._waits[group]
 
 
 class Group:
@@ -92,12 +78,9 @@ class Group:
         To wait for those of this moment alone, add a ticket with `after_group`, and wait for that. Cancelling the wait
         leaves no trace.
         """
-        wait = self._waits.enter(self.name)
-        try:
+        with self._waits.begin(self.name) as wait:
             if not await self._store.pending_count(self.name):
                 return
             await wait.event.wait()
             if not wait.emptied:
                 await self._store.pending_count(self.name)  # it was the queue that ended: raises
-        finally:
-            self._waits.leave(self.name, wait)

@@ -85,5 +85,5 @@ class Queue:
 
     def _closed(self) -> None:
         """Wake those who wait for what will not end here any more."""
-        self.group_waits.end()
+        self.group_waits.closed()
         self.waits.closed()

@@ -7,8 +7,7 @@ durable in the same commit group. Nothing here asks the store or changes a ticke
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import trio
@@ -18,6 +17,7 @@ from kharon.log.record import Record
 from kharon.model.events import TicketAdded, TicketEvent
 from kharon.model.evolve import ended, evolve
 from kharon.model.ticket import Status, Ticket
+from kharon.runtime.registry import Registry
 from kharon.store.protocol import Effect
 
 __all__ = ["Wait", "Waits", "last_state", "not_found", "result_of"]
@@ -62,49 +62,26 @@ class Wait:
         self._over.set()
 
 
-class Waits:
-    """All who wait for tickets of one queue.
-
-    Attributes:
-        by_id: those who wait, by the id of what they wait for; no id without them.
-    """
+class Waits(Registry[Wait]):
+    """All who wait for tickets of one queue, by their ids."""
 
     def __init__(self) -> None:
-        self.by_id: dict[str, set[Wait]] = {}
-
-    @contextlib.contextmanager
-    def begin(self, id: str) -> Iterator[Wait]:
-        """Begin a wait for the ticket of this id; it ends with the block, and leaves no trace."""
-        wait = Wait()
-        self.by_id.setdefault(id, set()).add(wait)
-        try:
-            yield wait
-        finally:
-            waits = self.by_id[id]
-            waits.remove(wait)
-            if not waits:
-                del self.by_id[id]
+        super().__init__(Wait)
 
     def deliver(self, effects: Sequence[Effect]) -> None:
         """Tell those who wait what has ended. O(effects), and O(1) while nobody waits."""
-        if not self.by_id:
+        if not self.by_name:
             return
         for effect in effects:
             event, old, new = effect.event, effect.old, effect.new
-            if not isinstance(event, TicketEvent) or event.id not in self.by_id:
+            if not isinstance(event, TicketEvent) or event.id not in self.by_name:
                 continue
             if new is not None and new.status is Status.PENDING:
                 continue
             end = new if new is not None or old is None else ended(old, event, effect.seq, effect.at)
             if end is not None:
-                for wait in self.by_id[event.id]:
+                for wait in self.by_name[event.id]:
                     wait.ended(effect.seq, end)
-
-    def closed(self) -> None:
-        """Tell all who wait that nothing will end here any more."""
-        for waits in self.by_id.values():
-            for wait in waits:
-                wait.closed()
 
 
 def result_of(ticket: Ticket) -> Any:

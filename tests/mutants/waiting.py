@@ -10,10 +10,10 @@ from .places import (
     COMMIT,
     DECIDE,
     EVOLVE,
-    GROUP_WAITS,
     GROUPS,
     LOCAL_STORE,
     PROJECTION,
+    REGISTRY,
     REQUESTS,
     SNAPSHOT,
     TEST_ATOMIC,
@@ -201,10 +201,12 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="cancelled-wait-leaves-a-trace",
-        thought="Who is not waited for by anybody does no harm.",
-        file=GROUP_WAITS,
-        before="        finally:\n            self._waits.leave(self.name, wait)\n",
-        after="        finally:\n            pass\n",
+        thought="What waits leaves when it has been told.",
+        file=REGISTRY,
+        before="        try:\n            yield waiter\n        finally:\n            waiters = self.by_name[name]\n"
+        "            waiters.remove(waiter)\n            if not waiters:\n                del self.by_name[name]\n",
+        after="        yield waiter\n        waiters = self.by_name[name]\n        waiters.remove(waiter)\n"
+        "        if not waiters:\n            del self.by_name[name]\n",
         tests=(TEST_GROUP_WAITS,),
     ),
     Mutant(

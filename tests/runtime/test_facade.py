@@ -272,7 +272,7 @@ async def test_wait_returns_the_ticket_as_it_ended(kh, name):
     assert found[0].payload == "p"
     assert found[0].result == (1 if name == "done" else None)
     assert found[0].error_reason == ("no" if name in ("fail", "cancel") else found[0].error_reason)
-    assert kh._queue.waits.by_id == {}
+    assert kh._queue.waits.by_name == {}
 
 
 async def test_wait_returns_at_once_what_has_ended(kh):

@@ -15,7 +15,7 @@ def members(count, group="g"):
 
 
 def no_trace(kh):
-    return kh._queue.group_waits._waits == {}
+    return kh._queue.group_waits.by_name == {}
 
 
 # --- the count --------------------------------------------------------------------------------------------------------

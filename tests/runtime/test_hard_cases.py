@@ -314,9 +314,9 @@ async def test_many_waits_for_one_ticket_and_their_cancelling() -> None:
             for _ in range(200):
                 nursery.start_soon(kh.wait, "a")
             await trio.testing.wait_all_tasks_blocked()
-            assert len(kh._queue.waits.by_id["a"]) == 200
+            assert len(kh._queue.waits.by_name["a"]) == 200
             nursery.cancel_scope.cancel()
-        assert kh._queue.waits.by_id == {}
+        assert kh._queue.waits.by_name == {}
 
 
 async def test_what_is_no_id_is_refused_by_all_who_ask() -> None:

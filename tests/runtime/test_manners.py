@@ -258,10 +258,10 @@ async def test_a_cancelled_wait_leaves_no_trace():
             nursery.start_soon(kh.wait, "a")
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
-        assert kh._queue.waits.by_id == {}
+        assert kh._queue.waits.by_name == {}
         with pytest.raises(kharon.TicketNotFound):
             await kh.wait("nobody")
-        assert kh._queue.waits.by_id == {}
+        assert kh._queue.waits.by_name == {}
 
 
 # --- what passes through open -----------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ async def test_it_returns_what_done_was_given(kh, autojump_clock, result):
         assert await kh.run_and_wait(Ticket("a", "t"), delay=3600) == result
         assert trio.current_time() >= 3600  # what `add` takes is passed on
         nursery.cancel_scope.cancel()
-    assert kh._queue.waits.by_id == {}
+    assert kh._queue.waits.by_name == {}
 
 
 async def test_after_an_ack_it_is_none(kh, autojump_clock):
@@ -87,7 +87,7 @@ async def test_it_raises_what_else_became_of_it(kh, autojump_clock, name):
     assert str(error) == f"ticket {message}"
     assert error.reason == reason
     assert (error.ticket.id, error.ticket.payload) == ("a", "p")
-    assert kh._queue.waits.by_id == {}
+    assert kh._queue.waits.by_name == {}
 
 
 async def test_out_of_attempts_is_a_failure_with_what_was_raised(autojump_clock):
@@ -148,7 +148,7 @@ async def test_what_add_refuses_it_refuses(kh, autojump_clock, wrong):
         await kh.run_and_wait(Ticket("a", "t"), on_conflict="raise")
     with pytest.raises(TypeError, match="unheard_of"):
         await kh.run_and_wait(Ticket("a", "t"), unheard_of=1)
-    assert kh._queue.waits.by_id == {}
+    assert kh._queue.waits.by_name == {}
 
 
 # --- what comes between -----------------------------------------------------------------------------------------------
@@ -249,13 +249,13 @@ async def test_cancelling_the_wait_leaves_the_ticket_and_no_trace(kh, autojump_c
         await kh.run_and_wait(Ticket("a", "t"))
     assert scope.cancelled_caught
     assert (await kh.get("a")).status is Status.PENDING
-    assert kh._queue.waits.by_id == {}
+    assert kh._queue.waits.by_name == {}
     with trio.CancelScope() as scope:
         scope.cancel()
         await kh.run_and_wait(Ticket("b", "t"))
     assert scope.cancelled_caught
     assert [ticket.id for ticket in await kh.list()] == ["a"]
-    assert kh._queue.waits.by_id == {}
+    assert kh._queue.waits.by_name == {}
 
 
 async def test_closing_ends_it(autojump_clock):
@@ -263,7 +263,7 @@ async def test_closing_ends_it(autojump_clock):
         asked = Asked(nursery, kh.run_and_wait, Ticket("a", "t"))
         await wait_all_tasks_blocked()
     assert [type(answer) for answer in asked.answers] == [kharon.Closed]
-    assert kh._queue.waits.by_id == {}
+    assert kh._queue.waits.by_name == {}
     with pytest.raises(kharon.Closed):
         await kh.run_and_wait(Ticket("a", "t"))
 
@@ -280,7 +280,7 @@ async def test_a_disk_that_breaks_ends_it(autojump_clock, when):
             assert isinstance(await answer_of(kh.done, "a"), kharon.CommitOutcomeUnknown)
     told = {"adding": kharon.CommitOutcomeUnknown, "waiting": kharon.Closed}
     assert [type(answer) for answer in asked.answers] == [told[when]]
-    assert kh._queue.waits.by_id == {}
+    assert kh._queue.waits.by_name == {}
 
 
 # --- any order --------------------------------------------------------------------------------------------------------
@@ -334,7 +334,7 @@ async def in_any_order(steps):
             await wait_all_tasks_blocked()
             await answer_of(kh.delete, "a")  # whoever waits still is let go
         records = await kh.history("a")
-        assert kh._queue.waits.by_id == {}
+        assert kh._queue.waits.by_name == {}
     for number, (what, _) in enumerate(steps):
         answer = answers[number]
         if what == "ask":

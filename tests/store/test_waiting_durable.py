@@ -105,4 +105,4 @@ async def test_a_refused_block_leaves_no_record_and_its_group_as_it_was(fsync):
         assert scope.cancelled_caught
         assert log.names() == ["TicketAdded", "TicketAdded"]
         assert await kh.group("g").pending_count() == 1
-        assert kh._queue.group_waits._waits == {}
+        assert kh._queue.group_waits.by_name == {}
