@@ -14,11 +14,6 @@ from kharon.model.evolve import evolve
 
 
 @pytest.fixture
-def where(tmp_path):
-    return tmp_path / "queue"
-
-
-@pytest.fixture
 def running(where):
     """A queue with a claimed ticket, a delayed one, and one that was added again after it was removed."""
     night = scenario.Night(where)
@@ -95,6 +90,17 @@ def test_a_ticket_that_is_blocked():
     assert about(group="g") == "by members of group g"
     assert about("b", group="g") == "by b and members of group g"
     assert about(*"bcdefghi") == "by b, c, d, e, f and 3 more"
+
+
+def test_a_ticket_that_waits_for_a_group_alone_in_a_tube_that_is_full(run, where):
+    night = scenario.Night(where)
+    night.add("shop", k.Ticket("member", "t", tube="full", group="g"))
+    finalizer = k.Ticket("finalizer", "t")
+    night.give("shop", c.Add(finalizer.id, finalizer, after_group="g"), c.Limit("full", 1))
+    night.give("worker-1", c.Claim("member", "worker-1"))
+    night.log.abandon()
+    assert "\nwaits for     members of group g\n" in run("show", where, "finalizer").out
+    assert run("tubes", where).out.splitlines()[2].endswith("at most 1 claimed at once; at its limit")
 
 
 def test_an_empty_queue(run, where):
