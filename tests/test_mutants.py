@@ -72,11 +72,9 @@ def root(tmp_path):
     return root
 
 
-def bug(name: str, before: str = "number * 2", after: str = "number * 3", *, hangs: bool = False) -> Mutant:
+def bug(name: str, before: str = "number * 2", after: str = "number * 3") -> Mutant:
     tests = ("tests/test_thing.py",)
-    return Mutant(
-        name=name, thought="Why not.", file="kharon/thing.py", before=before, after=after, tests=tests, hangs=hangs
-    )
+    return Mutant(name=name, thought="Why not.", file="kharon/thing.py", before=before, after=after, tests=tests)
 
 
 CAUGHT = bug("caught")
@@ -98,13 +96,13 @@ def test_a_survivor_fails_the_run(root, capsys):
     assert "1 of 2 planted bugs were caught" in said
 
 
-@pytest.mark.parametrize(("hangs", "code", "score"), [(False, 1, 0), (True, 0, 1)])
-def test_a_hang_counts_only_if_it_is_what_the_bug_does(root, capsys, hangs, code, score):
-    hanging = bug("hangs", "return number * 2", "while number:\n        pass", hangs=hangs)
-    assert main([], [hanging], root, limit_seconds=0.5) == code
+def test_a_hang_is_no_catch(root, capsys):
+    """It may be the machine; and it costs each run as long as the limit: a test that can hang has one of its own."""
+    hanging = bug("hangs", "return number * 2", "while number:\n        pass")
+    assert main([], [hanging], root, limit_seconds=0.5) == 1
     said = capsys.readouterr().out
-    assert re.search(rf"^{'caught' if hangs else 'HANGS'} .* hangs  it never ends$", said, re.MULTILINE)
-    assert f"{score} of 1 planted bugs were caught" in said
+    assert re.search(r"^HANGS .* hangs  it never ends$", said, re.MULTILINE)
+    assert "0 of 1 planted bugs were caught" in said
 
 
 @pytest.mark.parametrize("after", ["number * 2\n\n\nimport nonsense", "number * 2\n\n\n__import__('os')._exit(1)"])

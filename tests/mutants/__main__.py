@@ -79,10 +79,9 @@ def _run(mutants: Sequence[Mutant], copies: Copies, jobs: int) -> int:
     caught, wrong = 0, False
     with ThreadPoolExecutor(jobs) as pool:
         for mutant, result in zip(mutants, pool.map(copies.with_bug, mutants), strict=True):
-            is_caught = result.verdict == "caught" or (result.verdict == "HANGS" and mutant.hangs)
-            caught += is_caught
+            caught += result.verdict == "caught"
             wrong = wrong or result.verdict == "ERROR"
-            print(_line(mutant, result, is_caught=is_caught), flush=True)
+            print(_line(mutant, result), flush=True)
     took = f"{time.monotonic() - begun:.0f} s and {_processor_seconds() - used:.0f} s of processor time"
     print(f"{caught} of {len(mutants)} planted bugs were caught, in {took}")
     if wrong:
@@ -96,11 +95,10 @@ def _processor_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def _line(mutant: Mutant, result: Result, *, is_caught: bool) -> str:
-    verdict = "caught" if is_caught else result.verdict
+def _line(mutant: Mutant, result: Result) -> str:
     where = result.test or ("it never ends" if result.verdict == "HANGS" else "")
-    line = f"{verdict:<9} {result.seconds:5.1f} s  {mutant.name}  {where}".rstrip()
-    if is_caught:
+    line = f"{result.verdict:<9} {result.seconds:5.1f} s  {mutant.name}  {where}".rstrip()
+    if result.verdict == "caught":
         return line
     if result.verdict == "ERROR":
         return f"{line}\n{result.output}"

@@ -22,7 +22,6 @@ class Mutant:
         after: what stands there instead.
         tests: test files, relative to the root, or single tests of a file whose others are slow (`file::test`): one of
             them must fail. The quickest come first.
-        hangs: whether a test that never ends is how this bug shows.
     """
 
     name: str
@@ -31,7 +30,6 @@ class Mutant:
     before: str
     after: str
     tests: tuple[str, ...]
-    hangs: bool = False
 
 
 class Stale(Exception):
