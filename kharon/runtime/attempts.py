@@ -94,9 +94,15 @@ class Attempts:
 
     Args:
         clock: what tells the time of day.
+
+    Attributes:
+        patience: seconds; one that begins with less of its lease left, after a disk that stalled, is `late`.
+        late: set when such a one begins.
     """
 
     def __init__(self, clock: Clock) -> None:
+        self.patience = 0.0
+        self.late = trio.Event()
         self._clock = clock
         self._running: dict[int, Attempt] = {}
         # A claim and what becomes of it can be in one commit group, which is delivered before the worker goes on. The
@@ -111,7 +117,10 @@ class Attempts:
         assert ticket.claim is not None
         assert ticket.lease_until is not None
         assert ticket.worker is not None
-        attempt = Attempt(ticket, (ticket.lease_until - self._clock.now()).total_seconds())
+        left = (ticket.lease_until - self._clock.now()).total_seconds()
+        attempt = Attempt(ticket, left)
+        if left < self.patience:
+            self.late.set()
         self._running[ticket.claim] = attempt
         if self._early:
             early = self._early.pop(ticket.worker, None)

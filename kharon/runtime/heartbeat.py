@@ -38,14 +38,18 @@ async def beat(store: Store, settings: Settings, clock: Clock, attempts: Attempt
     Cost: O(attempts) for each look; one at least each `max_poll_interval`, so that a step of the clock is noticed.
     """
     lease = settings.process_time
-    begins = lease * (1 - _LEFT)  # nothing that begins from now on is due before
+    begins = lease * (1 - _LEFT)  # nothing that begins in time, from now on, is due before
+    attempts.patience = begins
     while True:
+        attempts.late = trio.Event()
         async with trio.open_nursery() as nursery:
             for attempt in attempts:
                 if _due_in(attempt, clock, lease) <= 0:
                     nursery.start_soon(_extend, store, attempt, lease)
         pause = min(begins, settings.max_poll_interval, *(_due_in(attempt, clock, lease) for attempt in attempts))
-        await trio.sleep(max(0.0, pause) + 1e-6)  # more, since instants are rounded: another look would be needed
+        # More than the pause, since instants are rounded: another look would be needed.
+        with trio.move_on_after(max(0.0, pause) + 1e-6):
+            await attempts.late.wait()
 
 
 def _due_in(attempt: Attempt, clock: Clock, lease: float) -> float:

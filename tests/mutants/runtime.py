@@ -64,6 +64,14 @@ MUTANTS: Final = (
         tests=(TEST_CANCELLING,),
     ),
     Mutant(
+        name="heartbeat-knows-when-attempts-begin",
+        thought="What begins has a whole lease left.",
+        file="kharon/runtime/attempts.py",
+        before="        if left < self.patience:\n",
+        after="        if False:\n",
+        tests=("tests/runtime/test_heartbeat.py",),
+    ),
+    Mutant(
         name="heartbeat-revives-a-lease",
         thought="As long as the handler runs, its lease is extended.",
         file=HEARTBEAT,

@@ -245,3 +245,22 @@ async def test_a_disk_that_breaks_ends_the_run(opened, autojump_clock):
         await kh.add(Ticket("a", "t"))
         with pytest.raises(kharon.CommitOutcomeUnknown):
             await kh.run(router_of(handle))
+
+
+@pytest.mark.parametrize("delay", [0.5, 1.5, 1.9, 2.05, 2.5, 2.9])
+async def test_an_attempt_that_begins_late_is_extended_in_time(opened, autojump_clock, delay):
+    async def handle(_kh, _ticket):
+        await trio.sleep(10)
+
+    async with opened(process_time=3, workers=1) as kh:
+        turn = kh._store.turn
+
+        async def slow(*args, **kwargs):  # as on a disk that stalls
+            ticket = await turn(*args, **kwargs)
+            if ticket is not None:
+                await trio.sleep(delay)
+            return ticket
+
+        kh._store.turn = slow
+        assert (await run(kh, handle)).status is Status.DONE
+        assert kh.stats().lapsed == 0
