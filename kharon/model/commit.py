@@ -180,22 +180,21 @@ class Commit:
             for id in dict.fromkeys(command.after)
             if (id in left if gate is not None and id in gate.after else self._is_pending(id))
         )
-        group, since = command.after_group, False
-        members: Iterator[str] = iter(())
+        group, since, new_group = command.after_group, False, None
         if group is not None and gate is not None and gate.after_group == group:
             since = gate.since > 0
         elif group is not None:
             groups = self._projection.groups
             since = groups.pending_count(group) > groups.is_member(group, ticket)
-            members = groups.members_of(group)
-        self._check_cycle(ticket, blocked_by, members)
+            new_group = group
+        self._check_cycle(ticket, blocked_by, new_group)
         return msgspec.structs.replace(command, blocked_by=blocked_by, blocked_by_group=since)
 
     def _is_pending(self, id: str) -> bool:
         ticket = self._projection.get(id)
         return ticket is not None and ticket.status is Status.PENDING
 
-    def _check_cycle(self, ticket: Ticket | None, after: tuple[str, ...], members: Iterator[str]) -> None:
+    def _check_cycle(self, ticket: Ticket | None, after: tuple[str, ...], group: str | None) -> None:
         """Refuse to let a ticket wait for one that waits for it, directly or not.
 
         From the ticket to those that wait for it, since these are finalizers, which are few: a ticket for which nobody
@@ -209,19 +208,16 @@ class Commit:
         for id in way:
             one = get(id)
             assert one is not None
+            if id in awaits and (id in after or (group is not None and groups.is_member(group, one))):
+                ids = [id]
+                while ids[-1] != ticket.id:
+                    ids.append(awaits[ids[-1]])
+                chain = ", which waits for ".join(repr(id) for id in ids[1:])
+                raise InvalidTicket(f"ticket {ticket.id!r} cannot be added after {id!r}: that one waits for {chain}")
             for waiter in groups.waiters(one):
                 if waiter != ticket.id and waiter not in awaits:
                     awaits[waiter] = id
                     way.append(waiter)
-        if not awaits:
-            return
-        found = next((id for id in (*after, *members) if id in awaits), None)
-        if found is not None:
-            ids = [found]
-            while ids[-1] != ticket.id:
-                ids.append(awaits[ids[-1]])
-            chain = ", which waits for ".join(repr(id) for id in ids[1:])
-            raise InvalidTicket(f"ticket {ticket.id!r} cannot be added after {found!r}: that one waits for {chain}")
 
 
 def _subject(command: c.Request) -> str:

@@ -72,10 +72,6 @@ class Groups:
         """Return how many members of a group are pending. O(1)."""
         return len(self._members.get(group, ()))
 
-    def members_of(self, group: str) -> Iterator[str]:
-        """Give the ids of the pending members of a group, the first to join first. O(1) each."""
-        return (id for _, id in self._members.get(group, ()))
-
     def is_member(self, group: str, ticket: Ticket | None) -> bool:
         """Return whether a ticket is a pending member of a group. O(1)."""
         return ticket is not None and any(name == group for name, _ in memberships(ticket))

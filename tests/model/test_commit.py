@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from msgspec import Raw
+from sortedcontainers import SortedList
 from waiting import Line, add, move
 
 from kharon.errors import (
@@ -641,6 +642,20 @@ def test_time_does_not_go_back_within_a_log():
     line.do(add("n"))
     assert line.projection.at == at == line["n"].mtime
     assert line["n"].runat < at  # what a command means by now is the clock's
+
+
+def test_who_waits_is_looked_at_for_cycles_and_not_the_members_of_a_group():
+    class NotWalked(SortedList):
+        def __iter__(self):
+            raise AssertionError("a group may have 100,000 members")
+
+    line = Line(add("x"), add("f", "x"), *(add(id, group="g") for id in "lmn"))
+    members = line.projection.groups._members
+    members["g"] = NotWalked(members["g"])
+    commit = line.begin()
+    commit.run([add("x", after_group="g")])
+    commit.keep()
+    assert line.projection.get("x").blocked
 
 
 def test_nothing_to_do_is_nothing_done():

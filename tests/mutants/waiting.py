@@ -140,8 +140,8 @@ MUTANTS: Final = (
         name="cycles-through-groups-not-seen",
         thought="Who waits for whom is said by ids.",
         file=COMMIT,
-        before="(id for id in (*after, *members) if id in awaits)",
-        after="(id for id in after if id in awaits)",
+        before="if id in awaits and (id in after or (group is not None and groups.is_member(group, one))):\n",
+        after="if id in awaits and id in after:\n",
         tests=(TEST_COMMIT,),
     ),
     Mutant(
