@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -74,6 +75,16 @@ def test_mending_changes_nothing_that_is_whole(target):
             assert mend(seed) == seed
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_field_that_is_not_known_may_have_a_number_of_any_length(target):
+    """JSON sets no limit, and a later version may add a field: neither Kharon nor the page on the format stumbles."""
+    for seed in SEEDS[target]():
+        longer = re.sub(rb'(?m)^(\{"hash":.*)\}$', rb'\1,"later":' + b"9" * 5000 + b"}", seed)
+        assert longer != seed
+        longer = written(mend_directory(files_of(longer))) if target == "directory" else mend(longer)
+        assert TARGETS[target](longer) == TARGETS[target](seed)
+
+
 # --- the checks can fail ----------------------------------------------------------------------------------------------
 
 
@@ -113,6 +124,16 @@ def test_opening_what_verifying_refuses_is_found(monkeypatch):
     monkeypatch.setattr(targets, "_verified", lambda files: (None, [], False))
     with pytest.raises(Finding):
         TARGETS["directory"](written(files))
+
+
+def test_what_the_page_on_the_format_says_is_heard(monkeypatch):
+    seed = next(seed for seed in SEEDS["directory"]() if seed.endswith(b"\n"))
+    monkeypatch.setattr(targets, "PAGE", compile("raise SystemExit('damaged')", "page", "exec"))
+    with pytest.raises(Finding, match="the page says: damaged"):
+        TARGETS["directory"](seed)
+    monkeypatch.setattr(targets, "PAGE", compile("print('is whole: 0 records, last hash 0')", "page", "exec"))
+    with pytest.raises(Finding, match="the page says: is whole: 0 records"):
+        TARGETS["directory"](seed)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
