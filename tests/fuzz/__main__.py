@@ -2,6 +2,7 @@
 
     --seconds N    for all targets together (60)
     --target T     only this one, which may be given more than once
+    --seed N       nearly the same inputs in every run with this number, as far as the time goes; 0: others each time (0)
     --keep         afterwards keep what was found interesting in corpus/, minimised
 
 Exit 1 if there is a finding: an input at which Kharon did, or raised, what it must not, or took 10 s or 512 MiB. It is
@@ -66,7 +67,7 @@ def start(target: str, work: Path, *arguments: str) -> subprocess.CompletedProce
     )
 
 
-def fuzz(target: str, seconds: int, work: Path) -> Result:
+def fuzz(target: str, seconds: int, seed: int, work: Path) -> Result:
     """Fuzz one target; the corpus is read, and what is new goes to `work`."""
     new = work / target
     new.mkdir()
@@ -76,6 +77,7 @@ def fuzz(target: str, seconds: int, work: Path) -> Result:
         target,
         work,
         f"-max_total_time={seconds}",
+        f"-seed={seed}",
         f"-timeout={TIMEOUT_SECONDS}",
         f"-rss_limit_mb={MEMORY_MIB}",
         f"-max_len={MAX_INPUT_BYTES}",
@@ -129,6 +131,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--target", choices=TARGETS, action="append")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--again", type=Path)
     options = parser.parse_args()
@@ -143,7 +146,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         for target in targets:
             seconds = max(1, options.seconds * SHARES[target] // shares)
-            result = fuzz(target, seconds, Path(name))
+            result = fuzz(target, seconds, options.seed, Path(name))
             if options.keep and not result.findings:
                 keep(target, Path(name))
             kept = sum(1 for _ in (CORPUS / target).iterdir())
