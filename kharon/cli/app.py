@@ -214,16 +214,26 @@ def tail(
     by: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only what this worker or person did; or clock.")
     ] = None,
+    type: Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Only about tickets of this type.")] = None,
+    tube: Annotated[
+        str | None, typer.Option("--tube", metavar="TUBE", help="Only about this tube, or tickets in it.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option("--group", metavar="GROUP", help="Only about members of this group.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Print the last records, and those that come."""
+    """Print the last records, and those that come.
+
+    A record is about its ticket as it was before and as it is after: one that moves a ticket is about both tubes. One
+    about a schedule is about what that adds. --type, --tube and --group hold together, and read the log from its start.
+    """
     from kharon.cli.records import Wanted, tailed
 
     begin = None if since is None else instant(since, "--since", now())
     last = 10 if lines is None and after is None and begin is None else lines
-    tailed(
-        Output(json=json), queue, Wanted(after=after, since=begin, last=last, id=id, by=by, event=event), go_on=follow
-    )
+    wanted = Wanted(after=after, since=begin, last=last, id=id, by=by, event=event, type=type, tube=tube, group=group)
+    tailed(Output(json=json), queue, wanted, go_on=follow)
 
 
 @app.command()

@@ -54,12 +54,15 @@ def state(out: Output, queue: Path, until: int | datetime | None = None) -> Proj
         return replay(queue, until)
 
 
-def beginning(out: Output, queue: Path) -> Projection:
-    """Return the state from which a queue's records can be folded: empty, or, if they were trimmed, a snapshot's."""
+def beginning(out: Output, queue: Path, what: str = "counted", asked: int = 0) -> Projection:
+    """Return the state from which a queue's records can be folded: empty, or, if they were trimmed, a snapshot's.
+
+    If records behind `asked`, which is a seq, are among those that cannot be, it is said from where on they are `what`.
+    """
     check_path(queue)
     start = _start(queue, None, None)
-    if start.seq:
-        out.say(f"counted from record {start.seq + 1} on: what was before was trimmed, or is only in a snapshot")
+    if start.seq > asked:
+        out.say(f"{what} from record {start.seq + 1} on: what was before was trimmed, or is only in a snapshot")
     return start
 
 

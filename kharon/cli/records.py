@@ -15,10 +15,11 @@ from msgspec import UNSET
 
 from kharon.audit.flat import event_fields, record_fields
 from kharon.audit.reading import read
+from kharon.audit.subjects import Subject, Subjects
 from kharon.audit.tailing import follow
 from kharon.audit.timelines import Life, Span, Step, timeline
 from kharon.cli.failures import Usage
-from kharon.cli.looking import past, reading
+from kharon.cli.looking import beginning, past, reading
 from kharon.cli.output import Output, Styled
 from kharon.cli.times import length, moment
 from kharon.cli.waits import awaited, told_gate, unblocked
@@ -160,6 +161,8 @@ class Wanted:
         last: of those that fit only so many, the last; None: all.
         id, by: exactly this one; None: any.
         event: an event's name, or the word for it; None: any.
+        type, tube, group: about tickets of this type, in this tube, in this group: all at once if several are given;
+            what a record is about is in `kharon.audit.subjects`. None: any.
     """
 
     after: int | None = None
@@ -168,6 +171,9 @@ class Wanted:
     id: str | None = None
     by: str | None = None
     event: str | None = None
+    type: str | None = None
+    tube: str | None = None
+    group: str | None = None
 
     def __attrs_post_init__(self) -> None:
         names = {name: word_of for name, cls in e.EVENTS.items() for word_of in [_word_of(cls)]}
@@ -175,13 +181,26 @@ class Wanted:
             raise Usage(f"--event: there is none called {self.event!r}; there are {', '.join(names.values())}")
 
     def fits(self, record: Record) -> bool:
-        """Return whether a record is wanted, whatever its place."""
+        """Return whether a record is wanted, whatever its place and what it is about."""
         event = record.event
         return (
             (self.since is None or record.at >= self.since)
             and (self.id is None or getattr(event, "id", None) == self.id)
             and self.by in (None, record.by)
             and self.event in (None, type(event).__name__, word(event))
+        )
+
+    @property
+    def by_subject(self) -> bool:
+        """Whether it matters what a record is about, so that the records before it must be known, too."""
+        return (self.type, self.tube, self.group) != (None, None, None)
+
+    def is_one(self, subject: Subject) -> bool:
+        """Return whether what is about this subject is wanted."""
+        return (
+            self.type in (None, subject.type)
+            and self.tube in (None, subject.tube)
+            and self.group in (None, subject.group)
         )
 
 
@@ -191,15 +210,29 @@ def _word_of(cls: type[e.Event]) -> str:
 
 
 def tailed(out: Output, queue: Path, wanted: Wanted, *, go_on: bool) -> None:
-    """Give the last records, and with `go_on` those that come: each as soon as its whole commit is in the file."""
+    """Give the last records, and with `go_on` those that come: each as soon as its whole commit is in the file.
+
+    Cost: O(bytes of the log). If it matters what a record is about, each is folded, those that are not asked for too,
+    and the tickets that live are held; else nothing is.
+    """
     give = _giver(out)
-    seen = wanted.after or 0
+    after = wanted.after or 0
+    subjects = Subjects(beginning(out, queue, "told", after)) if wanted.by_subject else None
+    seen = after if subjects is None else subjects.seq
+
+    def fits(record: Record) -> bool:
+        about = None if subjects is None else subjects.of(record)
+        return (
+            record.seq > after
+            and wanted.fits(record)
+            and (about is None or any(wanted.is_one(subject) for subject in about))
+        )
 
     def found() -> Iterator[Record]:
         nonlocal seen
-        for record in read(queue, wanted.after or 0):
+        for record in read(queue, seen):
             seen = record.seq
-            if wanted.fits(record):
+            if fits(record):
                 yield record
 
     if wanted.last is None:
@@ -210,9 +243,9 @@ def tailed(out: Output, queue: Path, wanted: Wanted, *, go_on: bool) -> None:
         give(last)
     if go_on:
         out.flush()
-        with follow(queue, seen, durable=False) as coming:
+        with follow(queue, max(after, seen), durable=False) as coming:
             for record in coming:
-                if wanted.fits(record):
+                if fits(record):
                     give((record,))
                     out.flush()
 

@@ -12,7 +12,7 @@ import kharon as k
 from kharon.audit.flat import record_fields, ticket_fields
 from kharon.audit.measures import COUNTS, measure
 from kharon.model import commands as c
-from kharon.model.events import TicketClaimed
+from kharon.model.events import ScheduleEvent, TicketClaimed, TicketEvent, TubeEvent
 from kharon.model.projection import Projection
 
 
@@ -226,6 +226,52 @@ def test_tail(kharon, queue_of_a_night):
     assert kharon("tail", "queue", "--json", "--since", "1h").objects == since
     id = [record for record in records if record.get("id") == "sweep"]
     assert kharon("tail", "queue", "--json", "--id", "sweep").objects == id[-10:]
+
+
+def about(projections, record):
+    """What a record is about: its ticket, what follows that one's run, its schedule, before and after it; its tube."""
+    event, before, after = record.event, projections[record.seq - 1], projections[record.seq]
+    if isinstance(event, TubeEvent):
+        return [(None, event.tube, None)]
+    found = []
+    if isinstance(event, ScheduleEvent):
+        found = [projection.schedules.get(event.name) for projection in (before, after)]
+    elif isinstance(event, TicketEvent):
+        found = [projection.get(event.id) for projection in (before, after)]
+        follows = [ticket.successor for ticket in found if ticket is not None]
+        found += follows if follows[0] != follows[-1] else []
+    return [(one.type, one.tube, one.group) for one in found if one is not None]
+
+
+def test_tail_by_what_records_are_about(kharon, queue_of_a_night):
+    """From whatever record on: against the state before each record and after it, folded up to there."""
+    records = list(k.read(queue_of_a_night))
+    projections = [Projection().fold(records[:count]) for count in range(len(records) + 1)]
+    objects = {record.seq: (as_read(record_fields(record)), about(projections, record)) for record in records}
+    asked = [
+        *({"type": name} for name in ("invoice", "sweep", "digest", "nobody's")),
+        *({"tube": name} for name in ("mail", "books", "default")),
+        *({"group": name} for name in ("order-1042", "statements")),
+        {"type": "mail", "tube": "mail"},
+        {"type": "digest", "tube": "images"},
+        {"type": "thumbnail", "tube": "images", "group": "order-1042"},
+    ]
+    for wanted in asked:
+        options = [word for name, value in wanted.items() for word in (f"--{name}", value)]
+        values = [wanted.get(name) for name in ("type", "tube", "group")]
+        expected = [
+            fields
+            for fields, subjects in objects.values()
+            if any(all(v in (None, s) for v, s in zip(values, subject, strict=True)) for subject in subjects)
+        ]
+        assert bool(expected) == ("nobody's" not in values and wanted != {"type": "digest", "tube": "images"})
+        for after in (0, 100, 318, 440, len(records), 9999):
+            ran = kharon("tail", "queue", "--json", "--after", after, *options)
+            assert ran.objects == [fields for fields in expected if fields["seq"] > after]
+            assert ran.err == ""
+        assert kharon("tail", "queue", "--json", *options).objects == expected[-10:]
+        ran = kharon("tail", "queue", "--json", "--event", "claimed", "--by", "worker-1", "--after", 0, *options)
+        assert ran.objects == [f for f in expected if (f["event"], f["by"]) == ("TicketClaimed", "worker-1")]
 
 
 def test_records_are_what_stands_in_the_log(kharon, queue_of_a_night):

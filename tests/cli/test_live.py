@@ -13,10 +13,13 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+import scenario
 
 import kharon as k
+from kharon.log import snapshot
 from kharon.log.directory import DirectoryLog
-from kharon.model.events import LogClosed
+from kharon.model import commands as c
+from kharon.model.events import Changes, LogClosed
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parents[1]
@@ -143,6 +146,45 @@ def test_following_what_is_wanted(live, start):
     lines = [process.stdout.readline().decode() for _ in range(20)]
     assert lines[0].split()[:3] == ["seq", "at", "event"]
     assert all(" failed " in line and "a seventh is retried" in line for line in lines[1:])
+
+
+def test_following_what_records_are_about(tmp_path, start):
+    """Through the end of segments and their trimming: what a ticket is was said in records that are gone."""
+    where = tmp_path / "queue"
+    night = scenario.Night(where)
+
+    def filled(times=400):
+        for _ in range(times):
+            night.add("shop", k.Ticket("other", "t", tube="a"))
+
+    def told(by):
+        found = json.loads(by.stdout.readline())
+        return found["seq"], found["event"], found.get("id")
+
+    night.add("shop", k.Ticket("mover", "t", tube="a"))
+    first = start("tail", where, "-f", "--tube", "b", "--after", 0, "--json")
+    night.give("ann", c.Update("mover", Changes(tube="b")))
+    assert told(first) == (2, "TicketUpdated", "mover")
+    for nice in range(3):
+        filled()
+        night.give("ann", c.Update("mover", Changes(nice=nice)), c.Pause("a"), c.Resume("a"))
+        assert told(first)[1:] == ("TicketUpdated", "mover")
+        snapshot.take(where)
+    later = start("tail", where, "-f", "--tube", "b", "--after", night.projection.seq, "--json")
+    night.give("worker-1", c.Claim("mover", "worker-1"))
+    expected = (night.projection.seq, "TicketClaimed", "mover")
+    assert [told(first), told(later)] == [expected] * 2
+    oldest = k.verify(where).first
+    night.keep(scenario.Policy(trim=scenario.EVERYTHING), lambda _upto: True)
+    assert k.verify(where).first > oldest
+    trimmed = start("tail", where, "-f", "--tube", "b", "--type", "t", "--after", night.projection.seq, "--json")
+    filled()
+    night.give("worker-1", c.Done("mover"), c.Pause("b"))
+    expected = (night.projection.seq - 1, "TicketDone", "mover")
+    assert [told(each) for each in (first, later, trimmed)] == [expected] * 3
+    expected = (night.projection.seq, "TubePaused", None)
+    assert [told(each) for each in (first, later)] == [expected] * 2
+    night.log.abandon()
 
 
 def test_the_end_of_a_pipe_is_silent(live, start):

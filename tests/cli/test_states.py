@@ -150,6 +150,26 @@ def test_a_log_whose_beginning_was_trimmed(run, where):
     assert ran.code == 0
 
 
+def test_what_a_record_is_about_in_a_log_whose_beginning_was_trimmed(run, kharon, where):
+    """It is known from where a snapshot stands on, and there it is what it is in the whole log."""
+    scenario.build(where, trimmed=True)
+    ran = run("tail", where, "--tube", "mail", "--after", 0, "--json")
+    assert ran.err.startswith("told from record "), "more was asked for than can be told"
+    first = int(ran.err.split()[3])
+    assert first > k.verify(where).first
+    whole = kharon("tail", "queue", "--tube", "mail", "--after", first - 1, "--json")
+    assert ran.objects == whole.objects
+    assert {"TicketAdded", "TicketClaimed", "TicketDone"} < {found["event"] for found in ran.objects[:20]}
+    before = {found["id"] for found in ran.objects if "id" in found}
+    before -= {found["id"] for found in ran.objects if found["event"] == "TicketAdded"}
+    assert before, "the snapshot alone knows what they are"
+    for after in (first - 1, 430):
+        behind = run("tail", where, "--tube", "mail", "--after", after, "--json")
+        assert behind.objects == [found for found in whole.objects if found["seq"] > after]
+        assert behind.err == ""
+    assert run("tail", where, "--after", 0).err == "", "nothing needs to be known of the records before"
+
+
 @pytest.mark.parametrize(
     ("backoff", "says"),
     [

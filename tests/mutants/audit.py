@@ -7,6 +7,7 @@ from typing import Final
 from .mutant import Mutant
 from .places import (
     AUDIT_READING,
+    AUDIT_SUBJECTS,
     INDEX,
     INDEXED,
     SAFE,
@@ -16,6 +17,7 @@ from .places import (
     TEST_RETENTION,
     TEST_SAFE,
     TEST_SNAPSHOTS,
+    TEST_SUBJECTS,
 )
 
 __all__ = ["MUTANTS"]
@@ -69,6 +71,22 @@ MUTANTS: Final = (
         before="            durable = max(durable, record.durable)\n",
         after="            durable = record.seq\n",
         tests=(TEST_ANCHOR,),
+    ),
+    Mutant(
+        name="tail-loses-who-leaves",
+        thought="A record is about its ticket as it is from then on; only of one that is removed there is no such.",
+        file=AUDIT_SUBJECTS,
+        before="        return _subjects(before, after) if was is is_",
+        after="        return _subjects(after or before) if was is is_",
+        tests=(TEST_SUBJECTS,),
+    ),
+    Mutant(
+        name="tail-is-silent-about-what-follows-a-run",
+        thought="A ticket that runs is the one that runs, whatever was added meanwhile.",
+        file=AUDIT_SUBJECTS,
+        before=" if was is is_ else _subjects(before, after, was, is_)",
+        after="",
+        tests=(TEST_SUBJECTS,),
     ),
     Mutant(
         name="marks-of-direction-reach-the-terminal",

@@ -4,6 +4,7 @@ from typing import Final
 
 AUDIT_READING: Final = "kharon/audit/reading.py"
 AUDIT_SNAPSHOTS: Final = "kharon/audit/snapshots.py"
+AUDIT_SUBJECTS: Final = "kharon/audit/subjects.py"
 TAILING: Final = "kharon/audit/tailing.py"
 SAFE: Final = "kharon/cli/safe.py"
 DIRECTORY: Final = "kharon/log/directory.py"
@@ -51,6 +52,7 @@ TIMES: Final = "kharon/store/times.py"
 
 TEST_ANCHOR: Final = "tests/audit/test_anchor.py"
 TEST_HISTORY: Final = "tests/audit/test_history.py"
+TEST_SUBJECTS: Final = "tests/audit/test_subjects.py"
 TEST_SAFE: Final = "tests/cli/test_safe.py"
 TEST_DIRECTORY_LOG: Final = "tests/log/test_directory_log.py"
 TEST_FAILING_DISK: Final = "tests/log/test_failing_disk.py"
