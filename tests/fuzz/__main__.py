@@ -2,7 +2,7 @@
 
     --seconds N    for all targets together (60)
     --target T     only this one, which may be given more than once
-    --seed N       nearly the same inputs in every run with this number, as far as the time goes; 0: others each time (0)
+    --seed N       nearly the same inputs in each run with this number, as far as the time goes; 0: others each time (0)
     --keep         afterwards keep what was found interesting in corpus/, minimised
 
 Exit 1 if there is a finding: an input at which Kharon did, or raised, what it must not, or took 10 s or 512 MiB. It is
@@ -91,9 +91,11 @@ def fuzz(target: str, seconds: int, seed: int, work: Path) -> Result:
         raise SystemExit(f"{target}: the fuzzer ended with {ran.returncode}\n{ran.stderr[-4000:]}")
     for finding in findings:
         print(f"\n{target}: {finding}\n{excerpt(ran.stdout + ran.stderr)}", flush=True)
+    runs = re.search(r"stat::number_of_executed_units: *(\d+)", ran.stderr)
+    if runs is None and not findings:
+        raise SystemExit(f"{target}: the fuzzer does not say that it tried anything\n{ran.stderr[-4000:]}")
     status = re.findall(r"^#\d+\s+\w+\s+cov: (\d+) ft: (\d+) corp: (\d+)", ran.stderr, re.MULTILINE)
     coverage, features, inputs = map(int, status[-1]) if status else (0, 0, 0)
-    runs = re.search(r"stat::number_of_executed_units: *(\d+)", ran.stderr)
     outcomes = json.loads((work / "outcomes.json").read_text())
     return Result(int(runs[1]) if runs else 0, coverage, features, inputs, outcomes, findings)
 
