@@ -23,7 +23,8 @@ PROJECT = Path(__file__).parents[1]
 README = PROJECT / "README.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = {path.name: BLOCK.findall(path.read_text(encoding="utf-8")) for path in (README, PROJECT / "docs/workflows.md")}
-BLOCKS = PAGES["README.md"]
+ELSEWHERE = {"audit.md": "cli/test_docs.py", "format.md": "test_format_doc.py"}
+"""The other pages with code, and the tests that run it."""
 
 
 def is_program(code: str) -> bool:
@@ -36,9 +37,17 @@ def test_every_block_is_of_a_kind_that_is_run(blocks) -> None:
     assert len([code for kind, code in blocks if kind == "python"]) >= 8
 
 
-def test_programs_run_and_print_what_is_shown(tmp_path: Path) -> None:
+def test_every_page_with_code_is_run_by_a_test() -> None:
+    pages = [*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")]
+    assert {path.name for path in pages if "```" in path.read_text(encoding="utf-8")} == {*PAGES, *ELSEWHERE}
+    for page, test in ELSEWHERE.items():
+        assert f'"{page}"' in (PROJECT / "tests" / test).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("blocks", PAGES.values(), ids=PAGES)
+def test_programs_run_and_print_what_is_shown(tmp_path: Path, blocks) -> None:
     shown = 0
-    for index, (kind, code) in enumerate(BLOCKS):
+    for index, (kind, code) in enumerate(blocks):
         if kind == "python" and is_program(code):
             ran = subprocess.run(
                 [sys.executable, "-W", "error", "-c", code],
@@ -50,11 +59,11 @@ def test_programs_run_and_print_what_is_shown(tmp_path: Path) -> None:
             )
             assert ran.returncode == 0, f"{code}\n{ran.stderr}"
             assert not ran.stderr, f"{code}\n{ran.stderr}"
-            following = BLOCKS[index + 1] if index + 1 < len(BLOCKS) else ("", "")
+            following = blocks[index + 1] if index + 1 < len(blocks) else ("", "")
             if following[0] == "text":
                 assert ran.stdout == following[1]
                 shown += 1
-    assert shown == len([kind for kind, _ in BLOCKS if kind == "text"])
+    assert shown == len([kind for kind, _ in blocks if kind == "text"])
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -73,15 +82,21 @@ async def test_fragments_run(page) -> None:
 def test_commands_are_those_that_ci_runs() -> None:
     # `.ci/run` takes its commands from the README, by these words; those of `kharon` are run by tests/cli/test_docs.py.
     # Any other command would be run nowhere.
-    lines = [line for kind, code in BLOCKS if kind == "console" for line in code.splitlines() if line.startswith("$ ")]
-    shown = [line for line in lines if not line.startswith("$ kharon ")]
+    shown = {
+        page: [line for kind, code in blocks if kind == "console" for line in code.splitlines() if line[:2] == "$ "]
+        for page, blocks in PAGES.items()
+    }
+    shown["README.md"] = [line for line in shown["README.md"] if not line.startswith("$ kharon ")]
     setup = "$ python3 -m venv .venv && .venv/bin/pip install --quiet "
-    assert shown == [
-        f"{setup}. && .venv/bin/python examples/checksums.py",
-        "$ .venv/bin/python examples/checksums.py .venv",
-        "$ .venv/bin/python examples/checksums.py .venv",
-        f"{setup}-e '.[test]' && .venv/bin/python -m pytest -q -n auto",
-    ]
+    assert shown == {
+        "README.md": [
+            f"{setup}. && .venv/bin/python examples/checksums.py",
+            "$ .venv/bin/python examples/checksums.py .venv",
+            "$ .venv/bin/python examples/checksums.py .venv",
+            f"{setup}-e '.[test]' && .venv/bin/python -m pytest -q -n auto",
+        ],
+        "workflows.md": [],
+    }
 
 
 def test_the_settings_table_is_true() -> None:

@@ -243,7 +243,7 @@ def tailed(out: Output, queue: Path, wanted: Wanted, *, go_on: bool) -> None:
         give(last)
     if go_on:
         out.flush()
-        with follow(queue, max(after, seen), durable=False) as coming:
+        with follow(queue, seen, durable=False) as coming:
             for record in coming:
                 if fits(record):
                     give((record,))

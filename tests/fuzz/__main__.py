@@ -91,9 +91,11 @@ def fuzz(target: str, seconds: int, seed: int, work: Path) -> Result:
         raise SystemExit(f"{target}: the fuzzer ended with {ran.returncode}\n{ran.stderr[-4000:]}")
     for finding in findings:
         print(f"\n{target}: {finding}\n{excerpt(ran.stdout + ran.stderr)}", flush=True)
+    runs = re.search(r"stat::number_of_executed_units: *(\d+)", ran.stderr)
+    if runs is None and not findings:
+        raise SystemExit(f"{target}: the fuzzer does not say that it tried anything\n{ran.stderr[-4000:]}")
     status = re.findall(r"^#\d+\s+\w+\s+cov: (\d+) ft: (\d+) corp: (\d+)", ran.stderr, re.MULTILINE)
     coverage, features, inputs = map(int, status[-1]) if status else (0, 0, 0)
-    runs = re.search(r"stat::number_of_executed_units: *(\d+)", ran.stderr)
     outcomes = json.loads((work / "outcomes.json").read_text())
     return Result(int(runs[1]) if runs else 0, coverage, features, inputs, outcomes, findings)
 

@@ -383,8 +383,10 @@ def _page() -> CodeType:
 PAGE: Final = _page()
 
 
-def _check_with_the_page(contents: dict[str, bytes], verified: list[Record]) -> None:
+def _check_with_the_page(contents: dict[str, bytes], verified: list[Record]) -> bool:
     """What Kharon takes for whole the fifty lines of docs/format.md take for whole too, and for the same.
+
+    Return whether they said anything, which is seen to by `test_corpus`.
 
     But for an unfinished end, of which they may say something else: they do not know what fields an event must have, so
     they take for a record, or for a witness, what Kharon does not.
@@ -396,20 +398,24 @@ def _check_with_the_page(contents: dict[str, bytes], verified: list[Record]) -> 
     except SystemExit as stopped:
         raise Finding(f"verified, and the page says: {stopped}") from None
     except (KeyError, TypeError, ValueError):
-        return  # fields of other types: that much care is not in fifty lines
+        return False  # fields of other types: that much care is not in fifty lines
     finally:
         sys.argv = arguments
     last = verified[-1] if verified else None
     must(f"whole: {last.seq if last else 0} records, " in said[0], f"{last}, and the page says: {said[0]}")
     must(last is None or said[0].endswith(f"last hash {last.hash}"), "the page has another hash")
+    return True
 
 
-def _repaired(files: SimulatedFiles, *, damaged: bool) -> None:
-    """What would be repaired is said without doing it; and once done on a copy, nothing is left to be repaired."""
+def _repaired(files: SimulatedFiles, *, damaged: bool) -> bool:
+    """What would be repaired is said without doing it; and once done on a copy, nothing is left to be repaired.
+
+    Return whether it is not refused, which is seen to by `test_corpus`.
+    """
     try:
         plan = repair(WHERE, files=files)
     except KharonError:
-        return
+        return False
     must((plan.damage is not None) == damaged, "repair and verify disagree about damage")
     if damaged:
         copy = files.killed()
@@ -423,6 +429,7 @@ def _repaired(files: SimulatedFiles, *, damaged: bool) -> None:
             (last.seq if last else 0) == plan.last + (len(plan.cuts) or len(plan.seals)) + unconfirmed,
             "after the repair there are other records",
         )
+    return True
 
 
 TARGETS: Final[dict[str, Callable[[bytes], str]]] = {"line": line, "directory": directory, "snapshot": snapshot}

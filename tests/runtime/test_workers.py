@@ -517,17 +517,24 @@ async def test_an_operator_extends_by_id(opened, autojump_clock):
 
 
 async def test_an_operator_takes_a_running_ticket_away(opened, autojump_clock):
+    refused = []
+
     async def handle(kh, ticket):
-        await trio.sleep(5)
-        with pytest.raises(kharon.LeaseLost):
-            await kh.ack(ticket)
+        try:
+            await trio.sleep(5)
+        finally:
+            with trio.CancelScope(shield=True), pytest.raises(kharon.LeaseLost):
+                await kh.ack(ticket)
+            refused.append(trio.current_time() - began)
 
     async with opened() as kh, trio.open_nursery() as nursery:
         await nursery.start(kh.run, router_of(handle))
+        began = trio.current_time()
         await kh.add(Ticket("a", "t"))
         await trio.sleep(1)
         await kh.acting_as("ann").cancel("a", keep=True, error_reason="a mistake")
         await kh.drain()
+        assert refused == [1]
         ticket = await kh.get("a")
         assert (ticket.status, ticket.error_reason) == (Status.CANCELLED, "a mistake")
         assert (await kh.history("a"))[-1].by == "ann"
