@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import scenario
 
 import kharon as k
+from kharon.cli import records
 from kharon.cli.tickets import _about
 from kharon.log.directory import DirectoryLog
 from kharon.model import commands as c
@@ -199,3 +202,22 @@ def test_settings_that_cannot_be(kharon, option):
     ran = kharon("simulate", "queue", *option)
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.startswith("kharon: Settings.")
+
+
+def test_following_what_records_are_about_from_one_that_is_still_to_come(run, where, monkeypatch):
+    """The records up to there are not given, but must be folded."""
+    night = scenario.Night(where)
+    night.add("shop", k.Ticket("a", "t", tube="mail"), k.Ticket("b", "t", tube="mail"))
+    night.give("ann", c.Pause("other"))
+
+    @contextlib.contextmanager
+    def until_that_moment(queue, after, *, durable):
+        night.give("ann", c.Update("a", e.Changes(tube="other")), c.Delete("b"), c.Delete("a"))
+        yield k.read(queue, after)
+
+    monkeypatch.setattr(records, "follow", until_that_moment)
+    to_come = night.projection.seq + 1
+    ran = run("tail", where, "-f", "--tube", "other", "--after", to_come, "--json")
+    night.log.abandon()
+    assert (ran.code, ran.err) == (0, "")
+    assert [(found["event"], found["id"]) for found in ran.objects] == [("TicketDeleted", "a")]
