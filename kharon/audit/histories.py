@@ -53,8 +53,8 @@ def history(
         OSError: it cannot be read.
 
     Cost: for each finished segment three small reads; O(bytes) of the tail and of the segments without an index, which
-        is all of them at the first call if the queue's process takes no snapshots. Memory: the records found, and 200
-        bytes for each record of one segment.
+        is all of them at the first call if the queue's process takes no snapshots. Memory: the records found, and 90 to
+        350 bytes for each record of one segment.
     """
     if not isinstance(id, str):
         raise InvalidTicket(f"id: a str, not {type(id).__name__}")

@@ -11,6 +11,7 @@ from msgspec import Raw
 from kharon import audit
 from kharon.errors import KharonError
 from kharon.log.directory import DirectoryLog
+from kharon.log.index import Places
 from kharon.log.segment import is_about
 from kharon.model import commands as c
 from kharon.model.commit import Commit
@@ -122,3 +123,9 @@ def segments_of(where: Path) -> list[Path]:
 
 def indexes_of(where: Path) -> list[Path]:
     return sorted((where / "index").iterdir()) if (where / "index").is_dir() else []
+
+
+def pairs_of(places: Places) -> list[tuple[int, int]]:
+    """The entries that the index of a segment must have: a key, and where a line begins."""
+    entries = places.entries()
+    return list(zip(entries[::2], entries[1::2], strict=True))
