@@ -27,7 +27,9 @@ import uuid
 import zlib
 from array import array
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
@@ -392,14 +394,11 @@ class Places:
     """
 
     def __init__(self) -> None:
-        self._of: dict[str, array[int]] = {}
+        self._of: defaultdict[str, array[int]] = defaultdict(partial(array, "Q"))
 
     def add(self, id: str, byte: int) -> None:
         """Take down that the next line about a ticket begins at a byte. Measured 0.1 µs."""
-        places = self._of.get(id)
-        if places is None:
-            self._of[id] = places = array("Q")
-        places.append(byte)
+        self._of[id].append(byte)
 
     def of(self, id: str) -> Sequence[int]:
         """Return where the lines about a ticket begin, in order."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from array import array
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeAlias
 
 from msgspec import Raw
 
 from kharon import audit
 from kharon.errors import KharonError
-from kharon.log.directory import DirectoryLog
-from kharon.log.index import Places
+from kharon.log import index
+from kharon.log.directory import DirectoryLog, segments
+from kharon.log.files import OS_FILES
 from kharon.log.segment import is_about
 from kharon.model import commands as c
 from kharon.model.commit import Commit
@@ -125,7 +130,14 @@ def indexes_of(where: Path) -> list[Path]:
     return sorted((where / "index").iterdir()) if (where / "index").is_dir() else []
 
 
-def pairs_of(places: Places) -> list[tuple[int, int]]:
-    """The entries that the index of a segment must have: a key, and where a line begins."""
-    entries = places.entries()
-    return list(zip(entries[::2], entries[1::2], strict=True))
+Pairs: TypeAlias = list[tuple[int, int]]
+
+
+def forge(where: Path, number: int, change: Callable[[Pairs], Pairs]) -> Path:
+    """Let the index of a segment have other entries, keys and places, with sums that are right, so that it is used."""
+    segment = list(index.finished(OS_FILES, segments(where)))[number]
+    entries = index.build(OS_FILES, segment)._places.entries()
+    pairs = change(list(zip(entries[::2], entries[1::2], strict=True)))
+    path = index.index_path(where, segment.first)
+    path.write_bytes(index.pack(segment, array("Q", itertools.chain.from_iterable(pairs))))
+    return path

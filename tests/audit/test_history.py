@@ -5,12 +5,11 @@ import os
 import random
 import re
 import stat
-from array import array
 from pathlib import Path
 
 import pytest
 from msgspec import Raw
-from queues import IDS, NOW, about, fill, indexes_of, moment, pairs_of, queue, segments_of
+from queues import IDS, NOW, about, fill, forge, indexes_of, moment, queue, segments_of
 
 import kharon
 from kharon import audit
@@ -223,14 +222,6 @@ def test_an_index_of_another_log_is_not_used(where, tmp_path):
         assert kharon.history(where, id) == about(where, id)
 
 
-def forged(where: Path, number: int, change) -> None:
-    """Let a segment's index have other entries: with the right sums, so that it is used."""
-    segment = list(index.finished(OS_FILES, segments_of(where)))[number]
-    pairs = pairs_of(index.build(OS_FILES, segment)._places)
-    entries = array("Q", [each for pair in change(pairs) for each in pair])
-    indexes_of(where)[number].write_bytes(index.pack(segment, entries))
-
-
 @pytest.mark.parametrize("how", ["twice", "backwards"])
 def test_no_record_is_shown_twice_or_in_another_order(where, how):
     """An index with the right sums may hide records, and that is all it can do."""
@@ -247,7 +238,7 @@ def test_no_record_is_shown_twice_or_in_another_order(where, how):
         altered = [of_it[0], *of_it[:-1]] if how == "twice" else of_it[::-1]
         return sorted([pair for pair in pairs if pair[0] != mine] + altered, key=lambda pair: pair[0])
 
-    forged(where, 0, change)
+    forge(where, 0, change)
     assert len(said) > 1
     assert kharon.history(where, "t1") == good
     assert indexes_of(where)[0].read_bytes() == whole, "it was made again"
@@ -258,11 +249,11 @@ def test_no_record_that_another_ticket_has_is_shown(where):
     queue(where)
     good = kharon.history(where, "t1")
     mine = index._key("t1")
-    forged(where, 0, lambda pairs: [(mine, place) for _, place in pairs])
+    forge(where, 0, lambda pairs: [(mine, place) for _, place in pairs])
     assert kharon.history(where, "t1") == good
     assert [record for record in good if record.seq < 8]
     for byte in (0, 1, 500):
-        forged(where, 0, lambda pairs, byte=byte: [(mine, byte)])
+        forge(where, 0, lambda pairs, byte=byte: [(mine, byte)])
         assert kharon.history(where, "t1") == good
 
 
@@ -271,7 +262,7 @@ def test_an_index_with_more_entries_than_the_segment_has_records_is_not_read(whe
     queue(where)
     good = kharon.history(where, "t1")
     whole = indexes_of(where)[0].read_bytes()
-    forged(where, 0, lambda pairs: [(1, 7)] * 40)
+    forge(where, 0, lambda pairs: [(1, 7)] * 40)
     assert kharon.history(where, "t1") == good
     assert indexes_of(where)[0].read_bytes() == whole, "it was made again"
 
