@@ -12,7 +12,7 @@ import contextlib
 import io
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import attrs
 
 from kharon.audit.anchors import Anchor
+from kharon.audit.indexes import Indexes
 from kharon.audit.snapshots import Snapshots
 from kharon.audit.watching import tell
 from kharon.errors import AnchorMissing, InvalidTicket, KharonError
@@ -29,7 +30,7 @@ from kharon.log.index import read_header
 from kharon.log.packed import PACKED, open_segment
 from kharon.log.reading import Reading
 from kharon.log.record import Chain, Record
-from kharon.log.segment import first_of
+from kharon.log.segment import See, first_of
 from kharon.log.snapshot import usable
 from kharon.model.limits import check_instant
 from kharon.model.projection import Projection
@@ -89,6 +90,13 @@ class Report:
         unjudged_snapshots: of the rest, why nobody can tell, beginning with its path: it is in a later format, or
             stands behind an event that is not known, or in front of `first`; or it is the one on which the rest of a
             trimmed log was folded, and against which those behind it were held. None of this is a reason to remove it.
+        indexes: how many of the indexes that `history` asks say what their segments say.
+        bad_indexes: of the others, those with the right sums that say anything else, so that `history` misses records:
+            what is wrong with each, beginning with its path. No crash and no bad disk leaves such a one, somebody wrote
+            it. The log is whole all the same. Remove the file: an index is a cache, and is made again.
+        unused_indexes: of the rest, why `history` does not use it and reads the segment, beginning with its path: it is
+            unfinished, damaged in all or some of its parts, or of another segment or version. It hides nothing, and is
+            made again by whoever asks next.
     """
 
     path: Path
@@ -106,6 +114,9 @@ class Report:
     snapshots: int = 0
     bad_snapshots: tuple[str, ...] = ()
     unjudged_snapshots: tuple[str, ...] = ()
+    indexes: int = 0
+    bad_indexes: tuple[str, ...] = ()
+    unused_indexes: tuple[str, ...] = ()
 
 
 def read(path: str | os.PathLike[str], after: int = 0) -> Iterator[Record]:
@@ -200,7 +211,8 @@ def _start(path: Path, seq: int | None, instant: datetime | None) -> Projection:
 def verify(path: str | os.PathLike[str], anchor: Anchor | None = None) -> Report:
     """Read the whole log of a queue's directory, and prove that it is what was written.
 
-    The index of `history` is neither needed nor looked at: it is a cache, and what it finds is checked in the log.
+    Nor may what was derived from it and is believed say anything else: snapshots, which opening begins with, and the
+    indexes, by which `history` finds records. A log is whole though one of those is not; the report names them.
 
     Args:
         path: the queue's directory; it may be open in any process.
@@ -215,9 +227,11 @@ def verify(path: str | os.PathLike[str], anchor: Anchor | None = None) -> Report
             compressed, and zstd is not installed.
         OSError: it cannot be read.
 
-    Cost: O(bytes of the log); the memory of one commit, or of the tickets if there are snapshots to compare with.
+    Cost: O(bytes of the log); the memory of one commit, or of the tickets if there are snapshots to compare with, and
+        90 to 350 bytes for each record of one segment if there are indexes.
     """
-    audit = _Pass(path, lenient=True)
+    indexes = Indexes(Path(path))
+    audit = _Pass(path, lenient=True, watch=indexes.watch)
     reading = audit.reading
     anchored = None if anchor is None else _Anchored(anchor)
     unknown = dict[Unknown, list[int]]()
@@ -257,6 +271,9 @@ def verify(path: str | os.PathLike[str], anchor: Anchor | None = None) -> Report
         snapshots=snapshots.good,
         bad_snapshots=tuple(snapshots.bad),
         unjudged_snapshots=tuple(snapshots.unjudged),
+        indexes=indexes.good,
+        bad_indexes=tuple(indexes.bad),
+        unused_indexes=tuple(indexes.unused),
     )
 
 
@@ -337,7 +354,7 @@ class _Pass:
 
     Args:
         path: the directory.
-        chain, log: where to begin, as `Reading` has it.
+        chain, log, lenient, watch: as `Reading` has them.
 
     Attributes:
         reading: the pass, and how far it has come.
@@ -351,12 +368,18 @@ class _Pass:
         log: str | None = None,
         *,
         lenient: bool = False,
+        watch: Callable[[Reading, Path], See | None] = lambda _reading, _path: None,
     ) -> None:
         directory = Path(path)
         check_path(directory)
         self.sizes: dict[str, int] = {}
         self.reading = Reading(
-            lambda: segments(directory), lambda path: open_segment(self._open, path), chain, log, lenient=lenient
+            lambda: segments(directory),
+            lambda path: open_segment(self._open, path),
+            chain,
+            log,
+            lenient=lenient,
+            watch=watch,
         )
 
     def _open(self, path: Path) -> BinaryIO:

@@ -1,7 +1,7 @@
 """What a command that could not do its work ends with: one line on stderr, and an exit code.
 
-0   done; for `verify`: the log is whole
-1   the log says no: there is no such ticket, it is damaged or altered, it lacks the anchor
+0   done; for `verify`: the log is whole, and nothing that is believed beside it says anything else
+1   the log says no: there is no such ticket, it, a snapshot or an index is damaged or altered, it lacks the anchor
 2   it could not be asked: a wrong argument, no queue there, no permission, a later version's log, a full disk
 130 ended by Ctrl-C        141 whoever read the output went away
 """

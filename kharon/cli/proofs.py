@@ -16,6 +16,7 @@ from kharon.cli.failures import Usage
 from kharon.cli.looking import reading, records
 from kharon.cli.output import Output
 from kharon.errors import CorruptLog, InvalidAnchor, UnknownFormat
+from kharon.log.index import INDEX
 
 __all__ = ["anchored", "exported", "verified"]
 
@@ -40,6 +41,8 @@ def verified(out: Output, queue: Path, anchor_file: Path | None) -> None:
         return
     for why in report.unjudged_snapshots:
         out.say(f"not judged: {why}")
+    for why in report.unused_indexes:
+        out.say(f"not used by history, which makes it again: {why}")
     out.line(f"whole: log {report.log}")
     which = f"records {report.first} to {report.last}" if report.records else "no records"
     out.table(
@@ -47,6 +50,7 @@ def verified(out: Output, queue: Path, anchor_file: Path | None) -> None:
         [
             ("records", f"{report.records:,} ({which}) in {report.segments} segment{'s' * (report.segments != 1)}"),
             *([("snapshots", f"{report.snapshots}, each what the log says")] if report.snapshots else []),
+            *([("indexes", f"{report.indexes}, each what the log says")] if report.indexes else []),
             *([("unfinished", f"{report.unfinished:,} bytes of a last commit")] if report.unfinished else []),
             ("last hash", report.hash),
             ("anchor", _told_anchor(kept)),
@@ -55,12 +59,21 @@ def verified(out: Output, queue: Path, anchor_file: Path | None) -> None:
 
 
 def _check_rest(report: Report) -> None:
-    """Refuse to call whole what has a chain that is, if not all in it can be read, or a snapshot says something else.
+    """Refuse to call whole what has a chain that is, if what is believed beside it is not, or not all can be read.
 
     Raises:
+        CorruptLog: a snapshot is damaged, or is not of this log; or an index hides records.
         UnknownFormat: there are events that only a later Kharon knows.
-        CorruptLog: a snapshot is damaged, or is not of this log.
     """
+    if report.bad_snapshots:
+        path, _, why = report.bad_snapshots[0].partition(": ")
+        raise CorruptLog(path, 0, 0, f"{why} (the log itself is whole; remove the snapshot, and another will be made)")
+    if report.bad_indexes:
+        path, _, why = report.bad_indexes[0].partition(": ")
+        others = len(report.bad_indexes) - 1
+        more = f"; {others:,} other{'s are' if others > 1 else ' is'} wrong, too" if others else ""
+        remedy = f"the log itself is whole; remove {report.path / INDEX}, which is a cache and is made again"
+        raise CorruptLog(path, 0, 0, f"{why}{more} (somebody wrote that; {remedy})")
     if report.unknown:
         first = report.unknown[0]
         needs = f"Kharon {first.needs}" if first.needs else "a later Kharon"
@@ -69,9 +82,6 @@ def _check_rest(report: Report) -> None:
         raise UnknownFormat(
             f"the chain is whole, but {which} cannot be read: {first.event} in version {first.version} needs {needs}"
         )
-    if report.bad_snapshots:
-        path, _, why = report.bad_snapshots[0].partition(": ")
-        raise CorruptLog(path, 0, 0, f"{why} (the log itself is whole; remove the snapshot, and another will be made)")
 
 
 def _told_anchor(kept: Anchor | None) -> str:

@@ -24,7 +24,18 @@ from kharon.log.record import (
     open_seal,
     seal_line,
 )
-from kharon.log.segment import HEADER_LINES, Broken, Place, first_of, judge, read_segment, stem, stem_of, trusted_start
+from kharon.log.segment import (
+    HEADER_LINES,
+    Broken,
+    Place,
+    See,
+    first_of,
+    judge,
+    read_segment,
+    stem,
+    stem_of,
+    trusted_start,
+)
 from kharon.model.events import LogClosed, SegmentTrimmed
 from kharon.model.limits import MAX_LINE_BYTES
 
@@ -68,6 +79,8 @@ class Reading:
         chain: where to begin: at the end of a segment, whose successors alone are read; None: at the first segment.
         log: the log's id, if it is known.
         lenient: whether events that are not known are given as `Unknown`: for those who need only the chain.
+        watch: called with this reading and the path of each segment that is begun, while `before` says how the one in
+            front of it ends; returns what is called with each of its records, or None.
 
     Attributes:
         chain: where the reading stands.
@@ -89,8 +102,10 @@ class Reading:
         log: str | None = None,
         *,
         lenient: bool = False,
+        watch: Callable[[Reading, Path], See | None] = lambda _reading, _path: None,
     ) -> None:
         self._lenient = lenient
+        self._watch = watch
         self._list_segments = list_segments
         self._open_segment = open_segment
         self._seal: Seal | None = None
@@ -199,8 +214,9 @@ class Reading:
                 self.chain = trusted_start(file, path)
                 self._trusted = Chain(self.chain.seq, self.chain.hash)
                 self.follows = self.chain.hash
+            see = self._watch(self, path)
             try:
-                for item in read_segment(file, str(path), self.chain, self.log, lenient=self._lenient):
+                for item in read_segment(file, str(path), self.chain, self.log, lenient=self._lenient, see=see):
                     if isinstance(item, Record):
                         if self.bare:
                             self._leave_header()

@@ -8,9 +8,9 @@ process that writes them reads them in `live`. Nothing here writes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -36,6 +36,7 @@ __all__ = [
     "HEADER_LINES",
     "Broken",
     "Place",
+    "See",
     "first_of",
     "is_about",
     "is_numbered",
@@ -57,6 +58,10 @@ HEADER_LINES: Final = 1
 """How many lines stand in front of a segment's first record."""
 # All that is fixed of a line's beginning, so that what only resembles one, in a payload, costs no copy of what follows.
 _BEGINNINGS: Final = re.compile(rb'\{"hash":"(?=.{64}","crc":"[0-9a-f]{8}",)', re.DOTALL)
+
+
+See: TypeAlias = Callable[[Record, bytes, int], None]
+"""Called with a record in its place, before the end of its commit is known: it, its line, and where that begins."""
 
 
 class Broken(Exception):
@@ -84,7 +89,7 @@ class Broken(Exception):
 
 
 def read_segment(
-    file: BinaryIO, path: str, chain: Chain, log: str | None, *, lenient: bool = False
+    file: BinaryIO, path: str, chain: Chain, log: str | None, *, lenient: bool = False, see: See | None = None
 ) -> Iterator[Header | Record | Seal]:
     """Give the header, each record, and the seal of a segment, moving `chain` along: records by whole commits only.
 
@@ -94,6 +99,7 @@ def read_segment(
         chain: the end of the log in front of this segment; moved behind each commit that was given.
         log: the log's id; None if this is the first segment that is read.
         lenient: whether events that are not known are given as `Unknown`.
+        see: called with each record.
 
     Raises:
         CorruptLog: the header is not right: a header is written before the file has its name, so it cannot be torn. Or
@@ -113,11 +119,18 @@ def read_segment(
         raise UnknownFormat(f"{path}, line 1: {unknown}") from None
     chain.hash = header.hash
     yield header
-    yield from read_records(file, path, chain, len(line), HEADER_LINES, lenient=lenient)
+    yield from read_records(file, path, chain, len(line), HEADER_LINES, lenient=lenient, see=see)
 
 
 def read_records(
-    file: BinaryIO, path: str, chain: Chain, byte: int, number: int, *, lenient: bool = False
+    file: BinaryIO,
+    path: str,
+    chain: Chain,
+    byte: int,
+    number: int,
+    *,
+    lenient: bool = False,
+    see: See | None = None,
 ) -> Iterator[Record | Seal]:
     """Give the records and the seal of a segment from a place on, moving `chain` along, as `read_segment` does.
 
@@ -128,6 +141,7 @@ def read_records(
         byte: the offset of that place.
         number: how many lines stand in front of it.
         lenient: whether events that are not known are given as `Unknown`.
+        see: called with each record.
 
     Raises:
         CorruptLog: something stands behind the seal.
@@ -147,6 +161,8 @@ def read_records(
                 _check_seal(item, chain, commit)
             else:
                 _check_place(item, chain, commit)
+                if see is not None:
+                    see(item, line, byte)
         except BadLine as bad:
             raise Broken(path, number, byte, commit_byte, chain.seq + 1, str(bad)) from None
         except UnknownFormat as unknown:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from array import array
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeAlias
 
 from msgspec import Raw
 
 from kharon import audit
 from kharon.errors import KharonError
-from kharon.log.directory import DirectoryLog
+from kharon.log import index
+from kharon.log.directory import DirectoryLog, segments
+from kharon.log.files import OS_FILES
 from kharon.log.segment import is_about
 from kharon.model import commands as c
 from kharon.model.commit import Commit
@@ -122,3 +128,16 @@ def segments_of(where: Path) -> list[Path]:
 
 def indexes_of(where: Path) -> list[Path]:
     return sorted((where / "index").iterdir()) if (where / "index").is_dir() else []
+
+
+Pairs: TypeAlias = list[tuple[int, int]]
+
+
+def forge(where: Path, number: int, change: Callable[[Pairs], Pairs]) -> Path:
+    """Let the index of a segment have other entries, keys and places, with sums that are right, so that it is used."""
+    segment = list(index.finished(OS_FILES, segments(where)))[number]
+    entries = index.build(OS_FILES, segment)._places.entries()
+    pairs = change(list(zip(entries[::2], entries[1::2], strict=True)))
+    path = index.index_path(where, segment.first)
+    path.write_bytes(index.pack(segment, array("Q", itertools.chain.from_iterable(pairs))))
+    return path

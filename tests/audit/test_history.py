@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from msgspec import Raw
-from queues import IDS, NOW, about, fill, indexes_of, moment, queue, segments_of
+from queues import IDS, NOW, about, fill, forge, indexes_of, moment, queue, segments_of
 
 import kharon
 from kharon import audit
@@ -220,6 +220,51 @@ def test_an_index_of_another_log_is_not_used(where, tmp_path):
         (where / "index" / path.name).write_bytes(path.read_bytes())
     for id in IDS:
         assert kharon.history(where, id) == about(where, id)
+
+
+@pytest.mark.parametrize("how", ["twice", "backwards"])
+def test_no_record_is_shown_twice_or_in_another_order(where, how):
+    """An index with the right sums may hide records, and that is all it can do."""
+    queue(where)
+    good = kharon.history(where, "t1")
+    whole = indexes_of(where)[0].read_bytes()
+    mine = index._key("t1")
+    said: list[int] = []
+
+    def change(pairs):
+        of_it = [pair for pair in pairs if pair[0] == mine]
+        assert len(of_it) > 1
+        said.extend(place for _, place in of_it)
+        altered = [of_it[0], *of_it[:-1]] if how == "twice" else of_it[::-1]
+        return sorted([pair for pair in pairs if pair[0] != mine] + altered, key=lambda pair: pair[0])
+
+    forge(where, 0, change)
+    assert len(said) > 1
+    assert kharon.history(where, "t1") == good
+    assert indexes_of(where)[0].read_bytes() == whole, "it was made again"
+
+
+def test_no_record_that_another_ticket_has_is_shown(where):
+    """Nor a header, nor what begins within a line: all of these are refused, and the segment is read."""
+    queue(where)
+    good = kharon.history(where, "t1")
+    mine = index._key("t1")
+    forge(where, 0, lambda pairs: [(mine, place) for _, place in pairs])
+    assert kharon.history(where, "t1") == good
+    assert [record for record in good if record.seq < 8]
+    for byte in (0, 1, 500):
+        forge(where, 0, lambda pairs, byte=byte: [(mine, byte)])
+        assert kharon.history(where, "t1") == good
+
+
+def test_an_index_with_more_entries_than_the_segment_has_records_is_not_read(where):
+    """Else a small file that claims to be a long one would cost memory."""
+    queue(where)
+    good = kharon.history(where, "t1")
+    whole = indexes_of(where)[0].read_bytes()
+    forge(where, 0, lambda pairs: [(1, 7)] * 40)
+    assert kharon.history(where, "t1") == good
+    assert indexes_of(where)[0].read_bytes() == whole, "it was made again"
 
 
 def test_ids_that_share_a_key_are_told_apart(where, monkeypatch):

@@ -13,6 +13,9 @@ import pytest
 import scenario
 
 import kharon as k
+from kharon.log import index
+from kharon.log.directory import segments
+from kharon.log.files import OS_FILES
 from kharon.log.record import Chain, link
 from kharon.model.events import TicketDeleted
 
@@ -189,22 +192,97 @@ def test_events_that_only_a_later_version_knows_are_2(run):
 
 
 @pytest.mark.parametrize("how", ["garbage", "of other segments", "a file"])
-def test_the_index_of_history_is_nothing_to_verify(run, copy, how):
-    """It is a cache: a bad one is no damage, is not asked, and is made again."""
+def test_an_index_that_history_does_not_use_is_said(run, copy, how):
+    """It is a cache: what hides nothing is no damage, and is made again."""
     before = run("history", "queue", "invoice-1042").out
     assert before
     index = copy / "index"
     files = sorted(index.glob("*.idx"))
     assert len(files) > 3
+    good = run("verify", "queue")
+    assert f"\nindexes    {len(files)}, each what the log says\n" in good.out
     if how == "a file":
         shutil.rmtree(index)
         index.write_text("in the way")
-    for path, other in zip(files, [*files[1:], files[0]], strict=True) if how != "a file" else ():
-        path.with_suffix(".new").write_bytes(b"garbage" if how == "garbage" else other.read_bytes())
-    for path in index.glob("*.new"):
-        path.replace(path.with_suffix(".idx"))
+    else:
+        data = [path.read_bytes() for path in files]
+        for path, other in zip(files, [*data[1:], data[0]], strict=True):
+            path.write_bytes(b"garbage" if how == "garbage" else other)
+    ran = run("verify", "queue")
+    assert ran.code == 0
+    assert "indexes" not in ran.out
+    told = "not used by history, which makes it again: queue/index/"
+    assert [line[: len(told)] for line in ran.err.splitlines()] == ([] if how == "a file" else [told] * len(files))
+    json_ran = run("verify", "queue", "--json")
+    assert (json_ran.code, json_ran.err) == (0, "")
+    assert len(json_ran.objects[0]["unused_indexes"]) == (0 if how == "a file" else len(files))
+    assert run("history", "queue", "invoice-1042").out == before
+    if how != "a file":
+        again = run("verify", "queue")
+        assert (again.code, again.out, again.err) == (0, good.out, "")
+
+
+def hide(queue, id):
+    """Let the index of the last finished segment in which a ticket is leave it out, with sums that are right."""
+    for segment in reversed(list(index.finished(OS_FILES, segments(queue)))):
+        places = index.build(OS_FILES, segment)._places
+        if places._of.pop(id, None):
+            path = index.index_path(queue, segment.first)
+            path.write_bytes(index.pack(segment, places.entries()))
+            return path
+    raise AssertionError(id)
+
+
+def test_an_index_that_hides_records_is_1_and_says_so(run, copy):
+    before = run("history", "queue", "invoice-1042").out
+    path = hide(copy, "invoice-1042")
+    ran = run("history", "queue", "invoice-1042")
+    assert (ran.code, ran.out) == (1, ""), "this is what it is for: not even that there was such a ticket"
+    ran = run("verify", "queue")
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert ran.err.startswith(f"kharon: queue/index/{path.name}, line 0 (byte 0): it hides from history 13 of the ")
+    assert "; the first of them is about 'invoice-1042', at byte " in ran.err
+    assert ran.err.endswith(
+        " (somebody wrote that; the log itself is whole; remove queue/index, which is a cache and is made again)\n"
+    )
+    fields = json.loads(run("verify", "queue", "--json").err)
+    assert (fields["error"], fields["file"]) == ("CorruptLog", f"queue/index/{path.name}")
+    shutil.rmtree(copy / "index")
     assert run("verify", "queue").code == 0
     assert run("history", "queue", "invoice-1042").out == before
+
+
+def test_of_several_that_are_wrong_the_first_is_named(run, copy):
+    """Those of compressed and of archived segments among them."""
+    assert run("history", "queue", "nobody").code == 1
+    paths = sorted((copy / "index").iterdir())
+    for path, segment in zip(paths, list(index.finished(OS_FILES, segments(copy))), strict=True):
+        path.write_bytes(index.pack(segment, index.Places().entries()))
+    ran = run("verify", "queue")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith(f"kharon: queue/index/{paths[0].name}, line 0 (byte 0): it hides from history ")
+    assert f"; {len(paths) - 1} others are wrong, too (somebody wrote that" in ran.err
+    for path in paths[2:]:
+        path.unlink()
+    assert "; 1 other is wrong, too (" in run("verify", "queue").err
+
+
+def test_what_hides_records_is_named_before_what_only_a_later_version_knows(run, tmp_path):
+    later = tmp_path / "later"
+    (later / "log").mkdir(parents=True)
+    later.chmod(0o700)
+    chain = Chain()
+    header = chain.header(scenario.LOG_ID, scenario.EVENING)
+    known, line = chain.commit([TicketDeleted("a"), TicketDeleted("b")], scenario.EVENING, "ann", 0)
+    line, chain.hash = link(known[9:73].decode(), line[92:-1].replace(b'"v":1', b'"v":9'))
+    (later / "log" / f"{1:020}.jsonl").write_bytes(header + known + line)
+    (later / "log" / f"{3:020}.jsonl").write_bytes(chain.header(scenario.LOG_ID, scenario.EVENING))
+    assert k.history(later, "nobody") == []
+    assert run("verify", later).code == 2
+    hide(later, "b")
+    ran = run("verify", later)
+    assert ran.code == 1
+    assert "it hides from history 1 of the 2 records about tickets" in ran.err
 
 
 # --- export -----------------------------------------------------------------------------------------------------------
