@@ -707,6 +707,20 @@ async def test_a_settle_waits_for_room_when_even_the_reserve_is_used_up(where, d
         nursery.cancel_scope.cancel()
 
 
+async def test_a_tick_that_finds_no_room_at_all_says_when_to_try_again(where, disk, autojump_clock):
+    async with opened(where, disk, reserve=0, process_time=10) as kh:
+        await kh.add(Ticket("a", "t"))
+        await kh._store.turn("w", ("default",), None, settle_by="w", claim=True)
+        disk.room = 0
+        await trio.sleep(20)
+        for _ in range(3):
+            assert 1 <= await kh._store.tick() < 2
+        disk.room = 1 << 30
+        await trio.sleep(1)
+        assert await kh._store.tick() > 0
+        assert (await kh.get("a")).claim is None
+
+
 async def test_a_settle_that_waits_for_room_does_not_hold_up_the_end(where, disk, autojump_clock, caplog):
     crew = Crew()
     async with opened(where, disk, reserve=0, workers=1, process_time=1000) as kh, trio.open_nursery() as nursery:
