@@ -120,6 +120,7 @@ def test_what_breaks_everything_is_no_catch(root, capsys, after):
         (bug("twice", "return"), "stands 2 times"),
         (bug("nonsense", after="number *"), "no Python"),
         (bug("same", after="(number * 2)  # twice"), "changes nothing"),
+        (bug("unheard", after="number * TWO"), "is called TWO"),
     ],
 )
 def test_a_bug_that_does_not_fit_is_an_error_before_anything_is_run(root, capsys, mutant, why):

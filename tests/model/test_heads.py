@@ -87,6 +87,26 @@ def test_the_next_instant_is_known_as_soon_as_a_claim_is_made(watched):
     assert made.next_instant(expiration=True) == at(1000)
 
 
+@pytest.mark.parametrize("watched", [("x",), ("x", "y")])
+def test_a_ticket_that_runs_and_is_moved_into_a_tube_counts_there(watched):
+    limited = e.TubeLimited("x", 1, None, None)
+    made = projection(limited, added("a", "y"), claimed("a"), added("b"), watched=watched)
+    assert made.first_ready(watched).id == "b"
+    made.apply(e.TicketUpdated("a", e.Changes(tube="x")), 5, at(0))
+    assert made.first_ready(watched) is None
+    assert made.ready_count(watched) == 0
+    made.apply(e.TicketUpdated("a", e.Changes(tube="y")), 6, at(0))
+    assert made.first_ready(watched).id == "b"
+    made.check()
+
+
+@pytest.mark.parametrize("watched", [("x",), ("x", "y")])
+def test_time_makes_no_more_room_than_there_are_tickets_for(watched):
+    made = projection(e.TubeLimited("x", None, 2, 10.0), added("a"), added("b"), claimed("a"), watched=watched)
+    assert made.ready_count(watched) == 1
+    assert made.next_instant(expiration=True) == at(1000), "the end of the lease"
+
+
 def test_a_tube_that_nobody_claims_from_makes_nobody_wait_for_it():
     made = projection(e.TubeLimited("x", None, 1, 10.0), added("a"), added("b"), claimed("a"), e.TicketDone("a"))
     assert made.next_instant(expiration=True) == at(10)

@@ -24,6 +24,14 @@ MUTANTS: Final = (
         tests=(TEST_ATOMIC_HARD_CASES,),
     ),
     Mutant(
+        name="group-empty-between-two-events",
+        thought="The end of one ticket is one event, and what is emptied then stays so.",
+        file=COMMIT,
+        before="        if len(self.effects) > 1:\n            self._look_at_emptied()\n",
+        after="        if len(self.effects) > 2:\n            self._look_at_emptied()\n",
+        tests=(TEST_ATOMIC_HARD_CASES,),
+    ),
+    Mutant(
         name="block-carried-out-twice",
         thought="Entering is a checkpoint, and nothing else.",
         file=ATOMIC,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib.util
+import symtable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +42,8 @@ def mutated(mutant: Mutant, root: Path) -> str:
     """Return the text of the mutant's file with its bug in it.
 
     Raises:
-        Stale: its text does not stand there exactly once, or what comes out is no Python, or the same program.
+        Stale: its text does not stand there exactly once, or what comes out is no Python, or the same program, or uses
+            a name that nothing has.
     """
     path = root / mutant.file
     if not path.is_file():
@@ -59,7 +62,21 @@ def mutated(mutant: Mutant, root: Path) -> str:
         raise Stale(f"{mutant.name}: {mutant.file} would be no Python ({error}); any test would catch that") from None
     if same:
         raise Stale(f"{mutant.name}: changes nothing in {mutant.file} but its looks")
+    if unknown := _unknown(changed) - _unknown(source):
+        names = ", ".join(sorted(unknown))
+        raise Stale(f"{mutant.name}: nothing in {mutant.file} is called {names}, so any test catches that")
     return changed
+
+
+def _unknown(source: str) -> set[str]:
+    """Return the global names that a module uses and neither it nor Python has."""
+    module = symtable.symtable(source, "", "exec")
+    known = {each.get_name() for each in module.get_symbols() if each.is_assigned() or each.is_imported()}
+    used, tables = set[str](), [module]
+    for table in tables:
+        used |= {each.get_name() for each in table.get_symbols() if each.is_global() and each.is_referenced()}
+        tables += table.get_children()
+    return used - known - set(dir(builtins))
 
 
 def plant(mutant: Mutant, root: Path) -> None:

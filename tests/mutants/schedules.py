@@ -133,4 +133,12 @@ MUTANTS: Final = (
         after="        if False:\n",
         tests=(TEST_SCHEDULE,),
     ),
+    Mutant(
+        name="schedule-that-begins-when-it-last-fired",
+        thought="Only one that begins before it last fired is another one.",
+        file=SCHEDULES,
+        before="        if last is not None and last >= event.next_due:\n",
+        after="        if last is not None and last > event.next_due:\n",
+        tests=(TEST_SCHEDULES,),
+    ),
 )

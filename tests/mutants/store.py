@@ -140,7 +140,7 @@ MUTANTS: Final = (
         thought="Nobody waits for a sync in the background, so a line in the application's log is enough.",
         file=COMMITS,
         before="            self.fail(error)\n            raise unknown_outcome(error) from error\n",
-        after='            _logger.error("a sync failed: %s", error)\n'
+        after='            say(logging.ERROR, "a sync failed: %s", error)\n'
         "            raise unknown_outcome(error) from error\n",
         tests=(TEST_LOCAL_STORE,),
     ),
@@ -201,6 +201,14 @@ MUTANTS: Final = (
         after="        if not self._commits.may_grow():\n",
         tests=(TEST_STORAGE_FULL,),
     ),
+    Mutant(
+        name="end-suffers-from-its-group",
+        thought="A settle without a claim that found no room has used up the reserve.",
+        file=LOCAL_STORE,
+        before="                if with_claim or self._commits.group_grew:\n",
+        after="                if with_claim:\n",
+        tests=(TEST_STORAGE_FULL,),
+    ),
     # --- commits ------------------------------------------------------------------------------------------------------
     Mutant(
         name="many-commands-as-many-commits",
@@ -215,7 +223,23 @@ MUTANTS: Final = (
         thought="It was not the ticket's fault that the process ended.",
         file=LOCAL_STORE,
         before="                    self._lapse(ticket, _PROCESS_ENDED)\n",
-        after="                    self._execute((Release(ticket.id, ticket.claim),), _CLOCK)\n",
+        after="                    self._execute((Release(ticket.id, ticket.claim),), CLOCK)\n",
+        tests=(TEST_LOCAL_STORE,),
+    ),
+    Mutant(
+        name="claims-of-a-dead-process-between-slices",
+        thought="The next slice begins behind the last one.",
+        file=LOCAL_STORE,
+        before="range(0, len(dead), _TICK_LIMIT)",
+        after="range(0, len(dead), _TICK_LIMIT + 1)",
+        tests=(TEST_LOCAL_STORE,),
+    ),
+    Mutant(
+        name="idle-workers-of-a-store-that-is-gone",
+        thought="Whoever is idle is cancelled when the queue ends.",
+        file=LOCAL_STORE,
+        before="        self._readers.unpark_all()\n        self._idle.unpark_all()\n",
+        after="        self._readers.unpark_all()\n",
         tests=(TEST_LOCAL_STORE,),
     ),
 )

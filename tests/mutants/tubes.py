@@ -126,4 +126,12 @@ MUTANTS: Final = (
         after="            pass\n        if self._commits.may_grow() and ready",
         tests=(TEST_TUBES_RUNNING,),
     ),
+    Mutant(
+        name="tube-open-to-more-than-its-limit-after-a-move",
+        thought="A claim takes a ticket out of those that are ready, and so its tube is looked at again.",
+        file=HEADS,
+        before="        self.claimed[tube] = self.claimed.get(tube, 0) + 1\n        self.touch(tube)\n",
+        after="        self.claimed[tube] = self.claimed.get(tube, 0) + 1\n",
+        tests=(TEST_HEADS,),
+    ),
 )

@@ -849,3 +849,25 @@ async def test_one_ticket_wakes_one_worker_and_not_the_crowd(mock_clock):
         assert kh.stats().acked == 1
         assert clock.asked - asked < 15  # each worker that wakes up asks for the time
         nursery.cancel_scope.cancel()
+
+
+async def test_tickets_that_come_one_by_one_wake_one_worker_each(mock_clock):
+    """Also while those that were woken before have not run yet."""
+    turns = []
+    async with kharon.open(":memory:", Settings(workers=100)) as kh, trio.open_nursery() as nursery:
+        await nursery.start(kh.run, router_of(nothing))
+        await wait_all_tasks_blocked()
+        turn = kh._store.turn
+
+        def count(*args, **more):
+            turns.append(args)
+            return turn(*args, **more)
+
+        kh._store.turn = count
+        async with trio.open_nursery() as adders:
+            for number in range(10):
+                adders.start_soon(kh.add, Ticket(str(number), "t"))
+        await wait_all_tasks_blocked()
+        assert kh.stats().acked == 10
+        assert len(turns) == 20, "one for the claim, and one for the end"
+        nursery.cancel_scope.cancel()

@@ -707,6 +707,20 @@ async def test_a_settle_waits_for_room_when_even_the_reserve_is_used_up(where, d
         nursery.cancel_scope.cancel()
 
 
+async def test_a_tick_that_finds_no_room_at_all_says_when_to_try_again(where, disk, autojump_clock):
+    async with opened(where, disk, reserve=0, process_time=10) as kh:
+        await kh.add(Ticket("a", "t"))
+        await kh._store.turn("w", ("default",), None, settle_by="w", claim=True)
+        disk.room = 0
+        await trio.sleep(20)
+        for _ in range(3):
+            assert 1 <= await kh._store.tick() < 2
+        disk.room = 1 << 30
+        await trio.sleep(1)
+        assert await kh._store.tick() > 0
+        assert (await kh.get("a")).claim is None
+
+
 async def test_a_settle_that_waits_for_room_does_not_hold_up_the_end(where, disk, autojump_clock, caplog):
     crew = Crew()
     async with opened(where, disk, reserve=0, workers=1, process_time=1000) as kh, trio.open_nursery() as nursery:
@@ -721,6 +735,40 @@ async def test_a_settle_that_waits_for_room_does_not_hold_up_the_end(where, disk
     disk.room = 1 << 30
     async with opened(where, disk) as kh:
         assert (await kh.get("a")).attempts == 1
+
+
+async def test_a_settle_that_waits_for_room_hears_that_the_store_is_gone(where, disk):
+    outcomes = []
+    async with opened(where, disk, reserve=0) as kh, trio.open_nursery() as nursery:
+        await kh.add(Ticket("a", "t"))
+        ticket = await kh._store.turn("w", ("default",), None, settle_by="w", claim=True)
+
+        async def settle():
+            done = c.Done("a", ticket.claim)
+            outcomes.append(await outcome_of(lambda: kh._store.turn("w", (), done, settle_by="w", claim=False)))
+
+        disk.room = 0
+        nursery.start_soon(settle)
+        await trio.testing.wait_all_tasks_blocked()
+        assert outcomes == []
+        await kh._store.close()
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert [type(outcome) for outcome in outcomes] == [kharon.Closed]
+
+
+@pytest.mark.parametrize("settle", [c.Release, c.Done])
+async def test_what_a_worker_ends_does_not_suffer_from_its_group(where, disk, settle, autojump_clock):
+    """It is decided once more without what there is no room for, and does not wait until there is some."""
+    async with opened(where, disk) as kh:
+        await kh.add(Ticket("a", "t"))
+        ticket = await kh._store.turn("w", ("default",), None, settle_by="w", claim=True)
+        disk.room = 0
+        kh._store._execute([c.Add("new", Ticket("new", "t"))], "app")
+        with trio.move_on_after(0.5):
+            await kh._store.turn("w", (), settle("a", ticket.claim), settle_by="w", claim=False)
+        assert [(each.id, each.claim) for each in await kh.list()] == ([("a", None)] if settle is c.Release else [])
+        holds(kh, where)
 
 
 async def test_a_claim_that_cannot_be_released_is_said_and_ends_nothing_else(where, disk, autojump_clock, caplog):
