@@ -2,7 +2,7 @@
 
     --seconds N    for all targets together (60)
     --target T     only this one, which may be given more than once
-    --seed N       nearly the same inputs in every run with this number, as far as the time goes; 0: others each time (0)
+    --seed N       nearly the same inputs in each run with this number, as far as the time goes; 0: others each time (0)
     --keep         afterwards keep what was found interesting in corpus/, minimised
 
 Exit 1 if there is a finding: an input at which Kharon did, or raised, what it must not, or took 10 s or 512 MiB. It is
