@@ -152,7 +152,7 @@ class Retention:
         self._files = log.files
         self._directory = log.directory
         self._policy = policy
-        self._archive_root = archive
+        self._archive_root = None if archive is None else archive.absolute()
         self._may_trim = may_trim
         self._known: dict[Place, Sealed] = {}
         self._archive = Path()  # where the next segment goes
@@ -242,7 +242,7 @@ class Retention:
         if self._archive_root is None:
             root = self._directory / "archive"
         else:
-            root = self._archive_root.absolute()
+            root = self._archive_root
             if self._files.kind(root) != "directory":
                 raise KharonError(f"Settings.archive_directory: {root} is no directory; mount it, or make it")
         self._archive = archive_for(self._directory, root, self._log.log_id, self._files)

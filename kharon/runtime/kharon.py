@@ -61,11 +61,13 @@ class Kharon:
 
     Every async method is a checkpoint; each returns, or raises, only once the events that it rests on are durable in
     the sense of `Settings.fsync`, and is either carried out or not: a cancellation is noticed before anything has been
-    decided, or after it is durable, when the next checkpoint raises it. Each can raise `Closed` when the queue is, and
-    `CommitOutcomeUnknown` when the disk fails; that is not said again below. On a full disk whatever lets the queue
-    grow (adding, extending, restarting, updating, telling a tube something) raises `StorageFull` until there is room,
-    and nothing of it is kept; settling and deleting go on from `Settings.reserve_bytes`. Where a ticket is settled, a
-    `Ticket` that a handler received is fenced (`LeaseLost` if its claim is over), an id is not.
+    decided, or after it is durable, when the next checkpoint raises it. Each can raise `Closed` when the queue is,
+    `CommitOutcomeUnknown` when the disk fails, and `InvalidTransition` in another thread than that which opened it, as
+    a `def` handler's is (call it by `trio.from_thread.run` there); that is not said again below. On a full disk
+    whatever lets the queue grow (adding, extending, restarting, updating, telling a tube something) raises
+    `StorageFull` until there is room, and nothing of it is kept; settling and deleting go on from
+    `Settings.reserve_bytes`. Where a ticket is settled, a `Ticket` that a handler received is fenced (`LeaseLost` if
+    its claim is over), an id is not.
     """
 
     def __init__(self, queue: Queue, by: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from types import TracebackType
 from typing import Final
 
@@ -28,8 +29,8 @@ class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kh
     """Open a queue: `async with kharon.open("queue") as kh:`.
 
     Args:
-        where: a directory, made if it does not exist; ":memory:" for a queue that ends with the block; or an `EventLog`
-            of your own.
+        where: a directory, made if it does not exist, and found once: the process may change its working directory
+            while the queue is open; ":memory:" for a queue that ends with the block; or an `EventLog` of your own.
         settings: the queue's.
         clock: what tells the time; None: the machine's clock.
 
@@ -94,7 +95,7 @@ def _log(where: str | os.PathLike[str] | EventLog, settings: Settings) -> tuple[
         if not name or "://" in name:
             raise InvalidSettings(f'where: {name!r} is neither a directory nor ":memory:"')
         log = DirectoryLog(
-            name,
+            Path(name).absolute(),  # wherever the process goes while the queue is open
             settings.segment_bytes,
             reserve_bytes=settings.reserve_bytes,
             allow_network_filesystem=settings.allow_network_filesystem,

@@ -139,8 +139,8 @@ class Crew:
                 "drain waits for the handlers that run, and this is one of them; let it tell the application, or start "
                 "drain in a nursery outside of run"
             )
-        self._draining = True
         self._store.wake_all()
+        self._draining = True
         with trio.move_on_after(float("inf") if timeout is None else timeout) as waiting:
             await self._ended.wait()
         if waiting.cancelled_caught:
@@ -171,8 +171,8 @@ class Crew:
     @tubes.setter
     def tubes(self, tubes: tuple[str, ...]) -> None:
         if tubes != self._tubes:
-            self._tubes = tubes
             self._store.wake_all()  # idle workers look into the new ones, and wait for no others
+            self._tubes = tubes  # after it, since it refuses another thread
 
     # --- time ---------------------------------------------------------------------------------------------------------
 

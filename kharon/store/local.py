@@ -18,6 +18,7 @@ import logging
 import math
 import os
 import random
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -25,7 +26,7 @@ from datetime import datetime, timedelta
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from kharon.errors import Closed, StorageFull
+from kharon.errors import Closed, InvalidTransition, StorageFull
 from kharon.log.protocol import EventLog, HasSnapshots
 from kharon.log.record import CLOCK, Record
 from kharon.model.commands import Claim, Command, Context, Expire, Lapse, Release, Request, Settle
@@ -98,6 +99,7 @@ class LocalStore:
         self._opened = False
         self._closed: str | None = "the queue has not been opened"
         self._process = os.getpid()
+        self._thread = threading.get_ident()
         self._room = trio.lowlevel.ParkingLot()  # workers with a settle for which even the reserve had no room
         self._readers = trio.lowlevel.ParkingLot()
         self._idle = trio.lowlevel.ParkingLot()
@@ -121,6 +123,7 @@ class LocalStore:
         if self._opened:
             raise Closed("this queue was opened before; call kharon.open again for another")
         self._opened = True
+        self._thread = threading.get_ident()
         now = self._clock.now()
         try:
             if self._in_thread:
@@ -224,13 +227,22 @@ class LocalStore:
                 f"the queue was opened by process {self._process}, and this is process {os.getpid()}, forked from it: "
                 f"it is the parent's. Open queues after forking"
             )
+        self._check_thread()
+
+    def _check_thread(self) -> None:
+        """Refuse what another thread asks for, before it has touched anything: there are no locks here."""
+        if threading.get_ident() != self._thread:
+            raise InvalidTransition(
+                f"the queue was called in the thread {threading.current_thread().name!r}, and is that of the thread "
+                f"that runs Trio: call it through trio.from_thread.run(lambda: …), or trio.from_thread.run_sync"
+            )
 
     async def _enter(self) -> None:
         """Begin an async method: notice a cancellation, and a closed store, either of them as a checkpoint."""
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             self._check_open()
-        except Closed:
+        except (Closed, InvalidTransition):
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise
 
@@ -420,6 +432,7 @@ class LocalStore:
 
     def wake_all(self) -> None:
         """Let everybody return from `wait_ready`."""
+        self._check_thread()
         self._waking += len(self._idle)
         self._idle.unpark_all()
 

@@ -83,7 +83,7 @@ class Store(Protocol):
         """Wait until a claim from these tubes may succeed."""
 
     def wake_all(self) -> None:
-        """Let everybody return from `wait_ready`."""
+        """Let everybody return from `wait_ready`; in another thread than that of the queue `InvalidTransition`."""
 
     async def tick(self) -> float:
         """Do what time has made due: promote, lapse, expire, fire. Return the seconds until something will be due."""

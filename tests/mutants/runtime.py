@@ -15,6 +15,7 @@ from .places import (
     TEST_HEARTBEAT,
     TEST_WAITING,
     TEST_WORKERS,
+    TEST_WRONG_USE,
     WAITS,
     WORKERS,
 )
@@ -30,6 +31,14 @@ MUTANTS: Final = (
         before="        if ticket is not None and ticket.claim == settle.claim:\n",
         after="        if ticket is not None:\n",
         tests=(TEST_WORKERS,),
+    ),
+    Mutant(
+        name="another-thread-let-in",
+        thought="Methods are async, so nobody can call them but from a Trio task.",
+        file=LOCAL_STORE,
+        before="            )\n        self._check_thread()\n",
+        after="            )\n",
+        tests=(f"{TEST_WRONG_USE}::test_every_method_refuses_another_thread",),
     ),
     Mutant(
         name="lapsed-attempt-taken-for-done",

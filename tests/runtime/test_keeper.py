@@ -61,6 +61,20 @@ async def test_a_queue_compresses_and_archives_while_it_is_used(where, fsync):
     assert any(path.suffix == ".zst" for path in segments(where))
 
 
+async def test_relative_paths_are_found_once_wherever_the_process_goes(tmp_path, monkeypatch):
+    for name in ("here", "here/archive", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    settings = Settings(archive_beyond_bytes=1, archive_directory="archive", **SMALL)
+    async with kharon.open("queue", settings) as kh:
+        monkeypatch.chdir(tmp_path / "there")
+        await fill(kh)
+        await until(kh, SegmentArchived, 2)
+        assert len(await kh.history("t0")) == 1
+    assert list((tmp_path / "there").iterdir()) == []
+    assert audit.verify(tmp_path / "here" / "queue").closed
+
+
 @pytest.mark.parametrize("archived", [True, False])
 async def test_a_queue_trims_what_two_snapshots_hold(where, archived):
     more = {"archive_after": 0.001} if archived else {}

@@ -352,6 +352,58 @@ async def test_a_queue_that_was_never_opened_is_closed():
         await kh.add(Ticket("a", "t"))
 
 
+# --- in another thread ------------------------------------------------------------------------------------------------
+
+
+async def block(kh):
+    async with kh.atomic() as tx:
+        tx.ack("a")
+
+
+IN_A_THREAD = {
+    **AFTER,
+    "atomic": block,
+    "run_and_wait": lambda kh: kh.run_and_wait(Ticket("b", "t")),
+    "pause": lambda kh: kh.pause("default"),
+    "unschedule": lambda kh: kh.unschedule("s"),
+    "records": seq,
+}
+
+
+@pytest.mark.parametrize("name", IN_A_THREAD)
+async def test_every_method_refuses_another_thread(name):
+    """Of a `def` handler that runs Trio anew to call it, say: two threads would be in the one log, without a lock."""
+    async with kharon.open(":memory:") as kh:
+        await kh.add(Ticket("a", "t"))
+        with pytest.raises(kharon.InvalidTransition, match=r"in the thread .*through trio\.from_thread\.run\("):
+            await trio.to_thread.run_sync(trio.run, IN_A_THREAD[name], kh)
+        assert await seq(kh) == [1]
+
+
+@pytest.mark.parametrize("verb", ["subscribe", "unsubscribe"])
+async def test_another_thread_changes_no_subscription_and_loses_no_worker(verb):
+    refused = []
+    router = kharon.Router()
+
+    @router.handler("t")
+    def handle(kh, _ticket):
+        try:
+            getattr(kh, verb)("default", "mail")
+        except kharon.KharonError as error:
+            refused.append(error)
+
+    async with kharon.open(":memory:") as kh, trio.open_nursery() as nursery:
+        await nursery.start(kh.run, router)
+        await kh.add(Ticket("a", "t"))
+        await kh.wait("a")
+        assert [type(error) for error in refused] == [kharon.InvalidTransition]
+        assert kh.tubes == ("default",)
+        await kh.drain()
+
+
+# --- twice -----------------------------------------------------------------------------------------------------------
+
+
 async def test_a_second_run_is_refused(autojump_clock):
     router = kharon.Router()
 
