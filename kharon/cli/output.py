@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Bar", "Output", "Styled", "forgiving", "is_terminal"]
 
 _GAP: Final = "  "
+_LEAST: Final = 20  # columns of a table's last cell, which says what happened, wherever the terminal's edge is
 _encode = msgspec.json.Encoder().encode
 
 
@@ -97,7 +98,8 @@ class Output:
             heads: of the columns.
             rows: of as many cells each.
             right: the numbers of the columns that are aligned to the right.
-            cut: whether the last column ends at a terminal's edge, with an ellipsis; elsewhere nothing is ever cut.
+            cut: whether the last column ends at a terminal's edge, with an ellipsis, or 20 columns behind its beginning
+                if there is no room for more; elsewhere nothing is ever cut.
         """
         self.growing(heads, right=right, cut=cut)(rows)
 
@@ -133,8 +135,8 @@ class Output:
         for column, (text, width, cell) in enumerate(row):
             gap = " " * (widths[column] - width)
             last = column == len(row) - 1
-            if last and edge is not None and used + width > edge:
-                text = _cropped(text, edge - used)  # noqa: PLW2901 - what is shown of it
+            if last and edge is not None and width > (room := max(edge - used, _LEAST)):
+                text = _cropped(text, room)  # noqa: PLW2901 - what is shown of it
                 gap = ""
             shown = self._shown(text, cell)
             parts.append(gap + shown if column in right else shown + gap)
@@ -204,14 +206,12 @@ def _width(text: str) -> int:
 
 
 def _cropped(text: str, width: int) -> str:
-    """Return as much of the beginning of text as goes into so many columns together with an ellipsis."""
-    if width < 1:
-        return ""
+    """Return as much of the beginning of text that is wider as goes into so many columns together with an ellipsis."""
     if text.isascii():
-        return text if len(text) <= width else text[: width - 1] + "…"
+        return text[: width - 1] + "…"
     from rich.cells import set_cell_size  # noqa: PLC0415
 
-    return text if _width(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+    return set_cell_size(text, width - 1).rstrip() + "…"
 
 
 class Bar:

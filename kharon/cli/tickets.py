@@ -117,7 +117,7 @@ def _list(out: Output, projection: Projection, wanted: Filter, now: datetime) ->
     else:
         heads = ("id", "type", "tube", "state", "")
         out.table(heads, ((ticket.id, ticket.type, ticket.tube, *_state(ticket, now)) for ticket in tickets))
-        if not tickets:
+        if not tickets and not more:
             out.say("no such tickets" if projection.tickets else "no tickets")
     if more:
         out.say(f"{more} more; --limit says how many are shown")
@@ -221,7 +221,7 @@ def _json_lines(label: str, data: bytes) -> Iterator[tuple[str, str]]:
     """Give JSON as one line if it is short, else laid out. Read with `json`, which takes what it should not, too."""
     value = json.loads(data)
     text = json.dumps(value, ensure_ascii=False)
-    lines = [text] if len(text) <= _WIDE else json.dumps(value, ensure_ascii=False, indent=2).splitlines()
+    lines = [text] if len(text) <= _WIDE else json.dumps(value, ensure_ascii=False, indent=2).split("\n")
     for number, line in enumerate(lines):
         indent = len(line) - len(line.lstrip(" "))
         yield label if number == 0 else "", " " * indent + line[indent:]

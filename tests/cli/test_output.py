@@ -44,15 +44,22 @@ def test_a_table_that_grows():
 
 
 def test_only_a_terminal_cuts(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("NO_COLOR", "1")
     long = "x" * 500
     assert written(("1", "2", long)) == ["a     text", f"1  2  {long}"]
-    assert written(("1", "2", long), terminal=True) == ["a     text", f"1  2  {'x' * 13}…"]
-    assert written(("1", "2", "日本語" * 9), terminal=True) == ["a     text", "1  2  日本語日本語…"]
-    assert written(("1", "2", "x" * 14), terminal=True) == ["a     text", f"1  2  {'x' * 14}"]
-    assert written(("1" * 30, "2", long), terminal=True)[1] == f"{'1' * 30}  2"
-    assert len(written(("1", "2", "日" * 7), terminal=True)[1]) == 13
+    assert written(("1", "2", long), terminal=True) == ["a     text", f"1  2  {'x' * 33}…"]
+    assert written(("1", "2", "日本語" * 9), terminal=True) == ["a     text", f"1  2  {'日本語' * 5}日…"]
+    assert written(("1", "2", "x" * 34), terminal=True) == ["a     text", f"1  2  {'x' * 34}"]
+    assert len(written(("1", "2", "日" * 17), terminal=True)[1]) == 23
+
+
+def test_of_what_happened_something_is_shown_in_the_narrowest_terminal(monkeypatch):
+    """A line that goes on in the next one is better than a table that does not say it."""
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert written(("1" * 30, "2", "x" * 21), terminal=True)[1] == f"{'1' * 30}  2  {'x' * 19}…"
+    assert written(("1" * 30, "2", "failed: 129,459.8"), terminal=True)[1] == f"{'1' * 30}  2  failed: 129,459.8"
 
 
 def test_one_ticket_is_shown_whole(kharon, monkeypatch):

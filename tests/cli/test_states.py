@@ -55,6 +55,19 @@ def test_a_ticket_that_runs(run, running, at_home):
     assert [found["state"] for found in run("ls", running, "--json").objects] == ["claimed", "ready"]
 
 
+def test_a_limit_of_none_does_not_deny_that_there_are_tickets(run, running):
+    ran = run("ls", running, "--limit", 0)
+    assert (ran.out, ran.err) == ("", "2 more; --limit says how many are shown\n")
+
+
+def test_a_payload_is_laid_out_by_its_own_lines_alone(run, where):
+    """What Unicode takes for the end of a line is shown as what it is: it is in the payload, and no line of ours."""
+    night = scenario.Night(where)
+    night.add("shop", k.Ticket("odd", "t", payload={"text": "x" * 60 + "\u2028\x85\u2029!", "more": 1}))
+    night.log.abandon()
+    assert '"text": "' + "x" * 60 + '\\u2028\\x85\\u2029!",\n' in run("show", where, "odd").out
+
+
 def test_two_lives(run, running, at_home):
     at(at_home, 10)
     ran = run("history", running, "twice")
