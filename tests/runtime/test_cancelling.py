@@ -11,7 +11,10 @@ from trio.testing import wait_all_tasks_blocked
 import kharon
 from kharon import Settings, Status, Ticket
 from kharon.model import commands as c
-from kharon.testing import TrioClock
+from kharon.model.commit import Commit
+from kharon.model.projection import Projection
+from kharon.runtime.attempts import Attempts
+from kharon.testing import EPOCH, TrioClock
 
 TAKE = {
     "cancel": lambda kh: kh.cancel("a", error_reason="a mistake"),
@@ -323,3 +326,14 @@ async def test_what_is_left_of_claims_that_nobody_runs_is_bounded(autojump_clock
             await kh.delete(f"{number}")
         assert len(kh._queue.crew.attempts._early) <= 2
         await kh.drain()
+
+
+@pytest.mark.parametrize("deleted", ["ab", "ba"])
+async def test_of_two_claims_that_end_in_the_group_of_the_second_it_is_the_second_that_is_heard(mock_clock, deleted):
+    """The first had been left by its handler; the worker is about to hear of the other."""
+    adds = [c.Add(id, Ticket(id, "t")) for id in "ab"]
+    commit = Commit(Projection(), c.Context(EPOCH, 0.5, 100))
+    commit.run([*adds, *(c.Claim(id, "w") for id in "ab"), *(c.Delete(id) for id in deleted)])
+    attempts = Attempts(TrioClock())
+    attempts.deliver(commit.effects)
+    assert attempts.begin(commit.effects[3].new).taken == "deleted"

@@ -737,7 +737,8 @@ async def test_a_settle_that_waits_for_room_does_not_hold_up_the_end(where, disk
         assert (await kh.get("a")).attempts == 1
 
 
-async def test_a_settle_that_waits_for_room_hears_that_the_store_is_gone(where, disk):
+@pytest.mark.parametrize("how", ["gone", "written to again"])
+async def test_a_settle_that_waits_for_room_hears_what_becomes_of_the_store(where, disk, how, autojump_clock):
     outcomes = []
     async with opened(where, disk, reserve=0) as kh, trio.open_nursery() as nursery:
         await kh.add(Ticket("a", "t"))
@@ -751,10 +752,15 @@ async def test_a_settle_that_waits_for_room_hears_that_the_store_is_gone(where, 
         nursery.start_soon(settle)
         await trio.testing.wait_all_tasks_blocked()
         assert outcomes == []
-        await kh._store.close()
+        if how == "gone":
+            await kh._store.close()
+        else:
+            disk.room = 1 << 30
+            await trio.sleep(1)
+            await kh.add(Ticket("b", "t"))
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    assert [type(outcome) for outcome in outcomes] == [kharon.Closed]
+    assert [type(outcome) for outcome in outcomes] == [kharon.Closed if how == "gone" else type(None)]
 
 
 @pytest.mark.parametrize("settle", [c.Release, c.Done])
