@@ -7,6 +7,7 @@ from typing import Final
 from .mutant import Mutant
 from .places import (
     AUDIT_READING,
+    HISTORIES,
     INDEX,
     INDEXED,
     INDEXES,
@@ -105,6 +106,14 @@ MUTANTS: Final = (
         before="    if report.bad_indexes:\n",
         after="    if report.bad_indexes and report.bad_snapshots:\n",
         tests=(TEST_PROOFS,),
+    ),
+    Mutant(
+        name="ticket-of-a-trimmed-log-by-what-is-left",
+        thought="A ticket is what its records make it.",
+        file=HISTORIES,
+        before="    if first_of(segments(Path(path))[0]) > 1:",
+        after="    if not records:",
+        tests=(TEST_HISTORY,),
     ),
     Mutant(
         name="history-without-what-was-trimmed",
