@@ -13,16 +13,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
 
-from kharon.audit.reading import check_path, open_still, read
+from kharon.audit.reading import check_path, open_still, read, replay
 from kharon.errors import InvalidTicket
 from kharon.log.directory import segments
 from kharon.log.files import OS_FILES, Files
 from kharon.log.index import Finished, build, find_indexed, finished, may_write, read_header, write_index
 from kharon.log.record import BadLine, Record, check_line, is_seal, open_record
-from kharon.log.segment import Broken, is_about, judge, needle
+from kharon.log.segment import Broken, first_of, is_about, judge, needle
+from kharon.model.events import TicketEvent
+from kharon.model.evolve import evolve
 from kharon.model.limits import MAX_LINE_BYTES
+from kharon.model.ticket import Ticket
 
-__all__ = ["Progress", "history"]
+__all__ = ["Progress", "history", "latest"]
 
 _LOOKS: Final = 20
 
@@ -67,6 +70,29 @@ def history(
         with contextlib.suppress(FileNotFoundError):
             return _search(directory, id, progress)
     return _search(directory, id, progress)
+
+
+def latest(path: str | os.PathLike[str], id: str) -> tuple[Ticket | None, list[Record]]:
+    """Return the ticket `id` as it is, None if there is none, and every record about it.
+
+    A ticket is what its own records make it, so `replay` gives the same one from all records. These are not read, so
+    what does not concern the ticket may be damaged, or of a later version; and an index that hides a record leaves the
+    ticket as it was before. Of a log whose beginning was trimmed all is read, and a snapshot before.
+
+    Raises:
+        KharonError: a record cannot follow from those before it; or as `history`, or `replay`.
+        CorruptLog, UnknownFormat, InvalidTicket, OSError: as `history`, or `replay`.
+
+    Cost: that of `history`; of a trimmed log that of `replay`, too.
+    """
+    records = history(path, id)
+    if first_of(segments(Path(path))[0]) > 1:  # asked afterwards, so nothing had been trimmed when it was read
+        return replay(path).tickets.get(id), records
+    ticket: Ticket | None = None
+    for record in records:
+        assert isinstance(record.event, TicketEvent)
+        ticket = evolve(ticket, record.event, record.seq, record.at)
+    return ticket, records
 
 
 def _search(directory: Path, id: str, progress: Progress | None) -> list[Record]:

@@ -13,6 +13,7 @@ import attrs
 from kharon.audit.diffs import Diff, diff
 from kharon.audit.explanations import explain
 from kharon.audit.flat import STATES, state_of, ticket_fields
+from kharon.audit.histories import latest
 from kharon.cli.failures import Usage
 from kharon.cli.looking import past, reading, state
 from kharon.cli.output import Output, Styled
@@ -20,6 +21,7 @@ from kharon.cli.times import ago, moment
 from kharon.cli.tubes import limit_fields, told_limit
 from kharon.cli.waits import named, waited_for
 from kharon.errors import TicketNotFound
+from kharon.log.record import Record
 from kharon.model.projection import Projection
 from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Limit
@@ -149,16 +151,7 @@ def _about(ticket: Ticket, name: str, now: datetime) -> str:
 # --- one ticket -------------------------------------------------------------------------------------------------------
 
 
-def _found(out: Output, queue: Path, id: str) -> tuple[Projection, Ticket]:
-    projection = state(out, queue)
-    ticket = projection.get(id)
-    if ticket is None:
-        raise _absent(out, queue, id)
-    return projection, ticket
-
-
-def _absent(out: Output, queue: Path, id: str) -> TicketNotFound:
-    found = past(out, queue, id)
+def _absent(id: str, found: list[Record]) -> TicketNotFound:
     if not found:
         return TicketNotFound(f"ticket {id!r}: there is none, and there never was")
     last = found[-1]
@@ -174,7 +167,10 @@ def shown(out: Output, queue: Path, id: str, now: datetime) -> None:
     Raises:
         TicketNotFound: it is not there; the message says whether it was.
     """
-    _, ticket = _found(out, queue, id)
+    with reading(out, queue):
+        ticket, found = latest(queue, id)
+    if ticket is None:
+        raise _absent(id, found)
     if out.json:
         out.object(ticket_fields(ticket, now))
         return
@@ -240,7 +236,9 @@ def explained(out: Output, queue: Path, id: str, now: datetime, known: dict[str,
     Raises:
         TicketNotFound: it is not there; the message says whether it was.
     """
-    projection, _ = _found(out, queue, id)
+    projection = state(out, queue)
+    if id not in projection.tickets:
+        raise _absent(id, past(out, queue, id))
     found = explain(projection, id, now, **known)
     fields: dict[str, Any] = {field.name: getattr(found, field.name) for field in attrs.fields(type(found))}
     del fields["ticket"]

@@ -4,6 +4,7 @@ import io
 import os
 import random
 import re
+import shutil
 import stat
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from queues import IDS, NOW, about, fill, forge, indexes_of, moment, queue, segm
 
 import kharon
 from kharon import audit
-from kharon.audit.histories import search_tail
+from kharon.audit.histories import latest, search_tail
 from kharon.errors import CorruptLog, InvalidTicket, KharonError
 from kharon.log import index, snapshot
 from kharon.log.directory import DirectoryLog
@@ -21,7 +22,7 @@ from kharon.log.files import OS_FILES, OsFiles
 from kharon.log.indexed import IndexedReader
 from kharon.log.record import Chain, link
 from kharon.log.segment import is_about
-from kharon.model.events import EVENTS, TicketAdded, TicketDeleted
+from kharon.model.events import EVENTS, Changes, TicketAdded, TicketDeleted, TicketUpdated
 from kharon.model.projection import Projection
 
 
@@ -77,6 +78,55 @@ def test_it_is_found_while_the_queue_is_written(where):
             assert kharon.history(where, id) == about(where, id) == read_all(log, id)
     log.abandon()
     assert len(indexes_of(where)) == len(segments_of(where)) - 1
+
+
+def test_a_ticket_is_what_its_own_records_make_it(where):
+    """So it is found by the index; folding all records gives the same one, or says the same that there is none."""
+    log = queue(where, 40, closed=False)
+    removed = set()
+    for seed in range(2, 12):
+        fill(log, 7, seed)
+        tickets = audit.replay(where).tickets
+        for id in [*IDS, "nobody"]:
+            ticket, records = latest(where, id)
+            assert ticket == tickets.get(id)
+            assert records == about(where, id)
+            removed |= {id} if records and ticket is None else set()
+    log.abandon()
+    assert removed
+
+
+def test_a_ticket_whose_beginning_was_trimmed(where):
+    """Its own records are not enough: what they were before, a snapshot holds."""
+    shutil.copytree(Path(__file__).parents[1] / "golden" / "trimmed" / "queue", where)
+    where.chmod(0o700)
+    log = DirectoryLog(where)
+    log.load_snapshot()
+    list(log.open(NOW))
+    log.append([TicketDeleted("t1"), TicketUpdated("t3", Changes(nice=1))], NOW, "ann")
+    log.close(NOW)
+    tickets = audit.replay(where).tickets
+    assert (tickets["t3"].nice, tickets["t5"].nice) == (1, 512)
+    for id in [*tickets, "t1", "nobody"]:
+        assert latest(where, id) == (tickets.get(id), about(where, id))
+    assert [len(about(where, id)) for id in ("t1", "t3", "t5")] == [1, 1, 0]
+
+
+def test_a_ticket_whose_beginning_an_index_hides(where):
+    """Where the rest cannot stand for itself, that is said; else only verify tells that something is missing."""
+    queue(where)
+    segments = list(index.finished(OS_FILES, segments_of(where)))
+    records = kharon.history(where, "t1")
+    number, left = next(
+        (number, left)
+        for number, segment in enumerate(segments)
+        if type((left := [record for record in records if record.seq > segment.last])[0].event) is not TicketAdded
+    )
+    for hidden in range(number + 1):
+        forge(where, hidden, lambda pairs: [pair for pair in pairs if pair[0] != index._key("t1")])
+    with pytest.raises(KharonError, match=rf"record {left[0].seq}: .* of ticket 't1', which does not exist there"):
+        latest(where, "t1")
+    assert audit.verify(where).bad_indexes
 
 
 def test_records_about_no_ticket_are_nobodys(where):

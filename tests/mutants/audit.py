@@ -8,6 +8,7 @@ from .mutant import Mutant
 from .places import (
     AUDIT_READING,
     AUDIT_SUBJECTS,
+    HISTORIES,
     INDEX,
     INDEXED,
     INDEXES,
@@ -107,6 +108,14 @@ MUTANTS: Final = (
         before="    if report.bad_indexes:\n",
         after="    if report.bad_indexes and report.bad_snapshots:\n",
         tests=(TEST_PROOFS,),
+    ),
+    Mutant(
+        name="ticket-of-a-trimmed-log-by-what-is-left",
+        thought="A ticket is what its records make it.",
+        file=HISTORIES,
+        before="    if first_of(segments(Path(path))[0]) > 1:",
+        after="    if not records:",
+        tests=(TEST_HISTORY,),
     ),
     Mutant(
         name="history-without-what-was-trimmed",
