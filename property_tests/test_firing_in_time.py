@@ -6,7 +6,6 @@ must agree with it after every look at the clock, whatever was done before; and 
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 
 import msgspec
@@ -23,7 +22,6 @@ from kharon.store.firing import GRACE, MAX_CAUGHT_UP, commands
 from kharon.store.times import times_of
 from kharon.testing import EPOCH
 
-SCALE = int(os.environ.get("KHARON_PROPERTY_SCALE", "1"))
 NAMES = st.sampled_from("ab")
 # In the night in which Berlin's clocks go from 03:00 back to 02:00: by then all that the book counts is near.
 BEGIN = EPOCH.replace(month=10, day=25)
@@ -138,4 +136,4 @@ class Book(RuleBasedStateMachine):
 
 
 TestBook = Book.TestCase
-TestBook.settings = settings(max_examples=30 * SCALE, stateful_step_count=25, deadline=None)
+TestBook.settings = settings(max_examples=3 * settings().max_examples, stateful_step_count=25)

@@ -226,7 +226,9 @@ class Rules(RuleBasedStateMachine):
         """Hold what a commit did besides what it was asked for against what the book was told; take over its seqs."""
         found = []
         for effect in effects:
-            told, ticket = effect.event, self.book.tickets[effect.event.id]
+            told = effect.event
+            assert isinstance(told, (e.TicketCancelled, e.TicketUnblocked)), f"nobody has asked for {told}"
+            ticket = self.book.tickets[told.id]
             if isinstance(told, e.TicketCancelled):
                 found.append(("cancelled", told.id))
                 causes = self.book.reasons[told.id] & self.book.failures
@@ -235,7 +237,6 @@ class Rules(RuleBasedStateMachine):
                 ]
                 ticket["error_reason"] = told.error_reason
             else:
-                assert isinstance(told, e.TicketUnblocked)
                 found.append(("dropped", told.id) if told.dropped else ("unblocked", told.id, told.ended, told.group))
                 if not self.book.room(waiting(ticket)["tube"], self.book.instant()):
                     note("unblocked in a tube that is shut")
