@@ -402,6 +402,14 @@ def test_a_running_ticket_whose_successor_waits_for_a_group_is_not_moved_into_it
     line.refused(c.Retry("m", changes=Changes(group="g")), by=FinalizerInGroup)
 
 
+def test_that_a_running_ticket_stands_in_its_own_way_is_no_cycle():
+    """It waits for its group, in which it is itself, and now for the group that it was to join after that."""
+    line = Line(add("n", group="g"), add("m", group="g"), CLAIM, add("m", group="h", after_group="g"))
+    line.do(add("m", after_group="h"))
+    assert line["m"].successor is not None
+    assert not line["m"].successor.blocked
+
+
 def test_a_member_that_is_added_again_as_the_finalizer_of_its_group_does_not_wait_for_itself():
     line = Line(add("m", group="g"), add("m", after_group="g"))
     assert line.blocked("m") == [False]

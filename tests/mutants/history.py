@@ -314,4 +314,20 @@ MUTANTS: Final = (
         after="            for upcast in reversed(upcasters):\n",
         tests=(TEST_VERSIONS,),
     ),
+    Mutant(
+        name="trimmed-behind-snapshots-that-nobody-verified",
+        thought="Two snapshots are there, and a snapshot is verified when it is written.",
+        file=SNAPSHOTS,
+        before="return upto <= self._trimmable and upto <= kept_since(",
+        after="return upto <= kept_since(",
+        tests=(f"{TEST_SNAPSHOTS}::test_nothing_may_be_trimmed_by_snapshots_that_nobody_has_verified",),
+    ),
+    Mutant(
+        name="recorded-step-given-up-when-stopped",
+        thought="A step that is cancelled is done again when the queue is opened next.",
+        file=KEEPER,
+        before="        with trio.CancelScope(shield=True):\n            await self._record(event)\n",
+        after="        with trio.CancelScope():\n            await self._record(event)\n",
+        tests=(f"{TEST_KEEPER}::test_a_step_that_was_recorded_when_it_is_stopped_is_finished",),
+    ),
 )

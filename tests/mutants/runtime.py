@@ -104,4 +104,28 @@ MUTANTS: Final = (
         after="count = super().readinto(view)",
         tests=(TEST_AUDIT,),
     ),
+    Mutant(
+        name="run-without-the-one-that-keeps-the-time",
+        thought="What fails in one task is raised when the others have ended.",
+        file=WORKERS,
+        before="            scope.cancel()\n\n    async def drain",
+        after="\n    async def drain",
+        tests=(TEST_WORKERS,),
+    ),
+    Mutant(
+        name="end-of-an-older-claim-kept",
+        thought="What came first is what the worker hears of first.",
+        file=ATTEMPTS,
+        before="(kept.old.claim or 0) <= old.claim:",
+        after="(kept.old.claim or 0) >= old.claim:",
+        tests=(TEST_CANCELLING,),
+    ),
+    Mutant(
+        name="crowd-woken-for-each-ticket",
+        thought="As many are woken as there are tickets that are ready.",
+        file=LOCAL_STORE,
+        before="count = min(ready - self._waking, ",
+        after="count = min(ready, ",
+        tests=(TEST_WORKERS,),
+    ),
 )

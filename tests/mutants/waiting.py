@@ -241,4 +241,12 @@ MUTANTS: Final = (
         after="",
         tests=(TEST_SNAPSHOT,),
     ),
+    Mutant(
+        name="running-ticket-found-behind-itself",
+        thought="A ticket does not wait for itself.",
+        file=COMMIT,
+        before="                if waiter != ticket.id and waiter not in awaits:\n",
+        after="                if waiter not in awaits:\n",
+        tests=(TEST_COMMIT,),
+    ),
 )

@@ -296,6 +296,22 @@ async def keeping(planned: Planned):
         await keeper.stop()
 
 
+async def test_a_step_that_was_recorded_when_it_is_stopped_is_finished(mock_clock):
+    """Else a segment would be in two places until the queue is opened again."""
+    planned, finished = Planned(), []
+    planned.finish = lambda _step: finished.append(planned.action)
+
+    async def record(_event):
+        keeper._scope.cancel()
+        await trio.lowlevel.checkpoint()
+
+    keeper = Keeper(planned, record, TrioClock(), 15)
+    keeper.start()
+    keeper.wake()
+    await keeper._ended.wait()
+    assert finished == ACTIONS[:1] == list(planned.done)
+
+
 async def while_true(condition) -> None:
     """Wait in real time, though the clock stands still, and not for ever."""
     for _ in range(10_000):

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 import trio
+from msgspec import Raw
 
 import kharon
 from kharon.log.directory import DirectoryLog
+from kharon.log.snapshot import take
+from kharon.model.events import TicketAdded
 from kharon.runtime.snapshots import Snapshots
+from kharon.testing import EPOCH
 
 SMALL = kharon.Settings(segment_bytes=4096, snapshot_bytes=1, fsync="never")
 
@@ -181,3 +185,20 @@ def test_a_system_task_that_crashes_does_not_keep_the_queue_from_closing(tmp_pat
     with pytest.raises(trio.TrioInternalError):
         trio.run(main)
     assert kharon.verify(tmp_path / "queue").closed
+
+
+def test_nothing_may_be_trimmed_by_snapshots_that_nobody_has_verified(tmp_path):
+    log = DirectoryLog(tmp_path / "queue", 1)  # each record has a segment of its own
+    list(log.open(EPOCH))
+    for id in "abc":
+        log.append([TicketAdded(id, "x", Raw(b"null"), "default", 512, EPOCH)], EPOCH, "ann")
+        log.write()
+        log.sync()
+        take(log.directory)
+    assert len(snapshots_in(log.directory)) == 2
+    snapshots = Snapshots(log, 1 << 20, trims=True)
+    assert not snapshots.may_trim(1)
+    snapshots._trimmable = 1  # what a process has said
+    assert snapshots.may_trim(1)
+    assert not snapshots.may_trim(2)
+    log.abandon()

@@ -851,6 +851,26 @@ async def test_one_ticket_wakes_one_worker_and_not_the_crowd(mock_clock):
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("task", ["tick", "turn"])
+async def test_what_fails_in_one_of_its_tasks_ends_the_run(opened, autojump_clock, task):
+    """Not only that task: without the one that keeps the time nothing would ever be due."""
+    async with opened(workers=2) as kh:
+        real = getattr(kh._store, task)
+        calls = []
+
+        async def fail_once(*args, **more):
+            calls.append(args)
+            if len(calls) == 3:
+                raise ZeroDivisionError
+            return await real(*args, **more)
+
+        setattr(kh._store, task, fail_once)
+        await kh.add(Ticket("a", "t"))
+        with trio.move_on_after(100) as patience, pytest.raises(ZeroDivisionError):
+            await kh.run(router_of(nothing))
+        assert not patience.cancel_called, "it ended by itself"
+
+
 async def test_tickets_that_come_one_by_one_wake_one_worker_each(mock_clock):
     """Also while those that were woken before have not run yet."""
     turns = []
