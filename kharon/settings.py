@@ -91,9 +91,9 @@ class Settings:
         process_time: how long a claim's lease is: the handler is cancelled, and the ticket pending again, after it.
         heartbeat: whether the lease of what runs is extended before it ends, for as long as it runs: first by
             `process_time`, then each time by twice as much, one hour at most. `process_time` is then how long the event
-            loop may be held up: a handler that does not let it run for longer lapses. It sees that the loop runs, and
-            that a thread has not ended; it does not see whether a handler gets anywhere. One that hangs in an `await`
-            runs for ever: put a `trio.fail_after` in it.
+            loop may be held up: a handler that does not let it run for longer lapses, unless settling is all that it
+            does then. It sees that the loop runs, and that a thread has not ended; it does not see whether a handler
+            gets anywhere. One that hangs in an `await` runs for ever: put a `trio.fail_after` in it.
         max_poll_interval: the longest sleep between two looks at the clock, so that a step of it is noticed in time.
         min_poll_interval: the shortest sleep between two looks at the clock; tickets due closer together share a look.
         expiration: whether kept tickets are removed when their `expire_at` has come.

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
 import attrs
 
+from kharon.model.lengths import length
 from kharon.model.limits import check_instant
 from kharon.model.projection import Projection
 from kharon.model.ticket import Status, Ticket, waits_of
@@ -242,7 +243,7 @@ def _gate(gate: Reason, ticket: Ticket, tube: Tube, waits: dict[str, Any], now: 
         return f"its tube {tube.name!r} is at its limit of {_limit(tube, now)}"
     why = f" ({ticket.attempts} attempts so far; the last one: {ticket.error_reason})" if ticket.error_reason else ""
     assert ticket.runat is not None
-    return f"it is due at {_at(ticket.runat)}, in {_seconds(ticket.runat - now)}{why}"
+    return f"it is due at {_at(ticket.runat)}, in {length(ticket.runat - now)}{why}"
 
 
 def _awaited(waits: dict[str, Any]) -> str:
@@ -278,7 +279,7 @@ def _limit(tube: Tube, now: datetime) -> str:
     if tube.reopens_at is None:
         return f"{tube.limit.claimed} claimed at once: {tube.claimed} are"
     claims = "1 claim" if tube.limit.claims == 1 else f"{tube.limit.claims} claims"
-    again = f"{_at(tube.reopens_at)}, in {_seconds(tube.reopens_at - now)}"
+    again = f"{_at(tube.reopens_at)}, in {length(tube.reopens_at - now)}"
     return f"{claims} in {tube.limit.period:g} s: the next may be made at {again}"
 
 
@@ -330,7 +331,3 @@ def _absent(id: str) -> str:
 
 def _at(instant: datetime) -> str:
     return instant.isoformat(" ", "seconds").replace("+00:00", " UTC")
-
-
-def _seconds(length: timedelta) -> str:
-    return f"{length.total_seconds():,.0f} s"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from kharon import __version__
 from kharon.cli.failures import UNABLE, Usage, as_json, code_of, line_of
 from kharon.cli.output import Output, forgiving
 from kharon.cli.times import NOW, instant, now, seconds, seq_or_instant
@@ -60,8 +61,19 @@ app = typer.Typer(
 )
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"kharon {__version__}\n")
+        raise typer.Exit
+
+
 @app.callback(epilog=_EPILOG)
-def _kharon() -> None:
+def _kharon(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_say_version)
+    ] = False,
+) -> None:
     """Look at a queue: what is in it, what happened, why, and whether anybody altered it."""
 
 

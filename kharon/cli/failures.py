@@ -33,8 +33,20 @@ def line_of(error: Exception) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}"
     format_message = getattr(error, "format_message", None)  # Typer's own
-    text = str(format_message() if callable(format_message) else error)
-    return text or type(error).__name__
+    if callable(format_message):
+        text = str(format_message())
+        return text + ("" if text.endswith((".", "?")) else ".") + _remedy(error)
+    return str(error) or type(error).__name__
+
+
+def _remedy(error: Any) -> str:
+    """Return what helps against an error of Typer's, which says no more than what is wrong."""
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return ""
+    command = "kharon" if context.parent is None else f"kharon {context.info_name}"
+    dash = " What begins with - and is no option goes behind --." if getattr(error, "option_name", None) else ""
+    return f"{dash} See {command} --help"
 
 
 def as_json(error: Exception) -> dict[str, Any]:

@@ -21,11 +21,12 @@ from kharon.audit.timelines import Life, Span, Step, timeline
 from kharon.cli.failures import Usage
 from kharon.cli.looking import beginning, past, reading
 from kharon.cli.output import Output, Styled
-from kharon.cli.times import length, moment
+from kharon.cli.times import moment
 from kharon.cli.waits import awaited, told_gate, unblocked
 from kharon.errors import TicketNotFound
 from kharon.log.record import Record
 from kharon.model import events as e
+from kharon.model.lengths import length
 
 __all__ = ["Wanted", "tailed", "told_history", "word"]
 

@@ -13,8 +13,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from kharon.cli.failures import Usage
+from kharon.model.lengths import length
 
-__all__ = ["NOW", "ago", "instant", "length", "moment", "now", "seconds", "seq_or_instant"]
+__all__ = ["NOW", "ago", "instant", "moment", "now", "seconds", "seq_or_instant"]
 
 NOW: Final = "KHARON_NOW"
 """The environment variable that says what `now` is: an instant with a timezone. Unset, it is what the clock says."""
@@ -106,23 +107,6 @@ def moment(at: datetime, *, exact: bool = True) -> str:
     zone = "Z" if local.utcoffset() == timedelta(0) else offset[:3] if offset[3:] == "00" else offset[:5]
     fraction = f".{local.microsecond // 1000:03}" if exact else ""
     return f"{local:%Y-%m-%d %H:%M:%S}{fraction}{zone}"
-
-
-def length(span: timedelta | float) -> str:
-    """Return a duration with two or three significant digits: `35 ms`, `1.2 s`, `4 m 12 s`, `3 h 5 m`, `2 d 4 h`."""
-    amount = span.total_seconds() if isinstance(span, timedelta) else span
-    if amount < 0:
-        return "-" + length(-amount)
-    if amount < 0.9995:
-        return f"{amount * 1000:.0f} ms" if amount >= 0.0005 else "0 s"
-    if amount < 9.95:
-        return f"{amount:.1f} s"
-    whole = round(amount)
-    for unit, size, smaller, part in (("d", 86_400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
-        if whole >= size:
-            rest = whole % size // part
-            return f"{whole // size} {unit} {rest} {smaller}" if rest else f"{whole // size} {unit}"
-    return f"{whole} s"
 
 
 def ago(at: datetime, present: datetime) -> str:

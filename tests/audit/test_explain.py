@@ -79,7 +79,7 @@ def test_gates_that_are_shut():
     found = kharon.explain(projection, "t", moment(10))
     assert found.reasons == (Reason.DELAYED,)
     assert found.sentence == (
-        "'t' is not running: it is due at 2026-01-01 00:01:30 UTC, in 80 s (2 attempts so far; the last one: busy)."
+        "'t' is not running: it is due at 2026-01-01 00:01:30 UTC, in 1 m 20 s (2 attempts so far; the last one: busy)."
     )
     projection = projection_of(added("a"), added("b"), added("t", 90, after=("a", "b")), e.TubePaused("default"))
     found = kharon.explain(projection, "t", moment(10), tubes=["other"])
@@ -87,7 +87,7 @@ def test_gates_that_are_shut():
     assert found.sentence == (
         "'t' is not running: it waits for 'a' and 'b', however these end; and no worker claims from its tube "
         "'default'; and its tube 'default' is paused since record 4, 2026-01-01 00:00:04 UTC; and it is due at "
-        "2026-01-01 00:01:30 UTC, in 80 s."
+        "2026-01-01 00:01:30 UTC, in 1 m 20 s."
     )
     assert (found.blocked_by, found.on_failure, found.ahead) == (("a", "b"), "run", None)
     assert (found.after_group, found.members_left, found.members) == (None, 0, ())

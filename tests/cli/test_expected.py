@@ -19,6 +19,7 @@ from kharon.model.events import EVENTS
 EXPECTED = Path(__file__).parent / "expected"
 COMMANDS = {
     "help": "--help",
+    "version": "--version",
     "ls": "ls queue",
     "ls-help": "ls --help",
     "ls-failed-mail": "ls queue --status failed --tube mail --limit 1",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kharon.cli import times
 from kharon.cli.failures import Usage
+from kharon.model.lengths import length
 
 NOW = datetime(2026, 3, 11, 8, tzinfo=UTC)
 
@@ -152,7 +153,7 @@ def test_local_time_says_its_offset(monkeypatch):
     ],
 )
 def test_a_length(seconds, text):
-    assert times.length(seconds) == text
+    assert length(seconds) == text
 
 
 def test_how_long_ago():

@@ -134,6 +134,23 @@ async def test_a_handler_that_holds_up_the_loop_lapses(opened, mock_clock, clock
         assert kh.stats().lapsed == 1
 
 
+@pytest.mark.parametrize("heartbeat", [True, False])
+@pytest.mark.parametrize("settles", [True, False])
+async def test_what_settles_before_anybody_saw_its_end_has_settled(opened, mock_clock, clock, settles, heartbeat):
+    """Nobody else has the ticket, and the work is done: to do it once more would help nobody."""
+    mock_clock.autojump_threshold = 0
+
+    async def handle(kh, ticket):
+        mock_clock.jump(100)  # what a time.sleep(100) would do
+        if settles:
+            await kh.done(ticket, result="late")
+
+    async with opened(process_time=30, heartbeat=heartbeat, on_return="done") as kh:
+        ticket = await run(kh, handle)
+        assert (ticket.status, ticket.result) == (Status.DONE, "late" if settles else None)
+        assert kh.stats().lapsed == 0
+
+
 async def test_a_lease_that_a_step_of_the_wall_clock_ends_is_not_extended(opened, autojump_clock, clock):
     async def handle(_kh, _ticket):
         await trio.sleep(5)
