@@ -330,7 +330,7 @@ COLOURS = """() => {
   const probe = document.createElement('span');
   document.body.append(probe);
   const names = ['text', 'muted', 'accent', 'panel', 'page', 'soft', 'on', 'running', 'ready', 'backing-off', 'delayed',
-    'blocked', 'done', 'failed', 'lapsed', 'cancelled'];
+    'blocked', 'kept', 'done', 'failed', 'lapsed', 'cancelled'];
   const found = Object.fromEntries(names.map((name) => {
     probe.style.color = 'var(--' + name + ')';
     return [name, getComputedStyle(probe).color];
@@ -351,6 +351,9 @@ def test_light_and_dark(show, ticket_page, scheme):
             assert contrast(colours[text], colours[behind]) >= 4.5, (text, behind)
     for mark in ("running", "ready", "backing-off", "delayed", "blocked", "done", "failed", "lapsed", "cancelled"):
         assert contrast(colours[mark], colours["panel"]) >= 3, mark
+    for bar in ("running", "ready", "backing-off", "delayed", "blocked"):
+        assert contrast(colours["on"], colours[bar]) >= 4.5, bar
+    assert contrast(colours["text"], colours["kept"]) >= 4.5
 
 
 def test_the_canvas_follows_the_scheme(show, ticket_page):
@@ -375,6 +378,27 @@ def test_nothing_sticks_out(show, queue_page, ticket_page, width):
     box = timeline(page).bounding_box()
     assert box["x"] >= 0
     assert box["x"] + box["width"] <= width
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_prose_is_read_without_scrolling_sideways_and_is_a_table_all_the_same(show, queue_page, ticket_page, width):
+    """On a phone a row is a block in which each cell says what it is; only tables of numbers are wider than that."""
+    names = {"Attempts": 6, "Events": 13, "Last failures": 10, "About the log, tubes and schedules": 10}
+    for page, those in ((ticket_page, names), (queue_page, list(names)[2:])):
+        shown = show(page, viewport={"width": width, "height": 800})
+        for name in those:
+            table = shown.get_by_role("table", name=name)
+            assert table.evaluate("(table) => table.parentElement.scrollWidth <= table.parentElement.clientWidth"), name
+            assert table.evaluate("(table) => table.parentElement.scrollHeight <= table.parentElement.clientHeight"), (
+                name
+            )
+            assert table.get_by_role("rowheader").count() == names[name]
+            assert table.get_by_role("columnheader").count() == (
+                0 if width == 360 else table.locator("thead th").count()
+            )
+            cell = table.get_by_role("cell").first
+            said = cell.evaluate("(cell) => getComputedStyle(cell, '::before').content")
+            assert (said == f'"{cell.get_attribute("data-head")}"') == (width == 360)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
