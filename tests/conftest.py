@@ -1,12 +1,14 @@
-"""What any test may ask for; and what was counted, printed after a run.
+"""What any test may ask for; and what was counted, or kept to be looked at, printed after a run.
 
 Numbers that tests record with `record_property(name, number)` are summed up by file and name. Of texts,
 `record_property(name, text)`, it prints how many different ones a directory's tests have named: a place that several of
-them reach is counted once. The figures in docs/durability.md are these.
+them reach is counted once. The figures in docs/durability.md are these. What people are to look at is in the folder
+that KHARON_ARTEFACTS names, if there is one in the environment.
 """
 
 import functools
 import logging
+import os
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -74,3 +76,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("counted")
         for (file, name), number in sorted(counts.items()):
             terminalreporter.line(f"{file}: {number:,} {name}")
+    if folder := os.environ.get("KHARON_ARTEFACTS"):
+        kept = sorted(path.name for path in Path(folder).glob("*"))
+        terminalreporter.section("kept to be looked at")
+        terminalreporter.line(f"{folder}: {', '.join(kept) or 'nothing'}")

@@ -1,11 +1,11 @@
 """What a log says happened, as a workload that can be run again under other settings.
 
-`Recorder` folds records to a `Workload`: when which ticket was added, and what it was told to wait for; what people did
-to it, and to tubes (pauses, limits); and for each attempt how long it ran and how it ended. What is a setting's doing
-(which worker took it and when, how long it backed off, that it lapsed) is left out: it is what a simulation finds out
-anew. So it is with what follows from an end: that a ticket is unblocked, or cancelled because one that it waited for
-failed. Schedules are left out, too: the tickets that they added are added when they were. The running itself, through
-the real engine in virtual time, is in `kharon.cli.simulation`; this module is pure.
+`Recorder` folds records to a `Workload` (what that holds is in `workloads`): when which ticket was added, and what it
+was told to wait for; what people did to it, and to tubes (pauses, limits); and for each attempt how long it ran and how
+it ended. What is a setting's doing (which worker took it and when, how long it backed off, that it lapsed) is left out:
+it is what a simulation finds out anew. So it is with what follows from an end: that a ticket is unblocked, or cancelled
+because one that it waited for failed. Schedules are left out, too: the tickets that they added are added when they
+were. The running itself, through the real engine in virtual time, is in `kharon.cli.simulation`; this module is pure.
 
 What a log cannot say is taken to be so:
 
@@ -21,97 +21,25 @@ What a log cannot say is taken to be so:
 
 from __future__ import annotations
 
-import enum
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
-import attrs
-
+from kharon.audit.workloads import Ending, Run, Workload
 from kharon.log.record import Record
 from kharon.model import events as e
 from kharon.model.evolve import evolve
 from kharon.model.ticket import Ticket
 
-__all__ = ["Act", "Ending", "Recorder", "Run", "Workload", "record_workload"]
-
-
-class Ending(enum.StrEnum):
-    """How an attempt ended."""
-
-    ACKED = "acked"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    RETRIED = "retried"
-    LAPSED = "lapsed"
-
-
-@attrs.frozen(slots=True)
-class Run:
-    """One attempt as it was recorded.
-
-    Attributes:
-        seconds: how long it ran, or until its lease ended.
-        ending: how it ended. RETRIED also if it failed only because no attempts were left.
-        delay: if it was retried, seconds until it was due again; else None.
-        keep: whether a cancelled ticket was kept.
-        expire_in: seconds after which a kept ticket was to be removed; None: never.
-        extends: when it extended its lease, in seconds after its beginning, and to how many seconds from then.
-    """
-
-    seconds: float
-    ending: Ending
-    delay: float | None = None
-    keep: bool = False
-    expire_in: float | None = None
-    extends: tuple[tuple[float, float], ...] = ()
-
-
-@attrs.frozen(slots=True)
-class Act:
-    """Something that was done to the queue from outside: an adding, or what a person did to a ticket or to a tube.
-
-    Attributes:
-        at: when, UTC.
-        event: what came of it.
-    """
-
-    at: datetime
-    event: e.TicketEvent | e.TubeEvent
-
-
-@attrs.define(slots=True)
-class Workload:
-    """What there was to do.
-
-    Attributes:
-        begin, end: the times of the first and the last record; None if there is none.
-        acts: in order.
-        runs: the attempts of each ticket, by its id, in order.
-        typical: of each type the last attempt that came to an end by itself.
-        tubes: those that something was claimed from, in the order in which they came first.
-        workers: how many different workers claimed something.
-        process_time: the lease that most claims were given, in seconds; None if there was no claim.
-        max_attempts: after how many attempts tickets failed for want of more; None if none did.
-        unknown: how many attempts lapsed, so that nobody knows how long they would have run.
-    """
-
-    begin: datetime | None = None
-    end: datetime | None = None
-    acts: list[Act] = attrs.field(factory=list)
-    runs: dict[str, list[Run]] = attrs.field(factory=dict)
-    typical: dict[str, Run] = attrs.field(factory=dict)
-    tubes: list[str] = attrs.field(factory=list)
-    workers: int = 0
-    process_time: float | None = None
-    max_attempts: int | None = None
-    unknown: int = 0
+__all__ = ["Recorder", "record_workload"]
 
 
 def record_workload(records: Iterable[Record]) -> Workload:
-    """Return the workload of a log, from its first record on. O(records), in time and in memory."""
+    """Return the workload of a log, from its first record on.
+
+    Cost: O(records). The memory of the tickets that live while they are read, and of the workload: see `workloads`.
+    """
     recorder = Recorder()
     for record in records:
         recorder.add(record)
@@ -145,7 +73,7 @@ class Recorder:
         load, event, at = self._load, record.event, record.at
         load.begin, load.end = load.begin or at, at
         if isinstance(event, e.TubeEvent):
-            load.acts.append(Act(at, event))
+            load.acts.add(at, event)
         if not isinstance(event, e.TicketEvent):
             return
         before = self._tickets.get(event.id)
@@ -164,7 +92,7 @@ class Recorder:
             extend = ((at - begun).total_seconds(), (event.lease_until - at).total_seconds())
             self._extends.setdefault(event.id, []).append(extend)
         elif isinstance(event, _BY_SEVERAL) or not (claimed or _follows(record, before) or self._is_the_clocks(event)):
-            load.acts.append(Act(at, event))
+            load.acts.add(at, event)
         if before is not None and claimed and (after is None or after.claim != before.claim):
             self._end(before, event, record)
 
@@ -188,7 +116,7 @@ class Recorder:
         run = self._run(before, event, (record.at - begun).total_seconds(), record.at, extends)
         if run is None:
             return
-        self._load.runs.setdefault(event.id, []).append(run)
+        self._load.runs.add(self._load.tickets.number(event.id), run)
         if run.ending is Ending.LAPSED:
             self._load.unknown += 1
         else:

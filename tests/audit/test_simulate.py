@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,7 +12,8 @@ from msgspec import Raw
 
 import kharon
 from kharon.audit.measures import COUNTS, measure
-from kharon.audit.simulate import Ending, Run, record_workload
+from kharon.audit.simulate import record_workload
+from kharon.audit.workloads import Ending, Run, Runs
 from kharon.cli.simulation import settings_for, simulate
 from kharon.errors import InvalidSettings
 from kharon.log.record import Record
@@ -39,6 +41,31 @@ def claimed(at, id, worker="w", attempt=1, lease=30):
 END = (1000, "clock", e.LogClosed())
 
 
+def runs(load, *ids):
+    """The attempts of tickets, by the ids that they had."""
+    found = {}
+    for id in ids:
+        number, place = load.tickets.number(id), 0
+        found[id] = []
+        while (following := load.runs.following(number, place)) != place:
+            place = following
+            found[id].append(load.runs.at(place))
+    return found
+
+
+def had_run(load, attempts):
+    """Let the attempts of a workload's tickets be these."""
+    load.runs = Runs()
+    for id, those in attempts.items():
+        for each in those:
+            load.runs.add(load.tickets.number(id), each)
+
+
+def ids(load, *those):
+    """What acts call tickets, by the ids that they had."""
+    return [load.tickets.written(id) for id in those]
+
+
 def run(told, *, new_backoff=False, **changes):
     load = record_workload(told)
     return simulate(load, settings_for(load, **changes), new_backoff=new_backoff)
@@ -53,44 +80,17 @@ def counts(found):
 
 def test_nothing():
     load = record_workload([])
-    assert (load.begin, load.acts, load.runs, load.process_time) == (None, [], {}, None)
+    assert (load.begin, list(load.acts), len(load.tickets), load.process_time) == (None, [], 0, None)
     assert simulate(load, settings_for(load), new_backoff=False).records == 0
     assert settings_for(load).tubes == ("default",)
 
 
 def test_the_endings_of_attempts():
+    names = ["acked", "done", "failed", "cancelled", "retried", "lapsed", "crashed", "released", "left", "deleted"]
     load = record_workload(
         records(
-            *(
-                added(0, id)
-                for id in (
-                    "acked",
-                    "done",
-                    "failed",
-                    "cancelled",
-                    "retried",
-                    "lapsed",
-                    "crashed",
-                    "released",
-                    "left",
-                    "deleted",
-                )
-            ),
-            *(
-                claimed(1, id)
-                for id in (
-                    "acked",
-                    "done",
-                    "failed",
-                    "cancelled",
-                    "retried",
-                    "lapsed",
-                    "crashed",
-                    "released",
-                    "left",
-                    "deleted",
-                )
-            ),
+            *(added(0, id) for id in names),
+            *(claimed(1, id) for id in names),
             (3, "w", e.TicketDone("acked")),
             (3, "w", e.TicketDone("done", True, Raw(b"1"), moment(63))),
             (4, "w", e.TicketFailed("failed", "no", moment(64))),
@@ -105,13 +105,15 @@ def test_the_endings_of_attempts():
             (31, "clock", e.TicketFailed("lapsed", "the lease ended (no attempts left after 9)")),
         )
     )
-    assert load.runs == {
+    assert runs(load, *names) == {
         "acked": [Run(2, Ending.ACKED)],
         "done": [Run(2, Ending.DONE, expire_in=60)],
         "failed": [Run(3, Ending.FAILED, expire_in=60)],
         "cancelled": [Run(4, Ending.CANCELLED, keep=True)],
         "retried": [Run(5, Ending.RETRIED, delay=10)],
         "lapsed": [Run(30, Ending.LAPSED)],
+        "crashed": [],
+        "released": [],
         "left": [Run(8, Ending.RETRIED)],
         "deleted": [Run(9, Ending.ACKED)],
     }
@@ -134,7 +136,7 @@ def test_what_people_did_is_done_again_and_what_time_did_is_not():
             (12, "ann", e.TicketFailed("f", "x (no attempts left after many)")),
         )
     )
-    assert [type(act.event).__name__ for act in load.acts[6:]] == [
+    assert [type(act.event).__name__ for act in list(load.acts)[6:]] == [
         *("TicketDone", "TicketFailed", "TicketCancelled", "TicketRetried", "TicketUpdated", "TicketRestarted"),
     ]
     assert load.max_attempts is None
@@ -150,14 +152,14 @@ def test_extends_are_relative_to_the_attempt():
             (90, "w", e.TicketDone("a")),
         )
     )
-    assert load.runs["a"] == [Run(85, Ending.ACKED, extends=((10, 60), (35, 60)))]
+    assert runs(load, "a") == {"a": [Run(85, Ending.ACKED, extends=((10, 60), (35, 60)))]}
 
 
 def test_a_log_whose_beginning_was_trimmed():
     load = record_workload(
         records((0, "w", e.TicketDone("gone")), added(1, "a"), (2, "ann", e.TicketRetried("gone", moment(3))))
     )
-    assert [act.event.id for act in load.acts] == ["a"]
+    assert [act.event.id for act in load.acts] == ids(load, "a")
 
 
 def test_settings_as_recorded():
@@ -209,6 +211,32 @@ def test_a_shorter_lease_lapses_what_runs_longer():
     found = run(twenty(), process_time=5, max_attempts=2, new_backoff=True, backoff=kharon.FixedDelay(1))
     assert counts(found) == {"added": 20, "claimed": 40, "lapsed": 40, "failed": 20}
     assert found.total.ran.longest == pytest.approx(5, abs=0.1)
+
+
+def test_what_still_runs_at_the_end_is_not_over():
+    told = records(
+        *(added(0, id) for id in "ab"),
+        *(claimed(0, id, f"worker of {id}") for id in "ab"),
+        *((10, f"worker of {id}", e.TicketDone(id)) for id in "ab"),
+    )
+    assert counts(run(told)) == {"added": 2, "claimed": 2, "done": 2}
+    assert counts(run(told, workers=1)) == {"added": 2, "claimed": 2, "done": 1}, "the other was not released"
+
+
+def test_what_is_over_is_not_held(record_property):
+    """Of a simulated ticket that is gone, nothing is left but what was counted."""
+    peaks = []
+    for count in (300, 1500):
+        told = [record for n in range(count) for record in (added(n, f"{n}"), claimed(n, f"{n}"))]
+        told = [*told, *((n + 0.5, "w", e.TicketDone(f"{n}")) for n in range(count))]
+        load = record_workload(records(*sorted(told, key=lambda each: each[0])))
+        tracemalloc.start()
+        simulate(load, settings_for(load), new_backoff=False)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    each = (peaks[1] - peaks[0]) / 1200
+    record_property("bytes of memory more for a simulated ticket more", round(each))
+    assert each < 200
 
 
 def failing(*, delay=10, times=3):
@@ -351,8 +379,7 @@ def test_tickets_wait_for_others_as_they_were_told_to():
     assert counts(one) == counts(real)
     # m 0 to 4; then the first added of n and by-group; by-id behind n
     assert one.total.waited.total == pytest.approx(4 + 6 + 3)
-    load.runs["m"] = [Run(1.0, Ending.ACKED)]
-    load.runs["n"] = [Run(1.0, Ending.ACKED)]
+    had_run(load, runs(load, "by-group", "by-id") | {id: [Run(1.0, Ending.ACKED)] for id in "mn"})
     sooner = simulate(load, settings_for(load), new_backoff=False)
     assert counts(sooner) == counts(real)
     assert sooner.total.waited.longest == 0, "they run when what they wait for has ended here"
@@ -366,9 +393,9 @@ def test_what_is_cancelled_because_another_failed_is_no_persons_doing():
         Record(6, moment(1000), "clock", e.LogClosed(), "", (1, 1), 0),
     ]
     load = record_workload(told)
-    assert [act.event.id for act in load.acts] == ["m", "t"]
+    assert [act.event.id for act in load.acts] == ids(load, "m", "t")
     assert counts(run(told)) == {"added": 2, "claimed": 1, "failed": 1, "cancelled": 1}
-    load.runs["m"] = [Run(3.0, Ending.ACKED)]
+    had_run(load, {"m": [Run(3.0, Ending.ACKED)]})
     load.typical.clear()  # the failure, of which t's would be the like
     better = simulate(load, settings_for(load), new_backoff=False)
     assert counts(better) == {"added": 2, "claimed": 2, "done": 2, "unblocked": 1}, (
@@ -404,7 +431,7 @@ def test_what_a_schedule_added_is_added_when_it_was():
     fired = e.ScheduleFired("s", moment(5), moment(10))
     told = records(added(0, "a"), (5, "clock", fired), (5, "clock", added(5, "s@5")[2]), claimed(5, "s@5"), END)
     load = record_workload(told)
-    assert [act.event.id for act in load.acts] == ["a", "s@5"]
+    assert [act.event.id for act in load.acts] == ids(load, "a", "s@5")
 
 
 def test_what_cannot_be_done_to_the_simulated_ticket_is_left():
@@ -419,7 +446,7 @@ def test_what_cannot_be_done_to_the_simulated_ticket_is_left():
         (4, "clock", e.LogClosed()),
     )
     load = record_workload(told)
-    load.runs["a"] = [Run(0.5, Ending.ACKED)]
+    had_run(load, {"a": [Run(0.5, Ending.ACKED)]})
     assert counts(simulate(load, settings_for(load), new_backoff=False)) == {"added": 1, "claimed": 1, "done": 1}
 
 
@@ -427,7 +454,7 @@ def test_what_cannot_be_done_to_the_simulated_ticket_is_left():
 def test_how_a_handler_ends(ending):
     load = record_workload(records(added(0, "a"), claimed(0, "a"), (1, "w", e.TicketDone("a")), END))
     for keep in (False, True):
-        load.runs["a"] = [Run(1, ending, keep=keep, expire_in=10)]
+        had_run(load, {"a": [Run(1, ending, keep=keep, expire_in=10)]})
         found = simulate(load, settings_for(load), new_backoff=False)
         kept = keep or ending is not Ending.CANCELLED
         assert counts(found) == {"added": 1, "claimed": 1, ending.value: 1, **({"expired": 1} if kept else {})}

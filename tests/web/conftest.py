@@ -76,3 +76,15 @@ def show(browser, tmp_path):
         context.close()
     assert asked == [], "the page fetched something"
     assert complaints == []
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """`picture(page, name)` keeps a picture of a whole page: in the folder KHARON_ARTEFACTS, if there is one."""
+
+    def picture(page, name):
+        folder = Path(os.environ.get("KHARON_ARTEFACTS") or tmp_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=folder / f"report-{name}.png", full_page=True)
+
+    return picture

@@ -1,7 +1,7 @@
 """The report in Chromium: nothing fetched, nothing complained of (`show` sees to both), and what a reader can do.
 
-Skipped, with the reason, where there is no Chromium or no Playwright. The screenshots are left in pytest's temporary
-folder.
+Skipped, with the reason, where there is no Chromium or no Playwright. What the page looks like is for people to judge:
+its pictures are kept in the folder that KHARON_ARTEFACTS names, else with what pytest keeps.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def rows(table):
 # --- what is there ----------------------------------------------------------------------------------------------------
 
 
-def test_a_queue(show, queue_page, data_of, tmp_path):
+def test_a_queue(show, queue_page, data_of):
     page = show(queue_page)
     assert page.title() == "queue - Kharon queue report"
     headings = page.locator("h1, h2, h3").all_inner_texts()
@@ -96,12 +96,9 @@ def test_a_queue(show, queue_page, data_of, tmp_path):
     about = page.get_by_role("table", name="About the log, tubes and schedules").inner_text()
     assert "Segment compressed" in about
     assert "Tube limited" in about
-    picture = tmp_path / "queue.png"
-    page.screenshot(path=picture, full_page=True)
-    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_ticket(show, ticket_page, tmp_path):
+def test_a_ticket(show, ticket_page):
     page = show(ticket_page)
     assert page.title() == f"{TICKET} - Kharon ticket report"
     assert page.locator("h2").all_inner_texts()[:5] == [
@@ -120,7 +117,6 @@ def test_a_ticket(show, ticket_page, tmp_path):
     assert len(rows(page.get_by_role("table", name="Events"))) == 13
     assert '"order": 1042' in page.get_by_role("region", name="Payload").inner_text()
     assert page.locator("svg .life").count() == 5
-    page.screenshot(path=tmp_path / "ticket.png", full_page=True)
 
 
 def test_an_empty_queue(show, tmp_path):
@@ -334,7 +330,7 @@ COLOURS = """() => {
   const probe = document.createElement('span');
   document.body.append(probe);
   const names = ['text', 'muted', 'accent', 'panel', 'page', 'soft', 'on', 'running', 'ready', 'backing-off', 'delayed',
-    'blocked', 'done', 'failed', 'lapsed', 'cancelled'];
+    'blocked', 'kept', 'done', 'failed', 'lapsed', 'cancelled'];
   const found = Object.fromEntries(names.map((name) => {
     probe.style.color = 'var(--' + name + ')';
     return [name, getComputedStyle(probe).color];
@@ -345,7 +341,7 @@ COLOURS = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_light_and_dark(show, ticket_page, scheme, tmp_path):
+def test_light_and_dark(show, ticket_page, scheme):
     page = show(ticket_page, color_scheme=scheme)
     ground = luminance(page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert ground > 0.8 if scheme == "light" else ground < 0.05
@@ -355,7 +351,9 @@ def test_light_and_dark(show, ticket_page, scheme, tmp_path):
             assert contrast(colours[text], colours[behind]) >= 4.5, (text, behind)
     for mark in ("running", "ready", "backing-off", "delayed", "blocked", "done", "failed", "lapsed", "cancelled"):
         assert contrast(colours[mark], colours["panel"]) >= 3, mark
-    page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
+    for bar in ("running", "ready", "backing-off", "delayed", "blocked"):
+        assert contrast(colours["on"], colours[bar]) >= 4.5, bar
+    assert contrast(colours["text"], colours["kept"]) >= 4.5
 
 
 def test_the_canvas_follows_the_scheme(show, ticket_page):
@@ -372,19 +370,59 @@ def test_the_canvas_follows_the_scheme(show, ticket_page):
 
 
 @pytest.mark.parametrize("width", [360, 700, 1600])
-def test_nothing_sticks_out(show, ticket_page, width, tmp_path):
+def test_nothing_sticks_out(show, queue_page, ticket_page, width):
+    page = show(queue_page, viewport={"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     page = show(ticket_page, viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     box = timeline(page).bounding_box()
     assert box["x"] >= 0
     assert box["x"] + box["width"] <= width
-    page.screenshot(path=tmp_path / f"{width}.png", full_page=True)
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_prose_is_read_without_scrolling_sideways_and_is_a_table_all_the_same(show, queue_page, ticket_page, width):
+    """On a phone a row is a block in which each cell says what it is; only tables of numbers are wider than that."""
+    names = {"Attempts": 6, "Events": 13, "Last failures": 10, "About the log, tubes and schedules": 10}
+    for page, those in ((ticket_page, names), (queue_page, list(names)[2:])):
+        shown = show(page, viewport={"width": width, "height": 800})
+        for name in those:
+            table = shown.get_by_role("table", name=name)
+            assert table.evaluate("(table) => table.parentElement.scrollWidth <= table.parentElement.clientWidth"), name
+            assert table.evaluate("(table) => table.parentElement.scrollHeight <= table.parentElement.clientHeight"), (
+                name
+            )
+            assert table.get_by_role("rowheader").count() == names[name]
+            assert table.get_by_role("columnheader").count() == (
+                0 if width == 360 else table.locator("thead th").count()
+            )
+            cell = table.get_by_role("cell").first
+            said = cell.evaluate("(cell) => getComputedStyle(cell, '::before').content")
+            assert (said == f'"{cell.get_attribute("data-head")}"') == (width == 360)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 360])
+def test_how_it_looks(show, queue_page, ticket_page, picture, scheme, width):
+    """For people: on a desk and on a phone, by day and by night."""
+    for name, page in (("queue", queue_page), ("ticket", ticket_page)):
+        shown = show(page, color_scheme=scheme, viewport={"width": width, "height": 900})
+        picture(shown, f"{name}-{scheme}-{width}")
+
+
+def test_pictures_are_kept_where_the_environment_says(show, ticket_page, picture, monkeypatch, tmp_path):
+    monkeypatch.delenv("KHARON_ARTEFACTS", raising=False)
+    page = show(ticket_page)
+    for folder in (tmp_path, tmp_path / "kept" / "here"):
+        picture(page, "ticket")
+        assert (folder / "report-ticket.png").read_bytes().startswith(b"\x89PNG")
+        monkeypatch.setenv("KHARON_ARTEFACTS", str(tmp_path / "kept" / "here"))
 
 
 # --- many events ------------------------------------------------------------------------------------------------------
 
 
-def test_ten_thousand_events_are_drawn_as_what_fits(show, busy_page, tmp_path, record_property):
+def test_ten_thousand_events_are_drawn_as_what_fits(show, busy_page, picture, record_property):
     page = show(busy_page)
     slider = timeline(page)
     assert slider.get_attribute("aria-valuemax") == "10000"
@@ -417,7 +455,7 @@ def test_ten_thousand_events_are_drawn_as_what_fits(show, busy_page, tmp_path, r
     page.mouse.up()
     assert drawn[0] > 1000  # it is not that nothing is drawn
     record_property("elements drawn at most, of a ticket with 10,000 events", max(drawn))
-    page.screenshot(path=tmp_path / "busy.png", full_page=True)
+    picture(page, "busy-ticket")
 
 
 def test_ten_thousand_events_are_in_the_page_a_hundred_at_a_time(show, busy_page):

@@ -115,19 +115,21 @@ function cellOf(value) {
 }
 
 function rowOf(cells, heads) {
-  return el("tr", {}, cells.map((cell, place) => {
-    const head = heads[place];
-    return el(place === 0 ? "th" : "td", { scope: place === 0 ? "row" : null, class: head.kind || null, "data-head": head.name }, cellOf(cell));
+  return el("tr", { role: "row" }, cells.map((cell, place) => {
+    const head = heads[place], first = place === 0;
+    return el(first ? "th" : "td", { role: first ? "rowheader" : "cell", scope: first ? "row" : null, class: head.kind || null, "data-head": head.name }, cellOf(cell));
   }));
 }
 
-// A table of any length, of which 100 rows are in the page at a time. `row(i)` gives the cells of one.
+// A table of any length, of which 100 rows are in the page at a time. `row(i)` gives the cells of one. One with prose in
+// it is a stack of blocks where there is no room; the roles say that it is a table all the same.
 function table(caption, heads, count, row, { page = 100, more = null } = {}) {
-  const body = el("tbody");
-  const made = el("table", {}, el("caption", { class: "unseen" }, caption),
-    el("thead", {}, el("tr", {}, heads.map((head) => el("th", { scope: "col", class: head.kind || null }, head.name)))), body);
+  const body = el("tbody", { role: "rowgroup" });
+  const stack = heads.some((head) => head.kind === "long");
+  const made = el("table", { role: "table", class: stack ? "stack" : null }, el("caption", { class: "unseen" }, caption),
+    el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, heads.map((head) => el("th", { role: "columnheader", scope: "col", class: head.kind || null }, head.name)))), body);
   const box = el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": caption }, made);
-  const whole = el("div", { class: "table" }, box);
+  const whole = el("div", { class: Math.min(page, count) <= 20 ? "table whole" : "table" }, box);
   let first = 0;
   const say = el("span", { role: "status" });
   const buttons = [];

@@ -62,7 +62,7 @@ function attemptTable(ticket, picture) {
 }
 
 function eventTable(ticket) {
-  const heads = [{ name: "record", kind: "n" }, { name: "at (UTC)", kind: "t" }, { name: "event" }, { name: "by" }, { name: "then" }, { name: "says", kind: "long" }];
+  const heads = [{ name: "record", kind: "n" }, { name: "at (UTC)", kind: "t" }, { name: "event" }, { name: "by" }, { name: "then", kind: "brief" }, { name: "says", kind: "long" }];
   return table("Events", heads, ticket.events.length, (place) => {
     const [seq, us, word, by, who, said, reason, then] = ticket.events[place];
     return [seq, time(us), add(el("span", { class: "ended" }), el("i", { class: "key c-" + (TINTS[word] || "cancelled"), "aria-hidden": "true" }), word), el("bdi", { title: who || "" }, by), then, [said, reason].filter(Boolean).join(": ")];

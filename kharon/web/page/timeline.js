@@ -167,7 +167,7 @@ function timeline(ticket, onChoose) {
     drawn += drawOverview();
     canvas.dataset.drawn = drawn;
     canvas.dataset.view = view.map(Math.round).join(" ");
-    range.textContent = utc(view[0], 3) + " \u2013 " + (day(view[0]) === day(view[1]) ? clock(view[1]) : utc(view[1], 3)) + " UTC, " + span(view[1] - view[0]);
+    range.textContent = utc(view[0], 3) + " \u2013 " + (day(view[0]) === day(view[1]) ? clock(view[1]) : utc(view[1], 3)) + " UTC, " + span(view[1] - view[0]).replaceAll(" ", "\u00a0");
   }
 
   function drawRule(pen, place, height, colour, thick) {
@@ -240,7 +240,7 @@ function timeline(ticket, onChoose) {
       pen.font = theme.bold;
       if (pen.measureText(label).width > room - 12) label = lane.name === "running" ? "#" + one[4] : "";
       if (pen.measureText(label).width > room - 8) label = "";
-      pen.fillStyle = theme.on;
+      pen.fillStyle = lane.name === "kept" ? theme.text : theme.on;
       pen.textAlign = "left";
       pen.fillText(label, Math.max(left, gutter()) + 6, top + LANE / 2 + 0.5);
       drawn += 1;
