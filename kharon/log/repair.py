@@ -90,6 +90,24 @@ class Repair:
     missing: tuple[int, int] | None = None
     done: bool = False
 
+    def __str__(self) -> str:
+        """Say it to a person, in a few lines, however many files are cut."""
+        if self.damage is None:
+            return f"{self.path} is whole: there is nothing to repair"
+        told = [f"damage: {self.damage}", f"kept: the log up to record {self.last}"]
+        if self.lost is not None:
+            upto = f"records {self.lost[0]} to {self.lost[1]}, of which {self.records} can still be read"
+            told.append(f"lost: {upto}; they are about {self.tickets} tickets, and {self.gone} of those will be gone")
+        if self.cuts:
+            size = sum(cut.length for cut in self.cuts)
+            told.append(f"cut: {size} bytes in {len(self.cuts)} files, which are kept in quarantine/")
+        if self.seals:
+            told.append(f"sealed anew: {', '.join(self.seals)}")
+        if self.missing is not None:
+            told.append(f"missing at the beginning: records {self.missing[0]} to {self.missing[1]}, said to be trimmed")
+        told.append("this has been done" if self.done else "nothing has been done yet: confirm=True does it")
+        return "\n".join(told)
+
 
 def repair(
     path: str | os.PathLike[str], *, confirm: bool = False, actor: str = "repair", files: Files = OS_FILES

@@ -113,6 +113,12 @@ class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
     catch_up: str = "one"
     last: Instant | None = None
 
+    def __repr__(self) -> str:
+        # Without payload, as that of a ticket.
+        when = f"every={self.every}" if self.cron is None else f"cron={self.cron!r} tz={self.tz}"
+        told = f"tube={self.tube} nice={self.nice} group={self.group} catch_up={self.catch_up}"
+        return f"<Schedule {self.name!r} {self.type!r} {when} {told} next={self.next} last={self.last}>"
+
     @property
     def payload(self) -> Any:
         """The payload of its tickets: a new value at each reading."""

@@ -184,9 +184,13 @@ class Ticket(Draft):
         parts = [repr(self.id), repr(self.type), self.status.value]
         parts += [
             f"{name}={value!s}"
-            for name in ("tube", "nice", "runat", "group", "attempts", "lease_until", "expire_at", "error_reason")
+            for name in ("tube", "nice", "runat", "group", "attempts", "lease_until", "expire_at")
             if (value := getattr(self, name)) not in (None, 0)
         ]
+        if (
+            self.error_reason is not None
+        ):  # of all of them it alone may hold the ends of lines, and a terminal's escapes
+            parts.append(f"error_reason={self.error_reason!r}")
         return f"<Ticket {' '.join(parts)}>"
 
 

@@ -60,8 +60,12 @@ class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kh
         settings = Settings() if settings is None else settings
         if not isinstance(settings, Settings):
             raise InvalidSettings(f"settings: a kharon.Settings, not {type(settings).__name__}")
+        clock = WallClock() if clock is None else clock
+        if isinstance(clock, type) or not callable(getattr(clock, "now", None)):
+            given = f"the class {clock.__name__}" if isinstance(clock, type) else type(clock).__name__
+            raise InvalidSettings(f"clock: an object whose now() is an aware datetime, as TrioClock(); not {given}")
         log, in_thread = _log(where, settings)
-        self._queue = Queue(log, settings, clock or WallClock(), Kharon, in_thread=in_thread)
+        self._queue = Queue(log, settings, clock, Kharon, in_thread=in_thread)
 
     @enable_ki_protection  # what has been opened is closed, in good order, whenever a Ctrl-C comes
     async def __aenter__(self) -> Kharon:

@@ -86,6 +86,10 @@ def add_many(
     if isinstance(tickets, Ticket) or not isinstance(tickets, Iterable):
         raise InvalidTicket(f"add_many takes a list of tickets, not {type(tickets).__name__}; for one there is add")
     ids = _after(after)  # once: an iterator would be empty for the second ticket
+    tickets = list(tickets)
+    for number, ticket in enumerate(tickets):
+        if not isinstance(ticket, Ticket):
+            raise InvalidTicket(f"add_many takes a list of kharon.Ticket; item {number} is {type(ticket).__name__}")
     return [add(ticket, delay, on_conflict, ids, after_group, on_failure) for ticket in tickets]
 
 

@@ -231,11 +231,11 @@ def test_a_signal_lets_the_handlers_finish(serve, tmp_path, number):
     assert events == ["TicketAdded", "TicketClaimed", "TicketDone", "LogClosed"]
 
 
-def test_a_second_server_is_refused(serve, start):
+def test_a_second_server_is_refused(serve, start, tmp_path):
     serve()
     process = start("http_api.py", "queue", "--port", "0")
     assert process.ended() == 2
-    assert process.errors.startswith("http_api.py: queue is open already, in process ")
+    assert process.errors.startswith(f"http_api.py: {tmp_path / 'queue'} is open already, in process ")
 
 
 def test_a_port_in_use_is_told_in_one_line(serve, start):

@@ -8,6 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
+import attrs
 import pytest
 from log_steps import FIRST_NAME, NOW, added, chained, header_body, moment, opened, place, put, record_body, sample
 
@@ -126,6 +127,34 @@ def test_a_damaged_record_in_the_middle(where):
     assert [cut.file for cut in plan.cuts] == [f"log/{path.name}" for path in before[2:]]
     assert [cut.byte for cut in plan.cuts[1:]] == [0] * (len(before) - 3)
     check_repaired(where, files, events, plan)
+
+
+def test_what_a_plan_says_to_a_person(where):
+    paths = segments(where)
+    assert str(kharon.repair(where)) == f"{where} is whole: there is nothing to repair"
+    damage(paths[2], 3)
+    plan = kharon.repair(where)
+    size = sum(cut.length for cut in plan.cuts)
+    about = f"they are about {plan.tickets} tickets, and {plan.gone} of those will be gone"
+    said = [
+        f"damage: {plan.damage}",
+        f"kept: the log up to record {plan.last}",
+        f"lost: records {plan.lost[0]} to {plan.lost[1]}, of which {plan.records} can still be read; {about}",
+        f"cut: {size} bytes in {len(paths) - 2} files, which are kept in quarantine/",
+    ]
+    assert str(plan).splitlines() == [*said, "nothing has been done yet: confirm=True does it"]
+    assert str(kharon.repair(where, confirm=True)).splitlines() == [*said, "this has been done"]
+
+
+def test_what_a_plan_without_a_loss_says(where):
+    drop(segments(where)[1], -1)
+    plan = attrs.evolve(kharon.repair(where), missing=(1, 7))
+    assert str(plan).splitlines()[1:] == [
+        f"kept: the log up to record {plan.last}",
+        f"sealed anew: {plan.seals[0]}",
+        "missing at the beginning: records 1 to 7, said to be trimmed",
+        "nothing has been done yet: confirm=True does it",
+    ]
 
 
 @pytest.mark.parametrize("segment", [0, 1, 3, -2])

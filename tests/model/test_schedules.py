@@ -84,6 +84,17 @@ def test_what_is_scheduled_is_what_was_said(book):
     assert len(book.projection.schedules) == 1
 
 
+@pytest.mark.parametrize(("cron", "shown"), [(None, "every=60.0"), ("0 6 * * *", "cron='0 6 * * *' tz=UTC")])
+def test_a_schedule_shows_what_it_is_and_no_payload(cron, shown):
+    every = None if cron else 60.0
+    schedule = Schedule("s", "t", Raw(b'{"a":"secret"}'), "tube", 3, "g", at(60), cron, every)
+    assert repr(schedule).startswith(
+        f"<Schedule 's' 't' {shown} tube=tube nice=3 group=g catch_up=one next=2026-01-01 "
+    )
+    assert "secret" not in repr(schedule)
+    assert "Raw" not in repr(schedule)
+
+
 def test_scheduling_the_same_again_changes_nothing_whenever_it_is_done(book):
     assert book.run(c.SetSchedule("s", made(next=75))) == []
     book.run(fire(60, 120))

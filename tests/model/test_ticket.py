@@ -193,6 +193,13 @@ def test_a_ticket_does_not_show_what_is_not_there():
     assert repr(Ticket("t", "x")) == "<Ticket 't' 'x' pending tube=default nice=512>"
 
 
+def test_a_reason_of_several_lines_is_shown_in_one():
+    failed = seal(
+        Draft("t", "x", b"null", "default", 512, NOON, None, status=Status.FAILED, error_reason="a\n\x1b[31mb")
+    )
+    assert repr(failed).endswith(r" error_reason='a\n\x1b[31mb'>")
+
+
 # --- with an object as its payload ------------------------------------------------------------------------------------
 
 

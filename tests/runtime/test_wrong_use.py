@@ -10,7 +10,7 @@ import trio
 
 import kharon
 from kharon import Settings, Ticket
-from kharon.testing import EPOCH
+from kharon.testing import EPOCH, TrioClock
 
 NAN = float("nan")
 INFINITE = float("inf")
@@ -87,7 +87,10 @@ def test_a_bad_field_of_a_ticket(fields, words):
 CALLS = {
     "add no ticket": (lambda kh: kh.add("a"), kharon.InvalidTicket, ["kharon.Ticket", "str"]),
     "add a dict": (lambda kh: kh.add({"id": "a"}), kharon.InvalidTicket, ["kharon.Ticket", "dict"]),
-    "add many of others": (lambda kh: kh.add_many([Ticket("b", "t"), None]), kharon.InvalidTicket, ["NoneType"]),
+    "add many of others": (
+        lambda kh: kh.add_many(iter([Ticket("b", "t"), None])),
+        *(kharon.InvalidTicket, ["add_many", "item 1 is NoneType"]),
+    ),
     "on_conflict": (
         lambda kh: kh.add(Ticket("a", "t"), on_conflict="merge"),
         *(kharon.InvalidTicket, ["on_conflict: 'merge'", '"replace", "skip", "raise"']),
@@ -237,6 +240,12 @@ def test_a_wrong_place_is_refused_at_once(where, words):
     with pytest.raises(kharon.InvalidSettings) as raised:
         kharon.open(where)
     said(raised.value, ["where:", *words])
+
+
+@pytest.mark.parametrize(("clock", "given"), [(5, "int"), (TrioClock, "the class TrioClock"), (datetime, "the class")])
+def test_what_is_no_clock_is_refused_at_once(clock, given):
+    with pytest.raises(kharon.InvalidSettings, match=rf"clock: an object whose now\(\) .*; not {given}"):
+        kharon.open(":memory:", clock=clock)
 
 
 @pytest.mark.parametrize("settings", [{"workers": 3}, 3, "always"])
