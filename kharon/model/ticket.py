@@ -187,9 +187,8 @@ class Ticket(Draft):
             for name in ("tube", "nice", "runat", "group", "attempts", "lease_until", "expire_at")
             if (value := getattr(self, name)) not in (None, 0)
         ]
-        if (
-            self.error_reason is not None
-        ):  # of all of them it alone may hold the ends of lines, and a terminal's escapes
+        if self.error_reason is not None:
+            # Of all of these it alone may hold ends of lines, and escape sequences.
             parts.append(f"error_reason={self.error_reason!r}")
         return f"<Ticket {' '.join(parts)}>"
 
