@@ -96,7 +96,7 @@ async def test_a_block_that_has_ended_takes_nothing_however_it_ended(how) -> Non
 async def test_of_a_wrong_list_of_tickets_none_is_taken_even_if_the_error_is_swallowed() -> None:
     async with kharon.open(":memory:") as kh:
         async with kh.atomic() as tx:
-            with pytest.raises(InvalidTicket, match="not str"):
+            with pytest.raises(InvalidTicket, match="item 1 is str"):
                 tx.add_many([Ticket("a", "t"), "b"])
             tx.add(Ticket("c", "t"))
         assert await ids(kh) == ["c"]
