@@ -106,11 +106,15 @@ class Extend(Settle, frozen=True, kw_only=True):
 
 
 class Done(Settle, frozen=True):
-    """The work is done. The ticket is kept for `expire_in` seconds (None: for good) if `keep`, else removed."""
+    """The work is done. The ticket is kept for `expire_in` seconds (None: for good) if `keep`, else removed.
+
+    If it is kept it moves to `tube` (None: it stays), as what failed and what was cancelled does.
+    """
 
     keep: bool = False
     result: bytes | None = None
     expire_in: float | None = None
+    tube: str | None = None
 
 
 class Fail(Settle, frozen=True):
@@ -118,6 +122,7 @@ class Fail(Settle, frozen=True):
 
     error_reason: str | None = None
     expire_in: float | None = None
+    tube: str | None = None
 
 
 class Cancel(Settle, frozen=True):
@@ -126,6 +131,7 @@ class Cancel(Settle, frozen=True):
     keep: bool = False
     error_reason: str | None = None
     expire_in: float | None = None
+    tube: str | None = None
 
 
 class Retry(Settle, frozen=True):

@@ -22,6 +22,8 @@ to `claim` alone.
     blocked       a waiting ticket may have to wait for others (`gate`): no claim until they have ended. The commit that
                   ends the last of them unblocks it, or, if that one failed and it is not to run then, cancels it.
     update        changes fields in any state, and the state in none.
+    moving        what done, fail and cancel keep may move to another tube in the same commit; but a successor is newer,
+                  and stays where it is.
     fencing       a settle that names a claim is refused unless that claim is the ticket's present one.
 
 Each command has one row in `_RULES`: the states that it is for, each with the function that decides it. A state that is
@@ -189,16 +191,19 @@ def _extend(ticket: Ticket, command: c.Extend, context: c.Context) -> Events:
 
 def _done(ticket: Ticket, command: c.Done, context: c.Context) -> Events:
     result = UNSET if command.result is None else Raw(command.result)
-    return (e.TicketDone(ticket.id, command.keep, result, _expiry(command.expire_in, context)),)
+    done = e.TicketDone(ticket.id, command.keep, result, _expiry(command.expire_in, context))
+    return (done, *_moved(ticket, command.tube))
 
 
 def _fail(ticket: Ticket, command: c.Fail, context: c.Context) -> Events:
-    return (e.TicketFailed(ticket.id, command.error_reason, _expiry(command.expire_in, context)),)
+    failed = e.TicketFailed(ticket.id, command.error_reason, _expiry(command.expire_in, context))
+    return (failed, *_moved(ticket, command.tube))
 
 
 def _cancel(ticket: Ticket, command: c.Cancel, context: c.Context) -> Events:
     expire_at = _expiry(command.expire_in, context)
-    return (e.TicketCancelled(ticket.id, command.keep, command.error_reason, expire_at),)
+    cancelled = e.TicketCancelled(ticket.id, command.keep, command.error_reason, expire_at)
+    return (cancelled, *_moved(ticket, command.tube))
 
 
 def _retry(ticket: Ticket, command: c.Retry, context: c.Context) -> Events:
@@ -287,6 +292,13 @@ def _later(context: c.Context, seconds: float) -> datetime:
 
 def _expiry(expire_in: float | None, context: c.Context) -> datetime | None:
     return None if expire_in is None else _later(context, expire_in)
+
+
+def _moved(ticket: Ticket, tube: str | None) -> Events:
+    """Return what moves a ticket that has ended, and is kept, to the tube that it is to be in."""
+    if tube is None or tube == ticket.tube or ticket.successor is not None:
+        return ()
+    return (e.TicketUpdated(ticket.id, e.Changes(tube=tube)),)
 
 
 def _exhausted(ticket: Ticket, max_attempts: int | None) -> bool:

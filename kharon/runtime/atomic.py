@@ -127,17 +127,34 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         self._check()
         self._commands += commands
 
-    def ack(self, t: Ticket | str, *, keep: bool = False, result: Any = None, expire_in: Seconds | None = None) -> None:
+    def ack(
+        self,
+        t: Ticket | str,
+        *,
+        keep: bool = False,
+        result: Any = None,
+        expire_in: Seconds | None = None,
+        tube: str | None = None,
+    ) -> None:
         """As `Kharon.ack`."""
-        self._take(requests.ack(t, keep=keep, result=result, expire_in=expire_in))
+        self._take(requests.ack(t, keep=keep, result=result, expire_in=expire_in, tube=tube))
 
-    def done(self, t: Ticket | str, *, result: Any = None, expire_in: Seconds | None = None) -> None:
+    def done(
+        self, t: Ticket | str, *, result: Any = None, expire_in: Seconds | None = None, tube: str | None = None
+    ) -> None:
         """As `Kharon.done`."""
-        self._take(requests.done(t, result=result, expire_in=expire_in))
+        self._take(requests.done(t, result=result, expire_in=expire_in, tube=tube))
 
-    def fail(self, t: Ticket | str, *, error_reason: str | None = None, expire_in: Seconds | None = None) -> None:
+    def fail(
+        self,
+        t: Ticket | str,
+        *,
+        error_reason: str | None = None,
+        expire_in: Seconds | None = None,
+        tube: str | None = None,
+    ) -> None:
         """As `Kharon.fail`."""
-        self._take(requests.fail(t, error_reason=error_reason, expire_in=expire_in))
+        self._take(requests.fail(t, error_reason=error_reason, expire_in=expire_in, tube=tube))
 
     def cancel(
         self,
@@ -146,9 +163,10 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         error_reason: str | None = None,
         keep: bool = False,
         expire_in: Seconds | None = None,
+        tube: str | None = None,
     ) -> None:
         """As `Kharon.cancel`."""
-        self._take(requests.cancel(t, error_reason=error_reason, keep=keep, expire_in=expire_in))
+        self._take(requests.cancel(t, error_reason=error_reason, keep=keep, expire_in=expire_in, tube=tube))
 
     def retry(
         self, t: Ticket | str, *, delay: Delay | None = None, error_reason: str | None = None, **changes: Any

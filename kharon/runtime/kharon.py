@@ -213,7 +213,13 @@ class Kharon:
 
     @_checkpoint
     async def ack(
-        self, t: Ticket | str, *, keep: bool = False, result: Any = None, expire_in: Seconds | None = None
+        self,
+        t: Ticket | str,
+        *,
+        keep: bool = False,
+        result: Any = None,
+        expire_in: Seconds | None = None,
+        tube: str | None = None,
     ) -> Ticket | None:
         """The work is done: remove the ticket, or, with `keep`, do as `done` does.
 
@@ -222,35 +228,45 @@ class Kharon:
 
         Raises:
             TicketNotFound, LeaseLost, InvalidTransition: there is no such ticket; its claim is over; it is terminal.
-            InvalidTicket: `result` is no JSON, or given without `keep`.
+            InvalidTicket: `result` is no JSON; or it, `expire_in` or `tube` is given without `keep`.
 
         Cost: O(log n).
         """
-        return await self._one(requests.ack(t, keep=keep, result=result, expire_in=expire_in))
+        return await self._one(requests.ack(t, keep=keep, result=result, expire_in=expire_in, tube=tube))
 
     @_checkpoint
-    async def done(self, t: Ticket | str, *, result: Any = None, expire_in: Seconds | None = None) -> Ticket:
+    async def done(
+        self, t: Ticket | str, *, result: Any = None, expire_in: Seconds | None = None, tube: str | None = None
+    ) -> Ticket:
         """The work is done: keep the ticket, with its result.
 
         Args:
             t: the ticket that a handler received (fenced), or an id.
             result: any JSON value.
             expire_in: seconds, or a timedelta, after which it is removed; None: it is kept for good.
+            tube: the tube that it moves to, in the same commit; None: it stays. One that was added again while it ran
+                is not moved: what was added is newer. On a full disk moving waits for room, so settle without it there.
 
         Raises:
             TicketNotFound, LeaseLost, InvalidTransition: there is no such ticket; its claim is over; it is terminal.
             InvalidTicket: an argument cannot be so.
+            StorageFull: it is to move, and the disk is full.
 
         Cost: O(log n).
         """
-        return await self._pending(requests.done(t, result=result, expire_in=expire_in))
+        return await self._pending(requests.done(t, result=result, expire_in=expire_in, tube=tube))
 
     @_checkpoint
     async def fail(
-        self, t: Ticket | str, *, error_reason: str | None = None, expire_in: Seconds | None = None
+        self,
+        t: Ticket | str,
+        *,
+        error_reason: str | None = None,
+        expire_in: Seconds | None = None,
+        tube: str | None = None,
     ) -> Ticket:
         """The ticket has failed for good, and is kept. Arguments, errors and cost as in `done`."""
-        return await self._pending(requests.fail(t, error_reason=error_reason, expire_in=expire_in))
+        return await self._pending(requests.fail(t, error_reason=error_reason, expire_in=expire_in, tube=tube))
 
     @_checkpoint
     async def cancel(
@@ -260,6 +276,7 @@ class Kharon:
         error_reason: str | None = None,
         keep: bool = False,
         expire_in: Seconds | None = None,
+        tube: str | None = None,
     ) -> Ticket | None:
         """The ticket is not wanted any more: remove it, or, with `keep`, keep it as cancelled.
 
@@ -271,9 +288,9 @@ class Kharon:
         Returns:
             The ticket if it is still there, else None.
 
-        Arguments, errors and cost as in `done`; `expire_in` goes with `keep` only.
+        Arguments, errors and cost as in `done`; `expire_in` and `tube` go with `keep` only.
         """
-        command = requests.cancel(t, error_reason=error_reason, keep=keep, expire_in=expire_in)
+        command = requests.cancel(t, error_reason=error_reason, keep=keep, expire_in=expire_in, tube=tube)
         with self._queue.crew.attempts.settling((command,)):
             return await self._one(command)
 

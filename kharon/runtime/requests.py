@@ -106,35 +106,51 @@ def _after(after: Iterable[str]) -> tuple[str, ...]:
     return ids
 
 
-def ack(t: Ticket | str, *, keep: bool = False, result: Any = None, expire_in: Seconds | None = None) -> c.Done:
+def ack(
+    t: Ticket | str,
+    *,
+    keep: bool = False,
+    result: Any = None,
+    expire_in: Seconds | None = None,
+    tube: str | None = None,
+) -> c.Done:
     """Return the command of `Kharon.ack`."""
     if keep:
-        return done(t, result=result, expire_in=expire_in)
-    if result is not None or expire_in is not None:
-        raise InvalidTicket("ack: a removed ticket has neither result nor expire_in; use done, or keep=True")
+        return done(t, result=result, expire_in=expire_in, tube=tube)
+    if result is not None or expire_in is not None or tube is not None:
+        raise InvalidTicket("ack: a removed ticket has no result, expire_in or tube; use done, or keep=True")
     return c.Done(*_target(t))
 
 
-def done(t: Ticket | str, *, result: Any = None, expire_in: Seconds | None = None) -> c.Done:
+def done(t: Ticket | str, *, result: Any = None, expire_in: Seconds | None = None, tube: str | None = None) -> c.Done:
     """Return the command of `Kharon.done`."""
     data = None if result is None else check_json("result", result)
-    return c.Done(*_target(t), keep=True, result=data, expire_in=_expire_in(expire_in))
+    return c.Done(*_target(t), keep=True, result=data, expire_in=_expire_in(expire_in), tube=_tube(tube))
 
 
-def fail(t: Ticket | str, *, error_reason: str | None = None, expire_in: Seconds | None = None) -> c.Fail:
+def fail(
+    t: Ticket | str, *, error_reason: str | None = None, expire_in: Seconds | None = None, tube: str | None = None
+) -> c.Fail:
     """Return the command of `Kharon.fail`."""
     reason = check_reason("error_reason", error_reason)
-    return c.Fail(*_target(t), error_reason=reason, expire_in=_expire_in(expire_in))
+    return c.Fail(*_target(t), error_reason=reason, expire_in=_expire_in(expire_in), tube=_tube(tube))
 
 
 def cancel(
-    t: Ticket | str, *, error_reason: str | None = None, keep: bool = False, expire_in: Seconds | None = None
+    t: Ticket | str,
+    *,
+    error_reason: str | None = None,
+    keep: bool = False,
+    expire_in: Seconds | None = None,
+    tube: str | None = None,
 ) -> c.Cancel:
     """Return the command of `Kharon.cancel`."""
     if expire_in is not None and not keep:
         raise InvalidTicket("cancel: a removed ticket does not expire; expire_in goes with keep=True")
+    if tube is not None and not keep:
+        raise InvalidTicket("cancel: a removed ticket is in no tube; tube goes with keep=True")
     reason = check_reason("error_reason", error_reason)
-    return c.Cancel(*_target(t), keep=keep, error_reason=reason, expire_in=_expire_in(expire_in))
+    return c.Cancel(*_target(t), keep=keep, error_reason=reason, expire_in=_expire_in(expire_in), tube=_tube(tube))
 
 
 def retry(
@@ -219,6 +235,10 @@ def id_of(id: object) -> str:
     if not isinstance(id, str):
         raise InvalidTicket(f"id: a str, not {type(id).__name__}")
     return id
+
+
+def _tube(tube: str | None) -> str | None:
+    return None if tube is None else check_name("tube", tube)
 
 
 def _target(t: Ticket | str) -> tuple[str, int | None]:

@@ -419,6 +419,31 @@ def test_cancel_removes_unless_told_to_keep(state):
     )
 
 
+ENDS_AND_MOVES = {
+    "done": (c.Done("t", keep=True, tube="there"), e.TicketDone("t", True), State.DONE),
+    "fail": (c.Fail("t", tube="there"), e.TicketFailed("t"), State.FAILED),
+    "cancel": (c.Cancel("t", keep=True, tube="there"), e.TicketCancelled("t", True), State.CANCELLED),
+}
+
+
+@pytest.mark.parametrize("verb", ENDS_AND_MOVES)
+@pytest.mark.parametrize("state", PENDING)
+def test_what_is_kept_can_move_as_it_ends(verb, state):
+    command, ended, ended_as = ENDS_AND_MOVES[verb]
+    moved = e.TicketUpdated("t", e.Changes(tube="there"))
+    after = given(*HISTORIES[state]).when(command).then(ended, moved)
+    assert (after.tube, after.claim, state_of(after)) == ("there", None, ended_as)
+    stays = msgspec.structs.replace(command, tube="default")
+    given(*HISTORIES[state]).when(stays).then(ended)
+
+
+@pytest.mark.parametrize("verb", ENDS_AND_MOVES)
+def test_what_was_added_meanwhile_is_not_moved(verb):
+    command, ended, _ = ENDS_AND_MOVES[verb]
+    after = given(*ADDED_AGAIN).when(command).then(ended)
+    assert (after.type, after.tube, state_of(after)) == ("sms", "fast", State.WAITING)
+
+
 def test_cancel_without_keep_leaves_nothing():
     assert given(ADDED, CLAIMED).when(c.Cancel("t", 2)).then(e.TicketCancelled("t")) is None
 

@@ -33,6 +33,14 @@ MUTANTS: Final = (
         tests=(TEST_DECIDE,),
     ),
     Mutant(
+        name="successor-moved-by-the-end-before-it",
+        thought="Who ends a ticket and names a tube wants it in that tube.",
+        file=DECIDE,
+        before="tube == ticket.tube or ticket.successor is not None:",
+        after="tube == ticket.tube:",
+        tests=(TEST_DECIDE,),
+    ),
+    Mutant(
         name="one-attempt-too-many",
         thought="A ticket fails when it has had more than the attempts that it may have.",
         file=DECIDE,

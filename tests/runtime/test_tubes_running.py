@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 import trio
 import trio.testing
 
 import kharon
-from kharon import FixedDelay, Limit, Ticket
+from kharon import FixedDelay, InvalidTicket, Limit, Status, Ticket
 from kharon.log.memory import MemoryLog
 from kharon.log.snapshot import take
+from kharon.model.events import TicketUpdated
 from kharon.testing import EPOCH, FailingLog
 
 
@@ -541,6 +543,64 @@ async def test_a_handler_moves_its_ticket_on(autojump_clock, opened, clock):
         await kh.wait("b")
         await kh.drain()
     assert sorted(seen) == ["first", "first", "second", "second"]
+
+
+@pytest.mark.parametrize("fenced", [True, False])
+@pytest.mark.parametrize(
+    ("verb", "more"), [("done", {}), ("ack", {"keep": True}), ("fail", {}), ("cancel", {"keep": True})]
+)
+async def test_what_ends_can_move_in_the_same_commit(autojump_clock, opened, verb, more, fenced):
+    """And it is not claimed there until it is restarted; room in the tube that it leaves is there at once."""
+    seen = []
+    router = kharon.Router()
+
+    @router.handler("t")
+    async def handle(kh, ticket):
+        seen.append((ticket.id, ticket.tube))
+        if ticket.tube == "first":
+            settled = await getattr(kh, verb)(ticket if fenced else ticket.id, tube="second", **more)
+            assert (settled.tube, settled.blocked) == ("second", False)
+
+    async with opened(tubes=("first", "second")) as kh, trio.open_nursery() as nursery:
+        await kh.limit("first", claimed=1)
+        await nursery.start(kh.run, router)
+        await kh.add_many(tickets("a", "b", tube="first"))
+        await kh.wait("a")
+        await kh.wait("b")
+        assert seen == [("a", "first"), ("b", "first")]
+        records = [record async for record in kh.records()]
+        pairs = [pair for pair in pairwise(records) if isinstance(pair[1].event, TicketUpdated)]
+        assert [(moved.event.id, ended.event.id) for ended, moved in pairs] == [("a", "a"), ("b", "b")]
+        assert all((ended.part, moved.part, ended.by) == ((1, 2), (2, 2), moved.by) for ended, moved in pairs)
+        assert [ticket.id for ticket in await kh.list(tube="second")] == ["a", "b"]
+        await kh.restart("a")
+        await kh.wait("a")
+        assert seen[2:] == [("a", "second")]
+        await kh.drain()
+
+
+async def test_what_ends_in_a_block_can_move_too(autojump_clock, opened):
+    async with opened() as kh:
+        await kh.add_many(tickets("a", "b", "c", "d"))
+        async with kh.atomic() as tx:
+            tx.done("a", tube="second")
+            tx.fail("b", tube="second")
+            tx.cancel("c", keep=True, tube="second")
+            tx.ack("d", keep=True, tube="second")
+        assert [(ticket.id, ticket.status) for ticket in await kh.list(tube="second")] == [
+            *(("a", Status.DONE), ("b", Status.FAILED), ("c", Status.CANCELLED), ("d", Status.DONE))
+        ]
+
+
+async def test_what_is_removed_moves_nowhere(autojump_clock, opened):
+    async with opened() as kh:
+        await kh.add_many(tickets("a"))
+        for remove in (kh.ack, kh.cancel):
+            with pytest.raises(InvalidTicket, match=r"tube.*keep=True"):
+                await remove("a", tube="second")
+        with pytest.raises(InvalidTicket, match="tube: a name is a str"):
+            await kh.fail("a", tube=2)
+        assert (await kh.get("a")).tube == "default"
 
 
 async def test_many_tubes_are_claimed_from_in_the_order_of_their_tickets(autojump_clock, opened, crowd):
