@@ -10,7 +10,7 @@ from typing import Final
 
 from trio.lowlevel import enable_ki_protection
 
-from kharon.errors import InvalidSettings
+from kharon.errors import CorruptLog, InvalidSettings
 from kharon.log.directory import DirectoryLog
 from kharon.log.memory import MemoryLog
 from kharon.log.protocol import EventLog
@@ -23,6 +23,10 @@ from kharon.store.protocol import Clock
 __all__ = ["open_queue"]
 
 MEMORY: Final = ":memory:"
+_REMEDY: Final = (
+    "nothing was changed. kharon.repair(path) says what mending it would lose, and kharon.repair(path, confirm=True) "
+    "mends it; a copy of the directory from before the damage may lose less"
+)
 
 
 class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kharon.open`
@@ -36,7 +40,8 @@ class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kh
 
     Raises, on entering:
         QueueLocked: the directory is open already, here or in another process.
-        CorruptLog: its log is damaged; or its beginning was trimmed, and no snapshot of it is usable.
+        CorruptLog: its log is damaged; or its beginning was trimmed, and no snapshot of it is usable. Its note, which a
+            traceback shows, says what can be done.
         UnknownFormat: a later version of Kharon wrote it.
         KharonError: the directory is no queue, or should not be trusted with one: somebody else owns it or may write
             it, it is read-only, or on a network file system; or some of it is compressed, and zstd is not installed.
@@ -69,7 +74,11 @@ class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kh
 
     @enable_ki_protection  # what has been opened is closed, in good order, whenever a Ctrl-C comes
     async def __aenter__(self) -> Kharon:
-        await self._queue.store.open()
+        try:
+            await self._queue.store.open()
+        except CorruptLog as corrupt:
+            corrupt.add_note(_REMEDY)
+            raise
         if self._queue.snapshots is not None:
             self._queue.snapshots.start()
         if self._queue.keeper is not None:

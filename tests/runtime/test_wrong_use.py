@@ -438,3 +438,21 @@ def test_durations_are_what_they_say():
         kharon.BackoffDelay(base=0.5)
     with pytest.raises(kharon.InvalidTicket, match=r"BackoffDelay\.jitter"):
         kharon.BackoffDelay(max_delay=3, jitter=4)
+
+
+async def test_opening_what_is_damaged_says_what_can_be_done(tmp_path):
+    where = tmp_path / "queue"
+    async with kharon.open(where) as kh:
+        await kh.add_many([Ticket("a", "t"), Ticket("b", "t")])
+    (log,) = (where / "log").iterdir()
+    log.write_bytes(log.read_bytes().replace(b'"id":"a"', b'"id":"c"'))
+    damaged = log.read_bytes()
+    with pytest.raises(kharon.CorruptLog, match=re.escape(str(log))) as refused:
+        async with kharon.open(where):
+            raise AssertionError("it was opened")
+    (note,) = refused.value.__notes__
+    assert "kharon.repair(path)" in note
+    assert log.read_bytes() == damaged
+    assert kharon.repair(where, confirm=True).done, "what the note says can be done"
+    async with kharon.open(where) as kh:
+        assert await kh.list() == []
