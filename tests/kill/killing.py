@@ -18,6 +18,8 @@ from typing import Self
 import trio
 
 import kharon
+from kharon.log.directory import segments
+from kharon.log.index import INDEX, write_missing
 from kharon.log.snapshot import read_snapshot
 from kharon.model.events import TicketDone
 
@@ -248,7 +250,7 @@ def check_reopened(where: Path, scratch: Path, facts: Facts) -> None:
     async def reopen() -> None:
         async with kharon.open(scratch, kharon.Settings(snapshot_bytes=None, reserve_bytes=0, fsync="never")) as kh:
             left = list(scratch.rglob("*.tmp"))  # noqa: ASYNC240 - nothing else runs
-            assert left == []
+            assert [path for path in left if path.parent.name != INDEX] == []
             live = kh._queue.store.projection
             live.check()
             replayed = kharon.replay(scratch)
@@ -258,6 +260,9 @@ def check_reopened(where: Path, scratch: Path, facts: Facts) -> None:
 
     trio.run(reopen)
     assert kharon.verify(scratch).closed
+    # An opening takes no notice of the cache of indexes: who writes the next one removes what was left of another.
+    write_missing(scratch, segments(scratch))
+    assert list(scratch.rglob("*.tmp")) == []
     check_found(scratch, facts)
     check_snapshots(scratch)
 
