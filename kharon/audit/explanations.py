@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import attrs
 
-from kharon.model.lengths import length
+from kharon.audit.lengths import length
 from kharon.model.limits import check_instant
 from kharon.model.projection import Projection
 from kharon.model.ticket import Status, Ticket, waits_of

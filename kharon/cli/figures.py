@@ -9,12 +9,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from kharon.audit.lengths import length
 from kharon.audit.measures import COUNTS, RELATIVE_ERROR, By, Counter, Group, Measures, Series, Sketch, measure
 from kharon.cli.looking import beginning, records
 from kharon.cli.output import Output, Styled
 from kharon.cli.times import moment
 from kharon.log.record import Record
-from kharon.model.lengths import length
 
 __all__ = ["told_simulation", "told_stats"]
 

@@ -14,6 +14,7 @@ import attrs
 from msgspec import UNSET
 
 from kharon.audit.flat import event_fields, record_fields
+from kharon.audit.lengths import length
 from kharon.audit.reading import read
 from kharon.audit.subjects import Subject, Subjects
 from kharon.audit.tailing import follow
@@ -26,7 +27,6 @@ from kharon.cli.waits import awaited, told_gate, unblocked
 from kharon.errors import TicketNotFound
 from kharon.log.record import Record
 from kharon.model import events as e
-from kharon.model.lengths import length
 
 __all__ = ["Wanted", "tailed", "told_history", "word"]
 

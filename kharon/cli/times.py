@@ -12,8 +12,8 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from kharon.audit.lengths import length
 from kharon.cli.failures import Usage
-from kharon.model.lengths import length
 
 __all__ = ["NOW", "ago", "instant", "moment", "now", "seconds", "seq_or_instant"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from kharon.audit.flat import state_of
+from kharon.audit.lengths import length
 from kharon.cli.looking import state
 from kharon.cli.output import Output
 from kharon.cli.times import ago, moment
-from kharon.model.lengths import length
 from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status
 from kharon.model.tubes import Limit, Tube

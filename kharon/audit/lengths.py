@@ -1,4 +1,4 @@
-"""Durations as people read them: the one way in which the audit, the command and the report tell one."""
+"""Durations as people read them: the one way in which explanations, the command and the report tell one."""
 
 from __future__ import annotations
 

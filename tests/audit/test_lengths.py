@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from kharon.model.lengths import length
+from kharon.audit.lengths import length
 
 
 @pytest.mark.parametrize(
