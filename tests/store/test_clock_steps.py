@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
+from jumping import Jumping
+
 import kharon
 from kharon import Settings, Ticket
-from kharon.testing import TrioClock
-
-
-class Jumping(TrioClock):
-    """A clock that goes back by a minute each time it has been asked, once it is told to."""
-
-    back = 0.0
-
-    def now(self):
-        now = super().now()
-        self.step(-self.back)
-        return now
 
 
 async def test_what_has_expired_expires_though_the_clock_is_set_back_in_the_midst_of_it(autojump_clock):

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from jumping import Jumping
+
 import kharon
 from kharon import Settings, Ticket
-from kharon.testing import EPOCH, TrioClock
-
-
-class Jumping(TrioClock):
-    """A clock that goes back by a minute each time it has been asked, once it is told to."""
-
-    back = 0.0
-
-    def now(self):
-        now = super().now()
-        self.step(-self.back)
-        return now
+from kharon.testing import EPOCH
 
 
 async def test_a_claim_is_recorded_at_the_time_at_which_it_was_allowed(autojump_clock):
