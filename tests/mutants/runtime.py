@@ -75,7 +75,7 @@ MUTANTS: Final = (
     Mutant(
         name="heartbeat-knows-when-attempts-begin",
         thought="What begins has a whole lease left.",
-        file="kharon/runtime/attempts.py",
+        file=ATTEMPTS,
         before="        if left < self.patience:\n",
         after="        if False:\n",
         tests=("tests/runtime/test_heartbeat.py",),

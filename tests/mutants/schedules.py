@@ -6,6 +6,7 @@ from typing import Final
 
 from .mutant import Mutant
 from .places import (
+    ATOMIC,
     COMMIT,
     FIRING,
     LOCAL_STORE,
@@ -128,7 +129,7 @@ MUTANTS: Final = (
     Mutant(
         name="block-fires-again-what-fired-meanwhile",
         thought="When a schedule fires first is known when it is asked for.",
-        file="kharon/runtime/atomic.py",
+        file=ATOMIC,
         before="        if any(isinstance(command, c.SetSchedule) for command in self._commands):\n",
         after="        if False:\n",
         tests=(TEST_SCHEDULE,),

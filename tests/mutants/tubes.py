@@ -121,7 +121,7 @@ MUTANTS: Final = (
     Mutant(
         name="tube-that-reopens-wakes-nobody-new",
         thought="What will be due earlier, a commit brings about.",
-        file="kharon/store/local.py",
+        file=LOCAL_STORE,
         before="            self._look_earlier(self._promised)\n        if self._commits.may_grow() and ready",
         after="            pass\n        if self._commits.may_grow() and ready",
         tests=(TEST_TUBES_RUNNING,),
