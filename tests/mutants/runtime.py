@@ -78,7 +78,7 @@ MUTANTS: Final = (
         file=ATTEMPTS,
         before="        if left < self.patience:\n",
         after="        if False:\n",
-        tests=("tests/runtime/test_heartbeat.py",),
+        tests=(TEST_HEARTBEAT,),
     ),
     Mutant(
         name="heartbeat-revives-a-lease",
