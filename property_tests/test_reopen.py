@@ -12,6 +12,7 @@ import tempfile
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import trio
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from kharon.model import commands as c
 from kharon.model import events as e
 from kharon.model.commit import Commit
 from kharon.model.events import Changes
+from kharon.model.evolve import evolve
 from kharon.model.ticket import waits_of
 from kharon.runtime.scheduling import set_schedule
 from kharon.store.local import LocalStore
@@ -229,6 +231,12 @@ class Reopening(RuleBasedStateMachine):
         async def settle():
             return await self.turn(command, claim=claim)
 
+        if not fenced and self.would_wait_for_itself(ticket.id, command):
+            with pytest.raises(kharon.FinalizerInGroup):
+                trio.run(settle)
+            assert self.tickets[ticket.id].claim == ticket.claim
+            self.held.append(ticket)
+            return
         self.claimed(trio.run(settle))
         settled = [
             effect
@@ -236,6 +244,17 @@ class Reopening(RuleBasedStateMachine):
             if effect.event.id == ticket.id and not isinstance(effect.event, (e.TicketClaimed, e.TicketUnblocked))
         ]
         assert len(settled) == (0 if fenced else 1)
+
+    def would_wait_for_itself(self, id, command):
+        """Whether a retry moves a ticket into the group that it waits for, or that what is to follow it waits for."""
+        waits = waits_of(self.tickets[id])
+        changes = command.changes if isinstance(command, c.Retry) else None
+        return (
+            changes is not None
+            and waits.gate is not None
+            and waits.gate.since > 0
+            and changes.group == waits.after_group
+        )
 
     @precondition(lambda self: self.held)
     @rule(seconds=st.sampled_from([10.0, 100.0]))
@@ -299,7 +318,7 @@ class Reopening(RuleBasedStateMachine):
         assert self.store.projection.others() == others, "tubes and schedules are as they were"
         assert self.tickets.keys() == before.keys()
         for id, old in before.items():
-            self.check_reopened(old, self.tickets[id])
+            self.check_reopened(old, self.tickets[id], before)
         lapses = [effect for effect in self.delivered if isinstance(effect.event, e.TicketLapsed)]
         assert len(lapses) == sum(ticket.claim is not None for ticket in before.values())
         self.nobody_waits_for_ever()
@@ -314,18 +333,21 @@ class Reopening(RuleBasedStateMachine):
             commit.keep()
         assert not [t for t in projection.tickets.values() if t.status is Status.PENDING]
 
-    def check_reopened(self, old, new):
+    def check_reopened(self, old, new, before):
         waits = waits_of(old)
         if waits.blocked and any(isinstance(effect.event, e.TicketFailed) for effect in self.delivered):
             # What it waited for may have been among the claims that lapsed for good; who waits is in test_who_waits.
             assert (new.id, new.status) in ((old.id, Status.PENDING), (old.id, Status.CANCELLED))
             assert new.status is Status.PENDING or waits.on_failure == "cancel"
             return
+        left = self.left_by_lapses(old, before)
         if old.claim is None:
+            for effect in left:
+                old = evolve(old, effect.event, effect.seq, effect.at)
             assert new == old
             return
         assert (new.claim, new.worker, new.lease_until, new.successor) == (None,) * 4
-        assert (new.blocked_by, new.blocked) == (waits.blocked_by, waits.blocked)
+        assert (new.blocked_by, new.blocked) == (waits.blocked_by, bool(waits.blocked_by) if left else waits.blocked)
         if old.successor is not None:
             assert new.order == old.successor.order
             assert (new.payload, new.nice, new.tube, new.attempts, new.runat) == (
@@ -340,6 +362,20 @@ class Reopening(RuleBasedStateMachine):
             assert new.status is Status.PENDING
             assert new.error_reason == "the process that ran it ended"
             assert new.runat > self.clock.now()
+
+    def left_by_lapses(self, old, before):
+        """How a ticket was told that its group was left by one whose run ended, and whose successor is not in it."""
+        told = [
+            effect
+            for effect in self.delivered
+            if isinstance(effect.event, e.TicketUnblocked) and effect.event.id == old.id
+        ]
+        for effect in told:
+            lapsed = before[effect.event.ended]
+            assert lapsed.claim is not None
+            assert lapsed.group == effect.event.group == waits_of(old).after_group
+            assert lapsed.successor.group != lapsed.group
+        return told
 
     # --- what always holds --------------------------------------------------------------------------------------------
 
