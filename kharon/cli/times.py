@@ -12,7 +12,6 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from kharon.audit.lengths import length
 from kharon.cli.failures import Usage
 
 __all__ = ["NOW", "ago", "instant", "moment", "now", "seconds", "seq_or_instant"]
@@ -114,4 +113,6 @@ def ago(at: datetime, present: datetime) -> str:
     difference = at - present
     if abs(difference) < timedelta(milliseconds=500):
         return "now"
+    from kharon.audit.lengths import length  # noqa: PLC0415 - the help needs nothing of the audit
+
     return f"in {length(difference)}" if difference > timedelta(0) else f"{length(-difference)} ago"
