@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeAlias
 import attrs
 
 from kharon.errors import InvalidSettings, InvalidTicket
+from kharon.model.checks import check_name
 from kharon.model.delays import BackoffDelay, FixedDelay, as_seconds
-from kharon.model.limits import check_name
 from kharon.model.ticket import DEFAULT_TUBE
 
 __all__ = ["Fsync", "OnReturn", "Settings"]

@@ -19,6 +19,7 @@ from msgspec import Raw
 from kharon.errors import InvalidTicket, KharonError, QueueLocked, StorageFull
 from kharon.log.protocol import EventLog, LogReader
 from kharon.log.record import Record
+from kharon.model.checks import MAX_LINE_BYTES
 from kharon.model.commands import Command, Context
 from kharon.model.decide import decide
 from kharon.model.events import (
@@ -41,7 +42,6 @@ from kharon.model.events import (
     TicketUpdated,
 )
 from kharon.model.evolve import evolve
-from kharon.model.limits import MAX_LINE_BYTES
 from kharon.model.ticket import Ticket
 
 __all__ = ["EPOCH", "FailingLog", "TrioClock", "check_log", "given"]

@@ -14,7 +14,7 @@ from log_steps import NOW, added, moment, put, seal, segment_of, two_segments
 
 from kharon import audit
 from kharon.errors import CorruptLog, InvalidTicket, KharonError, UnknownFormat
-from kharon.log import reading
+from kharon.log import scan
 from kharon.log.directory import DirectoryLog
 from kharon.log.record import Chain
 from kharon.model.events import TicketClaimed, TicketDeleted, TicketDone
@@ -157,8 +157,8 @@ def test_what_is_written_during_the_reading_is_not_taken_for_damage(where, log, 
             writer.write(whole[-30:] + more)
         return real(file, broken, **how)
 
-    real = reading.judge
-    monkeypatch.setattr(reading, "judge", judge)
+    real = scan.judge
+    monkeypatch.setattr(scan, "judge", judge)
     report = audit.verify(where)
     assert (report.last, report.unfinished) == (4, len(whole) - 30 - report.bytes)
     assert report.unfinished > 0

@@ -17,9 +17,9 @@ from kharon.audit import snapshots as audit_snapshots
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, OsFiles
-from kharon.log.reading import Reading
 from kharon.log.record import Record, link
 from kharon.log.retention import Limit, Policy, Retention
+from kharon.log.scan import Reading
 from kharon.log.snapshot import _write as write
 from kharon.log.snapshot import newest, take
 from kharon.model.events import Event, TicketDeleted

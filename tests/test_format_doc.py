@@ -24,12 +24,13 @@ from kharon.errors import CorruptLog, KharonError
 from kharon.log.directory import DirectoryLog
 from kharon.log.directory import segments as kharon_segments
 from kharon.log.files import OS_FILES
-from kharon.log.newfile import write_new
-from kharon.log.packed import load_zstd, packed
 from kharon.log.record import Seal, _Envelope, _HeaderBody, link
+from kharon.log.replace import write_new
 from kharon.log.retention import Limit, Policy, Retention
 from kharon.log.snapshot import _fields
+from kharon.log.zstd import load_zstd, packed
 from kharon.model import commands as c
+from kharon.model.checks import MAX_LINE_BYTES
 from kharon.model.commit import Commit
 from kharon.model.delays import FixedDelay
 from kharon.model.events import (
@@ -42,7 +43,6 @@ from kharon.model.events import (
     TicketEvent,
     TicketUnblocked,
 )
-from kharon.model.limits import MAX_LINE_BYTES
 from kharon.model.projection import Projection
 from kharon.model.ticket import Ticket
 from kharon.model.versions import VERSIONS

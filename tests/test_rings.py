@@ -22,6 +22,7 @@ RINGS = (
     {"log"},
     {"store", "audit"},
     {"runtime"},
+    {"simulate"},
     {"_face", "cli", "web", "metrics", "testing", "__main__", "__init__"},
 )
 RING_OF = {part: number for number, ring in enumerate(RINGS) for part in ring}

@@ -16,7 +16,7 @@ import attrs
 from kharon.audit.reading import read
 from kharon.errors import InvalidTicket
 from kharon.log.record import Record
-from kharon.model.limits import check_instant
+from kharon.model.checks import check_instant
 from kharon.model.projection import Projection
 from kharon.model.ticket import Ticket
 

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import attrs
 
-from kharon.audit.lengths import length
-from kharon.model.limits import check_instant
+from kharon.audit.words import length
+from kharon.model.checks import check_instant
 from kharon.model.projection import Projection
 from kharon.model.ticket import Status, Ticket, waits_of
 from kharon.model.tubes import Limit, Tube

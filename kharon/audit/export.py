@@ -25,10 +25,10 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import Raw
 
-from kharon.audit.flat import record_fields
+from kharon.audit.fields import record_fields
 from kharon.errors import KharonError
 from kharon.log.record import Record
-from kharon.model.limits import ascii_json
+from kharon.model.checks import ascii_json
 
 __all__ = ["COLUMNS", "SUFFIXES", "Column", "ExportRefused", "check_target", "export"]
 

@@ -20,9 +20,9 @@ from kharon.log.files import OS_FILES, Files
 from kharon.log.index import Finished, build, find_indexed, finished, may_write, read_header, write_index
 from kharon.log.record import BadLine, Record, check_line, is_seal, open_record
 from kharon.log.segment import Broken, first_of, is_about, judge, needle
+from kharon.model.checks import MAX_LINE_BYTES
 from kharon.model.events import TicketEvent
 from kharon.model.evolve import evolve
-from kharon.model.limits import MAX_LINE_BYTES
 from kharon.model.ticket import Ticket
 
 __all__ = ["Progress", "history", "latest"]

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from kharon.log.index import BLOCK_BYTES, Finished, Places, id_in, index_path, pack, read_table
-from kharon.log.reading import Reading
 from kharon.log.record import BadLine, Record
+from kharon.log.scan import Reading
 from kharon.log.segment import See, first_of
 from kharon.model.events import TicketEvent
 

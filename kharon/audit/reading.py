@@ -27,12 +27,12 @@ from kharon.errors import AnchorMissing, InvalidTicket, KharonError
 from kharon.log.directory import segments
 from kharon.log.files import OS_FILES, naming
 from kharon.log.index import read_header
-from kharon.log.packed import PACKED, open_segment
-from kharon.log.reading import Reading
 from kharon.log.record import Chain, Record
+from kharon.log.scan import Reading
 from kharon.log.segment import See, first_of
 from kharon.log.snapshot import usable
-from kharon.model.limits import check_instant
+from kharon.log.zstd import PACKED, open_segment
+from kharon.model.checks import check_instant
 from kharon.model.projection import Projection
 from kharon.model.versions import Unknown
 

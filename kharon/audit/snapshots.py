@@ -18,8 +18,8 @@ from pathlib import Path
 
 from kharon.errors import CorruptLog, KharonError, UnknownFormat
 from kharon.log.files import OS_FILES
-from kharon.log.reading import Reading
 from kharon.log.record import Chain, Record
+from kharon.log.scan import Reading
 from kharon.log.snapshot import Snapshot, _paths, read_snapshot
 from kharon.model.projection import Projection
 from kharon.model.versions import Unknown

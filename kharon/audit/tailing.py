@@ -32,7 +32,6 @@ from typing import BinaryIO, Final, Self
 from kharon.audit.reading import _Still
 from kharon.errors import CorruptLog, InvalidTicket, KharonError, LogReplaced
 from kharon.log.directory import segments
-from kharon.log.packed import open_segment
 from kharon.log.record import Chain, Header, Record, Seal
 from kharon.log.segment import (
     HEADER_LINES,
@@ -45,6 +44,7 @@ from kharon.log.segment import (
     stem_of,
     trusted_start,
 )
+from kharon.log.zstd import open_segment
 from kharon.model.delays import as_seconds
 
 __all__ = ["Follower", "follow"]

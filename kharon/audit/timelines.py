@@ -17,6 +17,7 @@ from msgspec import UNSET
 
 from kharon.errors import InvalidTicket
 from kharon.log.record import Record
+from kharon.model.checks import check_instant
 from kharon.model.events import (
     Event,
     TicketAdded,
@@ -32,7 +33,6 @@ from kharon.model.events import (
     TicketUpdated,
 )
 from kharon.model.evolve import evolve
-from kharon.model.limits import check_instant
 from kharon.model.ticket import Status, Ticket
 
 __all__ = ["Attempt", "Life", "Outcome", "Phase", "Span", "Step", "Timeline", "Totals", "Who", "timeline"]

@@ -258,7 +258,7 @@ def stats(
     json: Json = False,
 ) -> None:
     """Count events, and measure waits, runs and failures."""
-    from kharon.cli.figures import told_stats
+    from kharon.cli.stats import told_stats
 
     begin = None if since is None else instant(since, "--since", now())
     told_stats(Output(json=json), queue, _by(by), begin)
@@ -281,7 +281,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Prove that the log is what was written."""
-    from kharon.cli.proofs import verified
+    from kharon.cli.verify import verified
 
     verified(Output(json=json), queue, anchor)
 
@@ -289,7 +289,7 @@ def verify(
 @app.command()
 def anchor(queue: Queue, json: Json = False) -> None:
     """Print what verify --anchor needs, to be kept elsewhere."""
-    from kharon.cli.proofs import anchored
+    from kharon.cli.verify import anchored
 
     anchored(Output(json=json), queue)
 
@@ -304,7 +304,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write all records as a table for other tools."""
-    from kharon.cli.proofs import exported
+    from kharon.cli.verify import exported
 
     exported(Output(json=json), queue, to, force=force)
 
@@ -322,7 +322,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Draw the queue over time, or a ticket, as an HTML page."""
-    from kharon.cli.pages import reported
+    from kharon.cli.report import reported
 
     reported(Output(json=json), queue, id, to, now(), force=force)
 
@@ -351,7 +351,7 @@ def simulate(
     What tickets were told to wait for, and pauses and limits of tubes, hold as recorded. Schedules are left out: the
     tickets that they added are added when they were.
     """
-    from kharon.cli.figures import told_simulation
+    from kharon.cli.stats import told_simulation
 
     changes: dict[str, Any] = {}
     if workers is not None:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, Self, TextIO
 
 import msgspec
 
-from kharon.cli.safe import safe
-from kharon.model.limits import ascii_json
+from kharon.audit.safe import safe
+from kharon.model.checks import ascii_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -13,17 +13,17 @@ from typing import Any, Final
 import attrs
 from msgspec import UNSET
 
-from kharon.audit.flat import event_fields, record_fields
-from kharon.audit.lengths import length
+from kharon.audit.fields import event_fields, record_fields
 from kharon.audit.reading import read
 from kharon.audit.subjects import Subject, Subjects
 from kharon.audit.tailing import follow
 from kharon.audit.timelines import Life, Span, Step, timeline
+from kharon.audit.words import length
 from kharon.cli.failures import Usage
-from kharon.cli.looking import beginning, past, reading
 from kharon.cli.output import Output, Styled
+from kharon.cli.queues import beginning, past, reading
 from kharon.cli.times import moment
-from kharon.cli.waits import awaited, told_gate, unblocked
+from kharon.cli.why import awaited, told_gate, unblocked
 from kharon.errors import TicketNotFound
 from kharon.log.record import Record
 from kharon.model import events as e

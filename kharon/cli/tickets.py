@@ -12,14 +12,14 @@ import attrs
 
 from kharon.audit.diffs import Diff, diff
 from kharon.audit.explanations import explain
-from kharon.audit.flat import STATES, state_of, ticket_fields
+from kharon.audit.fields import STATES, state_of, ticket_fields
 from kharon.audit.histories import latest
 from kharon.cli.failures import Usage
-from kharon.cli.looking import past, reading, state
 from kharon.cli.output import Output, Styled
+from kharon.cli.queues import past, reading, state
 from kharon.cli.times import ago, moment
 from kharon.cli.tubes import limit_fields, told_limit
-from kharon.cli.waits import named, waited_for
+from kharon.cli.why import named, waited_for
 from kharon.errors import TicketNotFound
 from kharon.log.record import Record
 from kharon.model.projection import Projection
@@ -45,7 +45,7 @@ class Filter:
     """Which tickets to list.
 
     Attributes:
-        status: a status, or a state (`kharon.audit.flat.STATES`); None: any.
+        status: a status, or a state (`kharon.audit.fields.STATES`); None: any.
         type, tube, group: exactly this one; None: any.
         due: only those that could be claimed, in the order in which they would be: none from a tube that is paused, and
             no more from one than its limit leaves.

@@ -113,6 +113,6 @@ def ago(at: datetime, present: datetime) -> str:
     difference = at - present
     if abs(difference) < timedelta(milliseconds=500):
         return "now"
-    from kharon.audit.lengths import length  # noqa: PLC0415 - the help needs nothing of the audit
+    from kharon.audit.words import length  # noqa: PLC0415 - the help needs nothing of the audit
 
     return f"in {length(difference)}" if difference > timedelta(0) else f"{length(-difference)} ago"

@@ -7,10 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from kharon.audit.flat import state_of
-from kharon.audit.lengths import length
-from kharon.cli.looking import state
+from kharon.audit.fields import state_of
+from kharon.audit.words import length
 from kharon.cli.output import Output
+from kharon.cli.queues import state
 from kharon.cli.times import ago, moment
 from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status

@@ -34,16 +34,16 @@ from kharon.log.files import OS_FILES, File, Files, Lock, naming
 from kharon.log.hold import hold
 from kharon.log.indexed import IndexedReader
 from kharon.log.live import LiveReader
-from kharon.log.moves import ARCHIVE, Archives, Moved, archives, finish_moves, places_of, segments
-from kharon.log.newfile import FileSync, Syncs, at_once, new_file
-from kharon.log.packed import open_segment
+from kharon.log.locations import ARCHIVE, Archives, Moved, archives, finish_moves, places_of, segments
 from kharon.log.protocol import LogReader
-from kharon.log.reading import Reading
 from kharon.log.record import CLOCK, Chain, Record, Seal, check_line, open_record, relink, seal_line
 from kharon.log.recovery import rewrite_tail, seal_again, tidy, trust_tail
+from kharon.log.replace import FileSync, Syncs, at_once, new_file
 from kharon.log.reserve import NO_ROOM, RESERVE, Reserve
+from kharon.log.scan import Reading
 from kharon.log.segment import Place, first_of, segment_name, stem_of
 from kharon.log.snapshot import Snapshot, has_snapshots, newest
+from kharon.log.zstd import open_segment
 from kharon.model.ending import grows
 from kharon.model.events import Event, LogClosed
 

@@ -40,10 +40,10 @@ from msgspec import UNSET, UnsetType
 
 from kharon.errors import CorruptLog
 from kharon.log.files import OS_FILES, Files
-from kharon.log.packed import open_segment
 from kharon.log.record import BadLine, Header, Record, check_line, open_header, open_record
 from kharon.log.segment import is_about
-from kharon.model.limits import MAX_LINE_BYTES
+from kharon.log.zstd import open_segment
+from kharon.model.checks import MAX_LINE_BYTES
 
 __all__ = [
     "BLOCK_BYTES",

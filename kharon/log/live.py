@@ -12,7 +12,6 @@ from typing import BinaryIO, Final
 
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.files import Files
-from kharon.log.packed import open_segment
 from kharon.log.record import (
     BadLine,
     Record,
@@ -20,7 +19,8 @@ from kharon.log.record import (
     open_record,
 )
 from kharon.log.segment import HEADER_LINES, Place, is_about, needle
-from kharon.model.limits import MAX_LINE_BYTES
+from kharon.log.zstd import open_segment
+from kharon.model.checks import MAX_LINE_BYTES
 
 __all__ = ["LiveReader", "place_of"]
 

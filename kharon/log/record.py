@@ -25,6 +25,7 @@ import msgspec
 from msgspec import UNSET
 
 from kharon.errors import InvalidTicket, UnknownFormat
+from kharon.model.checks import MAX_DEPTH, MAX_LINE_BYTES, ascii_json, from_json
 from kharon.model.events import (
     Event,
     Instant,
@@ -35,7 +36,6 @@ from kharon.model.events import (
     TicketRetried,
     TicketUpdated,
 )
-from kharon.model.limits import MAX_DEPTH, MAX_LINE_BYTES, ascii_json, from_json
 from kharon.model.versions import RELEASE, VERSIONS, Unknown, later_needed
 
 __all__ = [

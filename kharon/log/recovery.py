@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kharon.log.files import File, Files
-from kharon.log.moves import ARCHIVE, archives
-from kharon.log.newfile import at_once, copied, new_file, remove_unfinished, temporary_of, write_new
-from kharon.log.packed import PACKED
-from kharon.log.reading import Ended
+from kharon.log.locations import ARCHIVE, archives
 from kharon.log.record import CLOCK, Chain, Seal, seal_line
+from kharon.log.replace import at_once, copied, new_file, remove_unfinished, temporary_of, write_new
+from kharon.log.scan import Ended
 from kharon.log.segment import Broken, stem_of
+from kharon.log.zstd import PACKED
+from kharon.model.checks import MAX_LINE_BYTES
 from kharon.model.events import TailCut
-from kharon.model.limits import MAX_LINE_BYTES
 
 __all__ = ["quarantine", "rewrite_tail", "seal_again", "tidy", "trust_tail"]
 

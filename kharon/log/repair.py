@@ -25,16 +25,16 @@ import attrs
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.files import OS_FILES, Files
 from kharon.log.hold import hold
-from kharon.log.moves import is_ours, path_in, places_of, segments
-from kharon.log.newfile import copied, write_new
-from kharon.log.packed import PACKED, open_segment
-from kharon.log.reading import Reading
+from kharon.log.locations import is_ours, path_in, places_of, segments
 from kharon.log.record import BadLine, Chain, Header, Record, Seal, check_line, open_record, seal_line
 from kharon.log.recovery import quarantine
+from kharon.log.replace import copied, write_new
+from kharon.log.scan import Reading
 from kharon.log.segment import Broken, first_of, read_segment, segment_name, stem, stem_of, trusted_start
 from kharon.log.snapshot import Snapshot, usable
+from kharon.log.zstd import PACKED, open_segment
+from kharon.model.checks import MAX_LINE_BYTES, check_name
 from kharon.model.events import Event, LogRepaired, SegmentTrimmed, TicketAdded, TicketEvent
-from kharon.model.limits import MAX_LINE_BYTES, check_name
 from kharon.model.projection import Projection
 
 __all__ = ["Cut", "Repair", "repair"]

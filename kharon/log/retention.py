@@ -6,9 +6,9 @@
     settle   readers look for the new file from now on                                  O(segments), on the log's thread
     finish   the old file is removed                                                    slow: run it in a thread
 
-A crash between any two of them loses nothing: `kharon.log.moves` says what becomes of it. A trim that was recorded and
-not carried out is planned again, when the queue is opened the next time. A segment holds the same bytes wherever it is:
-no record is ever written anew.
+A crash between any two of them loses nothing: `kharon.log.locations` says what becomes of it. A trim that was recorded
+and not carried out is planned again, when the queue is opened the next time. A segment holds the same bytes wherever it
+is: no record is ever written anew.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from kharon.errors import Closed, CorruptLog, KharonError
 from kharon.log.directory import DirectoryLog
-from kharon.log.moves import (
+from kharon.log.locations import (
     ARCHIVE,
     OWNER,
     archive_for,
@@ -33,9 +33,9 @@ from kharon.log.moves import (
     path_in,
     places_of,
 )
-from kharon.log.newfile import write_new
-from kharon.log.packed import MAX_UNPACKED_BYTES, PACKED, load_zstd, open_segment, packed
+from kharon.log.replace import write_new
 from kharon.log.segment import Place, stem_of, trusted_start
+from kharon.log.zstd import MAX_UNPACKED_BYTES, PACKED, load_zstd, open_segment, packed
 from kharon.model.events import Event, SegmentArchived, SegmentCompressed, SegmentTrimmed
 
 __all__ = ["Action", "Limit", "MayTrim", "Policy", "Retention", "Sealed", "Step", "never", "next_step"]

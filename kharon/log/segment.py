@@ -15,7 +15,6 @@ from typing import BinaryIO, Final, NamedTuple, TypeAlias
 import msgspec
 
 from kharon.errors import CorruptLog, UnknownFormat
-from kharon.log.packed import PACKED
 from kharon.log.record import (
     BadLine,
     Chain,
@@ -29,7 +28,8 @@ from kharon.log.record import (
     open_seal,
     unknown_format,
 )
-from kharon.model.limits import MAX_LINE_BYTES, ascii_json
+from kharon.log.zstd import PACKED
+from kharon.model.checks import MAX_LINE_BYTES, ascii_json
 from kharon.model.versions import Unknown
 
 __all__ = [

@@ -31,12 +31,12 @@ from msgspec import UNSET, Raw, UnsetType
 from kharon.errors import CorruptLog, KharonError, UnknownFormat
 from kharon.log.files import OS_FILES, Files
 from kharon.log.index import write_missing
-from kharon.log.moves import open_moving, segments
-from kharon.log.newfile import remove_unfinished, write_new
+from kharon.log.locations import open_moving, segments
 from kharon.log.record import BadLine, Chain, Record, check_depth, check_format, check_line, link, open_header
+from kharon.log.replace import remove_unfinished, write_new
 from kharon.log.segment import Broken, first_of, is_numbered, read_segment, stem_of
+from kharon.model.checks import MAX_DEPTH, MAX_LINE_BYTES, ascii_json, from_json
 from kharon.model.events import Instant
-from kharon.model.limits import MAX_DEPTH, MAX_LINE_BYTES, ascii_json, from_json
 from kharon.model.projection import Projection
 from kharon.model.ticket import Draft, Gate, Status, Ticket, memberships, waits_of
 from kharon.model.ticket import seal as seal_ticket

@@ -43,8 +43,8 @@ from msgspec import UNSET, Raw
 from kharon.errors import FinalizerInGroup, InvalidTicket, InvalidTransition, LeaseLost, TicketExists, TicketNotFound
 from kharon.model import commands as c
 from kharon.model import events as e
+from kharon.model.checks import instant_after, shorten_reason
 from kharon.model.delays import delay_seconds
-from kharon.model.limits import instant_after, shorten_reason
 from kharon.model.ticket import Status, Ticket, waits_of
 
 __all__ = ["State", "decide", "state_of"]

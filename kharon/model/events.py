@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, TypeAlias
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from kharon.model.limits import from_json
+from kharon.model.checks import from_json
 
 __all__ = [
     "EVENTS",

@@ -28,9 +28,9 @@ from sortedcontainers import SortedList
 from kharon.model.events import Event, TicketClaimed, TicketEvent, TubeEvent
 from kharon.model.evolve import evolve
 from kharon.model.groups import Groups
-from kharon.model.heads import Heads, Key
-from kharon.model.keepers import Keeper, Kept
+from kharon.model.ready import Heads, Key
 from kharon.model.schedules import Schedules
+from kharon.model.tables import Keeper, Kept
 from kharon.model.ticket import Status, Ticket, memberships, waits_of
 from kharon.model.tubes import Limit, Tube, Tubes, room
 

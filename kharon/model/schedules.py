@@ -22,6 +22,7 @@ from msgspec import Raw
 from sortedcontainers import SortedList
 
 from kharon.errors import InvalidTicket, KharonError
+from kharon.model.checks import MAX_NAME_BYTES, check_name, from_json
 from kharon.model.commands import FireSchedule, RemoveSchedule, ScheduleCommand, SetSchedule, SkipSchedule
 from kharon.model.delays import MAX_SECONDS, as_seconds
 from kharon.model.events import (
@@ -33,7 +34,6 @@ from kharon.model.events import (
     ScheduleSet,
     ScheduleSkipped,
 )
-from kharon.model.limits import MAX_NAME_BYTES, check_name, from_json
 from kharon.model.ticket import Draft, Ticket, seal
 
 __all__ = [

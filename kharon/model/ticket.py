@@ -14,7 +14,7 @@ from typing import Any, Final
 import attrs
 import msgspec
 
-from kharon.model import limits
+from kharon.model import checks
 
 __all__ = [
     "DEFAULT_NICE",
@@ -139,25 +139,25 @@ class Ticket(Draft):
     ) -> None:
         Draft.__init__(
             _open(self),
-            limits.check_name("id", id),
-            limits.check_name("type", type),
-            limits.check_json("payload", payload),
-            limits.check_name("tube", tube),
-            limits.check_nice("nice", nice),
-            None if runat is None else limits.check_instant("runat", runat),
-            None if group is None else limits.check_name("group", group),
+            checks.check_name("id", id),
+            checks.check_name("type", type),
+            checks.check_json("payload", payload),
+            checks.check_name("tube", tube),
+            checks.check_nice("nice", nice),
+            None if runat is None else checks.check_instant("runat", runat),
+            None if group is None else checks.check_name("group", group),
         )
         seal(self)
 
     @property
     def payload(self) -> Any:
         """The payload: a new value at each reading, so that changing it changes nothing else. O(its size)."""
-        return limits.from_json(self._payload)
+        return checks.from_json(self._payload)
 
     @property
     def result(self) -> Any:
         """The result, or None: a new value at each reading. O(its size)."""
-        return None if self._result is None else limits.from_json(self._result)
+        return None if self._result is None else checks.from_json(self._result)
 
     @property
     def after(self) -> tuple[str, ...]:

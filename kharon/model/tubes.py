@@ -23,7 +23,7 @@ from kharon.errors import KharonError
 from kharon.model import commands as c
 from kharon.model.delays import MAX_SECONDS
 from kharon.model.events import Event, Instant, TubeEvent, TubeLimited, TubePaused, TubeResumed
-from kharon.model.keepers import Kept
+from kharon.model.tables import Kept
 
 __all__ = ["MAX_CLAIMS", "Limit", "Tube", "TubeState", "Tubes", "decide_tube", "room"]
 

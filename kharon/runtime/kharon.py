@@ -16,8 +16,8 @@ import trio
 from kharon.errors import InvalidTicket
 from kharon.log.record import Record
 from kharon.model import commands as c
+from kharon.model.checks import check_name
 from kharon.model.delays import Delay, as_seconds
-from kharon.model.limits import check_name
 from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Tube

@@ -13,9 +13,9 @@ from msgspec import Raw
 
 from kharon.errors import InvalidTicket
 from kharon.model import commands as c
+from kharon.model.checks import check_instant, check_json, check_name, check_nice, check_reason
 from kharon.model.delays import BackoffDelay, Delay, FixedDelay, as_seconds, delay_seconds
 from kharon.model.events import Changes
-from kharon.model.limits import check_instant, check_json, check_name, check_nice, check_reason
 from kharon.model.ticket import Ticket, draft_of, seal
 from kharon.model.tubes import MAX_CLAIMS
 

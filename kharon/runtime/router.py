@@ -14,7 +14,7 @@ import attrs
 import msgspec
 
 from kharon.errors import HandlerNotFound, InvalidSettings
-from kharon.model.limits import check_name
+from kharon.model.checks import check_name
 from kharon.model.ticket import Ticket, with_payload
 
 __all__ = ["Handler", "PayloadMismatch", "Route", "Router"]

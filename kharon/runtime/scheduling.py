@@ -14,9 +14,9 @@ import msgspec
 from msgspec import Raw
 
 from kharon.errors import InvalidTicket
+from kharon.model.checks import check_name
 from kharon.model.commands import RemoveSchedule, SetSchedule
 from kharon.model.events import ScheduleSet
-from kharon.model.limits import check_name
 from kharon.model.schedules import CATCH_UP, check_every, check_schedule_name
 from kharon.model.ticket import Ticket
 from kharon.store.times import times_of

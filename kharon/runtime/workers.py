@@ -28,7 +28,7 @@ from trio.lowlevel import disable_ki_protection, enable_ki_protection
 from kharon.errors import Closed, HandlerNotFound, InvalidTransition, KharonError, QueueLocked
 from kharon.log.record import CLOCK
 from kharon.model import commands as c
-from kharon.model.limits import shorten_reason
+from kharon.model.checks import shorten_reason
 from kharon.model.ticket import Ticket
 from kharon.runtime.attempts import Attempt, Attempts
 from kharon.runtime.heartbeat import beat

@@ -24,18 +24,18 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
-from kharon.audit.flat import event_fields, state_of
+from kharon.audit.fields import event_fields, state_of
 from kharon.audit.histories import history
-from kharon.audit.lengths import length
 from kharon.audit.measures import COUNTS, Group, Sketch
 from kharon.audit.reading import _start, check_path, read
+from kharon.audit.safe import safe
 from kharon.audit.timelines import Attempt, Life, Span, Step, Timeline, timeline
-from kharon.cli.safe import safe
-from kharon.cli.waits import named, told_gate, unblocked
+from kharon.audit.words import length
+from kharon.cli.why import named, told_gate, unblocked
 from kharon.errors import TicketNotFound
 from kharon.log.record import Record
 from kharon.model import events as e
-from kharon.model.limits import ascii_json, check_instant
+from kharon.model.checks import ascii_json, check_instant
 from kharon.model.ticket import Status, Ticket
 from kharon.web.over_time import PHASES, OverTime, Slot
 

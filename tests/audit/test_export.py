@@ -16,7 +16,7 @@ from queues import queue
 
 from kharon import audit
 from kharon.audit.export import COLUMNS, SUFFIXES, ExportRefused, export
-from kharon.audit.flat import record_fields
+from kharon.audit.fields import record_fields
 from kharon.log.record import Record
 from kharon.model import events as e
 

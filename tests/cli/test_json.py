@@ -9,7 +9,7 @@ import pytest
 import scenario
 
 import kharon as k
-from kharon.audit.flat import record_fields, ticket_fields
+from kharon.audit.fields import record_fields, ticket_fields
 from kharon.audit.measures import COUNTS, measure
 from kharon.model import commands as c
 from kharon.model.events import ScheduleEvent, TicketClaimed, TicketEvent, TubeEvent

@@ -173,17 +173,17 @@ def test_a_bar_has_no_colour_where_there_is_to_be_none(monkeypatch):
 
 def test_reading_a_queue_moves_the_bar(at_home, queue_of_a_night):
     """The bytes that are read are the bytes that there are, compressed and archived ones too."""
-    from kharon.cli import looking  # noqa: PLC0415
+    from kharon.cli import queues  # noqa: PLC0415
 
     at_home.setattr(Bar, "_PATIENCE", -1.0)
     at_home.setenv("TERM", "xterm")
     told = []
     at_home.setattr(Bar, "at", lambda _self, done, _total=None: told.append(done))
     out = Output(json=False, stdout=Stream(), stderr=Stream(terminal=True))
-    looking.state(out, queue_of_a_night)
+    queues.state(out, queue_of_a_night)
     assert told == sorted(told)
-    assert told[-1] == looking.size_of(queue_of_a_night) > 50_000
-    assert looking.size_of(queue_of_a_night / "nowhere") == 0
+    assert told[-1] == queues.size_of(queue_of_a_night) > 50_000
+    assert queues.size_of(queue_of_a_night / "nowhere") == 0
 
 
 # --- starting ---------------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from kharon.audit.safe import safe
 from kharon.cli.output import Output
-from kharon.cli.safe import safe
 from kharon.log.record import Chain
 from kharon.model import events as e
 

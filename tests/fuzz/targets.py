@@ -27,7 +27,6 @@ from simulated_files import SimulatedFiles
 
 from kharon.errors import CorruptLog, InvalidTicket, KharonError, UnknownFormat
 from kharon.log.directory import DirectoryLog, segments
-from kharon.log.reading import Reading
 from kharon.log.record import (
     GENESIS,
     BadLine,
@@ -39,9 +38,10 @@ from kharon.log.record import (
     open_seal,
 )
 from kharon.log.repair import repair
+from kharon.log.scan import Reading
 from kharon.log.snapshot import Snapshot, _lines, read_snapshot
+from kharon.model.checks import MAX_DEPTH, MAX_LINE_BYTES, from_json
 from kharon.model.events import Event, SegmentTrimmed, TailCut
-from kharon.model.limits import MAX_DEPTH, MAX_LINE_BYTES, from_json
 from kharon.model.projection import Projection
 
 __all__ = ["TARGETS", "Finding", "directory", "files_of", "line", "snapshot", "written"]

@@ -20,7 +20,7 @@ from targets import TARGETS, Finding, files_of, written
 import kharon.log.record
 import kharon.log.snapshot
 from kharon.log.record import BadLine, Chain
-from kharon.model.limits import MAX_LINE_BYTES
+from kharon.model.checks import MAX_LINE_BYTES
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"

@@ -36,9 +36,9 @@ from kharon.log.record import link
 from kharon.log.retention import Limit, MayTrim, Policy, Retention, never
 from kharon.log.snapshot import take, trimmable
 from kharon.model import commands as c
+from kharon.model.checks import check_json
 from kharon.model.commit import Commit
 from kharon.model.events import Changes, ScheduleSet
-from kharon.model.limits import check_json
 
 HERE = Path(__file__).parent
 SUMS = HERE / "SHA256SUMS"

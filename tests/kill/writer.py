@@ -21,7 +21,7 @@ from failpoints import Dying, DyingFiles, DyingHelper
 import kharon
 from kharon.log.directory import DirectoryLog
 from kharon.log.repair import repair
-from kharon.store import commits as commits_module
+from kharon.store import group_commit as commits_module
 
 SEGMENT_BYTES = 4096
 

@@ -30,12 +30,12 @@ from simulated_files import CHANGING, SECTOR, Plan, PowerLoss, SimulatedFiles, c
 
 from kharon.errors import StorageFull
 from kharon.log.directory import DirectoryLog
-from kharon.log.moves import places_of, segments
-from kharon.log.packed import open_segment
-from kharon.log.reading import Reading
+from kharon.log.locations import places_of, segments
 from kharon.log.record import Record, check_line, open_record
 from kharon.log.retention import Limit, Policy, Retention
+from kharon.log.scan import Reading
 from kharon.log.snapshot import take, trimmable
+from kharon.log.zstd import open_segment
 from kharon.model.events import Event, TailCut, TicketDeleted
 from kharon.model.projection import Projection
 

@@ -12,6 +12,7 @@ from msgspec import Raw
 
 from kharon.errors import InvalidTicket, UnknownFormat
 from kharon.log.record import GENESIS, BadLine, Chain, _Envelope, check_line, open_header, open_record
+from kharon.model.checks import MAX_LINE_BYTES
 from kharon.model.events import (
     EVENTS,
     Changes,
@@ -44,7 +45,6 @@ from kharon.model.events import (
     TubePaused,
     TubeResumed,
 )
-from kharon.model.limits import MAX_LINE_BYTES
 
 T = "2026-01-01T00:00:00Z"
 GOLDEN: list[tuple[Event, str]] = [

@@ -33,8 +33,8 @@ from kharon.errors import CorruptLog, KharonError
 from kharon.log.directory import DirectoryLog
 from kharon.log.record import Chain, Record
 from kharon.log.segment import Broken, is_vouched, read_segment
+from kharon.model.checks import MAX_LINE_BYTES
 from kharon.model.events import LogClosed, TailCut
-from kharon.model.limits import MAX_LINE_BYTES
 
 
 @pytest.fixture

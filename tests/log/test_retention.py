@@ -13,12 +13,12 @@ import kharon
 import kharon.testing
 from kharon import audit
 from kharon.errors import CorruptLog, KharonError
-from kharon.log import packed
+from kharon.log import zstd
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OsFiles
 from kharon.log.index import write_missing
 from kharon.log.live import LiveReader
-from kharon.log.moves import ARCHIVE
+from kharon.log.locations import ARCHIVE
 from kharon.log.protocol import LogReader
 from kharon.log.record import Record
 from kharon.log.retention import Limit, Policy, Retention, Sealed, never, next_step
@@ -145,9 +145,9 @@ def test_only_the_oldest_is_trimmed_and_only_if_the_state_does_not_need_it():
 
 
 def test_what_is_too_large_to_be_unpacked_again_is_not_compressed():
-    huge = sealed(30, size=packed.MAX_UNPACKED_BYTES + 1)
+    huge = sealed(30, size=zstd.MAX_UNPACKED_BYTES + 1)
     assert steps(huge, COMPRESS) is None
-    assert steps(sealed(30, size=packed.MAX_UNPACKED_BYTES), COMPRESS) == ("compress", 1)
+    assert steps(sealed(30, size=zstd.MAX_UNPACKED_BYTES), COMPRESS) == ("compress", 1)
 
 
 # --- each of them -----------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_compressing(where, log):
     assert {name[20:] for name in names(where / "log")[:-1]} == {".jsonl.zst"}
     assert names(where / "log")[-1].endswith(".jsonl"), "the tail is not sealed"
     for path in segments(where)[: len(plain)]:
-        with packed.open_segment(OsFiles().read, path) as file:
+        with zstd.open_segment(OsFiles().read, path) as file:
             assert file.read() == plain[path.stem], "the very same bytes"
         assert path.stat().st_mode & 0o777 == 0o600
     events = [record.event for record in audit.read(where) if isinstance(record.event, SegmentCompressed)]
@@ -442,7 +442,7 @@ def test_the_live_reader_looks_for_the_file_when_it_needs_it(log):
 def test_the_extra_is_named(where, log, monkeypatch):
     assert carry_out(log, Retention(log, COMPRESS))
     log.abandon()
-    monkeypatch.setattr(packed, "_LIBRARIES", ("no.such.library",))
+    monkeypatch.setattr(zstd, "_LIBRARIES", ("no.such.library",))
     with pytest.raises(KharonError, match=r"0001\.jsonl\.zst needs zstd.*pip install 'kharon\[zstd\]'"):
         audit.verify(where)
     with pytest.raises(KharonError, match=r"0001\.jsonl\.zst needs zstd"):
@@ -477,17 +477,17 @@ def test_a_compressed_segment_without_its_seal(where, log):
     data = path.read_bytes()
     unsealed = data[: data.rindex(b"\n", 0, -1) + 1]
     path.unlink()
-    path.with_name(path.name + ".zst").write_bytes(b"".join(packed.packed(iter([unsealed]))))
+    path.with_name(path.name + ".zst").write_bytes(b"".join(zstd.packed(iter([unsealed]))))
     with pytest.raises(CorruptLog, match="its seal is missing"):
         audit.verify(where)
 
 
 def test_a_small_file_cannot_stand_for_endless_reading(tmp_path, monkeypatch):
     path = tmp_path / "bomb.jsonl.zst"
-    path.write_bytes(b"".join(packed.packed(bytes(1 << 18) for _ in range(64))))
+    path.write_bytes(b"".join(zstd.packed(bytes(1 << 18) for _ in range(64))))
     assert path.stat().st_size < 5000
-    monkeypatch.setattr(packed, "MAX_UNPACKED_BYTES", 1 << 22)
-    with packed.open_segment(OsFiles().read, path) as file:
+    monkeypatch.setattr(zstd, "MAX_UNPACKED_BYTES", 1 << 22)
+    with zstd.open_segment(OsFiles().read, path) as file:
         given = 0
         with pytest.raises(CorruptLog, match="unpacks to more than 4194304 bytes"):  # noqa: PT012 - read on until then
             while chunk := file.read(1 << 16):
@@ -496,10 +496,10 @@ def test_a_small_file_cannot_stand_for_endless_reading(tmp_path, monkeypatch):
 
 
 def test_a_window_that_would_need_much_memory_is_refused(tmp_path):
-    zstd = packed.load_zstd("this test")
-    options = {zstd.CompressionParameter.window_log: 27}
+    library = zstd.load_zstd("this test")
+    options = {library.CompressionParameter.window_log: 27}
     path = tmp_path / "wide.jsonl.zst"
-    compressor = zstd.ZstdCompressor(options=options)
+    compressor = library.ZstdCompressor(options=options)
     path.write_bytes(compressor.compress(os.urandom(1 << 20)) + compressor.flush())
-    with packed.open_segment(OsFiles().read, path) as file, pytest.raises(CorruptLog, match="does not unpack"):
+    with zstd.open_segment(OsFiles().read, path) as file, pytest.raises(CorruptLog, match="does not unpack"):
         file.read()

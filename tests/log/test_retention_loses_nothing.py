@@ -16,8 +16,8 @@ from kharon.errors import CorruptLog
 from kharon.log import retention
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, Files
-from kharon.log.packed import packed
 from kharon.log.retention import Limit, Policy, Retention
+from kharon.log.zstd import packed
 from kharon.model.events import SegmentArchived, SegmentCompressed, SegmentTrimmed
 from kharon.runtime.retention import Keeper
 

@@ -28,9 +28,9 @@ from kharon import audit
 from kharon.errors import CorruptLog, StorageFull
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES
-from kharon.log.newfile import NamesSync
-from kharon.log.reading import Reading
 from kharon.log.record import BadLine, Chain, Seal, check_line, is_seal, open_seal, seal_line
+from kharon.log.replace import NamesSync
+from kharon.log.scan import Reading
 from kharon.log.segment import Broken, is_vouched, read_segment, segment_name
 from kharon.model.events import LogClosed, TailCut, TicketDeleted
 

@@ -12,8 +12,8 @@ from kharon.log.files import OS_FILES
 from kharon.log.live import LiveReader
 from kharon.log.record import Chain, Header, Record
 from kharon.log.segment import Broken, Place, is_about, is_vouched, judge, needle, read_segment
+from kharon.model.checks import MAX_LINE_BYTES
 from kharon.model.events import LogClosed, TicketDeleted
-from kharon.model.limits import MAX_LINE_BYTES
 
 
 def read(data: bytes, chain: Chain | None = None, log: str | None = None) -> list[Header | Record]:

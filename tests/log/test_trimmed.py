@@ -14,15 +14,15 @@ from log_steps import NOW, added, always, carry_out, load, moment, put
 import kharon
 from kharon import audit
 from kharon.errors import Closed, CorruptLog, KharonError
-from kharon.log import packed
+from kharon.log import zstd
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OsFiles
 from kharon.log.index import write_missing
-from kharon.log.moves import ARCHIVE, OWNER, name_archive, open_moving
-from kharon.log.newfile import write_new
-from kharon.log.reading import Reading
+from kharon.log.locations import ARCHIVE, OWNER, name_archive, open_moving
 from kharon.log.record import Record
+from kharon.log.replace import write_new
 from kharon.log.retention import Limit, Policy, Retention
+from kharon.log.scan import Reading
 from kharon.log.snapshot import kept_since, main, newest, take, trimmable
 from kharon.model.events import LogRepaired, SegmentTrimmed, TicketDeleted
 
@@ -421,7 +421,7 @@ def test_what_moves_while_its_seal_is_looked_for_was_sealed(log):
     def read(path):
         if path == two:
             one.unlink()
-        return packed.open_segment(FILES.read, path)
+        return zstd.open_segment(FILES.read, path)
 
     reading = Reading(lambda: segments(log.directory), read)
     assert len(list(reading.records())) == log.seq
@@ -430,7 +430,7 @@ def test_what_moves_while_its_seal_is_looked_for_was_sealed(log):
 def test_how_long_a_compressed_segment_is_is_not_looked_for(log):
     keep(log, COMPRESS, steps=1)
     path = segments(log.directory)[0]
-    with packed.open_segment(FILES.read, path) as file, pytest.raises(OSError, match="shows when it has been read"):
+    with zstd.open_segment(FILES.read, path) as file, pytest.raises(OSError, match="shows when it has been read"):
         file.seek(0, os.SEEK_END)
 
 
@@ -460,14 +460,14 @@ def test_the_tail_is_not_in_an_archive(tmp_path):
 def test_the_last_segment_is_not_compressed(log):
     log.abandon()
     tail = segments(log.directory)[-1]
-    write_new(FILES, tail.with_name(tail.name + ".zst"), packed.packed(iter([tail.read_bytes()])))
+    write_new(FILES, tail.with_name(tail.name + ".zst"), zstd.packed(iter([tail.read_bytes()])))
     tail.unlink()
     with pytest.raises(CorruptLog, match="its seal is missing"):
         audit.verify(log.directory)
     refused(log.directory, "its seal is missing")
     path = segments(log.directory)[-1]
-    data = packed.open_segment(FILES.read, path).read()
-    write_new(FILES, path, packed.packed(iter([data[:-9]])))
+    data = zstd.open_segment(FILES.read, path).read()
+    write_new(FILES, path, zstd.packed(iter([data[:-9]])))
     with pytest.raises(CorruptLog, match="it had been finished"):
         audit.verify(log.directory)
     refused(log.directory, "it had been finished")
@@ -725,7 +725,7 @@ def test_both_places_of_a_segment_that_is_cut_are_removed(log):
     first, second, third, *_ = segments(log.directory)
     spoil(second)
     for path in (second, third):
-        write_new(FILES, path.with_name(path.name + ".zst"), packed.packed(iter([path.read_bytes()])))
+        write_new(FILES, path.with_name(path.name + ".zst"), zstd.packed(iter([path.read_bytes()])))
     repaired(log.directory)
     assert sorted((log.directory / "log").iterdir()) == [first, second]
 
@@ -736,10 +736,10 @@ def test_a_segment_that_was_moved_and_lacks_its_seal_is_given_one_where_it_is(lo
     log.abandon()
     path, other, *_ = segments(log.directory)
     assert other.parent == path.parent
-    with packed.open_segment(FILES.read, path) as file:
+    with zstd.open_segment(FILES.read, path) as file:
         data = file.read()
     unsealed = iter([data[: data.rindex(b"\n", 0, -1) + 1]])
-    write_new(FILES, path, packed.packed(unsealed) if path.suffix == ".zst" else unsealed)
+    write_new(FILES, path, zstd.packed(unsealed) if path.suffix == ".zst" else unsealed)
     done = repaired(log.directory)
     assert done.last == log.seq
     assert done.seals == (path.relative_to(log.directory).as_posix(),)
@@ -878,7 +878,7 @@ def test_a_damaged_segment_behind_a_snapshot_is_passed_over_with_it(where, caplo
     newer = snapshots(where)[1]
     path = next(path for path in segments(where) if int(path.stem) == int(newer.stem) + 1)
     if path != segments(where)[-1]:
-        write_new(FILES, path.with_name(path.name + ".zst"), packed.packed(iter([path.read_bytes()])))
+        write_new(FILES, path.with_name(path.name + ".zst"), zstd.packed(iter([path.read_bytes()])))
         path.unlink()
         spoil(path.with_name(path.name + ".zst"), 9)
         with caplog.at_level(logging.WARNING):

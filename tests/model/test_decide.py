@@ -10,9 +10,9 @@ from msgspec import Raw
 from kharon.errors import InvalidTicket, InvalidTransition, KharonError, LeaseLost, TicketExists, TicketNotFound
 from kharon.model import commands as c
 from kharon.model import events as e
+from kharon.model.checks import MAX_REASON_CHARS
 from kharon.model.decide import State, decide, state_of
 from kharon.model.delays import BackoffDelay, FixedDelay
-from kharon.model.limits import MAX_REASON_CHARS
 from kharon.model.ticket import Gate, Status, Ticket, draft_of, seal
 from kharon.testing import EPOCH, given
 

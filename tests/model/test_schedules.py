@@ -11,8 +11,8 @@ from msgspec import Raw
 from kharon.errors import InvalidTicket, KharonError
 from kharon.model import commands as c
 from kharon.model import events as e
+from kharon.model.checks import MAX_NAME_BYTES
 from kharon.model.commit import Commit
-from kharon.model.limits import MAX_NAME_BYTES
 from kharon.model.projection import Projection
 from kharon.model.schedules import (
     MAX_SCHEDULE_NAME_BYTES,

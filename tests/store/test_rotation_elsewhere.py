@@ -189,7 +189,7 @@ async def test_a_sync_of_a_rotation_that_fails_ends_the_log(tmp_path, log, synce
 async def test_a_helper_that_dies_in_a_rotation_has_it_ended_in_the_loop(
     tmp_path, files, log, syncer, step, monkeypatch
 ):
-    monkeypatch.setattr("kharon.store.commits._LOST_SYNC_IS_REPEATED", True)
+    monkeypatch.setattr("kharon.store.group_commit._LOST_SYNC_IS_REPEATED", True)
     async with opened(log, syncer) as kh, trio.open_nursery() as nursery:
         count = await fill(nursery, kh, syncer)
         await answer(syncer, *[None] * step)
@@ -201,7 +201,7 @@ async def test_a_helper_that_dies_in_a_rotation_has_it_ended_in_the_loop(
 
 
 async def test_a_lost_answer_counts_as_a_failure_where_it_must(log, syncer, monkeypatch):
-    monkeypatch.setattr("kharon.store.commits._LOST_SYNC_IS_REPEATED", False)
+    monkeypatch.setattr("kharon.store.group_commit._LOST_SYNC_IS_REPEATED", False)
     async with opened(log, syncer) as kh, trio.open_nursery() as nursery:
         await fill(nursery, kh, syncer)
         syncer.die()

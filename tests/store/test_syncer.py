@@ -21,7 +21,7 @@ import kharon
 from kharon import Settings, Ticket
 from kharon.log import syncer as syncer_module
 from kharon.log.directory import DirectoryLog
-from kharon.store import commits as commits_module
+from kharon.store import group_commit as commits_module
 from kharon.store import helper as helper_module
 from kharon.store import local
 from kharon.store.helper import Helper

@@ -17,7 +17,7 @@ from test_safe import NASTY
 from written import at
 
 import kharon as k
-from kharon.cli.safe import safe
+from kharon.audit.safe import safe
 from kharon.log.directory import DirectoryLog
 from kharon.web.report import report
 

@@ -15,7 +15,7 @@ from test_safe import NASTY
 from written import added, at
 
 import kharon as k
-from kharon.cli.safe import safe
+from kharon.audit.safe import safe
 from kharon.log.directory import DirectoryLog
 from kharon.model import events as e
 from kharon.web import report as module

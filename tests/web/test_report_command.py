@@ -7,7 +7,8 @@ import json
 import pytest
 import scenario
 
-from kharon.cli import main, pages
+from kharon.cli import main
+from kharon.cli import report as command
 from kharon.web.report import report
 
 
@@ -51,7 +52,7 @@ def test_a_file_is_replaced_only_when_told_so(run, night, tmp_path, monkeypatch)
     to = tmp_path / "report.html"
     to.write_text("mine")
     with monkeypatch.context() as patch:
-        patch.setattr(pages, "report", None)  # refused before the log is read
+        patch.setattr(command, "report", None)  # refused before the log is read
         code, out, err = run("report", night, "-o", to)
     assert (code, out) == (2, "")
     assert err == f"kharon: -o: {to} is there already; name another file, or say --force to replace it\n"
@@ -68,7 +69,7 @@ def test_a_file_that_comes_meanwhile_is_not_replaced(run, night, tmp_path, monke
         to.write_text("mine")
         return "page"
 
-    monkeypatch.setattr(pages, "report", meanwhile)
+    monkeypatch.setattr(command, "report", meanwhile)
     code, _, err = run("report", night, "-o", to)
     assert (code, err.endswith("say --force to replace it\n"), to.read_text()) == (2, True, "mine")
     assert names(tmp_path) == ["report.html"]
@@ -77,7 +78,7 @@ def test_a_file_that_comes_meanwhile_is_not_replaced(run, night, tmp_path, monke
 def test_a_disk_that_is_full_leaves_what_was_there(run, night, tmp_path, monkeypatch):
     to = tmp_path / "report.html"
     to.write_text("mine")
-    monkeypatch.setattr(pages, "report", lambda *_a, **_m: "\u00e9")  # cannot be written as ASCII: fails half way
+    monkeypatch.setattr(command, "report", lambda *_a, **_m: "\u00e9")  # cannot be written as ASCII: fails half way
     assert run("report", night, "-o", to, "--force")[0] == 2
     assert (to.read_text(), names(tmp_path)) == ("mine", ["report.html"])
 

@@ -16,9 +16,9 @@ from typing import BinaryIO, Final, NamedTuple, TypeAlias
 
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.files import OS_FILES, Files
-from kharon.log.newfile import write_new
-from kharon.log.packed import open_segment
+from kharon.log.replace import write_new
 from kharon.log.segment import first_of, is_segment, stem_of
+from kharon.log.zstd import open_segment
 from kharon.model.events import SegmentArchived, SegmentCompressed
 
 __all__ = [

@@ -12,12 +12,12 @@ from msgspec import Raw
 
 import kharon
 from kharon.audit.measures import COUNTS, measure
-from kharon.audit.simulate import record_workload
-from kharon.audit.workloads import Ending, Run, Runs
-from kharon.cli.simulation import settings_for, simulate
 from kharon.errors import InvalidSettings
 from kharon.log.record import Record
 from kharon.model import events as e
+from kharon.simulate.recording import record_workload
+from kharon.simulate.simulation import settings_for, simulate
+from kharon.simulate.workloads import Ending, Run, Runs
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from msgspec import UNSET, Raw
 
-from kharon.audit.simulate import record_workload
-from kharon.audit.workloads import Acts, Ending, Names, Run, Runs
 from kharon.log.record import Record
 from kharon.model import events as e
+from kharon.simulate.recording import record_workload
+from kharon.simulate.workloads import Acts, Ending, Names, Run, Runs
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NULL = Raw(b"null")

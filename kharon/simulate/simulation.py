@@ -4,7 +4,7 @@ The queue is in memory, its clock is Trio's `MockClock`, and the handlers sleep 
 and end as they ended. So waits, lapses and failures are what the engine itself makes of the settings; they are measured
 from the simulated queue's own records, with the function that measures the recorded ones. Tickets wait for others, and
 tubes are paused and limited, as it was recorded; schedules are no part of it, only the tickets that they added. What is
-taken for granted where the log does not know is in `kharon.audit.simulate`.
+taken for granted where the log does not know is in `kharon.simulate.recording`.
 
 Two simulations with the same arguments give the same: nothing in the engine draws lots but the jitter of a backoff, for
 which the same numbers are drawn, and Trio's order of tasks, which is fixed here.
@@ -25,7 +25,6 @@ import trio.testing
 from msgspec import UNSET
 
 from kharon.audit.measures import Counter, Measures
-from kharon.audit.workloads import Act, Ending, Run, Workload
 from kharon.errors import KharonError
 from kharon.log.record import Record
 from kharon.model import events as e
@@ -34,6 +33,7 @@ from kharon.runtime.kharon import Kharon
 from kharon.runtime.opening import open_queue
 from kharon.runtime.router import Router
 from kharon.settings import Settings
+from kharon.simulate.workloads import Act, Ending, Run, Workload
 
 __all__ = ["Recorded", "settings_for", "simulate"]
 
@@ -71,8 +71,9 @@ def simulate(
         progress: called with how many acts have been done.
 
     Cost: O(records log n), measured 0.11 ms of processor time each, with few workers as with many. The memory of the
-    workload (some 100 bytes of a ticket that is gone: see `kharon.audit.workloads`) and of the n simulated tickets that
-    live at once, about 1 kB each: with too few workers that is nearly all of them. Records are measured as they come.
+    workload (some 100 bytes of a ticket that is gone: see `kharon.simulate.workloads`) and of the n simulated tickets
+    that live at once, about 1 kB each: with too few workers that is nearly all of them. Records are measured as they
+    come.
     """
     if load.begin is None or load.end is None:
         return Measures(None)

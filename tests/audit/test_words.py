@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from kharon.audit.lengths import length
+from kharon.audit.words import length
 
 
 @pytest.mark.parametrize(

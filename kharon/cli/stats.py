@@ -9,10 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from kharon.audit.lengths import length
 from kharon.audit.measures import COUNTS, RELATIVE_ERROR, By, Counter, Group, Measures, Series, Sketch, measure
-from kharon.cli.looking import beginning, records
+from kharon.audit.words import length
 from kharon.cli.output import Output, Styled
+from kharon.cli.queues import beginning, records
 from kharon.cli.times import moment
 from kharon.log.record import Record
 
@@ -172,8 +172,8 @@ def told_simulation(out: Output, queue: Path, changes: dict[str, Any], backoff: 
         changes: the settings that are other than they were.
         backoff: how the backoff among them was written; None: it is not among them.
     """
-    from kharon.audit.simulate import Recorder  # noqa: PLC0415 - no other command needs the engine
-    from kharon.cli.simulation import settings_for, simulate  # noqa: PLC0415
+    from kharon.simulate.recording import Recorder  # noqa: PLC0415 - no other command needs the engine
+    from kharon.simulate.simulation import settings_for, simulate  # noqa: PLC0415
 
     start = beginning(out, queue)
     recorder, counter = Recorder(), Counter(tickets=start.tickets.values())

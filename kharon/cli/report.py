@@ -9,8 +9,8 @@ from datetime import datetime
 from pathlib import Path
 
 from kharon.cli.failures import Usage
-from kharon.cli.looking import reading
 from kharon.cli.output import Output
+from kharon.cli.queues import reading
 from kharon.web.report import report
 
 __all__ = ["reported"]

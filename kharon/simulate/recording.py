@@ -5,7 +5,8 @@ was told to wait for; what people did to it, and to tubes (pauses, limits); and 
 it ended. What is a setting's doing (which worker took it and when, how long it backed off, that it lapsed) is left out:
 it is what a simulation finds out anew. So it is with what follows from an end: that a ticket is unblocked, or cancelled
 because one that it waited for failed. Schedules are left out, too: the tickets that they added are added when they
-were. The running itself, through the real engine in virtual time, is in `kharon.cli.simulation`; this module is pure.
+were. The running itself, through the real engine in virtual time, is in `kharon.simulate.simulation`; this module is
+pure.
 
 What a log cannot say is taken to be so:
 
@@ -26,11 +27,11 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
-from kharon.audit.workloads import Ending, Run, Workload
 from kharon.log.record import Record
 from kharon.model import events as e
 from kharon.model.evolve import evolve
 from kharon.model.ticket import Ticket
+from kharon.simulate.workloads import Ending, Run, Workload
 
 __all__ = ["Recorder", "record_workload"]
 

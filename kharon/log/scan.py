@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from kharon.errors import CorruptLog, KharonError
-from kharon.log.packed import PACKED
 from kharon.log.record import (
     GENESIS,
     BadLine,
@@ -36,8 +35,9 @@ from kharon.log.segment import (
     stem_of,
     trusted_start,
 )
+from kharon.log.zstd import PACKED
+from kharon.model.checks import MAX_LINE_BYTES
 from kharon.model.events import LogClosed, SegmentTrimmed
-from kharon.model.limits import MAX_LINE_BYTES
 
 __all__ = ["Ended", "Reading"]
 

@@ -13,8 +13,8 @@ from kharon.audit.anchors import Anchor
 from kharon.audit.export import check_target, export
 from kharon.audit.reading import Report, anchor, verify
 from kharon.cli.failures import Usage
-from kharon.cli.looking import reading, records
 from kharon.cli.output import Output
+from kharon.cli.queues import reading, records
 from kharon.errors import CorruptLog, InvalidAnchor, UnknownFormat
 from kharon.log.index import INDEX
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from kharon.audit.flat import STATES, event_fields, record_fields, state_of, ticket_fields
+from kharon.audit.fields import STATES, event_fields, record_fields, state_of, ticket_fields
 from kharon.log.record import Chain, Record, check_line, open_record
 from kharon.model import events as e
 from kharon.model.evolve import evolve
