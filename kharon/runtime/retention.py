@@ -19,8 +19,7 @@ from kharon.log.retention import Action, Limit, Policy, Retention, Step
 from kharon.model.events import Event
 from kharon.settings import Settings
 from kharon.store.protocol import Clock
-from kharon.store.saying import say
-from kharon.store.waiting import wait_out
+from kharon.store.tasks import say, wait_out
 
 __all__ = ["Keeper", "policy_of"]
 

@@ -1,7 +1,7 @@
 """From what users pass to `schedule` to the command that it means.
 
 Everything is checked here; when the schedule fires first is computed here, since calendars are not for the rules to
-know. What happens when an instant comes is in `store.firing`.
+know. What happens when an instant comes is in `store.calendar`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kharon.model.commands import RemoveSchedule, SetSchedule
 from kharon.model.events import ScheduleSet
 from kharon.model.schedules import CATCH_UP, check_every, check_schedule_name
 from kharon.model.ticket import Ticket
-from kharon.store.times import times_of
+from kharon.store.calendar import times_of
 
 __all__ = ["CatchUp", "remove_schedule", "set_later", "set_schedule"]
 

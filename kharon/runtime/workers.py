@@ -36,7 +36,7 @@ from kharon.runtime.router import PayloadMismatch, Route, Router
 from kharon.runtime.stats import Collector
 from kharon.settings import Settings
 from kharon.store.protocol import Clock, Store
-from kharon.store.waiting import wait_out
+from kharon.store.tasks import wait_out
 
 __all__ = ["Crew"]
 

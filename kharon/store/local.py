@@ -38,11 +38,11 @@ from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Tube
 from kharon.settings import Settings
-from kharon.store.firing import Firing
+from kharon.store.calendar import Firing
 from kharon.store.group_commit import TRY_SECONDS, Commits, unknown_outcome
-from kharon.store.helper import Helper, Syncer
 from kharon.store.protocol import Clock, Deliver, Effect
-from kharon.store.saying import say
+from kharon.store.sync_helper import Helper, Syncer
+from kharon.store.tasks import say
 
 __all__ = ["LocalStore"]
 
