@@ -24,7 +24,7 @@ from kharon.model.commit import Commit
 from kharon.model.delays import BackoffDelay, FixedDelay
 from kharon.model.projection import Effect, Projection
 from kharon.model.ticket import Status, Ticket, memberships, waits_of
-from kharon.runtime.scheduling import set_schedule
+from kharon.runtime.requests import set_schedule
 from kharon.store import calendar
 from kharon.testing import EPOCH
 

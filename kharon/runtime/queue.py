@@ -14,11 +14,10 @@ from typing import Any
 from kharon.log.directory import DirectoryLog
 from kharon.log.protocol import EventLog
 from kharon.log.retention import Retention
-from kharon.runtime.groups import GroupWaits
 from kharon.runtime.retention import Keeper, policy_of
 from kharon.runtime.snapshots import Snapshots
 from kharon.runtime.stats import Collector
-from kharon.runtime.waits import Waits
+from kharon.runtime.waits import GroupWaits, Waits
 from kharon.runtime.workers import Crew
 from kharon.settings import Settings
 from kharon.store.local import LocalStore
