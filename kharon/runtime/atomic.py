@@ -171,7 +171,7 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         self, t: Ticket | str, *, delay: Delay | None = None, error_reason: str | None = None, **changes: Any
     ) -> None:
         """As `Kharon.retry`."""
-        self._take(requests.retry(t, self._settings.backoff, delay=delay, error_reason=error_reason, **changes))
+        self._take(requests.retry(t, self._settings.policy, delay=delay, error_reason=error_reason, **changes))
 
     def release(self, t: Ticket | str, **changes: Any) -> None:
         """As `Kharon.release`."""

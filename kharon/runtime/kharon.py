@@ -310,8 +310,8 @@ class Kharon:
 
         Cost: O(log n).
         """
-        backoff = self._queue.settings.backoff
-        return await self._pending(requests.retry(t, backoff, delay=delay, error_reason=error_reason, **changes))
+        command = requests.retry(t, self._queue.settings.policy, delay=delay, error_reason=error_reason, **changes)
+        return await self._pending(command)
 
     @_checkpoint
     async def release(self, t: Ticket | str, **changes: Any) -> Ticket:

@@ -14,7 +14,7 @@ from typing import Any
 from kharon.log.directory import DirectoryLog
 from kharon.log.protocol import EventLog
 from kharon.log.retention import Retention
-from kharon.runtime.retention import Keeper, policy_of
+from kharon.runtime.retention import Keeper, rules_of
 from kharon.runtime.snapshots import Snapshots
 from kharon.runtime.stats import Collector
 from kharon.runtime.waits import GroupWaits, Waits
@@ -55,7 +55,7 @@ class Queue:
     def _keep(self, log: DirectoryLog, store: LocalStore, clock: Clock) -> None:
         """Set up what is done with the log in the background."""
         settings = self.settings
-        policy = policy_of(settings)
+        policy = rules_of(settings)
         if settings.snapshot_bytes is not None:
             self.snapshots = Snapshots(log, settings.snapshot_bytes, trims=bool(policy.trim), taken=self._look_again)
         log.begun = self._begun

@@ -15,8 +15,9 @@ from msgspec import Raw
 from kharon.errors import InvalidTicket
 from kharon.model import commands as c
 from kharon.model.checks import check_instant, check_json, check_name, check_nice, check_reason
-from kharon.model.delays import BackoffDelay, Delay, FixedDelay, as_seconds, delay_seconds
+from kharon.model.delays import Delay, as_seconds, delay_seconds
 from kharon.model.events import Changes, ScheduleSet
+from kharon.model.policy import Policy
 from kharon.model.schedules import CATCH_UP, check_every, check_schedule_name
 from kharon.model.ticket import Ticket, draft_of, seal
 from kharon.model.tubes import MAX_CLAIMS
@@ -164,18 +165,20 @@ def cancel(
 
 def retry(
     t: Ticket | str,
-    backoff: BackoffDelay | FixedDelay,
+    policy: Callable[[str | None], Policy],
     *,
     delay: Delay | None = None,
     error_reason: str | None = None,
     **changes: Any,
 ) -> c.Retry:
-    """Return the command of `Kharon.retry`; `backoff` is the delay if none is given."""
+    """Return the command of `Kharon.retry`; without a delay, the policy of the ticket's type gives one."""
     if delay is not None and "runat" in changes:
         raise InvalidTicket("retry: give delay (a duration) or runat (an instant), not both")
+    if delay is None:
+        delay = policy(t.type if isinstance(t, Ticket) else None).backoff
     return c.Retry(
         *_target(t),
-        delay=backoff if delay is None else _checked(delay),
+        delay=_checked(delay),
         error_reason=check_reason("error_reason", error_reason),
         changes=_changes("retry", changes) if changes else None,
     )
