@@ -25,6 +25,7 @@ from kharon.model.delays import BackoffDelay, FixedDelay
 from kharon.model.projection import Effect, Projection
 from kharon.model.ticket import Status, Ticket, memberships, waits_of
 from kharon.runtime.requests import set_schedule
+from kharon.runtime.waits import GroupWaits
 from kharon.store import calendar
 from kharon.testing import EPOCH
 
@@ -175,6 +176,17 @@ def note(situation: str) -> None:
     event(situation)
 
 
+class Counted:
+    """Stands for one who waits for a group: keeps the number of its members by what it is told of each commit."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def changed(self, _seq: int, difference: int) -> None:
+        assert difference
+        self.count += difference
+
+
 class Rules(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -190,7 +202,9 @@ class Rules(RuleBasedStateMachine):
     def step(self, commands: c.Request | list, error: str | None) -> None:
         """Make a commit of it; the book has had its turn, and says which error is due."""
         commands = commands if isinstance(commands, list) else [commands]
-        groups = [group for group in GROUPS if self.projection.groups.pending_count(group)]
+        watched = GroupWaits()
+        counted = {group: Counted(self.projection.groups.pending_count(group)) for group in GROUPS}
+        watched.by_name |= {group: {count} for group, count in counted.items()}
         if self.twice:
             tickets, others = list(self.projection.tickets.items()), self.projection.others()
             before = (self.projection.seq, self.projection.at)
@@ -210,8 +224,11 @@ class Rules(RuleBasedStateMachine):
             commit.keep()
             self.facts += commit.effects
             self.check_what_follows(commit.effects[main:])
-            emptied = {group for effect in commit.effects for group in effect.emptied}
-            assert emptied == {group for group in groups if not self.members(group)}
+            if commit.effects:
+                watched.deliver(commit.effects)
+            assert {group: found.count for group, found in counted.items()} == {
+                group: len(self.members(group)) for group in GROUPS
+            }
         self.book.begin()
 
     def decided(self, commands: list) -> tuple[Commit, KharonError | None]:

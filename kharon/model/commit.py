@@ -70,8 +70,6 @@ class Commit:
                     what = f"{type(command).__name__.lower()} of {_subject(command)}"
                     error.args = (f"command {number} of {len(commands)}, {what}, is refused, so none is: {error}",)
                 raise
-        if len(self.effects) > 1:
-            self._look_at_emptied()
 
     def keep(self) -> None:
         """The commit has been appended to the log. O(effects)."""
@@ -146,14 +144,6 @@ class Commit:
                         yield c.Unblock(waiter, id, group, failed=True)
             for waiter in groups.unblocked(group):
                 yield c.Unblock(waiter, id, group)
-
-    def _look_at_emptied(self) -> None:
-        """Forget of a group that it was emptied, if the commit has filled it again: between the two is no instant."""
-        count = self._projection.groups.pending_count
-        for number, effect in enumerate(self.effects):
-            emptied = tuple(group for group in effect.emptied if not count(group))
-            if emptied != effect.emptied:
-                self.effects[number] = msgspec.structs.replace(effect, emptied=emptied)
 
     def _cancels(self, waiter: str) -> bool:
         """Return whether a ticket that waits is not to run if one that it waits for fails."""

@@ -34,14 +34,14 @@ from kharon.model.commit import Commit
 from kharon.model.ending import grows
 from kharon.model.events import Event
 from kharon.model.policy import LEASE_ENDED
-from kharon.model.projection import Projection
+from kharon.model.projection import Effect, Projection
 from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Tube
 from kharon.settings import Settings
 from kharon.store.calendar import Firing
 from kharon.store.group_commit import TRY_SECONDS, Commits, unknown_outcome
-from kharon.store.protocol import Clock, Deliver, Effect
+from kharon.store.protocol import Clock, Deliver
 from kharon.store.sync_helper import Helper, Syncer
 from kharon.store.tasks import say
 
@@ -62,7 +62,7 @@ class LocalStore:
         log: where its records are kept.
         settings: the queue's.
         clock: what tells the time.
-        deliver: called with each durable commit group's effects.
+        deliver: called with the changes of each durable commit.
         closed: called when nothing will be delivered any more: the store was closed, or broke. Perhaps twice.
         in_thread: whether the log may be opened in a thread, so that a long replay does not stop the loop.
         helper: makes what syncs instead of the loop, once the disk has been found slow.
@@ -601,13 +601,14 @@ class LocalStore:
                 await trio.lowlevel.checkpoint()
         return found
 
-    async def pending_count(self, group: str) -> int:
-        """Return how many members of a group are pending, once that is durable. O(1)."""
+    async def pending_count(self, group: str) -> tuple[int, int]:
+        """Return how many members of a group are pending, once that is durable, and as of which seq. O(1)."""
         await self._enter()
         while True:
-            count = self._projection.groups.pending_count(group)
+            projection = self._projection
+            found = projection.groups.pending_count(group), projection.seq
             if await self._still():
-                return count
+                return found
 
     @property
     def first(self) -> int:

@@ -222,7 +222,7 @@ async def test_downtime_is_caught_up_once_however_often_it_is_killed(tmp_path, a
     for _ in range(3):
         opened = kharon.open(where, clock=clock)
         kh = await opened.__aenter__()
-        kh._queue._deliver = lambda _effects: None
+        kh._queue._deliver = lambda _commit: None
         await kh._store.tick()
         kh._store._log.abandon()  # killed
         projection = kharon.replay(where)

@@ -661,7 +661,7 @@ async def test_a_long_list_is_of_one_moment_and_lets_others_run():
 
 
 def store_on(log, **settings):
-    return LocalStore(log, Settings(**settings), TrioClock(), lambda _effects: None, lambda: None, in_thread=False)
+    return LocalStore(log, Settings(**settings), TrioClock(), lambda _commit: None, lambda: None, in_thread=False)
 
 
 async def test_claims_of_a_dead_process_lapse_at_opening(tmp_path, mock_clock):
