@@ -8,7 +8,7 @@ on with what a replay, or a snapshot, gives.
 
 import io
 from collections import Counter
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from book import LEASE, Book, after, blocked, groups_of, waiting
 from hypothesis import event, settings
@@ -195,6 +195,7 @@ class Rules(RuleBasedStateMachine):
         self.facts: list[Effect] = []
         self.claims: list[tuple[str, int]] = []
         self.commands_of: dict[str, list[c.ScheduleCommand]] = {}
+        self.first: datetime | None = None  # of the schedule that is being set, by the book
         self.twice = False
 
     # -- one step on both sides
@@ -232,12 +233,17 @@ class Rules(RuleBasedStateMachine):
         self.book.begin()
 
     def decided(self, commands: list) -> tuple[Commit, KharonError | None]:
-        commit = Commit(self.projection, c.Context(self.book.now, JITTER, LEASE))
+        commit = Commit(self.projection, c.Context(self.book.now, JITTER, LEASE), self.first_firing)
         try:
             commit.run(commands)
         except KharonError as caught:
             return commit, caught
         return commit, None
+
+    def first_firing(self, command: c.SetSchedule, since: datetime) -> datetime:
+        found = calendar.first_firing(command, since)
+        assert found == self.first
+        return found
 
     def check_what_follows(self, effects: list[Effect]) -> None:
         """Hold what a commit did besides what it was asked for against what the book was told; take over its seqs."""
@@ -572,12 +578,9 @@ class Rules(RuleBasedStateMachine):
             self.book.unschedule(name)
             self.step(c.RemoveSchedule(name), None)
             return
-        old = self.projection.schedules.get(name)
         ticket = Ticket(name, **fields)
-        since = self.book.now if old is None or old.last is None else max(self.book.now, old.last)
-        first = self.book.schedule(name, fields, every, catch_up)
-        command = set_schedule(lambda _name: since, name, None, every=every, ticket=ticket, tz="UTC", catch_up=catch_up)
-        assert command.event.next_due == first
+        self.first = self.book.schedule(name, fields, every, catch_up)
+        command = set_schedule(name, None, every=every, ticket=ticket, tz="UTC", catch_up=catch_up)
         self.step(command, None)
         if taken is not None:
             upcoming = self.book.schedules[name]["next"]

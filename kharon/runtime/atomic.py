@@ -75,13 +75,6 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         if not self._commands:
             await trio.lowlevel.checkpoint()
             return
-        if any(isinstance(command, c.SetSchedule) for command in self._commands):
-            await trio.lowlevel.checkpoint()  # before it can be refused
-            since = self._store.fires_after
-            self._commands = [
-                requests.set_later(since, command) if isinstance(command, c.SetSchedule) else command
-                for command in self._commands
-            ]
         with self._attempts.settling(self._commands):
             self.tickets = await self._store.submit(self._commands, self._by)
         for command, ticket in zip(self._commands, self.tickets, strict=True):
@@ -218,8 +211,7 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         catch_up: CatchUp = "one",
     ) -> None:
         """As `Kharon.schedule`; what comes first counts from the end of the block, and may be refused there, too."""
-        since = self._store.fires_after
-        self._take(requests.set_schedule(since, name, cron, every=every, ticket=ticket, tz=tz, catch_up=catch_up))
+        self._take(requests.set_schedule(name, cron, every=every, ticket=ticket, tz=tz, catch_up=catch_up))
 
     def unschedule(self, name: str) -> None:
         """As `Kharon.unschedule`."""

@@ -506,8 +506,7 @@ class Kharon:
         Cost: O(log n).
         """
         await trio.lowlevel.checkpoint()  # first: what refuses an argument may not be an `InvalidTicket`
-        since = self._store.fires_after
-        command = requests.set_schedule(since, name, cron, every=every, ticket=ticket, tz=tz, catch_up=catch_up)
+        command = requests.set_schedule(name, cron, every=every, ticket=ticket, tz=tz, catch_up=catch_up)
         await self._store.submit((command,), self._by)
 
     @_checkpoint

@@ -6,17 +6,16 @@ One function for each verb of `Kharon` and `Atomic`, with that verb's arguments.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias
 
-import msgspec
 from msgspec import Raw
 
 from kharon.errors import InvalidTicket
 from kharon.model import commands as c
 from kharon.model.checks import check_instant, check_json, check_name, check_nice, check_reason
 from kharon.model.delays import Delay, as_seconds, delay_seconds
-from kharon.model.events import Changes, ScheduleSet
+from kharon.model.events import Changes
 from kharon.model.policy import Policy
 from kharon.model.schedules import CATCH_UP, check_every, check_schedule_name
 from kharon.model.ticket import Ticket, draft_of, seal
@@ -44,7 +43,6 @@ __all__ = [
     "restart",
     "resume",
     "retry",
-    "set_later",
     "set_schedule",
     "update",
 ]
@@ -234,7 +232,6 @@ def limit(
 
 
 def set_schedule(
-    since: Callable[[str], datetime],
     name: str,
     cron: str | None,
     *,
@@ -243,9 +240,9 @@ def set_schedule(
     tz: str,
     catch_up: str,
 ) -> c.SetSchedule:
-    """Return the command; arguments and errors are those of `Kharon.schedule`.
+    """Return the command of `Kharon.schedule`.
 
-    `since` gives the instant after which the schedule of that name fires first.
+    A schedule that cannot be read is refused here; whether it ever fires is decided with the command.
     """
     name = check_schedule_name(name)
     if (cron is None) == (every is None):
@@ -265,30 +262,15 @@ def set_schedule(
             raise InvalidTicket(f"cron: an expression, a str, not {type(cron).__name__}")
         cron = " ".join(cron.split())
     period = None if every is None else check_every(every)
-    event = ScheduleSet(
-        *(name, ticket.type, Raw(ticket._payload), ticket.tube, ticket.nice, _first(since, name, cron, period, tz)),
-        *(ticket.group, cron, period, tz, catch_up),
+    times_of(cron, period, tz)
+    return c.SetSchedule(
+        *(name, ticket.type, Raw(ticket._payload), ticket.tube, ticket.nice),
+        group=ticket.group,
+        cron=cron,
+        every=period,
+        tz=tz,
+        catch_up=catch_up,
     )
-    return c.SetSchedule(name, event)
-
-
-def set_later(since: Callable[[str], datetime], command: c.SetSchedule) -> c.SetSchedule:
-    """Return the command as it would be if it were made now: what has fired meanwhile does not fire again.
-
-    Raises:
-        InvalidTicket: by now it would never fire.
-        KharonError: its instants cannot be known here any more.
-    """
-    event = command.event
-    first = _first(since, command.name, event.cron, event.every, event.tz)
-    return c.SetSchedule(command.name, msgspec.structs.replace(event, next_due=first))
-
-
-def _first(since: Callable[[str], datetime], name: str, cron: str | None, every: float | None, tz: str) -> datetime:
-    first = times_of(cron, every, tz).first(since(name))
-    if first is None:
-        raise InvalidTicket(f"schedule {name!r} would never fire: no instant fits {cron or every!r}")
-    return first
 
 
 def remove_schedule(name: str) -> c.RemoveSchedule:

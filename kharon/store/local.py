@@ -39,7 +39,7 @@ from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Tube
 from kharon.settings import Settings
-from kharon.store.calendar import Firing
+from kharon.store.calendar import Firing, first_firing
 from kharon.store.group_commit import TRY_SECONDS, Commits, unknown_outcome
 from kharon.store.protocol import Clock, Deliver
 from kharon.store.sync_helper import Helper, Syncer
@@ -348,7 +348,7 @@ class LocalStore:
         now = now or self._clock.now()
         projection = self._projection
         projection.promote(now)
-        commit = Commit(projection, Context(now, random.random(), lease))  # noqa: S311 - spreads retries
+        commit = Commit(projection, Context(now, random.random(), lease), first_firing)  # noqa: S311 - spreads retries
         try:
             commit.run(commands)
             growing = self._append(commit.effects, by)
@@ -559,11 +559,6 @@ class LocalStore:
             tubes = [self._projection.tube(name) for name in self._projection.tubes.names()]
             if await self._still():
                 return tubes
-
-    def fires_after(self, name: str) -> datetime:
-        """Return the instant after which a schedule that is set now fires first: what fired does not again. O(1)."""
-        now, schedule = self._clock.now(), self._projection.schedules.get(name)
-        return now if schedule is None or schedule.last is None else max(now, schedule.last)
 
     async def schedules(self) -> list[Schedule]:
         """Return what is scheduled, by name, once that is durable. O(n log n)."""

@@ -96,9 +96,6 @@ class Store(Protocol):
     async def get(self, id: str) -> Ticket | None:
         """Return a ticket, or None."""
 
-    def fires_after(self, name: str) -> datetime:
-        """Return the instant after which a schedule of this name that is set now fires first."""
-
     async def schedules(self) -> list[Schedule]:
         """Return what is scheduled, by name."""
 

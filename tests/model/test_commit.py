@@ -18,7 +18,7 @@ from kharon.errors import (
 )
 from kharon.model import commands as c
 from kharon.model.delays import FixedDelay
-from kharon.model.events import Changes, ScheduleSet
+from kharon.model.events import Changes
 from kharon.model.ticket import Gate, Status
 from kharon.testing import EPOCH
 
@@ -593,8 +593,8 @@ def test_a_refusal_undoes_what_came_before_it_and_says_which_command_it_was():
 
 def test_a_refusal_names_a_schedule_too():
     line = Line(add("z"))
-    never = ScheduleSet("s", "t", Raw(b"null"), "default", 512, EPOCH)  # neither cron nor every
-    message = line.refused(add("new"), c.SetSchedule("s", never), by=KharonError)
+    never = c.SetSchedule("s", "t", Raw(b"null"), "default", 512, EPOCH)  # neither cron nor every
+    message = line.refused(add("new"), never, by=KharonError)
     assert message.startswith("command 2 of 2, setschedule of schedule 's', is refused, so none is: ")
 
 

@@ -379,6 +379,31 @@ async def test_a_block_at_whose_end_nothing_is_left_to_fire_is_refused(autojump_
         assert await kh.schedules() == []
 
 
+async def test_a_refusal_of_a_schedule_names_its_command(clock):
+    async with kharon.open(":memory:", clock=clock) as kh:
+        with pytest.raises(
+            kharon.InvalidTicket, match=r"command 2 of 2, setschedule of schedule 's', is refused, .* would never fire"
+        ):
+            async with kh.atomic() as tx:
+                tx.add(Ticket("a", "t"))
+                tx.schedule("s", "0 0 31 2 *", ticket=template())
+        assert (await kh.list(), await kh.schedules()) == ([], [])
+
+
+async def test_a_schedule_that_the_same_block_removed_before_has_fired_nothing(clock):
+    async with kharon.open(":memory:", clock=clock) as kh:
+        await kh.schedule("s", every=60, ticket=template())
+        clock.step(60)
+        await kh._store.tick()
+        clock.step(-60)
+        await kh.schedule("s", every=50, ticket=template())
+        assert [(one.next, one.last) for one in await kh.schedules()] == [(at(110), at(60))]
+        async with kh.atomic() as tx:
+            tx.unschedule("s")
+            tx.schedule("s", every=60, ticket=template())
+        assert [(one.next, one.last) for one in await kh.schedules()] == [(at(60), None)]
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 GOOD = {"cron": "* * * * *", "ticket": template()}
@@ -394,7 +419,7 @@ GOOD = {"cron": "* * * * *", "ticket": template()}
         ({"every": 5}, "schedule 's': give either cron"),
         ({"cron": 5}, "cron: an expression, a str, not int"),
         ({"cron": "* * * *"}, "cron: .* has not 5 fields"),
-        ({"cron": "0 0 30 2 *"}, "cron: '0 0 30 2 \\*' is no cron expression: Bad day-of-month"),
+        ({"cron": "0 0 31 2 *"}, "cron: '0 0 30 2 \\*' is no cron expression: Bad day-of-month"),
         ({"cron": None, "every": 0}, "every: 0 seconds are less than 1"),
         ({"cron": None, "every": -5}, "every: -5.0 seconds is not between"),
         ({"cron": None, "every": 60, "tz": "Europe/Berlin"}, "tz: a time zone is for cron"),
