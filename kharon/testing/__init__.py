@@ -4,11 +4,22 @@
     `given(ticket).when(command).then(*events)`                                      the rules, without a queue
     `kharon.open(FailingLog(MemoryLog(), fail="sync"))`                              a disk that breaks
 
-`check_log` is what every `EventLog` must pass. Nothing in Kharon imports this package.
+`check_log` is what every `EventLog` must pass, `check_store` what every place for a queue must. Nothing in Kharon
+imports this package.
 """
 
 from kharon.testing.clocks import EPOCH, TrioClock
 from kharon.testing.logs import FailingLog, check_log
 from kharon.testing.rules import given
+from kharon.testing.stores import STORE_CHECKS, Place, check_store
 
-__all__ = ["EPOCH", "FailingLog", "TrioClock", "check_log", "given"]
+__all__ = [
+    "EPOCH",
+    "STORE_CHECKS",
+    "FailingLog",
+    "Place",
+    "TrioClock",
+    "check_log",
+    "check_store",
+    "given",
+]
