@@ -7,7 +7,8 @@ from typing import Final
 from .mutant import Mutant
 from .places import (
     ATOMIC,
-    TEST_ATOMIC_HARD_CASES,
+    TEST_ATOMIC_WRONG_USE,
+    TEST_GROUP_WAITS,
     WAITS,
 )
 
@@ -22,7 +23,7 @@ MUTANTS: Final = (
         before="        if not self.by_name:\n            return\n        differences",
         after="        if len(commit) > 1:\n            for change in commit:\n                self.deliver([change])\n"
         "            return\n        differences",
-        tests=(TEST_ATOMIC_HARD_CASES,),
+        tests=(TEST_GROUP_WAITS,),
     ),
     Mutant(
         name="group-empty-between-two-events",
@@ -32,7 +33,7 @@ MUTANTS: Final = (
         after="        if len(commit) == 2:\n            for change in commit:\n"
         "                self.deliver([change])\n"
         "            return\n        differences",
-        tests=(TEST_ATOMIC_HARD_CASES,),
+        tests=(TEST_GROUP_WAITS,),
     ),
     Mutant(
         name="block-carried-out-twice",
@@ -40,7 +41,7 @@ MUTANTS: Final = (
         file=ATOMIC,
         before="        if self._begun:\n",
         after="        if self._ended:\n",
-        tests=(TEST_ATOMIC_HARD_CASES,),
+        tests=(TEST_ATOMIC_WRONG_USE,),
     ),
     Mutant(
         name="block-never-begun",
@@ -48,6 +49,6 @@ MUTANTS: Final = (
         file=ATOMIC,
         before="        if not self._begun:\n",
         after="        if False:\n",
-        tests=(TEST_ATOMIC_HARD_CASES,),
+        tests=(TEST_ATOMIC_WRONG_USE,),
     ),
 )
