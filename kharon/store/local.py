@@ -347,7 +347,8 @@ class LocalStore:
         now = now or self._clock.now()
         projection = self._projection
         projection.promote(now)
-        commit = Commit(projection, Context(now, random.random(), lease))  # noqa: S311 - spreads retries
+        chance = random.random()  # noqa: S311 - spreads retries
+        commit = Commit(projection, Context(now, chance, lease, self._settings.policy().backoff))
         try:
             commit.run(commands)
             growing = self._append(commit.effects, by)
