@@ -9,14 +9,15 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias
 
+import msgspec
 from msgspec import Raw
 
 from kharon.errors import InvalidTicket
 from kharon.model import commands as c
-from kharon.model.checks import check_instant, check_json, check_name, check_nice, check_reason
+from kharon.model.checks import check_json, check_name, check_reason
 from kharon.model.delays import BackoffDelay, Delay, FixedDelay, as_seconds, delay_seconds
 from kharon.model.events import Changes
-from kharon.model.ticket import Ticket, draft_of, seal
+from kharon.model.ticket import CHECKS, Ticket, draft_of, seal
 from kharon.model.tubes import MAX_CLAIMS
 
 __all__ = [
@@ -47,6 +48,7 @@ Seconds: TypeAlias = float | timedelta
 
 _MAX_AFTER: Final = 1000
 """How many tickets one can wait for by id: each end of one costs as much. For more there are groups."""
+_CHANGEABLE: Final = {field.encode_name: CHECKS[field.encode_name] for field in msgspec.structs.fields(Changes)}
 
 
 def add(
@@ -265,19 +267,12 @@ def _number(field: str, value: object, most: int | None) -> int | None:
 
 
 def _changes(verb: str, values: dict[str, Any]) -> Changes:
-    checks: dict[str, Any] = {
-        "nice": check_nice,
-        "payload": lambda field, value: Raw(check_json(field, value)),
-        "tube": check_name,
-        "group": lambda field, value: None if value is None else check_name(field, value),
-        "runat": check_instant,
-    }
-    unknown = sorted(set(values) - set(checks))
+    unknown = sorted(set(values) - set(_CHANGEABLE))
     if unknown:
-        raise InvalidTicket(f"{verb}: {unknown[0]!r} cannot be changed; {', '.join(checks)} can")
+        raise InvalidTicket(f"{verb}: {unknown[0]!r} cannot be changed; {', '.join(_CHANGEABLE)} can")
     if not values:
-        raise InvalidTicket(f"{verb}: nothing to change; give one of {', '.join(checks)}")
-    checked = {name: checks[name](name, value) for name, value in values.items()}
+        raise InvalidTicket(f"{verb}: nothing to change; give one of {', '.join(_CHANGEABLE)}")
+    checked = {name: _CHANGEABLE[name](name, value) for name, value in values.items()}
     if "payload" in checked:
-        checked["payload_json"] = checked.pop("payload")
+        checked["payload_json"] = Raw(checked.pop("payload"))
     return Changes(**checked)
