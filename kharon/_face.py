@@ -6,34 +6,13 @@ for Trio. A new public name is imported here, and listed in both.
 
 from __future__ import annotations
 
-from kharon.audit import (
-    Anchor,
-    Attempt,
-    Diff,
-    Explanation,
-    Follower,
-    Life,
-    Outcome,
-    Phase,
-    Reason,
-    Report,
-    Span,
-    Step,
-    TicketChange,
-    Timeline,
-    Totals,
-    UnknownEvents,
-    Who,
-    anchor,
-    diff,
-    explain,
-    follow,
-    history,
-    read,
-    replay,
-    timeline,
-    verify,
-)
+from kharon.audit.anchors import Anchor
+from kharon.audit.diffs import Diff, TicketChange, diff
+from kharon.audit.explanations import Explanation, Reason, explain
+from kharon.audit.histories import history
+from kharon.audit.reading import Report, UnknownEvents, anchor, read, replay, verify
+from kharon.audit.tailing import Follower, follow
+from kharon.audit.timelines import Attempt, Life, Outcome, Phase, Span, Step, Timeline, Totals, Who, timeline
 from kharon.errors import (
     AnchorMissing,
     Closed,

@@ -20,7 +20,6 @@ import pytest
 from log_steps import NOW, added, carry_out
 
 import kharon
-from kharon import audit
 from kharon.audit import tailing
 from kharon.errors import CorruptLog, InvalidTicket, KharonError, LogReplaced, StorageFull
 from kharon.log.directory import DirectoryLog, segments
@@ -193,7 +192,7 @@ def test_what_a_writer_without_room_takes_back_was_not_given(where, log, then, b
     put(log, "more")
     put(log, "last")
     given += follower.poll() + follower.poll()
-    whole = list(audit.read(where))
+    whole = list(kharon.read(where))
     assert given in (whole[:-1], whole), "the last one is vouched for if it filled its segment"
 
 
@@ -244,7 +243,7 @@ def test_it_gives_what_read_gives(where, limit):
     while some := follower.poll(limit):
         assert len(some) <= limit
         given += some
-    assert given == list(audit.read(where))
+    assert given == list(kharon.read(where))
     log.abandon()
 
 
@@ -258,7 +257,7 @@ def test_retention_is_followed(where, policy, first):
     given += follower.poll(10_000)
     put(log, "later")
     given += follower.poll()
-    assert given == list(audit.read(where))
+    assert given == list(kharon.read(where))
     log.abandon()
 
 
@@ -506,7 +505,7 @@ def test_a_process_that_writes_rotates_compresses_and_archives(where, durable):
             assert writer.wait(30) == 0
         finally:
             writer.send_signal(signal.SIGKILL)
-    assert given == list(audit.read(where))[:-1]
+    assert given == list(kharon.read(where))[:-1]
     assert len(segments(where)) > 10
     assert len(list((where / "archive").rglob("*.zst"))) > 5
 
@@ -519,7 +518,7 @@ def test_a_file_that_moves_between_the_look_and_the_opening(where, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(tailing, "segments", lambda _directory: stale)
         assert follower.poll() == []
-    assert follower.poll(10_000) == list(audit.read(where))
+    assert follower.poll(10_000) == list(kharon.read(where))
     log.abandon()
 
 
@@ -577,7 +576,7 @@ def test_nothing_is_missed_after_an_interrupt(where, monkeypatch):
     for _ in range(200):
         with contextlib.suppress(KeyboardInterrupt):
             given += follower.poll(1)
-    assert given == list(audit.read(where))
+    assert given == list(kharon.read(where))
 
 
 def test_damage_is_told_again(where):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 from queues import queue
 
-from kharon import audit
+import kharon
 from kharon.audit.measures import COUNTS, RELATIVE_ERROR, Counter, Group, Series, Sketch, measure
 from kharon.errors import KharonError
 from kharon.log.record import Record
@@ -220,7 +220,7 @@ def test_by_hour():
 
 def test_the_sum_of_the_groups_is_the_total(tmp_path):
     queue(tmp_path / "queue")
-    told = list(audit.read(tmp_path / "queue"))
+    told = list(kharon.read(tmp_path / "queue"))
     for by in ("type", "tube", "hour"):
         found = measure(told, by)
         for name in COUNTS:
@@ -235,7 +235,7 @@ def test_the_sum_of_the_groups_is_the_total(tmp_path):
 def test_from_the_tickets_that_lived_before(tmp_path):
     """As of a log whose beginning was trimmed, from any record on."""
     queue(tmp_path / "queue")
-    told = list(audit.read(tmp_path / "queue"))
+    told = list(kharon.read(tmp_path / "queue"))
     for middle in range(0, len(told), 7):
         projection = Projection().fold(told[:middle])
         found = measure(told[middle:], "type", tickets=projection.tickets.values())

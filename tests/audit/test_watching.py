@@ -6,14 +6,14 @@ import contextvars
 
 from queues import queue, segments_of
 
-from kharon import audit
+import kharon
 from kharon.audit.watching import tell, watched
 
 
 def test_every_byte_is_told_once(tmp_path):
     queue(tmp_path / "queue")
     size = sum(path.stat().st_size for path in segments_of(tmp_path / "queue"))
-    for read in (audit.replay, audit.verify, lambda path: list(audit.read(path))):
+    for read in (kharon.replay, kharon.verify, lambda path: list(kharon.read(path))):
         told = []
         with watched(told.append):
             read(tmp_path / "queue")
