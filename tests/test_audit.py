@@ -13,7 +13,7 @@ import pytest
 from log_steps import NOW, added, moment, put, seal, segment_of, two_segments
 
 import kharon
-from kharon.audit import reading as audit_reading
+from kharon.audit.read import FixedSizeFile
 from kharon.errors import CorruptLog, InvalidTicket, KharonError, UnknownFormat
 from kharon.log import scan
 from kharon.log.directory import DirectoryLog
@@ -21,6 +21,8 @@ from kharon.log.record import Chain
 from kharon.model.events import TicketClaimed, TicketDeleted, TicketDone
 from kharon.model.projection import Projection
 from kharon.model.ticket import Status
+
+PACKAGE = Path(kharon.__file__).parent
 
 
 @pytest.fixture
@@ -113,8 +115,8 @@ def test_the_records_before_the_damage_are_given(where, log):
     [
         ("nowhere", "nowhere does not exist; a queue is a directory: name the one that was given to kharon.open"),
         ("file", "file is a file; a queue is a directory"),
-        ("empty", "empty is no queue: there is no segment in .*log; name the directory"),
-        ("foreign", "foreign is no queue"),
+        ("empty", "empty is not a queue: there is no segment in .*log; name the directory"),
+        ("foreign", "foreign is not a queue"),
     ],
 )
 def test_what_is_no_queue(tmp_path, use, name, why):
@@ -170,7 +172,7 @@ def test_what_is_written_during_the_reading_is_not_taken_for_damage(where, log, 
 def test_a_file_is_read_as_long_as_it_was(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"one\ntwo")
-    with audit_reading._Still(path) as still, io.BufferedReader(still) as file:
+    with FixedSizeFile(path) as still, io.BufferedReader(still) as file:
         assert still.stat.st_size == 7
         with path.open("ab") as writer:
             writer.write(b"!\nthree\n")
@@ -336,7 +338,7 @@ def test_every_altered_byte_of_a_closed_log_is_refused(where, log):
 
 
 def test_it_names_no_trio():
-    for path in Path(audit_reading.__file__).parent.glob("*.py"):
+    for path in (PACKAGE / "audit").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
@@ -349,13 +351,15 @@ package = types.ModuleType("kharon")  # the real one may import the runtime, for
 package.__path__ = [sys.argv[1]]
 sys.modules["kharon"] = package
 sys.modules["trio"] = None  # importing it raises
-from kharon.audit.reading import read, replay, verify
+from kharon.audit.read import read
+from kharon.audit.replay import replay
+from kharon.audit.verify import verify
 print(len(list(read(sys.argv[2]))), replay(sys.argv[2]).seq, verify(sys.argv[2]).last)
 """
 
 
 def test_it_works_where_trio_cannot_be_imported(where, log):
-    package = Path(audit_reading.__file__).parents[1]
+    package = PACKAGE
     said = subprocess.run(
         [sys.executable, "-c", WITHOUT_TRIO, str(package), str(where)],
         check=True,

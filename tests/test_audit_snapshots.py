@@ -12,8 +12,8 @@ import pytest
 from log_steps import NOW, added, carry_out, load, snapshot_in
 
 import kharon
-from kharon.audit import reading as audit_reading
-from kharon.audit import snapshots as audit_snapshots
+from kharon.audit import verify_snapshots as audit_snapshots
+from kharon.audit.read import LogPass
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, OsFiles
@@ -195,8 +195,8 @@ def test_behind_an_event_that_is_not_known_nobody_can_tell(where, seq, good):
             unknown = Unknown("TicketPraised", 1, 0, "9.0.0")
             yield msgspec.structs.replace(record, event=unknown) if record.seq == seq else record
 
-    reading = audit_reading._Pass(where, lenient=True).reading
-    found = audit_snapshots.Snapshots(where)
+    reading = LogPass(where, lenient=True).reading
+    found = audit_snapshots.SnapshotCheck(where)
     found.compare(reading, records(reading))
     assert (found.good, found.bad) == (good, [])
     why = "it stands behind an event that this version does not know"
@@ -213,8 +213,8 @@ def test_what_the_reading_raises_is_not_taken_for_a_bad_snapshot(where):
                 raise KharonError("record 2 was trimmed while the log was being read")
             yield record
 
-    reading = audit_reading._Pass(where).reading
-    found = audit_snapshots.Snapshots(where)
+    reading = LogPass(where).reading
+    found = audit_snapshots.SnapshotCheck(where)
     with pytest.raises(KharonError, match="was trimmed"):
         found.compare(reading, records(reading))
     assert found.bad == []

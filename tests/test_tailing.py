@@ -20,7 +20,7 @@ import pytest
 from log_steps import NOW, added, carry_out
 
 import kharon
-from kharon.audit import tailing
+from kharon.audit import follow as module
 from kharon.errors import CorruptLog, InvalidTicket, KharonError, LogReplaced, StorageFull
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.record import Record, link
@@ -227,8 +227,8 @@ def test_it_begins_at_the_segment_by_its_name(where, log, monkeypatch):
     for number in range(40):
         put(log, f"a{number}")
     opened = []
-    real = tailing.open_segment
-    monkeypatch.setattr(tailing, "open_segment", lambda read, path: opened.append(path) or real(read, path))
+    real = module.open_segment
+    monkeypatch.setattr(module, "open_segment", lambda read, path: opened.append(path) or real(read, path))
     after = log._places[2].first + 1
     given = seqs(kharon.follow(where, after, durable=False))
     assert given == list(range(after + 1, log.seq + 1))
@@ -311,7 +311,7 @@ def test_an_interval_that_cannot_be(where, bad):
 
 
 def test_there_is_no_queue(tmp_path):
-    with pytest.raises(KharonError, match="is no queue"):
+    with pytest.raises(KharonError, match="is not a queue"):
         kharon.follow(tmp_path / "nowhere").poll()
 
 
@@ -516,7 +516,7 @@ def test_a_file_that_moves_between_the_look_and_the_opening(where, monkeypatch):
     stale = segments(where)
     assert carry_out(log, Retention(log, Policy(compress=ALL)))
     with monkeypatch.context() as patch:
-        patch.setattr(tailing, "segments", lambda _directory: stale)
+        patch.setattr(module, "segments", lambda _directory: stale)
         assert follower.poll() == []
     assert follower.poll(10_000) == list(kharon.read(where))
     log.abandon()
@@ -535,7 +535,7 @@ def test_a_segment_that_moves_while_they_are_listed_is_not_missing(where, monkey
         paths = segments(directory)
         return [path for path in paths if path != paths[hidden]] if next(looks) % 2 else paths
 
-    monkeypatch.setattr(tailing, "segments", listed)
+    monkeypatch.setattr(module, "segments", listed)
     follower = kharon.follow(where, after, durable=False)
     given = []
     for _ in range(100):
@@ -559,7 +559,7 @@ def test_nothing_is_missed_after_an_interrupt(where, monkeypatch):
     given = []
     chance = random.Random(1)
 
-    def interrupted(*args: object, real=tailing.open_segment) -> object:
+    def interrupted(*args: object, real=module.open_segment) -> object:
         file = real(*args)
         if chance.random() < 0.2:
             file.close()
@@ -571,7 +571,7 @@ def test_nothing_is_missed_after_an_interrupt(where, monkeypatch):
             raise KeyboardInterrupt
         real(upto)
 
-    monkeypatch.setattr(tailing, "open_segment", interrupted)
+    monkeypatch.setattr(module, "open_segment", interrupted)
     monkeypatch.setattr(follower, "_vouch", vouch)
     for _ in range(200):
         with contextlib.suppress(KeyboardInterrupt):

@@ -10,7 +10,8 @@ from queues import NOW, fill, moment, queue, segments_of
 
 import kharon
 from kharon import Anchor, AnchorMissing
-from kharon.audit import reading as audit_reading
+from kharon.audit.anchor import AnchorCheck
+from kharon.audit.read import LogPass
 from kharon.errors import CorruptLog, InvalidAnchor, KharonError
 from kharon.log.directory import DirectoryLog
 from kharon.log.record import Chain
@@ -71,7 +72,7 @@ def test_the_text_of_an_anchor_is_one_line_that_parses():
     ],
 )
 def test_what_is_no_anchor_is_refused_clearly(text):
-    with pytest.raises(InvalidAnchor, match="is no anchor; one is a line like 'kharon-anchor <log id") as caught:
+    with pytest.raises(InvalidAnchor, match="is not an anchor; one is a line like 'kharon-anchor <log id") as caught:
         Anchor.parse(text)
     assert isinstance(caught.value, ValueError)
     assert isinstance(caught.value, KharonError)
@@ -206,19 +207,18 @@ def test_a_log_that_lost_its_end_is_noticed(where):
     lines = tail.read_bytes().splitlines(keepends=True)
     tail.write_bytes(b"".join(lines[:2]))
     kharon.verify(where)
-    with pytest.raises(AnchorMissing, match=rf"{tail.name}.* ends at record {tail.stem.lstrip('0')}; .*was cut off"):
+    with pytest.raises(AnchorMissing, match=rf"{tail.name}.* ends at record {tail.stem.lstrip('0')}; .*were cut off"):
         kharon.verify(where, anchor)
 
 
 def test_an_anchor_that_was_trimmed_away_cannot_be_proved(where):
     queue(where)
     anchor = at(where, 3)
-    reading = audit_reading._Pass(where).reading
+    reading, check = LogPass(where).reading, AnchorCheck(anchor)
     assert sum(1 for _ in reading.records())
-    anchored = audit_reading._Anchored(anchor)
     del reading.places[0]  # as in a log that begins later
     with pytest.raises(AnchorMissing, match=r"history begins at record \d+; the anchor is record 3, which was trimmed"):
-        anchored.check(reading)
+        check.finish(reading)
 
 
 def test_damage_comes_first(where, tmp_path):

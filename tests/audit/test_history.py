@@ -13,7 +13,7 @@ from msgspec import Raw
 from queues import IDS, NOW, about, fill, forge, indexes_of, moment, queue, segments_of
 
 import kharon
-from kharon.audit.histories import latest, search_tail
+from kharon.audit.history import latest, search_tail
 from kharon.errors import CorruptLog, InvalidTicket, KharonError
 from kharon.log import index, snapshot
 from kharon.log.directory import DirectoryLog

@@ -10,7 +10,7 @@ from msgspec import Raw
 from queues import IDS, NOW, about, fill, forge, indexes_of, queue, segments_of
 
 import kharon
-from kharon.audit.indexes import Indexes
+from kharon.audit.verify_indexes import IndexCheck
 from kharon.log import index
 from kharon.log.directory import DirectoryLog
 from kharon.log.files import OS_FILES
@@ -213,7 +213,7 @@ def test_they_are_compared_while_the_log_is_written(tmp_path, monkeypatch):
     kharon.history(where, "t1")
     before, seeds = len(segments_of(where)), iter(range(100, 10_000))
 
-    def watch(self, reading, path, real=Indexes.watch):
+    def watch(self, reading, path, real=IndexCheck.watch):
         if len(segments_of(where)) < before + 10:
             fill(log, 5, next(seeds))
             kharon.history(where, "t1")
@@ -221,7 +221,7 @@ def test_they_are_compared_while_the_log_is_written(tmp_path, monkeypatch):
             indexes_of(where)[1].unlink()
         return real(self, reading, path)
 
-    monkeypatch.setattr(Indexes, "watch", watch)
+    monkeypatch.setattr(IndexCheck, "watch", watch)
     report = kharon.verify(where)
     assert (report.bad_indexes, report.unused_indexes) == ((), ())
     assert report.segments > before + 1

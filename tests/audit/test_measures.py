@@ -13,7 +13,7 @@ from msgspec import Raw
 from queues import queue
 
 import kharon
-from kharon.audit.measures import COUNTS, RELATIVE_ERROR, Counter, Group, Series, Sketch, measure
+from kharon.audit.measure import COUNTS, RELATIVE_ERROR, Counter, Group, Series, Sketch, measure
 from kharon.errors import KharonError
 from kharon.log.record import Record
 from kharon.model import events as e
@@ -261,8 +261,8 @@ def test_what_is_kept_is_what_lives(tmp_path):
 
 
 def test_an_event_that_a_later_version_adds_is_folded_and_not_named(monkeypatch):
-    from kharon.audit import measures  # noqa: PLC0415
+    from kharon.audit import measure as module  # noqa: PLC0415
 
-    monkeypatch.setattr(measures, "_NAMES", {})
+    monkeypatch.setattr(module, "_NAMES", {})
     found = measure(records((0, added("a")), claimed("a", 1)))
     assert (found.total.added, found.total.waited.count) == (0, 1)

@@ -11,7 +11,7 @@ from log_steps import NOW, added, always, carry_out, moment, opened, put
 
 import kharon
 import kharon.testing
-from kharon.audit import reading as audit_reading
+from kharon.audit import read as audit_read
 from kharon.errors import CorruptLog, KharonError
 from kharon.log import zstd
 from kharon.log.directory import DirectoryLog, segments
@@ -254,7 +254,7 @@ def test_trimming(where, log):
     events = [record.event for record in kharon.read(where) if isinstance(record.event, SegmentTrimmed)]
     end = before[places[1].first - 2]
     assert events[0] == SegmentTrimmed(f"log/{1:020}.jsonl", 1, end.seq, end.hash)
-    with pytest.raises(KharonError, match=f"begins at record {upto + 1}.*no usable snapshot stands to begin with"):
+    with pytest.raises(KharonError, match=f"begins at record {upto + 1}.*no usable snapshot to begin with"):
         kharon.replay(where)
     log.close(moment(200))
     with pytest.raises(CorruptLog, match="no snapshot was loaded of what came before"):
@@ -372,8 +372,8 @@ def test_a_file_that_moves_between_the_listing_and_the_opening(where, log, monke
     old = segments(where)
     stale = [old]
     assert carry_out(log, Retention(log, COMPRESS))
-    monkeypatch.setattr(audit_reading, "segments", lambda folder: stale.pop() if stale else segments(folder))
-    reading = audit_reading._Pass(where)  # which looks whether there are any, and takes the list away
+    monkeypatch.setattr(audit_read, "segments", lambda folder: stale.pop() if stale else segments(folder))
+    reading = audit_read.LogPass(where)  # which looks whether there are any, and takes the list away
     stale.append(old)
     assert told(list(reading.reading.records())) == before
     assert stale == []

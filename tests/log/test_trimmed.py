@@ -12,7 +12,8 @@ import pytest
 from log_steps import NOW, added, always, carry_out, load, moment, put
 
 import kharon
-from kharon.audit import reading as audit_reading
+from kharon.audit import read as audit_read
+from kharon.audit import replay as audit_replay
 from kharon.errors import Closed, CorruptLog, KharonError
 from kharon.log import zstd
 from kharon.log.directory import DirectoryLog, segments
@@ -151,7 +152,7 @@ def test_replaying_it_is_replaying_the_whole(where, whole):
     assert "last" in kharon.replay(where).tickets
     for early in (older - 1, moment(0)):
         with pytest.raises(
-            KharonError, match=f"begins at record {older + 1}; .* no usable snapshot stands at .* or before"
+            KharonError, match=f"begins at record {older + 1}; .* no usable snapshot at or before .* to begin with"
         ):
             kharon.replay(where, early)
     expected = kharon.replay(where).tickets
@@ -166,7 +167,8 @@ def test_replaying_it_is_replaying_the_whole(where, whole):
 def test_a_replay_that_is_overtaken_by_a_trim_says_so(where, monkeypatch):
     older = int(snapshots(where)[0].stem)
     looks = iter([segments(where)] * 2)  # whether it is a queue, and where it begins; then the first one is trimmed
-    monkeypatch.setattr(audit_reading, "segments", lambda folder: next(looks, segments(folder)[1:]))
+    for module in (audit_read, audit_replay):
+        monkeypatch.setattr(module, "segments", lambda folder: next(looks, segments(folder)[1:]))
     with pytest.raises(KharonError, match=rf"record {older + 1} was trimmed just now: replay it again"):
         kharon.replay(where)
 

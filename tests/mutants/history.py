@@ -9,6 +9,7 @@ from typing import Final
 
 from .mutant import Mutant
 from .places import (
+    AUDIT_FOLLOW,
     AUDIT_SNAPSHOTS,
     DIRECTORY,
     KEEPER,
@@ -18,7 +19,6 @@ from .places import (
     RETENTION,
     SNAPSHOT,
     SNAPSHOTS,
-    TAILING,
     TEST_AUDIT_SNAPSHOTS,
     TEST_KEEPER,
     TEST_OLD_AND_NEW,
@@ -268,7 +268,7 @@ MUTANTS: Final = (
     Mutant(
         name="follower-takes-written-for-durable",
         thought="A record with another one behind it was written before that, so it is on disk.",
-        file=TAILING,
+        file=AUDIT_FOLLOW,
         before="self._vouch(record.durable if self._durable else record.seq)",
         after="self._vouch(record.seq - 1 if self._durable else record.seq)",
         tests=(f"{TEST_TAILING}::test_a_record_is_given_once_a_later_line_vouches_for_it",),
@@ -276,7 +276,7 @@ MUTANTS: Final = (
     Mutant(
         name="follower-keeps-what-was-taken-back",
         thought="What was read of a segment is still there when it is read again.",
-        file=TAILING,
+        file=AUDIT_FOLLOW,
         before="        self._held.clear()\n",
         after="",
         tests=(f"{TEST_TAILING}::test_what_a_writer_without_room_takes_back_was_not_given",),
@@ -284,7 +284,7 @@ MUTANTS: Final = (
     Mutant(
         name="follower-gives-again-what-it-has-ready",
         thought="What is vouched for stays, so it need not be dropped before the segment is read again.",
-        file=TAILING,
+        file=AUDIT_FOLLOW,
         before="            self._ready.pop()\n",
         after="            break\n",
         tests=(f"{TEST_TAILING}::test_what_a_writer_without_room_takes_back_was_not_given",),
@@ -292,7 +292,7 @@ MUTANTS: Final = (
     Mutant(
         name="follower-looks-once",
         thought="The directory says where the segments are.",
-        file=TAILING,
+        file=AUDIT_FOLLOW,
         before="            return paths\n        return self._list()\n",
         after="            return paths\n        return paths\n",
         tests=(f"{TEST_TAILING}::test_a_segment_that_moves_while_they_are_listed_is_not_missing",),
