@@ -16,13 +16,13 @@ from .places import (
     SAFE,
     SNAPSHOTS,
     TEST_ANCHOR,
+    TEST_BACKGROUND_SNAPSHOTS,
     TEST_HISTORY,
     TEST_INDEXES,
-    TEST_PROOFS,
     TEST_RETENTION,
     TEST_SAFE,
-    TEST_SNAPSHOTS,
     TEST_SUBJECTS,
+    TEST_VERIFY,
 )
 
 __all__ = ["MUTANTS"]
@@ -107,7 +107,7 @@ MUTANTS: Final = (
         file=CLI_VERIFY,
         before="    if report.bad_indexes:\n",
         after="    if report.bad_indexes and report.bad_snapshots:\n",
-        tests=(TEST_PROOFS,),
+        tests=(TEST_VERIFY,),
     ),
     Mutant(
         name="ticket-of-a-trimmed-log-by-what-is-left",
@@ -131,7 +131,7 @@ MUTANTS: Final = (
         file=SNAPSHOTS,
         before="        if self._trims and status in {0, _NO_INDEX}:",
         after="        if self._trims and status == 0:",
-        tests=(f"{TEST_SNAPSHOTS}::test_what_may_be_trimmed_is_known_though_no_index_could_be_written",),
+        tests=(f"{TEST_BACKGROUND_SNAPSHOTS}::test_what_may_be_trimmed_is_known_though_no_index_could_be_written",),
     ),
     Mutant(
         name="anchor-that-a-crash-may-take",

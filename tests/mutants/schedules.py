@@ -11,8 +11,8 @@ from .places import (
     FIRING,
     LOCAL_STORE,
     SCHEDULES,
-    TEST_CALENDARS,
-    TEST_FIRING,
+    TEST_CALENDAR,
+    TEST_CALENDAR_FIRING,
     TEST_SCHEDULE,
     TEST_SCHEDULES,
     TIMES,
@@ -68,7 +68,7 @@ MUTANTS: Final = (
         file=FIRING,
         before="        start = times.newest(due, now, MAX_CAUGHT_UP)\n",
         after="        start = due\n",
-        tests=(TEST_FIRING,),
+        tests=(TEST_CALENDAR_FIRING,),
     ),
     Mutant(
         name="grace-without-end",
@@ -76,7 +76,7 @@ MUTANTS: Final = (
         file=FIRING,
         before='    if schedule.catch_up == "none" and due < now - GRACE:\n',
         after='    if schedule.catch_up == "none" and due > now:\n',
-        tests=(TEST_FIRING,),
+        tests=(TEST_CALENDAR_FIRING,),
     ),
     Mutant(
         name="what-cannot-fire-is-tried-all-the-time",
@@ -84,7 +84,7 @@ MUTANTS: Final = (
         file=FIRING,
         before="            self._stuck[name] = schedule, time + RETRY_SECONDS\n",
         after="            self._stuck[name] = schedule, time\n",
-        tests=(TEST_FIRING,),
+        tests=(TEST_CALENDAR_FIRING,),
     ),
     Mutant(
         name="doubled-hour-goes-back",
@@ -92,7 +92,7 @@ MUTANTS: Final = (
         file=TIMES,
         before="                if found > due:\n                    return found\n",
         after="                return found\n",
-        tests=(TEST_CALENDARS,),
+        tests=(TEST_CALENDAR,),
     ),
     Mutant(
         name="cron-in-utc",
@@ -100,7 +100,7 @@ MUTANTS: Final = (
         file=TIMES,
         before="start.astimezone(self._zone), reverse)",
         after="start.astimezone(UTC), reverse)",
-        tests=(TEST_CALENDARS,),
+        tests=(TEST_CALENDAR,),
     ),
     Mutant(
         name="next-firing-wakes-nobody",

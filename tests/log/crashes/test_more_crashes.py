@@ -15,11 +15,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import test_crashes
 from log_steps import added, moment, put
 from msgspec import Raw
 from simulated_files import Plan, PowerLoss, SimulatedFiles, check_named
-from test_crashes import (
+
+import kharon
+from kharon.audit import read as audit_read
+from kharon.errors import CorruptLog
+from kharon.log.directory import DirectoryLog, segments
+from kharon.log.files import OS_FILES, naming
+from kharon.log.record import Record
+from kharon.log.repair import repair
+from kharon.log.snapshot import take
+from kharon.model.events import LogRepaired, TicketDone
+
+from . import test_crashes
+from .test_crashes import (
     ERRORS,
     LEAST_OF_LONG,
     ONE_SEGMENT,
@@ -36,16 +47,6 @@ from test_crashes import (
     run,
     stops,
 )
-
-import kharon
-from kharon.audit import read as audit_read
-from kharon.errors import CorruptLog
-from kharon.log.directory import DirectoryLog, segments
-from kharon.log.files import OS_FILES, naming
-from kharon.log.record import Record
-from kharon.log.repair import repair
-from kharon.log.snapshot import take
-from kharon.model.events import LogRepaired, TicketDone
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -352,3 +352,18 @@ async def in_any_order(steps):
 @given(STEPS)
 def test_whatever_comes_in_whatever_order_it_is_the_first_end_after_its_adding(steps):
     trio.run(in_any_order, steps)
+
+
+# --- many -------------------------------------------------------------------------------------------------------------
+
+
+async def test_many_waits_for_one_ticket_and_their_cancelling() -> None:
+    async with kharon.open(":memory:") as kh:
+        await kh.add(Ticket("a", "t"))
+        async with trio.open_nursery() as nursery:
+            for _ in range(200):
+                nursery.start_soon(kh.wait, "a")
+            await wait_all_tasks_blocked()
+            assert len(kh._queue.waits.by_name["a"]) == 200
+            nursery.cancel_scope.cancel()
+        assert kh._queue.waits.by_name == {}
