@@ -24,10 +24,10 @@ from .places import (
     TEST_BACKGROUND_SNAPSHOTS,
     TEST_CRASHES_RETENTION,
     TEST_CRASHES_WHAT_SURVIVES,
+    TEST_FOLLOW,
     TEST_RETENTION,
     TEST_ROTATION_ELSEWHERE,
     TEST_SNAPSHOT,
-    TEST_TAILING,
     TEST_TRIMMED,
     TEST_VERSIONS,
     TEST_VERSIONS_ON_DISK,
@@ -273,7 +273,7 @@ MUTANTS: Final = (
         file=AUDIT_FOLLOW,
         before="self._vouch(record.durable if self._durable else record.seq)",
         after="self._vouch(record.seq - 1 if self._durable else record.seq)",
-        tests=(f"{TEST_TAILING}::test_a_record_is_given_once_a_later_line_vouches_for_it",),
+        tests=(f"{TEST_FOLLOW}::test_a_record_is_given_once_a_later_line_vouches_for_it",),
     ),
     Mutant(
         name="follower-keeps-what-was-taken-back",
@@ -281,7 +281,7 @@ MUTANTS: Final = (
         file=AUDIT_FOLLOW,
         before="        self._held.clear()\n",
         after="",
-        tests=(f"{TEST_TAILING}::test_what_a_writer_without_room_takes_back_was_not_given",),
+        tests=(f"{TEST_FOLLOW}::test_what_a_writer_without_room_takes_back_was_not_given",),
     ),
     Mutant(
         name="follower-gives-again-what-it-has-ready",
@@ -289,7 +289,7 @@ MUTANTS: Final = (
         file=AUDIT_FOLLOW,
         before="            self._ready.pop()\n",
         after="            break\n",
-        tests=(f"{TEST_TAILING}::test_what_a_writer_without_room_takes_back_was_not_given",),
+        tests=(f"{TEST_FOLLOW}::test_what_a_writer_without_room_takes_back_was_not_given",),
     ),
     Mutant(
         name="follower-looks-once",
@@ -297,7 +297,7 @@ MUTANTS: Final = (
         file=AUDIT_FOLLOW,
         before="            return paths\n        return self._list()\n",
         after="            return paths\n        return paths\n",
-        tests=(f"{TEST_TAILING}::test_a_segment_that_moves_while_they_are_listed_is_not_missing",),
+        tests=(f"{TEST_FOLLOW}::test_a_segment_that_moves_while_they_are_listed_is_not_missing",),
     ),
     # --- versions -----------------------------------------------------------------------------------------------------
     Mutant(
