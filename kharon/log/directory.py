@@ -44,8 +44,7 @@ from kharon.log.scan import Reading
 from kharon.log.segment import Place, first_of, segment_name, stem_of
 from kharon.log.snapshot import Snapshot, has_snapshots, newest
 from kharon.log.zstd import open_segment
-from kharon.model.ending import grows
-from kharon.model.events import Event, LogClosed
+from kharon.model.events import Event, LogClosed, grows
 
 _logger = logging.getLogger("kharon")
 
@@ -70,8 +69,8 @@ class DirectoryLog:
         where: the directory; made, with mode 0700, if it does not exist.
         segment_bytes: when the tail has so many bytes, a new segment is begun.
         files: the file system.
-        reserve_bytes: how much room to set aside for what ends something (`model.ending`) on a disk without other room;
-            0: none.
+        reserve_bytes: how much room to set aside for events that end something (`Event.ends`) on a disk without other
+            room; 0: none.
         allow_network_filesystem: whether the directory may be on one.
 
     Attributes:
