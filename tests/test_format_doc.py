@@ -19,7 +19,7 @@ import pytest
 from log_steps import NOW, always, carry_out, moment, segment_of
 from msgspec import NODEFAULT, Raw
 
-import kharon.audit
+import kharon
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.directory import DirectoryLog
 from kharon.log.directory import segments as kharon_segments
@@ -112,7 +112,7 @@ def test_the_verifier_run_as_the_page_says(where, tmp_path):
     script.write_text(VERIFIER)
     command = [sys.executable, "-W", "error", str(script), str(where)]
     said = subprocess.run(command, capture_output=True, text=True, check=True)
-    report = kharon.audit.verify(where)
+    report = kharon.verify(where)
     assert said.stdout == f"log {report.log} is whole: 8 records, 0 bytes unfinished, last hash {report.hash}\n"
     assert verify(where) + "\n" == said.stdout
     path = segment_of(where)
@@ -124,7 +124,7 @@ def test_the_verifier_run_as_the_page_says(where, tmp_path):
 def judgement(where: Path) -> str:
     """What Kharon says, in the verifier's words."""
     try:
-        report = kharon.audit.verify(where)
+        report = kharon.verify(where)
     except CorruptLog as corrupt:
         return f"{corrupt.file}, line {corrupt.line}: "
     return (
@@ -426,12 +426,12 @@ def test_they_agree_about_a_beginning_that_was_written_anew(long):
 def test_the_anchor(where):
     anchored = {"kharon": kharon}
     exec(blocks("python")[0], anchored)
-    report = kharon.audit.verify(where)
+    report = kharon.verify(where)
     assert anchored["is_anchored"](where, report.last, report.hash)
     path = segment_of(where)
     data = path.read_bytes()
     path.write_bytes(data[: data.index(b'"seq":7,') - 91])
-    assert kharon.audit.verify(where).last == 6, "the loss of whole commits is not seen"
+    assert kharon.verify(where).last == 6, "the loss of whole commits is not seen"
     assert not anchored["is_anchored"](where, report.last, report.hash), "but with an anchor it is"
 
 

@@ -10,8 +10,7 @@ from msgspec import Raw
 from queues import IDS, NOW, about, fill, forge, indexes_of, queue, segments_of
 
 import kharon
-from kharon import audit
-from kharon.audit.indexes import Indexes
+from kharon.audit.verify_indexes import IndexCheck
 from kharon.log import index
 from kharon.log.directory import DirectoryLog
 from kharon.log.files import OS_FILES
@@ -49,7 +48,7 @@ def large(tmp_path):
 def verdict(where: Path, caplog: pytest.LogCaptureFixture) -> tuple[int, list[str], list[str]]:
     """How many indexes are good, and what is said of the others, without their path; of bad ones as a warning, too."""
     caplog.clear()
-    report = audit.verify(where)
+    report = kharon.verify(where)
     warned = [record.getMessage() for record in caplog.records]
     assert warned == [f"bad index: {bad}" for bad in report.bad_indexes]
     short = [
@@ -75,7 +74,7 @@ def test_an_index_that_hides_a_ticket(where, caplog, number):
     """Its sums are right, so history believes it: only the segment shows what it is."""
     count = len(indexes_of(where))
     segment = list(index.finished(OS_FILES, segments_of(where)))[number]
-    there = [record for record in audit.read(where) if segment.first <= record.seq <= segment.last]
+    there = [record for record in kharon.read(where) if segment.first <= record.seq <= segment.last]
     there = [record for record in there if hasattr(record.event, "id")]
     id = there[3].event.id
     mine = [record for record in there if record.event.id == id]
@@ -86,7 +85,7 @@ def test_an_index_that_hides_a_ticket(where, caplog, number):
         f"{segment.path.name}; the first of them is about '{id}', "
         f"at byte {segment.path.read_bytes().index(mine[0].hash.encode()) - 9}"
     )
-    assert audit.verify(where).bad_indexes == (f"{path.parent}/{why}",)
+    assert kharon.verify(where).bad_indexes == (f"{path.parent}/{why}",)
     assert verdict(where, caplog) == (count - 1, [why], [])
     path.unlink()
     assert verdict(where, caplog) == (count - 1, [], [])
@@ -214,7 +213,7 @@ def test_they_are_compared_while_the_log_is_written(tmp_path, monkeypatch):
     kharon.history(where, "t1")
     before, seeds = len(segments_of(where)), iter(range(100, 10_000))
 
-    def watch(self, reading, path, real=Indexes.watch):
+    def watch(self, reading, path, real=IndexCheck.watch):
         if len(segments_of(where)) < before + 10:
             fill(log, 5, next(seeds))
             kharon.history(where, "t1")
@@ -222,8 +221,8 @@ def test_they_are_compared_while_the_log_is_written(tmp_path, monkeypatch):
             indexes_of(where)[1].unlink()
         return real(self, reading, path)
 
-    monkeypatch.setattr(Indexes, "watch", watch)
-    report = audit.verify(where)
+    monkeypatch.setattr(IndexCheck, "watch", watch)
+    report = kharon.verify(where)
     assert (report.bad_indexes, report.unused_indexes) == ((), ())
     assert report.segments > before + 1
     assert report.indexes == report.segments - 2
@@ -237,7 +236,7 @@ def test_segments_that_were_moved(tmp_path, caplog, name):
     shutil.copytree(GOLDEN / name / "queue", where)
     where.chmod(0o700)
     kharon.history(where, "nobody")
-    report = audit.verify(where)
+    report = kharon.verify(where)
     count = report.segments - 1
     assert (report.indexes, report.bad_indexes, report.unused_indexes) == (count, (), ())
     assert count >= 1
@@ -274,8 +273,8 @@ def test_events_that_only_a_later_version_knows_have_their_place(tmp_path):
             kharon.history(where, "nobody")
             (where / "log" / name).rename(tmp_path / "aside")
             (tmp_path / "aside").replace(where / "log" / name)
-            report = audit.verify(where)
+            report = kharon.verify(where)
             assert (report.indexes, report.bad_indexes, len(report.unknown)) == (1, (), 1)
             (where / "log" / name).unlink()
-    report = audit.verify(where)
+    report = kharon.verify(where)
     assert (report.indexes, report.bad_indexes, len(report.unused_indexes)) == (0, (), 1)

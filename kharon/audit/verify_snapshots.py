@@ -24,12 +24,12 @@ from kharon.log.snapshot import Snapshot, _paths, read_snapshot
 from kharon.model.projection import Projection
 from kharon.model.versions import Unknown
 
-__all__ = ["Snapshots"]
+__all__ = ["SnapshotCheck"]
 
 _logger = logging.getLogger("kharon")
 
 
-class Snapshots:
+class SnapshotCheck:
     """The snapshots that a queue's directory has when this is made.
 
     Args:

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
 
-from kharon.audit.reading import check_path, open_still, read, replay
+from kharon.audit.read import check_queue, open_fixed, read
+from kharon.audit.replay import replay
 from kharon.errors import InvalidTicket
 from kharon.log.directory import segments
 from kharon.log.files import OS_FILES, Files
@@ -64,7 +65,7 @@ def history(
     if not index:
         return [record for record in read(path) if is_about(record, id)]
     directory = Path(path)
-    check_path(directory)
+    check_queue(directory)
     for _ in range(_LOOKS - 1):
         # A segment that is gone was compressed, archived or trimmed since it was listed: it is listed where it is now.
         with contextlib.suppress(FileNotFoundError):
@@ -103,7 +104,7 @@ def _search(directory: Path, id: str, progress: Progress | None) -> list[Record]
     told = _Told(progress, sum(known[number].path.stat().st_size for number in missing))
     for number in missing:
         found[number] = _read(OS_FILES, directory, known[number], id, told)
-    tail, _ = open_still(paths[-1])
+    tail, _ = open_fixed(paths[-1])
     with tail:
         found.append(search_tail(tail, str(paths[-1]), id))
     return [record for records in found for record in records or ()]

@@ -29,7 +29,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
-from kharon.audit.reading import _Still
+from kharon.audit.read import FixedSizeFile
 from kharon.errors import CorruptLog, InvalidTicket, KharonError, LogReplaced
 from kharon.log.directory import segments
 from kharon.log.record import Chain, Header, Record, Seal
@@ -91,7 +91,7 @@ class Follower:
         LogReplaced: the log was replaced by another, or lacks a record that was given: it was rewound; or, unless
             `durable`, the writer found no room and took it back, or a loss of power did.
         UnknownFormat: a later version of Kharon wrote it.
-        KharonError: there is no queue there; or what comes next was trimmed before it was read.
+        KharonError: there is not a queue there; or what comes next was trimmed before it was read.
         OSError: it cannot be read.
 
     Attributes:
@@ -260,10 +260,10 @@ class Follower:
         return self._list()
 
     def _open(self, path: Path) -> BinaryIO:
-        still = _Still(path)  # its end stays where it is, so that what is being written is not taken for damage
-        stat = still.stat
+        fixed = FixedSizeFile(path)  # its end stays where it is, so that what is being written is not taken for damage
+        stat = fixed.stat
         self._stat = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        return io.BufferedReader(still)
+        return io.BufferedReader(fixed)
 
     def _list(self) -> dict[str, Path]:
         try:
@@ -273,7 +273,7 @@ class Follower:
         if not paths:
             if self._stem:
                 raise LogReplaced(f"{self._directory}: the log that was being followed is gone")
-            raise KharonError(f"{self._directory} is no queue: there is no segment in {self._directory / 'log'}")
+            raise KharonError(f"{self._directory} is not a queue: there is no segment in {self._directory / 'log'}")
         return {stem_of(path): path for path in paths}
 
     def _first(self, paths: list[Path]) -> Path:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import attrs
 
-from kharon.audit.reading import read
+from kharon.audit.read import read
 from kharon.errors import InvalidTicket
 from kharon.log.record import Record
 from kharon.model.checks import check_instant

@@ -24,13 +24,13 @@ from kharon.log.scan import Reading
 from kharon.log.segment import See, first_of
 from kharon.model.events import TicketEvent
 
-__all__ = ["Indexes"]
+__all__ = ["IndexCheck"]
 
 _logger = logging.getLogger("kharon")
 _ENTRY: Final = struct.Struct("=QQ")
 
 
-class Indexes:
+class IndexCheck:
     """The indexes of a queue's directory, compared with its segments as these are read.
 
     Args:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from msgspec import Raw
 from queues import queue
 
-from kharon import audit
-from kharon.audit.measures import COUNTS, RELATIVE_ERROR, Counter, Group, Series, Sketch, measure
+import kharon
+from kharon.audit.measure import COUNTS, RELATIVE_ERROR, Counter, Group, Series, Sketch, measure
 from kharon.errors import KharonError
 from kharon.log.record import Record
 from kharon.model import events as e
@@ -220,7 +220,7 @@ def test_by_hour():
 
 def test_the_sum_of_the_groups_is_the_total(tmp_path):
     queue(tmp_path / "queue")
-    told = list(audit.read(tmp_path / "queue"))
+    told = list(kharon.read(tmp_path / "queue"))
     for by in ("type", "tube", "hour"):
         found = measure(told, by)
         for name in COUNTS:
@@ -235,7 +235,7 @@ def test_the_sum_of_the_groups_is_the_total(tmp_path):
 def test_from_the_tickets_that_lived_before(tmp_path):
     """As of a log whose beginning was trimmed, from any record on."""
     queue(tmp_path / "queue")
-    told = list(audit.read(tmp_path / "queue"))
+    told = list(kharon.read(tmp_path / "queue"))
     for middle in range(0, len(told), 7):
         projection = Projection().fold(told[:middle])
         found = measure(told[middle:], "type", tickets=projection.tickets.values())
@@ -261,8 +261,8 @@ def test_what_is_kept_is_what_lives(tmp_path):
 
 
 def test_an_event_that_a_later_version_adds_is_folded_and_not_named(monkeypatch):
-    from kharon.audit import measures  # noqa: PLC0415
+    from kharon.audit import measure as module  # noqa: PLC0415
 
-    monkeypatch.setattr(measures, "_NAMES", {})
+    monkeypatch.setattr(module, "_NAMES", {})
     found = measure(records((0, added("a")), claimed("a", 1)))
     assert (found.total.added, found.total.waited.count) == (0, 1)

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from log_steps import NOW, added, carry_out, load, snapshot_in
 
-from kharon import audit
-from kharon.audit import reading as audit_reading
-from kharon.audit import snapshots as audit_snapshots
+import kharon
+from kharon.audit import verify_snapshots as audit_snapshots
+from kharon.audit.read import LogPass
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, OsFiles
@@ -67,7 +67,7 @@ def opened(where: Path) -> Projection:
 def verdict(where: Path, caplog: pytest.LogCaptureFixture) -> tuple[int, list[str]]:
     """How many snapshots are good, and what is said of the others, without their path; the same as a warning."""
     caplog.clear()
-    report = audit.verify(where)
+    report = kharon.verify(where)
     assert [record.getMessage() for record in caplog.records] == [
         f"bad snapshot: {bad}" for bad in report.bad_snapshots
     ]
@@ -94,7 +94,7 @@ def test_a_snapshot_of_tickets_that_the_log_never_gave(where, caplog):
     draft.nice = 1
     forge(path, tickets=[seal(draft)])
     assert opened(where).tickets["b"].nice == 1
-    assert audit.replay(where).tickets["b"].nice == 512
+    assert kharon.replay(where).tickets["b"].nice == 512
     assert verdict(where, caplog) == (1, [f"{path.name}: its tickets are not those that the log gives at record 3"])
 
 
@@ -137,7 +137,7 @@ def test_a_snapshot_in_a_later_format_is_not_bad(where, caplog):
     line, _ = link("0" * 64, path.read_bytes().splitlines()[0][92:].replace(b'"version":1', b'"version":2'))
     path.write_bytes(line)
     assert verdict(where, caplog) == (1, [])
-    (unjudged,) = audit.verify(where).unjudged_snapshots
+    (unjudged,) = kharon.verify(where).unjudged_snapshots
     assert "in format 2" in unjudged
     assert unjudged.startswith(f"{path}, line 1: ")
 
@@ -168,10 +168,10 @@ def test_a_log_that_no_ticket_could_have_had(tmp_path, caplog):
     list(log.open(NOW))
     log.append([TicketDeleted("x")], NOW, "ann")
     log.close(NOW)
-    *_, last = audit.read(where)
+    *_, last = kharon.read(where)
     path = where / "snapshots" / f"{5:020}.jsonl"
     write(OS_FILES, path, msgspec.structs.replace(snapshot_in(paths(where)[1]), seq=5, hash=last.hash, at=last.at))
-    report = audit.verify(where)
+    report = kharon.verify(where)
     assert (report.last, report.snapshots) == (5, 2)
     (bad,) = report.bad_snapshots
     assert bad.startswith(f"{path}: the log does not fold to any state: record 4: TicketDeleted of ticket 'x'")
@@ -182,7 +182,7 @@ def test_a_damaged_log_is_refused_before_its_snapshots(where, number):
     path = sorted((where / "log").iterdir())[number]
     path.write_bytes(path.read_bytes().replace(b'"by":"ann"', b'"by":"bob"'))
     with pytest.raises(CorruptLog) as caught:
-        audit.verify(where)
+        kharon.verify(where)
     assert (caught.value.file, caught.value.line) == (str(path), 2)
 
 
@@ -195,8 +195,8 @@ def test_behind_an_event_that_is_not_known_nobody_can_tell(where, seq, good):
             unknown = Unknown("TicketPraised", 1, 0, "9.0.0")
             yield msgspec.structs.replace(record, event=unknown) if record.seq == seq else record
 
-    reading = audit_reading._Pass(where, lenient=True).reading
-    found = audit_snapshots.Snapshots(where)
+    reading = LogPass(where, lenient=True).reading
+    found = audit_snapshots.SnapshotCheck(where)
     found.compare(reading, records(reading))
     assert (found.good, found.bad) == (good, [])
     why = "it stands behind an event that this version does not know"
@@ -213,8 +213,8 @@ def test_what_the_reading_raises_is_not_taken_for_a_bad_snapshot(where):
                 raise KharonError("record 2 was trimmed while the log was being read")
             yield record
 
-    reading = audit_reading._Pass(where).reading
-    found = audit_snapshots.Snapshots(where)
+    reading = LogPass(where).reading
+    found = audit_snapshots.SnapshotCheck(where)
     with pytest.raises(KharonError, match="was trimmed"):
         found.compare(reading, records(reading))
     assert found.bad == []
@@ -258,7 +258,7 @@ def altered(path: Path) -> None:
 
 def judged(where: Path) -> tuple[int, list[str], list[str]]:
     """How many snapshots are good, which are bad and which unjudged, by seq, of a log that is whole all the same."""
-    report = audit.verify(where)
+    report = kharon.verify(where)
     assert report.first == 4
 
     def seqs(said: tuple[str, ...]) -> list[int]:
@@ -269,7 +269,7 @@ def judged(where: Path) -> tuple[int, list[str], list[str]]:
 
 def test_of_a_trimmed_log_the_oldest_stands_for_what_was_trimmed(trimmed):
     assert judged(trimmed) == (2, [], [3])
-    (why,) = audit.verify(trimmed).unjudged_snapshots
+    (why,) = kharon.verify(trimmed).unjudged_snapshots
     assert "nothing shows whether its tickets are right" in why
 
 
@@ -282,7 +282,7 @@ def test_the_only_snapshot_of_a_trimmed_log_is_held_against_nothing(trimmed):
 def test_a_snapshot_of_what_has_been_trimmed(trimmed):
     write(OS_FILES, named(trimmed, 2), msgspec.structs.replace(snapshot_in(named(trimmed, 3)), seq=2, tickets=[]))
     assert judged(trimmed) == (2, [], [2, 3])
-    assert "record 2, from which it follows, has been trimmed" in audit.verify(trimmed).unjudged_snapshots[0]
+    assert "record 2, from which it follows, has been trimmed" in kharon.verify(trimmed).unjudged_snapshots[0]
 
 
 @pytest.mark.parametrize("changes", [{"hash": "0" * 64}, {"log": "e" * 32}])
@@ -321,7 +321,7 @@ def test_two_that_disagree_are_both_named(trimmed):
     """It may be the older one that was altered: the newer one is not called bad as if that were known."""
     altered(named(trimmed, 3))
     assert judged(trimmed) == (0, [4, 5], [3])
-    for why in audit.verify(trimmed).bad_snapshots:
+    for why in kharon.verify(trimmed).bad_snapshots:
         assert f"those that {named(trimmed, 3)} and the log behind that give" in why
         assert "the two disagree, and nobody can tell which of them is right" in why
 
@@ -329,7 +329,7 @@ def test_two_that_disagree_are_both_named(trimmed):
 def test_one_from_which_the_log_cannot_follow_is_bad_and_the_next_takes_its_place(trimmed):
     forge(named(trimmed, 3), tickets=snapshot_in(named(trimmed, 3)).tickets[1:])
     assert judged(trimmed) == (1, [3], [4])
-    (why,) = audit.verify(trimmed).bad_snapshots
+    (why,) = kharon.verify(trimmed).bad_snapshots
     assert "the log behind it cannot follow from its tickets: record 4: TicketDeleted of ticket 'a'" in why
 
 

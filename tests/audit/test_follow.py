@@ -20,8 +20,7 @@ import pytest
 from log_steps import NOW, added, carry_out
 
 import kharon
-from kharon import audit
-from kharon.audit import tailing
+from kharon.audit import follow as module
 from kharon.errors import CorruptLog, InvalidTicket, KharonError, LogReplaced, StorageFull
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.record import Record, link
@@ -193,7 +192,7 @@ def test_what_a_writer_without_room_takes_back_was_not_given(where, log, then, b
     put(log, "more")
     put(log, "last")
     given += follower.poll() + follower.poll()
-    whole = list(audit.read(where))
+    whole = list(kharon.read(where))
     assert given in (whole[:-1], whole), "the last one is vouched for if it filled its segment"
 
 
@@ -228,8 +227,8 @@ def test_it_begins_at_the_segment_by_its_name(where, log, monkeypatch):
     for number in range(40):
         put(log, f"a{number}")
     opened = []
-    real = tailing.open_segment
-    monkeypatch.setattr(tailing, "open_segment", lambda read, path: opened.append(path) or real(read, path))
+    real = module.open_segment
+    monkeypatch.setattr(module, "open_segment", lambda read, path: opened.append(path) or real(read, path))
     after = log._places[2].first + 1
     given = seqs(kharon.follow(where, after, durable=False))
     assert given == list(range(after + 1, log.seq + 1))
@@ -244,7 +243,7 @@ def test_it_gives_what_read_gives(where, limit):
     while some := follower.poll(limit):
         assert len(some) <= limit
         given += some
-    assert given == list(audit.read(where))
+    assert given == list(kharon.read(where))
     log.abandon()
 
 
@@ -258,7 +257,7 @@ def test_retention_is_followed(where, policy, first):
     given += follower.poll(10_000)
     put(log, "later")
     given += follower.poll()
-    assert given == list(audit.read(where))
+    assert given == list(kharon.read(where))
     log.abandon()
 
 
@@ -312,7 +311,7 @@ def test_an_interval_that_cannot_be(where, bad):
 
 
 def test_there_is_no_queue(tmp_path):
-    with pytest.raises(KharonError, match="is no queue"):
+    with pytest.raises(KharonError, match="is not a queue"):
         kharon.follow(tmp_path / "nowhere").poll()
 
 
@@ -506,7 +505,7 @@ def test_a_process_that_writes_rotates_compresses_and_archives(where, durable):
             assert writer.wait(30) == 0
         finally:
             writer.send_signal(signal.SIGKILL)
-    assert given == list(audit.read(where))[:-1]
+    assert given == list(kharon.read(where))[:-1]
     assert len(segments(where)) > 10
     assert len(list((where / "archive").rglob("*.zst"))) > 5
 
@@ -517,9 +516,9 @@ def test_a_file_that_moves_between_the_look_and_the_opening(where, monkeypatch):
     stale = segments(where)
     assert carry_out(log, Retention(log, Policy(compress=ALL)))
     with monkeypatch.context() as patch:
-        patch.setattr(tailing, "segments", lambda _directory: stale)
+        patch.setattr(module, "segments", lambda _directory: stale)
         assert follower.poll() == []
-    assert follower.poll(10_000) == list(audit.read(where))
+    assert follower.poll(10_000) == list(kharon.read(where))
     log.abandon()
 
 
@@ -536,7 +535,7 @@ def test_a_segment_that_moves_while_they_are_listed_is_not_missing(where, monkey
         paths = segments(directory)
         return [path for path in paths if path != paths[hidden]] if next(looks) % 2 else paths
 
-    monkeypatch.setattr(tailing, "segments", listed)
+    monkeypatch.setattr(module, "segments", listed)
     follower = kharon.follow(where, after, durable=False)
     given = []
     for _ in range(100):
@@ -560,7 +559,7 @@ def test_nothing_is_missed_after_an_interrupt(where, monkeypatch):
     given = []
     chance = random.Random(1)
 
-    def interrupted(*args: object, real=tailing.open_segment) -> object:
+    def interrupted(*args: object, real=module.open_segment) -> object:
         file = real(*args)
         if chance.random() < 0.2:
             file.close()
@@ -572,12 +571,12 @@ def test_nothing_is_missed_after_an_interrupt(where, monkeypatch):
             raise KeyboardInterrupt
         real(upto)
 
-    monkeypatch.setattr(tailing, "open_segment", interrupted)
+    monkeypatch.setattr(module, "open_segment", interrupted)
     monkeypatch.setattr(follower, "_vouch", vouch)
     for _ in range(200):
         with contextlib.suppress(KeyboardInterrupt):
             given += follower.poll(1)
-    assert given == list(audit.read(where))
+    assert given == list(kharon.read(where))
 
 
 def test_damage_is_told_again(where):
