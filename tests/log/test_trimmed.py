@@ -24,7 +24,8 @@ from kharon.log.record import Record
 from kharon.log.replace import write_new
 from kharon.log.retention import Limit, Policy, Retention
 from kharon.log.scan import Reading
-from kharon.log.snapshot import kept_since, main, newest, take, trimmable
+from kharon.log.snapshot import kept_since, newest, take, trimmable
+from kharon.log.snapshot_process import main
 from kharon.model.events import LogRepaired, SegmentTrimmed, TicketDeleted
 
 ALL = Limit(bytes=0)
