@@ -47,7 +47,7 @@ from kharon.model.projection import Projection
 from kharon.model.ticket import Ticket
 from kharon.model.versions import VERSIONS
 
-PAGE = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "format.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
