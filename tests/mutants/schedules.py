@@ -11,8 +11,8 @@ from .places import (
     COMMIT,
     LOCAL_STORE,
     SCHEDULES,
-    TEST_CALENDARS,
-    TEST_FIRING,
+    TEST_CALENDAR,
+    TEST_CALENDAR_FIRING,
     TEST_SCHEDULE,
     TEST_SCHEDULES,
 )
@@ -67,7 +67,7 @@ MUTANTS: Final = (
         file=CALENDAR,
         before="        start = times.newest(due, now, MAX_CAUGHT_UP)\n",
         after="        start = due\n",
-        tests=(TEST_FIRING,),
+        tests=(TEST_CALENDAR_FIRING,),
     ),
     Mutant(
         name="grace-without-end",
@@ -75,7 +75,7 @@ MUTANTS: Final = (
         file=CALENDAR,
         before='    if schedule.catch_up == "none" and due < now - GRACE:\n',
         after='    if schedule.catch_up == "none" and due > now:\n',
-        tests=(TEST_FIRING,),
+        tests=(TEST_CALENDAR_FIRING,),
     ),
     Mutant(
         name="what-cannot-fire-is-tried-all-the-time",
@@ -83,7 +83,7 @@ MUTANTS: Final = (
         file=CALENDAR,
         before="            self._stuck[name] = schedule, time + RETRY_SECONDS\n",
         after="            self._stuck[name] = schedule, time\n",
-        tests=(TEST_FIRING,),
+        tests=(TEST_CALENDAR_FIRING,),
     ),
     Mutant(
         name="doubled-hour-goes-back",
@@ -91,7 +91,7 @@ MUTANTS: Final = (
         file=CALENDAR,
         before="                if found > due:\n                    return found\n",
         after="                return found\n",
-        tests=(TEST_CALENDARS,),
+        tests=(TEST_CALENDAR,),
     ),
     Mutant(
         name="cron-in-utc",
@@ -99,7 +99,7 @@ MUTANTS: Final = (
         file=CALENDAR,
         before="start.astimezone(self._zone), reverse)",
         after="start.astimezone(UTC), reverse)",
-        tests=(TEST_CALENDARS,),
+        tests=(TEST_CALENDAR,),
     ),
     Mutant(
         name="next-firing-wakes-nobody",

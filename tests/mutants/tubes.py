@@ -10,7 +10,7 @@ from .places import (
     LOCAL_STORE,
     PROJECTION,
     TEST_HEADS,
-    TEST_SNAPSHOT_OTHERS,
+    TEST_SNAPSHOT_TABLES,
     TEST_TUBES,
     TEST_TUBES_IN_STORE,
     TEST_TUBES_RUNNING,
@@ -68,7 +68,7 @@ MUTANTS: Final = (
         file=TUBES,
         before="msgspec.structs.replace(state, times=tuple(self.times.get(name, ())))",
         after="state",
-        tests=(TEST_SNAPSHOT_OTHERS,),
+        tests=(TEST_SNAPSHOT_TABLES,),
     ),
     Mutant(
         name="tube-opens-without-a-wake",

@@ -19,8 +19,8 @@ from .places import (
     TEST_COMMIT,
     TEST_GROUP_WAITS,
     TEST_GROUPS,
+    TEST_GROUPS_DURABLE,
     TEST_SNAPSHOT,
-    TEST_WAITING_DURABLE,
     WAITS,
 )
 
@@ -197,7 +197,7 @@ MUTANTS: Final = (
         "            if await self._still():\n                return count\n",
         after="            await trio.lowlevel.checkpoint()\n"
         "            return self._projection.groups.pending_count(group)\n",
-        tests=(TEST_WAITING_DURABLE,),
+        tests=(TEST_GROUPS_DURABLE,),
     ),
     Mutant(
         name="cancelled-wait-leaves-a-trace",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 from offering_log import FakeSyncer
-from test_syncer import blocked, opened, queue_on
+from test_sync_helper import blocked, opened, queue_on
 
 import kharon
 from kharon import Ticket
