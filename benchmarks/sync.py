@@ -60,7 +60,7 @@ class Disk(OsFiles):
 
 
 class BareThread:
-    """What the design warns of: the sync in a thread of this process."""
+    """The variant that Kharon avoids: the sync in a thread of this process."""
 
     def __init__(self, slower_by: float) -> None:
         self.slower_by = slower_by

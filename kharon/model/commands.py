@@ -54,11 +54,13 @@ class Context(msgspec.Struct, frozen=True):
         now: the instant of the decision, UTC.
         jitter: a random number, 0 <= jitter < 1, drawn by the caller.
         lease: how many seconds a claim decided now is granted.
+        backoff: the delay of a retry that names none.
     """
 
     now: datetime
     jitter: float = 0.0
     lease: float = 30.0
+    backoff: FixedDelay | BackoffDelay = BackoffDelay()
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -136,9 +138,9 @@ class Cancel(Settle, frozen=True):
 
 
 class Retry(Settle, frozen=True):
-    """Try again after `delay`; if `max_attempts` have been made, fail instead."""
+    """Try again after `delay`, None: after the context's backoff; if `max_attempts` have been made, fail instead."""
 
-    delay: Delay = 0.0
+    delay: Delay | None = 0.0
     error_reason: str | None = None
     changes: Changes | None = None
     max_attempts: int | None = None

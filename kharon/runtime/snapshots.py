@@ -24,7 +24,9 @@ from kharon.store.tasks import reap, say, wait_out
 __all__ = ["Snapshots"]
 
 _NO_INDEX = 2  # what `main` returns
-_PROGRAM = "import sys; sys.path[:] = {path!r}; from kharon.log.snapshot import main; sys.exit(main(lifeline=0))"
+_PROGRAM = (
+    "import sys; sys.path[:] = {path!r}; from kharon.log.snapshot_process import main; sys.exit(main(lifeline=0))"
+)
 
 
 class Snapshots:

@@ -13,7 +13,7 @@ that one written, so that what is written is always either durable or in flight,
 and a failure is told to both. The same goes for the syncs by which a log begins a new segment.
 
 If a write finds no room, nothing of the group was kept, so its effects are taken back from the projection, newest first
-(`_retreat`), and all goes on: whatever lets the queue grow (`model.ending`) is refused, but for a try each second.
+(`_retreat`), and all goes on: whatever lets the queue grow (`Event.ends`) is refused, but for a try each second.
 
 If a write or a sync fails otherwise, the projection is ahead of the log, for good: those in flight are told that the
 outcome is not known, and whoever owns this that it is broken. What is decided, and when, is not known here.

@@ -5,7 +5,7 @@ one synchronous stretch (`_execute`). Its records join the open commit group, an
 durable: how, is `commits`' business. Everything that leaves the store leaves through that wait: replies, refusals,
 reads, claims. What follows from a group (`deliver`) is called once the group is durable, before its callers go on.
 
-Without room on the disk a group is taken back, and the store stays open: whatever lets the queue grow (`model.ending`)
+Without room on the disk a group is taken back, and the store stays open: whatever lets the queue grow (`Event.ends`)
 is refused; what ends something is decided once more, and goes on from what the log has reserved for it. Reads look
 again. If a write or a sync fails otherwise, the projection is ahead of the log. The store is then broken: those in
 flight are told that the outcome is not known, everybody after them that it is closed.
@@ -31,8 +31,7 @@ from kharon.log.protocol import EventLog, HasSnapshots
 from kharon.log.record import CLOCK, Record
 from kharon.model.commands import Claim, Command, Context, Expire, Release, Request, Settle
 from kharon.model.commit import Commit
-from kharon.model.ending import grows
-from kharon.model.events import Event
+from kharon.model.events import Event, grows
 from kharon.model.policy import LEASE_ENDED
 from kharon.model.projection import Effect, Projection
 from kharon.model.schedules import Schedule
@@ -348,7 +347,8 @@ class LocalStore:
         now = now or self._clock.now()
         projection = self._projection
         projection.promote(now)
-        commit = Commit(projection, Context(now, random.random(), lease), first_firing)  # noqa: S311 - spreads retries
+        chance = random.random()  # noqa: S311 - spreads retries
+        commit = Commit(projection, Context(now, chance, lease, self._settings.policy().backoff), first_firing)
         try:
             commit.run(commands)
             growing = self._append(commit.effects, by)

@@ -7,7 +7,7 @@ from typing import Final
 from .mutant import Mutant
 from .places import (
     ATTEMPTS,
-    AUDIT_READING,
+    AUDIT_READ,
     HEARTBEAT,
     LOCAL_STORE,
     TEST_CANCELLING,
@@ -99,7 +99,7 @@ MUTANTS: Final = (
     Mutant(
         name="audit-reads-what-is-being-written",
         thought="A file is read to its end.",
-        file=AUDIT_READING,
+        file=AUDIT_READ,
         before="count = super().readinto(view[: max(0, self.stat.st_size - self.tell())])",
         after="count = super().readinto(view)",
         tests=(TEST_READING,),

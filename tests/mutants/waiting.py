@@ -253,8 +253,8 @@ MUTANTS: Final = (
         name="snapshot-forgets-when-members-joined",
         thought="A ticket is a member since it was added.",
         file=SNAPSHOT,
-        before="        joined=0 if ticket.joined == ticket.order else ticket.joined,\n",
-        after="",
+        before="    if ticket.joined == ticket.order:\n        stored.joined = 0\n",
+        after="    stored.joined = 0\n",
         tests=(TEST_SNAPSHOT,),
     ),
     Mutant(
