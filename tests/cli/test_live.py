@@ -31,7 +31,7 @@ def live(tmp_path):
     """A queue that is being written, and the process that writes it."""
     where = tmp_path / "queue"
     writer = subprocess.Popen(
-        [sys.executable, str(HERE / "writer.py"), str(where)],
+        [sys.executable, str(HERE / "application.py"), str(where)],
         env={**os.environ, "PYTHONPATH": str(PROJECT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
