@@ -1,27 +1,16 @@
-"""For tests: virtual time, a log that fails on demand, and given/when/then for the rules.
-
-    with MockClock: `kharon.open(":memory:", clock=kharon.testing.TrioClock())`      hours in milliseconds
-    `given(ticket).when(command).then(*events)`                                      the rules, without a queue
-    `kharon.open(FailingLog(MemoryLog(), fail="sync"))`                              a disk that breaks
-
-`check_log` is what every `EventLog` must pass. Nothing in Kharon imports this module.
-"""
+"""For logs: `check_log`, the conformance suite that every `EventLog` must pass, and a log that fails on demand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import datetime, timedelta
 
-import trio
 from msgspec import Raw
 
 from kharon.errors import InvalidTicket, KharonError, QueueLocked, StorageFull
 from kharon.log.protocol import EventLog, LogReader
 from kharon.log.record import Record
 from kharon.model.checks import MAX_LINE_BYTES
-from kharon.model.commands import Command, Context
-from kharon.model.decide import decide
 from kharon.model.events import (
     Changes,
     Event,
@@ -32,7 +21,6 @@ from kharon.model.events import (
     TicketClaimed,
     TicketDeleted,
     TicketDone,
-    TicketEvent,
     TicketExpired,
     TicketFailed,
     TicketLapsed,
@@ -41,36 +29,9 @@ from kharon.model.events import (
     TicketRetried,
     TicketUpdated,
 )
-from kharon.model.evolve import evolve
-from kharon.model.ticket import Ticket
+from kharon.testing.clocks import EPOCH
 
-__all__ = ["EPOCH", "FailingLog", "TrioClock", "check_log", "given"]
-
-EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-"""The instant at which a `TrioClock` begins, unless told otherwise."""
-
-
-class TrioClock:
-    """A clock that goes with Trio's: under `trio.testing.MockClock` a day passes as fast as nothing happens in it.
-
-    Args:
-        start: the instant at which Trio's clock stands when `now` is first asked, timezone-aware.
-    """
-
-    def __init__(self, start: datetime = EPOCH) -> None:
-        self._start = start
-        self._zero: float | None = None
-
-    def now(self) -> datetime:
-        """Return the present instant. Must be called inside of `trio.run`."""
-        time = trio.current_time()
-        if self._zero is None:
-            self._zero = time
-        return self._start + timedelta(seconds=time - self._zero)
-
-    def step(self, seconds: float) -> None:
-        """Set the clock forward, or back: what an operator or NTP does to the machine's."""
-        self._start += timedelta(seconds=seconds)
+__all__ = ["FailingLog", "check_log"]
 
 
 class FailingLog:
@@ -156,65 +117,6 @@ class FailingLog:
     def abandon(self) -> None:
         """Abandon the log."""
         self._log.abandon()
-
-
-class given:  # noqa: N801 - reads as a sentence
-    """The rules in one line: `given(ticket or events).when(command).then(events)`.
-
-    Args:
-        before: a ticket; or None; or events, which are folded one second apart, from `EPOCH` on, with seqs from 1.
-        now: the instant of the decision; by default as many seconds after `EPOCH` as there were events.
-        jitter, lease: the rest of the context.
-    """
-
-    def __init__(self, *before: Any, now: datetime | None = None, jitter: float = 0.0, lease: float = 30.0) -> None:
-        self.ticket: Ticket | None = None
-        self.seq = 0
-        for item in before:
-            if isinstance(item, TicketEvent):
-                self.seq += 1
-                self.ticket = evolve(self.ticket, item, self.seq, EPOCH + timedelta(seconds=self.seq - 1))
-            else:
-                self.ticket = item
-        self._context = Context(now or EPOCH + timedelta(seconds=self.seq), jitter, lease)
-        self._command: Command | None = None
-
-    def when(self, command: Command) -> given:
-        """Say which command is to be decided."""
-        self._command = command
-        return self
-
-    def events(self) -> tuple[TicketEvent, ...]:
-        """Decide, and return the events.
-
-        Raises:
-            KharonError: as `decide` does.
-        """
-        if self._command is None:
-            raise TypeError("say .when(command) first")
-        return decide(self.ticket, self._command, self._context)
-
-    def then(self, *events: TicketEvent) -> Ticket | None:
-        """Assert that these events come of it, in this order; return the ticket after them."""
-        decided = self.events()
-        assert decided == events, f"\n  decided:  {decided}\n  expected: {events}"
-        ticket = self.ticket
-        for offset, event in enumerate(decided, 1):
-            ticket = evolve(ticket, event, self.seq + offset, self._context.now)
-        return ticket
-
-    def raises(self, error: type[Exception], *words: str) -> None:
-        """Assert that it is refused with this error, and that its message has each of these words."""
-        try:
-            decided = self.events()
-        except error as refused:
-            missing = [word for word in words if word not in str(refused)]
-            assert not missing, f"{refused!r} does not say {missing}"
-        else:
-            raise AssertionError(f"not refused: {decided}")
-
-
-# --- what every log must pass -----------------------------------------------------------------------------------------
 
 
 def check_log(make: Callable[[], EventLog], reopen: Callable[[], EventLog] | None = None) -> None:
