@@ -152,13 +152,13 @@ def test_what_is_written_during_the_reading_is_not_taken_for_damage(where, log, 
     more = path.read_bytes()[len(whole) :]
     path.write_bytes(whole[:-30])
 
-    def judge(file, broken, **how):
+    def refuse_damage(file, broken, **how):
         with path.open("ab") as writer:
             writer.write(whole[-30:] + more)
         return real(file, broken, **how)
 
-    real = scan.judge
-    monkeypatch.setattr(scan, "judge", judge)
+    real = scan.refuse_damage
+    monkeypatch.setattr(scan, "refuse_damage", refuse_damage)
     report = audit.verify(where)
     assert (report.last, report.unfinished) == (4, len(whole) - 30 - report.bytes)
     assert report.unfinished > 0

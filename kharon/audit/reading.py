@@ -28,10 +28,10 @@ from kharon.log.directory import segments
 from kharon.log.files import OS_FILES, naming
 from kharon.log.index import read_header
 from kharon.log.record import Chain, Record
-from kharon.log.scan import Reading
-from kharon.log.segment import See, first_of
+from kharon.log.scan import LogScan
+from kharon.log.segment import OnRecord, first_of
 from kharon.log.snapshot import usable
-from kharon.log.zstd import PACKED, open_segment
+from kharon.log.zstd import ZSTD_SUFFIX, open_segment
 from kharon.model.checks import check_instant
 from kharon.model.projection import Projection
 from kharon.model.versions import Unknown
@@ -250,7 +250,7 @@ def verify(path: str | os.PathLike[str], anchor: Anchor | None = None) -> Report
         anchored.check(reading)
     broken, before = reading.broken, reading.before
     unfinished = 0 if broken is None else audit.sizes[broken.path] - broken.commit_byte
-    if before is not None and before.path.suffix != PACKED:  # compressed, it is whole, or it was refused
+    if before is not None and before.path.suffix != ZSTD_SUFFIX:  # compressed, it is whole, or it was refused
         unfinished += audit.sizes[str(before.path)] - before.whole
     return Report(
         path=Path(path),
@@ -323,7 +323,7 @@ class _Anchored:
         self.anchor = anchor
         self.hash: str | None = None
 
-    def check(self, reading: Reading) -> None:
+    def check(self, reading: LogScan) -> None:
         """Check that a log that has been read contains the anchor.
 
         Raises:
@@ -354,7 +354,7 @@ class _Pass:
 
     Args:
         path: the directory.
-        chain, log, lenient, watch: as `Reading` has them.
+        chain, log, lenient, watch: as `LogScan` has them.
 
     Attributes:
         reading: the pass, and how far it has come.
@@ -368,12 +368,12 @@ class _Pass:
         log: str | None = None,
         *,
         lenient: bool = False,
-        watch: Callable[[Reading, Path], See | None] = lambda _reading, _path: None,
+        watch: Callable[[LogScan, Path], OnRecord | None] = lambda _reading, _path: None,
     ) -> None:
         directory = Path(path)
         check_path(directory)
         self.sizes: dict[str, int] = {}
-        self.reading = Reading(
+        self.reading = LogScan(
             lambda: segments(directory),
             lambda path: open_segment(self._open, path),
             chain,

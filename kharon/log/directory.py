@@ -32,15 +32,15 @@ from typing import BinaryIO, Final, NamedTuple
 from kharon.errors import Closed, CorruptLog, KharonError, StorageFull
 from kharon.log.files import OS_FILES, File, Files, Lock, naming
 from kharon.log.live import IndexedReader, LiveReader
-from kharon.log.locations import ARCHIVE, Archives, Moved, archives, finish_moves, places_of, segments
+from kharon.log.locations import ARCHIVE, Archives, Moved, find_archives, finish_moves, locate_segments, segments
 from kharon.log.ownership import lock_directory
 from kharon.log.protocol import LogReader
-from kharon.log.record import CLOCK, Chain, Record, Seal, check_line, open_record, relink, seal_line
-from kharon.log.recovery import rewrite_tail, seal_again, tidy, trust_tail
-from kharon.log.replace import FileSync, Syncs, at_once, new_file
+from kharon.log.record import CLOCK, Chain, Record, Seal, check_line, parse_record, relink, seal_line
+from kharon.log.recovery import reopen_tail, rewrite_seal, rewrite_tail, tidy
+from kharon.log.replace import FileSync, SyncSteps, replace_file_steps, run_here
 from kharon.log.reserve import NO_ROOM, RESERVE, Reserve
-from kharon.log.scan import Reading
-from kharon.log.segment import Place, first_of, segment_name, stem_of
+from kharon.log.scan import LogScan
+from kharon.log.segment import SegmentFile, first_of, segment_name, stem_of
 from kharon.log.snapshot import Snapshot, has_snapshots, newest
 from kharon.log.zstd import open_segment
 from kharon.model.ending import grows
@@ -102,7 +102,7 @@ class DirectoryLog:
         self._tail: File | None = None
         self._unsealed: _Unsealed | None = None
         self._offered: File | None = None  # the tail whose twin was opened before all that is not synced was written
-        self._places: list[Place] = []
+        self._places: list[SegmentFile] = []
         self._size = 0
         self._log_id = ""
         self._chain = Chain()
@@ -116,7 +116,7 @@ class DirectoryLog:
         self.written = 0
         self.durable = 0
         self.unsaved = 0
-        self.begun: Callable[[], None] = lambda: None
+        self.on_new_segment: Callable[[], None] = lambda: None
 
     @property
     def seq(self) -> int:
@@ -165,9 +165,9 @@ class DirectoryLog:
 
     def _read_and_recover(self, found: list[Path], snapshot: Snapshot | None, now: datetime) -> Iterator[Record]:
         if snapshot is None:
-            reading = Reading(self._list, self._read)
+            reading = LogScan(self._list, self._read)
         else:
-            reading = Reading(self._list, self._read, snapshot.end(), snapshot.log)
+            reading = LogScan(self._list, self._read, snapshot.end(), snapshot.log)
             self._snapshot = None  # its tickets are the caller's now
         moves = []
         for record in reading.records():
@@ -175,24 +175,24 @@ class DirectoryLog:
                 moves.append(record.event)
             yield record
         self._chain, self._log_id = reading.chain, reading.log or ""
-        self._places = [Place(first_of(path), path) for path in found]
+        self._places = [SegmentFile(first_of(path), path) for path in found]
         self._check_tail()
         self.unsaved = reading.finished
         self._closed_cleanly = reading.closed and reading.broken is None
         tidy(self._files, self._where)
         if reading.bare and reading.before is not None:
-            seal_again(self._files, reading.before, self._chain.hash)
+            rewrite_seal(self._files, reading.before, self._chain.hash)
         if self._closed_cleanly:
-            self._tail = trust_tail(self._files, self._tail_path)
+            self._tail = reopen_tail(self._files, self._tail_path)
             self._sync_or_close(self._tail_path, self._tail.sync)
         else:
             self._tail, lines = rewrite_tail(
                 self._files, self._where, self._tail_path, reading.broken, self._chain, now
             )
-            yield from (open_record(line, check_line(line, None)) for line in lines)
+            yield from (parse_record(line, check_line(line, None)) for line in lines)
         read = {stem_of(place.path) for place in reading.places}
         found = finish_moves(self._files, self._where, self._archives, moves, read)
-        self._places = [Place(first_of(path), path) for path in found]
+        self._places = [SegmentFile(first_of(path), path) for path in found]
         for path in self._archives.unreachable:
             _logger.warning("%s: its archive %s cannot be reached; what lies there is not read", self._where, path)
 
@@ -232,7 +232,7 @@ class DirectoryLog:
     def _prepare(self) -> None:
         self._process = self._files.process()
         self._lock, self._made = lock_directory(self._where, self._files, allow_network=self._allow_network)
-        self._archives = archives(self._where, self._files)
+        self._archives = find_archives(self._where, self._files)
         if not self._list():
             there = "there are snapshots of it" if has_snapshots(self._files, self._where) else None
             if there is None and self._files.kind(self._where / ARCHIVE) is not None:
@@ -241,7 +241,7 @@ class DirectoryLog:
                 raise CorruptLog(str(self._where / "log"), 0, 0, f"{there}, and no segments")
 
     def _list(self) -> list[Path]:
-        return [paths[0] for _, paths in sorted(places_of(self._where, self._files, self._archives).items())]
+        return [paths[0] for _, paths in sorted(locate_segments(self._where, self._files, self._archives).items())]
 
     def _read(self, path: Path) -> BinaryIO:
         return open_segment(self._files.read, path)
@@ -260,8 +260,8 @@ class DirectoryLog:
         self._log_id = uuid.uuid4().hex
         path = self._where / "log" / segment_name(1)
         line = self._chain.header(self._log_id, now)
-        self._tail = at_once(new_file(self._files, path, [line], replace=False))
-        self._places = [Place(1, path)]
+        self._tail = run_here(replace_file_steps(self._files, path, [line], replace=False))
+        self._places = [SegmentFile(1, path)]
         self._closed_cleanly = True  # nothing has happened yet that would have to be said closed
 
     # --- appending ----------------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ class DirectoryLog:
             self._check_alone()
             self._write_pending()
             if self.rotates and (rotation := self.rotation()) is not None:
-                at_once(rotation)
+                run_here(rotation)
 
     def _check_alone(self) -> None:
         """Check that no other process writes this log: locks may lie. Measured: 7 µs, beside 1400 µs for the sync."""
@@ -425,13 +425,13 @@ class DirectoryLog:
                 raise error
         self.durable = max(self.durable, seq)  # a new segment may have been begun meanwhile, and synced more
 
-    def rotation(self) -> Syncs | None:
+    def rotation(self) -> SyncSteps | None:
         """Return what begins a new segment behind the tail, if that is full; not while room is short. O(1)."""
         if self._size < self._segment_bytes or not self._reserve.whole:
             return None
         return self._begin_segment()
 
-    def _begin_segment(self) -> Syncs:
+    def _begin_segment(self) -> SyncSteps:
         """Begin a new segment behind the tail, then seal the one that was it.
 
         In this order, and each on disk before the next, so that a sealed segment without a successor is damage, and so
@@ -449,7 +449,7 @@ class DirectoryLog:
         line = ahead.header(self._log_id, end.at)
         path = self._where / "log" / segment_name(end.seq + 1)
         try:
-            tail = yield from new_file(self._files, path, [line], replace=False, failed=self._close_tail)
+            tail = yield from replace_file_steps(self._files, path, [line], replace=False, failed=self._close_tail)
         except OSError as error:
             if error.errno in NO_ROOM and self._may_go_on(path):
                 return
@@ -462,7 +462,7 @@ class DirectoryLog:
         self._pending, hash = relink(ahead.hash, self._pending)
         self._chain = Chain(self._chain.seq, hash, self._chain.at)
         self._use_tail(path, tail, len(line))
-        self._places.append(Place(ahead.seq + 1, path))
+        self._places.append(SegmentFile(ahead.seq + 1, path))
         if not self.rotates and tail.twin() is not None:
             self._offered = tail  # all of it is on disk, so there is nothing that the twin could have missed
         try:
@@ -470,9 +470,9 @@ class DirectoryLog:
         except OSError:
             if self._tail is None:
                 raise
-        self.begun()
+        self.on_new_segment()
 
-    def _synced(self, step: FileSync) -> Syncs:
+    def _synced(self, step: FileSync) -> SyncSteps:
         """Have a file synced. A failure is final."""
         try:
             with naming(step.path):
@@ -493,9 +493,9 @@ class DirectoryLog:
 
         After an error but want of room the tail is closed.
         """
-        at_once(self._seal_tail())
+        run_here(self._seal_tail())
 
-    def _seal_tail(self) -> Syncs:
+    def _seal_tail(self) -> SyncSteps:
         if self._unsealed is None:
             return
         path, file, size, line = self._unsealed
@@ -548,7 +548,7 @@ class DirectoryLog:
         """How large the last segment is."""
         return self._size
 
-    def finished(self) -> list[tuple[Place, Place]]:
+    def finished(self) -> list[tuple[SegmentFile, SegmentFile]]:
         """Return where each sealed segment is, oldest first, with the one behind it. O(segments).
 
         May be called from another thread while this one begins a segment.
@@ -561,7 +561,7 @@ class DirectoryLog:
     def moved(self, first: int, path: Path) -> None:
         """Take note that a sealed segment is at `path` from now on. O(segments)."""
         index = [place.first for place in self._places].index(first)
-        self._places[index] = Place(first, path)
+        self._places[index] = SegmentFile(first, path)
 
     def trimmed(self, first: int) -> None:
         """Take note that the first segment, which begins at `first`, is being removed. O(segments)."""

@@ -28,13 +28,13 @@ from kharon.log.syncer import UNSUPPORTED, bring_to_disk
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # in the standard library from Python 3.12 on
 
-__all__ = ["OS_FILES", "File", "Files", "Kind", "Lock", "Look", "Mark", "OsFiles", "naming"]
+__all__ = ["OS_FILES", "File", "Files", "Identity", "Kind", "Lock", "OsFiles", "Permissions", "naming"]
 
 Kind = Literal["file", "directory", "other"]
 _LINUX: Final = sys.platform == "linux"
 
 
-class Look(NamedTuple):
+class Permissions(NamedTuple):
     """What is at a path, links not followed.
 
     Attributes:
@@ -48,7 +48,7 @@ class Look(NamedTuple):
     mode: int
 
 
-class Mark(NamedTuple):
+class Identity(NamedTuple):
     """What tells one file, as it is now, from another, and from itself when somebody else has written it.
 
     Attributes:
@@ -87,7 +87,7 @@ class File(Protocol):
     def size(self) -> int:
         """Return the size in bytes."""
 
-    def mark(self) -> Mark:
+    def mark(self) -> Identity:
         """Return which file this is, wherever its name is now."""
 
     def allocate(self, size: int) -> None:
@@ -118,10 +118,10 @@ class Files(Protocol):
     def kind(self, path: Path) -> Kind | None:
         """Return what is at `path`, following links; None if there is nothing."""
 
-    def look(self, path: Path, *, follow: bool = False) -> Look | None:
+    def look(self, path: Path, *, follow: bool = False) -> Permissions | None:
         """Return what is at `path`, a link itself unless `follow`; None if there is nothing."""
 
-    def mark(self, path: Path) -> Mark | None:
+    def mark(self, path: Path) -> Identity | None:
         """Return which file has the name `path`, not following a link in its last part; None if there is nothing."""
 
     def writable(self, path: Path) -> bool:
@@ -207,7 +207,7 @@ class _OsFile:
     def size(self) -> int:
         return os.fstat(self._fd).st_size
 
-    def mark(self) -> Mark:
+    def mark(self) -> Identity:
         return _mark(os.fstat(self._fd))
 
     def allocate(self, size: int) -> None:
@@ -264,8 +264,8 @@ class _OsLock:
                 os.close(fd)
 
 
-def _mark(stat: os.stat_result) -> Mark:
-    return Mark(stat.st_dev, stat.st_ino, stat.st_size)
+def _mark(stat: os.stat_result) -> Identity:
+    return Identity(stat.st_dev, stat.st_ino, stat.st_size)
 
 
 _ESCAPES: Final = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
@@ -296,14 +296,14 @@ class OsFiles:
             return "directory"
         return "file" if stat.S_ISREG(mode) else "other"
 
-    def look(self, path: Path, *, follow: bool = False) -> Look | None:
+    def look(self, path: Path, *, follow: bool = False) -> Permissions | None:
         try:
             found = os.stat(path, follow_symlinks=follow)  # noqa: PTH116 - beside the other look at a path, in `mark`
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return Look(stat.S_ISLNK(found.st_mode), found.st_uid, stat.S_IMODE(found.st_mode))
+        return Permissions(stat.S_ISLNK(found.st_mode), found.st_uid, stat.S_IMODE(found.st_mode))
 
-    def mark(self, path: Path) -> Mark | None:
+    def mark(self, path: Path) -> Identity | None:
         try:
             return _mark(os.lstat(path))  # not Path.lstat: before each write, and this takes half the time
         except (FileNotFoundError, NotADirectoryError):

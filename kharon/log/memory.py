@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from kharon.errors import KharonError
-from kharon.log.record import Chain, Record, check_line, open_record
+from kharon.log.record import Chain, Record, check_line, parse_record
 from kharon.log.segment import is_about, needle
 from kharon.model.events import Event
 
@@ -116,7 +116,7 @@ class _MemoryReader:
             self.seq = seq
             room -= len(line)
             if self._needle is None or self._needle in line:
-                record = open_record(line, check_line(line, None))
+                record = parse_record(line, check_line(line, None))
                 if is_about(record, self._id):
                     records.append(record)
         return records

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from kharon.errors import KharonError, QueueLocked
-from kharon.log.files import Files, Lock, Look
+from kharon.log.files import Files, Lock, Permissions
 
 __all__ = ["LockedDirectory", "lock_directory"]
 
@@ -111,7 +111,7 @@ def check_owner(where: Path, files: Files) -> None:
         )
 
 
-def _check(path: Path, look: Look | None, user: int) -> None:
+def _check(path: Path, look: Permissions | None, user: int) -> None:
     if look is None:
         return
     if user not in {0, look.owner}:

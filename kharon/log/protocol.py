@@ -127,7 +127,7 @@ class Sync(Protocol):
     """A sync that a log needs before it goes on."""
 
     @property
-    def names(self) -> bool:
+    def is_directory(self) -> bool:
         """Whether it is of a directory."""
 
     def sync(self) -> None:

@@ -52,9 +52,9 @@ __all__ = [
     "check_line",
     "is_seal",
     "link",
-    "open_header",
-    "open_record",
-    "open_seal",
+    "parse_header",
+    "parse_record",
+    "parse_seal",
     "relink",
     "seal_line",
     "unknown_format",
@@ -303,7 +303,7 @@ def check_line(line: bytes, previous: str | None, most: int = MAX_LINE_BYTES) ->
     return claimed.decode("ascii", "replace")
 
 
-def open_record(line: bytes, hash: str, *, lenient: bool = False) -> Record:
+def parse_record(line: bytes, hash: str, *, lenient: bool = False) -> Record:
     """Return the record in a checked line, its event in the newest version.
 
     Args:
@@ -322,7 +322,7 @@ def open_record(line: bytes, hash: str, *, lenient: bool = False) -> Record:
         envelope = _envelope(line)
         read = VERSIONS.readers.get((envelope.event, envelope.v))
         if read is None:
-            return _open_unknown(envelope, hash, lenient=lenient)
+            return _parse_unknown(envelope, hash, lenient=lenient)
         event = read(line)
         _check_values(event)
     except _UNREADABLE as error:
@@ -330,7 +330,7 @@ def open_record(line: bytes, hash: str, *, lenient: bool = False) -> Record:
     return Record(envelope.seq, envelope.at, envelope.by, event, hash, envelope.part, envelope.durable, envelope.v)
 
 
-def _open_unknown(line: _Envelope, hash: str, *, lenient: bool) -> Record:
+def _parse_unknown(line: _Envelope, hash: str, *, lenient: bool) -> Record:
     event = Unknown(line.event, line.v, VERSIONS.newest.get(line.event, 0), line.needs)
     record = Record(line.seq, line.at, line.by, event, hash, line.part, line.durable, line.v)
     if not lenient:
@@ -343,7 +343,7 @@ def unknown_format(record: Record) -> UnknownFormat:
     return UnknownFormat(f"record {record.seq} is {record.event}; kharon.verify names all that is not known in the log")
 
 
-def open_seal(line: bytes) -> Seal:
+def parse_seal(line: bytes) -> Seal:
     """Return the seal in a checked line.
 
     Raises:
@@ -392,7 +392,7 @@ def _check_values(event: Event) -> None:
             from_json(changes.payload_json)
 
 
-def open_header(line: bytes, hash: str) -> Header:
+def parse_header(line: bytes, hash: str) -> Header:
     """Return the header in a checked line.
 
     Raises:

@@ -3,7 +3,7 @@
     a temporary name, the bytes, a sync, the name, a sync of the directory          (design, section 6)
 
 A sync is a step that is yielded, so that a log whose disk is slow may have it done elsewhere (`log.protocol.Sync`);
-`write_new` does each of them here. What a crash leaves has the temporary name, and `remove_unfinished` removes it.
+`replace_file` does each of them here. What a crash leaves has the temporary name, and `remove_unfinished` removes it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from kharon.errors import CorruptLog
 from kharon.log.files import File, Files, naming
 
 __all__ = [
+    "DirectorySync",
     "FileSync",
-    "NamesSync",
-    "Syncs",
-    "at_once",
-    "copied",
-    "new_file",
+    "SyncSteps",
+    "copy_chunks",
     "remove_unfinished",
-    "temporary_of",
-    "write_new",
+    "replace_file",
+    "replace_file_steps",
+    "run_here",
+    "temporary_path",
 ]
 
 _TEMPORARY: Final = ".tmp"
@@ -38,7 +38,7 @@ _Made = TypeVar("_Made")
 class FileSync:
     """The sync of a file, as a step."""
 
-    names = False
+    is_directory = False
 
     def __init__(self, path: Path, file: File) -> None:
         self.path = path
@@ -51,10 +51,10 @@ class FileSync:
         return self._file.twin()
 
 
-class NamesSync:
+class DirectorySync:
     """The sync of a directory, as a step."""
 
-    names = True
+    is_directory = True
 
     def __init__(self, path: Path, files: Files) -> None:
         self.path = path
@@ -77,12 +77,12 @@ class NamesSync:
             self._fd = None
 
 
-_Sync: TypeAlias = FileSync | NamesSync
-Syncs: TypeAlias = Generator[_Sync, None, None]
+_Sync: TypeAlias = FileSync | DirectorySync
+SyncSteps: TypeAlias = Generator[_Sync, None, None]
 """Work that needs syncs: it gives each of them, and is told of a failure by `throw`."""
 
 
-def at_once(steps: Generator[_Sync, None, _Made]) -> _Made:
+def run_here(steps: Generator[_Sync, None, _Made]) -> _Made:
     """Do every sync here; return what comes of the steps, or raise what they make of a failure."""
     failure: BaseException | None = None
     while True:
@@ -98,7 +98,7 @@ def at_once(steps: Generator[_Sync, None, _Made]) -> _Made:
             failure = error
 
 
-def new_file(
+def replace_file_steps(
     files: Files,
     path: Path,
     pieces: Iterable[bytes],
@@ -120,10 +120,10 @@ def new_file(
     Raises:
         OSError: it could not be written. A file that had the name before has it still, unless the last sync failed.
     """
-    temporary = temporary_of(path)
+    temporary = temporary_path(path)
     files.unlink(temporary)
     file = files.create(temporary)
-    names = NamesSync(path.parent, files)
+    names = DirectorySync(path.parent, files)
     try:
         with naming(temporary):
             for piece in pieces:
@@ -148,7 +148,7 @@ def new_file(
     return file
 
 
-def _synced(step: _Sync, failed: Callable[[], None]) -> Syncs:
+def _synced(step: _Sync, failed: Callable[[], None]) -> SyncSteps:
     try:
         with naming(step.path):
             yield step
@@ -157,14 +157,14 @@ def _synced(step: _Sync, failed: Callable[[], None]) -> Syncs:
         raise
 
 
-def write_new(
+def replace_file(
     files: Files, path: Path, pieces: Iterable[bytes], *, check: Callable[[Path], None] | None = None
 ) -> None:
-    """Do what `new_file` does, here and now. Arguments and errors are its own."""
-    at_once(new_file(files, path, pieces, check=check)).close()
+    """Do what `replace_file_steps` does, here and now. Arguments and errors are its own."""
+    run_here(replace_file_steps(files, path, pieces, check=check)).close()
 
 
-def copied(source: BinaryIO, length: int, path: Path) -> Iterator[bytes]:
+def copy_chunks(source: BinaryIO, length: int, path: Path) -> Iterator[bytes]:
     """Give the next `length` bytes of a file, in pieces.
 
     Raises:
@@ -178,7 +178,7 @@ def copied(source: BinaryIO, length: int, path: Path) -> Iterator[bytes]:
         length -= len(chunk)
 
 
-def temporary_of(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """Return the name of a file that is being written, and is to be `path`."""
     return path.with_name(path.name + _TEMPORARY)
 

@@ -20,29 +20,29 @@ from kharon.log.record import (
     Record,
     Seal,
     check_line,
-    open_seal,
+    parse_seal,
     seal_line,
 )
 from kharon.log.segment import (
     HEADER_LINES,
-    Broken,
-    Place,
-    See,
+    BrokenSegment,
+    OnRecord,
+    SegmentFile,
     first_of,
-    judge,
     read_segment,
+    refuse_damage,
     stem,
     stem_of,
-    trusted_start,
+    unproved_start,
 )
-from kharon.log.zstd import PACKED
+from kharon.log.zstd import ZSTD_SUFFIX
 from kharon.model.checks import MAX_LINE_BYTES
 from kharon.model.events import LogClosed, SegmentTrimmed
 
-__all__ = ["Ended", "Reading"]
+__all__ = ["LogScan", "SegmentEnd"]
 
 
-class Ended(NamedTuple):
+class SegmentEnd(NamedTuple):
     """How a segment that has a successor ends.
 
     Attributes:
@@ -67,7 +67,7 @@ class Ended(NamedTuple):
         return CorruptLog(str(self.path), self.line, self.whole, why)
 
 
-class Reading:
+class LogScan:
     """One pass over a log, from its first segment to its end, that trusts nothing.
 
     If the first segment does not begin at record 1, what it says that it follows is trusted, and by the end of the log
@@ -102,7 +102,7 @@ class Reading:
         log: str | None = None,
         *,
         lenient: bool = False,
-        watch: Callable[[Reading, Path], See | None] = lambda _reading, _path: None,
+        watch: Callable[[LogScan, Path], OnRecord | None] = lambda _reading, _path: None,
     ) -> None:
         self._lenient = lenient
         self._watch = watch
@@ -112,11 +112,11 @@ class Reading:
         self.chain = chain or Chain()
         self.log = log
         self._header_hash = GENESIS
-        self.places: list[Place] = []
-        self.before: Ended | None = None
+        self.places: list[SegmentFile] = []
+        self.before: SegmentEnd | None = None
         self.bare = False
         self.closed = False
-        self.broken: Broken | None = None
+        self.broken: BrokenSegment | None = None
         self.finished = 0
         self.follows = self.chain.hash
         self._begun = stem(self.chain.seq)  # what stands behind this name is still to be read
@@ -178,7 +178,7 @@ class Reading:
     def _check_missing(self, file: BinaryIO, path: Path) -> None:
         """Tell a segment that is missing from one that has the wrong name."""
         try:
-            start = trusted_start(file, path)
+            start = unproved_start(file, path)
         except BaseException:
             file.close()
             raise
@@ -211,7 +211,7 @@ class Reading:
         self._begun = stem_of(path)
         with opened as file:
             if not self.places and not self.chain.seq and self._begun != stem(1):
-                self.chain = trusted_start(file, path)
+                self.chain = unproved_start(file, path)
                 self._trusted = Chain(self.chain.seq, self.chain.hash)
                 self.follows = self.chain.hash
             see = self._watch(self, path)
@@ -228,15 +228,17 @@ class Reading:
                     else:
                         self._seal = item
                 whole = file.tell()
-            except Broken as broken:
+            except BrokenSegment as broken:
                 if self.bare:
                     self._leave_header()
                 if not self._is_torn_seal(path, file, broken, following):
-                    judge(file, broken, last=following is None and path.suffix != PACKED, lenient=self._lenient)
+                    refuse_damage(
+                        file, broken, last=following is None and path.suffix != ZSTD_SUFFIX, lenient=self._lenient
+                    )
                     self.broken = broken
                     return
                 whole = broken.commit_byte
-        if path.suffix == PACKED and self._seal is None:
+        if path.suffix == ZSTD_SUFFIX and self._seal is None:
             why = "only a segment that is sealed is compressed, and its seal is missing"
             raise CorruptLog(str(path), 0, whole, why)
         if following is None and self._seal is None:
@@ -245,14 +247,14 @@ class Reading:
             raise self.before.as_corrupt()
         line = self.chain.seq - self.places[-1].first + 1 + 2 * HEADER_LINES
         self.finished += whole
-        self.before = Ended(path, whole, self.chain.hash, self.chain.seq, line, self._seal is not None)
+        self.before = SegmentEnd(path, whole, self.chain.hash, self.chain.seq, line, self._seal is not None)
 
-    def _is_torn_seal(self, path: Path, file: BinaryIO, broken: Broken, following: Path | None) -> bool:
+    def _is_torn_seal(self, path: Path, file: BinaryIO, broken: BrokenSegment, following: Path | None) -> bool:
         """Return whether no record is missing in a broken segment, and what is broken is no more than its seal.
 
         The name of the next one says where this one's records end; its header proves it.
         """
-        if following is None or path.suffix == PACKED or stem_of(following) != stem(self.chain.seq + 1):
+        if following is None or path.suffix == ZSTD_SUFFIX or stem_of(following) != stem(self.chain.seq + 1):
             return False
         seal = seal_line(self.chain.hash, Seal(self.chain.seq, GENESIS))  # as long as the right one
         return file.seek(0, os.SEEK_END) - broken.commit_byte <= len(seal)
@@ -272,7 +274,7 @@ class Reading:
             raise CorruptLog(str(path), 1, 0, "the segment before it was sealed with another header as the next")
         self._seal = None
         self.log = header.log
-        self.places.append(Place(header.first, path))
+        self.places.append(SegmentFile(header.first, path))
         self._header_hash = header.hash
         self.bare = True
         self.closed = False
@@ -296,7 +298,7 @@ class Reading:
             return
         try:
             check_line(line, before.hash)
-            seal = open_seal(line)
+            seal = parse_seal(line)
         except BadLine:
             raise before.as_corrupt() from None
         if seal != Seal(before.last, self._header_hash) or more:

@@ -1,8 +1,8 @@
 """The files of the log, each read from the beginning: verified line by line, commit by commit.
 
-`read_segment` is the reading that trusts nothing. `judge` is the judgement on a line that is not right: whether it was
-never finished, or was damaged after it had been (`is_vouched`). How one goes over all segments is in `reading`, how the
-process that writes them reads them in `live`. Nothing here writes.
+`read_segment` trusts nothing. `refuse_damage` tells a commit that was never finished from one that was damaged after it
+had been durable (`is_proved_durable`). Reading all segments is in `scan`; how the process that writes them reads them,
+in `live`. Nothing here writes.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from kharon.log.record import (
     Seal,
     check_line,
     is_seal,
-    open_header,
-    open_record,
-    open_seal,
+    parse_header,
+    parse_record,
+    parse_seal,
     unknown_format,
 )
-from kharon.log.zstd import PACKED
+from kharon.log.zstd import ZSTD_SUFFIX
 from kharon.model.checks import MAX_LINE_BYTES, ascii_json
 from kharon.model.versions import Unknown
 
 __all__ = [
     "HEADER_LINES",
-    "Broken",
-    "Place",
-    "See",
+    "BrokenSegment",
+    "OnRecord",
+    "SegmentFile",
     "first_of",
     "is_about",
     "is_numbered",
+    "is_proved_durable",
     "is_segment",
-    "is_vouched",
-    "judge",
     "needle",
     "read_records",
     "read_segment",
+    "refuse_damage",
     "segment_name",
     "stem",
     "stem_of",
-    "trusted_start",
+    "unproved_start",
 ]
 
 _SUFFIX: Final = ".jsonl"
@@ -60,11 +60,11 @@ HEADER_LINES: Final = 1
 _BEGINNINGS: Final = re.compile(rb'\{"hash":"(?=.{64}","crc":"[0-9a-f]{8}",)', re.DOTALL)
 
 
-See: TypeAlias = Callable[[Record, bytes, int], None]
+OnRecord: TypeAlias = Callable[[Record, bytes, int], None]
 """Called with a record in its place, before the end of its commit is known: it, its line, and where that begins."""
 
 
-class Broken(Exception):
+class BrokenSegment(Exception):
     """From this line on the file is not what a log should be.
 
     Attributes:
@@ -89,7 +89,7 @@ class Broken(Exception):
 
 
 def read_segment(
-    file: BinaryIO, path: str, chain: Chain, log: str | None, *, lenient: bool = False, see: See | None = None
+    file: BinaryIO, path: str, chain: Chain, log: str | None, *, lenient: bool = False, see: OnRecord | None = None
 ) -> Iterator[Header | Record | Seal]:
     """Give the header, each record, and the seal of a segment, moving `chain` along: records by whole commits only.
 
@@ -111,7 +111,7 @@ def read_segment(
     """
     line = file.readline(MAX_LINE_BYTES + 1)
     try:
-        header = open_header(line, check_line(line, chain.hash))
+        header = parse_header(line, check_line(line, chain.hash))
         _check_header(header, chain, log)
     except BadLine as bad:
         raise CorruptLog(path, 1, 0, str(bad)) from None
@@ -130,7 +130,7 @@ def read_records(
     number: int,
     *,
     lenient: bool = False,
-    see: See | None = None,
+    see: OnRecord | None = None,
 ) -> Iterator[Record | Seal]:
     """Give the records and the seal of a segment from a place on, moving `chain` along, as `read_segment` does.
 
@@ -156,7 +156,7 @@ def read_records(
             raise CorruptLog(path, number, byte, "it stands behind the line that seals the segment")
         try:
             hash = check_line(line, hash)
-            item = open_seal(line) if is_seal(line) else open_record(line, hash, lenient=lenient)
+            item = parse_seal(line) if is_seal(line) else parse_record(line, hash, lenient=lenient)
             if isinstance(item, Seal):
                 _check_seal(item, chain, commit)
             else:
@@ -164,7 +164,7 @@ def read_records(
                 if see is not None:
                     see(item, line, byte)
         except BadLine as bad:
-            raise Broken(path, number, byte, commit_byte, chain.seq + 1, str(bad)) from None
+            raise BrokenSegment(path, number, byte, commit_byte, chain.seq + 1, str(bad)) from None
         except UnknownFormat as unknown:
             raise UnknownFormat(f"{path}, line {number}: {unknown}") from None
         byte += len(line)
@@ -180,7 +180,7 @@ def read_records(
             commit = []
     if commit:
         why = f"the commit ends after {len(commit)} of its {commit[0].part[1]} records"
-        raise Broken(path, number + 1, byte, commit_byte, chain.seq + 1, why)
+        raise BrokenSegment(path, number + 1, byte, commit_byte, chain.seq + 1, why)
 
 
 def _check_header(header: Header, chain: Chain, log: str | None) -> None:
@@ -214,7 +214,7 @@ def _check_place(record: Record, chain: Chain, commit: list[Record]) -> None:
         raise BadLine(f"its time {record.at} lies before that of the record in front of it")
 
 
-def judge(file: BinaryIO, broken: Broken, *, last: bool, lenient: bool = False) -> None:
+def refuse_damage(file: BinaryIO, broken: BrokenSegment, *, last: bool, lenient: bool = False) -> None:
     """Return if what is broken is an unfinished commit at the end of the log.
 
     Args:
@@ -228,18 +228,18 @@ def judge(file: BinaryIO, broken: Broken, *, last: bool, lenient: bool = False) 
         UnknownFormat: it is not, but a later version wrote it, and `lenient` is False: then it is not for this one to
             cut.
 
-    Cost: that of `is_vouched`.
+    Cost: that of `is_proved_durable`.
     """
     if not last:
         raise broken.as_corrupt("; this segment is not the last, so it had been finished. Nothing was changed")
-    if is_vouched(file, broken, lenient=lenient):
+    if is_proved_durable(file, broken, lenient=lenient):
         raise broken.as_corrupt(
             "; a later line says that it had been on disk, so this is damage and no unfinished commit. "
             "Nothing was changed: restore the file from a copy"
         )
 
 
-def is_vouched(file: BinaryIO, broken: Broken, *, lenient: bool = False) -> bool:
+def is_proved_durable(file: BinaryIO, broken: BrokenSegment, *, lenient: bool = False) -> bool:
     """Return whether anything behind the broken place proves that its commit had been on disk.
 
     A line there that its own crc vouches for, and that says `durable` (or, if it is a seal, `sealed`) of the commit's
@@ -261,7 +261,7 @@ def is_vouched(file: BinaryIO, broken: Broken, *, lenient: bool = False) -> bool
             rest = line[beginning.start() :]
             try:
                 hash = check_line(rest, None)
-                item = open_seal(rest) if is_seal(rest) else open_record(rest, hash, lenient=True)
+                item = parse_seal(rest) if is_seal(rest) else parse_record(rest, hash, lenient=True)
             except BadLine:
                 continue
             if (item.sealed if isinstance(item, Seal) else item.durable) >= broken.commit_seq:
@@ -285,14 +285,14 @@ def is_about(record: Record, id: str | None) -> bool:
     return id is None or getattr(record.event, "id", None) == id
 
 
-class Place(NamedTuple):
+class SegmentFile(NamedTuple):
     """Where a segment is: the seq of its first record, and its path."""
 
     first: int
     path: Path
 
 
-def trusted_start(file: BinaryIO, path: Path) -> Chain:
+def unproved_start(file: BinaryIO, path: Path) -> Chain:
     """Return what a segment's header says that it follows, unproved; `file` is left at its beginning.
 
     Raises:
@@ -301,7 +301,7 @@ def trusted_start(file: BinaryIO, path: Path) -> Chain:
     line = file.readline(MAX_LINE_BYTES + 1)
     file.seek(0)
     try:
-        header = open_header(line, check_line(line, None))
+        header = parse_header(line, check_line(line, None))
     except BadLine as bad:
         raise CorruptLog(str(path), 1, 0, str(bad)) from None
     return Chain(header.first - 1, header.previous, header.at)
@@ -309,7 +309,7 @@ def trusted_start(file: BinaryIO, path: Path) -> Chain:
 
 def stem_of(path: Path) -> str:
     """Return the part of a segment's name that says where it begins, compressed or not."""
-    return path.name.removesuffix(PACKED).removesuffix(_SUFFIX)
+    return path.name.removesuffix(ZSTD_SUFFIX).removesuffix(_SUFFIX)
 
 
 def first_of(path: Path) -> int:
@@ -330,7 +330,7 @@ def is_numbered(path: Path) -> bool:
 
 def is_segment(name: str) -> bool:
     """Return whether a file with this name is a segment, compressed or not; one with a wrong name among them."""
-    return name.removesuffix(PACKED).endswith(_SUFFIX)
+    return name.removesuffix(ZSTD_SUFFIX).endswith(_SUFFIX)
 
 
 def stem(first: int) -> str:

@@ -30,10 +30,10 @@ from simulated_files import CHANGING, SECTOR, Plan, PowerLoss, SimulatedFiles, c
 
 from kharon.errors import StorageFull
 from kharon.log.directory import DirectoryLog
-from kharon.log.locations import places_of, segments
-from kharon.log.record import Record, check_line, open_record
-from kharon.log.retention import Limit, Policy, Retention
-from kharon.log.scan import Reading
+from kharon.log.locations import locate_segments, segments
+from kharon.log.record import Record, check_line, parse_record
+from kharon.log.retention import Retention, RetentionRules, Threshold
+from kharon.log.scan import LogScan
 from kharon.log.snapshot import take, trimmable
 from kharon.log.zstd import open_segment
 from kharon.model.events import Event, TailCut, TicketDeleted
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("quiet")
 SCALE = float(os.environ.get("KHARON_CRASH_SCALE", "1"))
 WHERE = Path("/queue")
 ONE_SEGMENT = 1 << 20
-EVERYTHING = Limit(bytes=0)
+EVERYTHING = Threshold(bytes=0)
 TINY = 700  # bytes: a segment is full after two records
 
 
@@ -152,12 +152,12 @@ class WatchedLog(DirectoryLog):
     def append(self, events: Sequence[Event], at: datetime, by: str) -> datetime:
         count = len(self._pending)
         at = super().append(events, at, by)
-        self.world.appended += [open_record(line, check_line(line, None)) for line in self._pending[count:]]
+        self.world.appended += [parse_record(line, check_line(line, None)) for line in self._pending[count:]]
         return at
 
     def _write_pending(self) -> None:
         # A segment that was begun since they were appended has changed their hashes.
-        pending = [open_record(line, check_line(line, None)) for line in self._pending]
+        pending = [parse_record(line, check_line(line, None)) for line in self._pending]
         self.world.appended[self.written :] = pending
         try:
             super()._write_pending()
@@ -194,8 +194,8 @@ def records_of(world: World, log: DirectoryLog, now: datetime, *, read_all: bool
 
 def check_history(log: DirectoryLog, records: list[Record]) -> None:
     """All that is left can be read, in the log's own process and by others; no segment is in two places."""
-    assert all(len(paths) == 1 for paths in places_of(WHERE, log.files).values())
-    reading = Reading(lambda: segments(WHERE, log.files), lambda path: open_segment(log.files.read, path))
+    assert all(len(paths) == 1 for paths in locate_segments(WHERE, log.files).values())
+    reading = LogScan(lambda: segments(WHERE, log.files), lambda path: open_segment(log.files.read, path))
     assert list(reading.records()) == records[log.first - 1 :]
     reader = log.reader()
     assert reader.seq == log.first - 1
@@ -446,7 +446,7 @@ def nothing_but_a_header(world: World) -> None:
     world.abandon()
 
 
-def keep(world: World, policy: Policy, steps: int) -> None:
+def keep(world: World, policy: RetentionRules, steps: int) -> None:
     """What the keeper does. Where something else than the log's own writing fails, the queue goes on."""
     log = world.log
     retention = Retention(log, policy, may_trim=lambda seq: seq <= trimmable(WHERE, world.files))
@@ -464,7 +464,7 @@ def keep(world: World, policy: Policy, steps: int) -> None:
         except StorageFull:
             return
         log.sync()
-        retention.settle(step)
+        retention.switch(step)
         with contextlib.suppress(OSError):
             retention.finish(step)
 
@@ -487,14 +487,14 @@ def retaining(world: World, count: int) -> None:
 
 def compress(world: World) -> None:
     retaining(world, 3)
-    keep(world, Policy(compress=EVERYTHING), 1)
+    keep(world, RetentionRules(compress=EVERYTHING), 1)
     world.put([added("more")])
     world.abandon()
 
 
 def archive(world: World) -> None:
     retaining(world, 3)
-    keep(world, Policy(archive=EVERYTHING), 1)
+    keep(world, RetentionRules(archive=EVERYTHING), 1)
     world.put([added("more")])
     world.close()
 
@@ -515,7 +515,7 @@ def trim(world: World) -> None:
     world.put([added("more"), TicketDeleted("t1")])
     world.put([added("enough")])
     save(world)
-    keep(world, Policy(trim=EVERYTHING), 2)
+    keep(world, RetentionRules(trim=EVERYTHING), 2)
     world.put([TicketDeleted("t2")])
     world.abandon()
 

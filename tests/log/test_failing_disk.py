@@ -18,7 +18,7 @@ import kharon
 import kharon.log.files
 from kharon.errors import Closed, KharonError, StorageFull
 from kharon.log.directory import DirectoryLog, segments
-from kharon.log.files import OS_FILES, Look, OsFiles, file_system_of
+from kharon.log.files import OS_FILES, OsFiles, Permissions, file_system_of
 from kharon.log.reserve import Reserve
 from kharon.model.ending import ENDING
 from kharon.model.events import EVENTS, LogClosed, TicketDone
@@ -44,7 +44,7 @@ class Disk(OsFiles):
         self.calls: list[str] = []
         self.uid = os.geteuid()
         self.pid: int | None = None
-        self.looks: dict[str, Look] = {}
+        self.looks: dict[str, Permissions] = {}
         self.type: str | None = "ext4"
         self.locks = True
         self.read_only = False
@@ -574,8 +574,12 @@ def refused(where, disk, *words):
 def test_what_belongs_to_another_user_is_refused(where, disk, name):
     sample(where, closed=True)
     disk.uid = 1000
-    everything = {"queue": Look(False, 1000, 0o700), "log": Look(False, 1000, 0o700), "LOCK": Look(False, 1000, 0o600)}
-    disk.looks = everything | {name: Look(False, 1001, 0o700)}
+    everything = {
+        "queue": Permissions(False, 1000, 0o700),
+        "log": Permissions(False, 1000, 0o700),
+        "LOCK": Permissions(False, 1000, 0o600),
+    }
+    disk.looks = everything | {name: Permissions(False, 1001, 0o700)}
     refused(where, disk, name, "belongs to user 1001", "acts for user 1000", "chown")
     disk.uid = 0  # root in a container
     start(where, disk).abandon()
@@ -589,8 +593,8 @@ def test_what_belongs_to_another_user_is_refused(where, disk, name):
 def test_what_others_may_write_is_refused(where, disk, name, mode, uid):
     sample(where, closed=True)
     disk.uid = uid
-    everything = {each: Look(False, uid, 0o700) for each in ("queue", "log", "LOCK")}
-    disk.looks = everything | {name: Look(False, uid, mode)}
+    everything = {each: Permissions(False, uid, 0o700) for each in ("queue", "log", "LOCK")}
+    disk.looks = everything | {name: Permissions(False, uid, mode)}
     refused(where, disk, f"mode 0{mode:o}", "chmod go-w")
 
 
@@ -658,7 +662,7 @@ def test_a_link_to_the_queue_is_followed_if_it_is_the_users_own(where, tmp_path,
     (tmp_path / "real").chmod(0o777)
     refused(where, OS_FILES, "mode 0777")
     (tmp_path / "real").chmod(0o700)
-    disk.uid, disk.looks = 1000, {where.name: Look(True, 1001, 0o777)}
+    disk.uid, disk.looks = 1000, {where.name: Permissions(True, 1001, 0o777)}
     refused(where, disk, "a symbolic link that user 1001 made", "Name the directory that it leads to")
 
 

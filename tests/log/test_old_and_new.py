@@ -231,9 +231,9 @@ def test_an_unfinished_commit_of_a_later_one_is_verified_and_not_cut(tmp_path):
 
 def test_a_known_event_never_is_unknown(newer):
     line = segment_of(newer).read_bytes().splitlines(keepends=True)[1]
-    assert record.open_record(line, "", lenient=True) == record.open_record(line, "")
+    assert record.parse_record(line, "", lenient=True) == record.parse_record(line, "")
     line = segment_of(newer).read_bytes().splitlines(keepends=True)[2]
-    event = record.open_record(line, check_line(line, None), lenient=True).event
+    event = record.parse_record(line, check_line(line, None), lenient=True).event
     assert event == Unknown("TicketPraised", 4, 0, "1.7.0")
     assert type(event) is not LogClosed
 

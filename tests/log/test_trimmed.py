@@ -18,17 +18,17 @@ from kharon.log import zstd
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OsFiles
 from kharon.log.index import write_missing
-from kharon.log.locations import ARCHIVE, OWNER, name_archive, open_moving
+from kharon.log.locations import ARCHIVE, OWNER, open_relocated, register_archive
 from kharon.log.record import Record
-from kharon.log.replace import write_new
-from kharon.log.retention import Limit, Policy, Retention
-from kharon.log.scan import Reading
+from kharon.log.replace import replace_file
+from kharon.log.retention import Retention, RetentionRules, Threshold
+from kharon.log.scan import LogScan
 from kharon.log.snapshot import kept_since, newest, take, trimmable
 from kharon.log.snapshot_process import main
 from kharon.model.events import LogRepaired, SegmentTrimmed, TicketDeleted
 
-ALL = Limit(bytes=0)
-COMPRESS, ARCHIVE_ALL, TRIM = Policy(compress=ALL), Policy(archive=ALL), Policy(trim=ALL)
+ALL = Threshold(bytes=0)
+COMPRESS, ARCHIVE_ALL, TRIM = RetentionRules(compress=ALL), RetentionRules(archive=ALL), RetentionRules(trim=ALL)
 FILES = OsFiles()
 
 
@@ -57,7 +57,7 @@ def state(where: Path) -> tuple[dict[str, kharon.Ticket], int]:
     return dict(projection.tickets), projection.seq
 
 
-def keep(log: DirectoryLog, policy: Policy, archive: Path | None = None, steps: int = 99) -> None:
+def keep(log: DirectoryLog, policy: RetentionRules, archive: Path | None = None, steps: int = 99) -> None:
     """Carry out a policy; what no two snapshots hold is not trimmed."""
     carry_out(log, Retention(log, policy, archive, lambda seq: seq <= trimmable(log.directory)), steps, at=9999)
 
@@ -183,12 +183,12 @@ def test_a_snapshot_follows_segments_that_are_moved(where):
     log = begin(where)
     fill(log, "d")
     stale = segments(where)
-    keep(log, Policy(compress=ALL, archive=ALL), steps=12)
+    keep(log, RetentionRules(compress=ALL, archive=ALL), steps=12)
     for path in stale[:-1]:
-        with open_moving(FILES, where, path) as file:
+        with open_relocated(FILES, where, path) as file:
             assert file.readline().startswith(b'{"hash":"')
     with pytest.raises(FileNotFoundError):
-        open_moving(FILES, where, where / "log" / f"{10**9:020}.jsonl")
+        open_relocated(FILES, where, where / "log" / f"{10**9:020}.jsonl")
     assert take(where)
     log.abandon()
 
@@ -215,7 +215,7 @@ def test_an_archive_that_cannot_be_reached(where, tmp_path, caplog):
     with pytest.raises(KharonError, match="cannot be reached; until it can, nothing is archived or trimmed"):
         retention.prepare(step)
     with pytest.raises(KharonError, match="is not there any more; mount it"):
-        name_archive(where, archive / log.log_id, FILES)
+        register_archive(where, archive / log.log_id, FILES)
     assert not archive.exists(), "nothing is written where it should be mounted"
     log.abandon()
     assert state(where)
@@ -297,7 +297,7 @@ def test_an_archive_directory_is_not_made(log, tmp_path):
     with pytest.raises(KharonError, match=r"archive_directory: .*mount is no directory; mount it, or make it"):
         retention.prepare(retention.plan(moment(9999)))
     with pytest.raises(KharonError, match="cannot be noted"):
-        name_archive(log.directory, tmp_path / "a\nb", FILES)
+        register_archive(log.directory, tmp_path / "a\nb", FILES)
     assert not (log.directory / ARCHIVE).exists()
 
 
@@ -424,7 +424,7 @@ def test_what_moves_while_its_seal_is_looked_for_was_sealed(log):
             one.unlink()
         return zstd.open_segment(FILES.read, path)
 
-    reading = Reading(lambda: segments(log.directory), read)
+    reading = LogScan(lambda: segments(log.directory), read)
     assert len(list(reading.records())) == log.seq
 
 
@@ -450,7 +450,7 @@ def test_the_tail_is_not_in_an_archive(tmp_path):
     log = begin(where)
     fill(log, "a", 1)
     log.abandon()
-    name_archive(where, where / "archive" / "x", FILES)
+    register_archive(where, where / "archive" / "x", FILES)
     (tail,) = segments(where)
     tail.rename(where / "archive" / "x" / tail.name)
     refused(where, "it is the last segment, and in an archive")
@@ -461,14 +461,14 @@ def test_the_tail_is_not_in_an_archive(tmp_path):
 def test_the_last_segment_is_not_compressed(log):
     log.abandon()
     tail = segments(log.directory)[-1]
-    write_new(FILES, tail.with_name(tail.name + ".zst"), zstd.packed(iter([tail.read_bytes()])))
+    replace_file(FILES, tail.with_name(tail.name + ".zst"), zstd.compress_chunks(iter([tail.read_bytes()])))
     tail.unlink()
     with pytest.raises(CorruptLog, match="its seal is missing"):
         audit.verify(log.directory)
     refused(log.directory, "its seal is missing")
     path = segments(log.directory)[-1]
     data = zstd.open_segment(FILES.read, path).read()
-    write_new(FILES, path, zstd.packed(iter([data[:-9]])))
+    replace_file(FILES, path, zstd.compress_chunks(iter([data[:-9]])))
     with pytest.raises(CorruptLog, match="it had been finished"):
         audit.verify(log.directory)
     refused(log.directory, "it had been finished")
@@ -499,7 +499,9 @@ def test_a_hole(log):
 # --- what a crash left half done (everywhere: in test_crashes) --------------------------------------------------------
 
 
-def half_done(log: DirectoryLog, policy: Policy, *, record: bool, archive: Path | None = None) -> tuple[Path, Path]:
+def half_done(
+    log: DirectoryLog, policy: RetentionRules, *, record: bool, archive: Path | None = None
+) -> tuple[Path, Path]:
     """Stop in the middle of a step; where the segment was, and where it is to be."""
     retention = Retention(log, policy, archive)
     step = retention.plan(moment(9999))
@@ -570,7 +572,7 @@ def test_nothing_more_is_trimmed_before_what_was_to_be_removed_is_gone(tmp_path)
     retention = Retention(log, TRIM, may_trim=lambda seq: seq < 50)
     step = retention.plan(moment(9999))
     put(log, retention.prepare(step), at=9999)
-    retention.settle(step)
+    retention.switch(step)
     files.stubborn = True
     with pytest.raises(PermissionError):
         retention.finish(step)
@@ -582,7 +584,7 @@ def test_nothing_more_is_trimmed_before_what_was_to_be_removed_is_gone(tmp_path)
     files.stubborn = False
     put(log, retention.prepare(again), at=9999)
     assert not step.segment.path.exists()
-    retention.settle(again)
+    retention.switch(again)
     retention.finish(again)
     assert audit.verify(log.directory).first == again.segment.last + 1
     log.abandon()
@@ -694,7 +696,7 @@ def repaired(where: Path) -> kharon.Repair:
     return done
 
 
-@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, Policy(compress=ALL, archive=ALL)])
+@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, RetentionRules(compress=ALL, archive=ALL)])
 @pytest.mark.parametrize("how", ["cut", "altered"])
 def test_a_segment_that_was_moved_is_damaged(log, policy, how):
     keep(log, policy, steps=9)
@@ -726,12 +728,12 @@ def test_both_places_of_a_segment_that_is_cut_are_removed(log):
     first, second, third, *_ = segments(log.directory)
     spoil(second)
     for path in (second, third):
-        write_new(FILES, path.with_name(path.name + ".zst"), zstd.packed(iter([path.read_bytes()])))
+        replace_file(FILES, path.with_name(path.name + ".zst"), zstd.compress_chunks(iter([path.read_bytes()])))
     repaired(log.directory)
     assert sorted((log.directory / "log").iterdir()) == [first, second]
 
 
-@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, Policy(compress=ALL, archive=ALL)])
+@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, RetentionRules(compress=ALL, archive=ALL)])
 def test_a_segment_that_was_moved_and_lacks_its_seal_is_given_one_where_it_is(log, policy):
     keep(log, policy, steps=20)
     log.abandon()
@@ -740,7 +742,7 @@ def test_a_segment_that_was_moved_and_lacks_its_seal_is_given_one_where_it_is(lo
     with zstd.open_segment(FILES.read, path) as file:
         data = file.read()
     unsealed = iter([data[: data.rindex(b"\n", 0, -1) + 1]])
-    write_new(FILES, path, zstd.packed(unsealed) if path.suffix == ".zst" else unsealed)
+    replace_file(FILES, path, zstd.compress_chunks(unsealed) if path.suffix == ".zst" else unsealed)
     done = repaired(log.directory)
     assert done.last == log.seq
     assert done.seals == (path.relative_to(log.directory).as_posix(),)
@@ -879,7 +881,7 @@ def test_a_damaged_segment_behind_a_snapshot_is_passed_over_with_it(where, caplo
     newer = snapshots(where)[1]
     path = next(path for path in segments(where) if int(path.stem) == int(newer.stem) + 1)
     if path != segments(where)[-1]:
-        write_new(FILES, path.with_name(path.name + ".zst"), zstd.packed(iter([path.read_bytes()])))
+        replace_file(FILES, path.with_name(path.name + ".zst"), zstd.compress_chunks(iter([path.read_bytes()])))
         path.unlink()
         spoil(path.with_name(path.name + ".zst"), 9)
         with caplog.at_level(logging.WARNING):

@@ -531,7 +531,7 @@ async def test_a_log_of_your_own_without_room_to_be_closed(caplog):
 
 
 async def test_a_logging_that_raises_costs_nobody_their_answer(where, disk):
-    class Broken(logging.Handler):
+    class BrokenSegment(logging.Handler):
         def emit(self, record):
             said.append(record.getMessage())
             raise RuntimeError(said[-1])
@@ -541,7 +541,7 @@ async def test_a_logging_that_raises_costs_nobody_their_answer(where, disk):
     async def add(kh, id):
         answers.append(await outcome_of(kh.add, Ticket(id, "t")))
 
-    handler = Broken()
+    handler = BrokenSegment()
     logging.getLogger("kharon").addHandler(handler)
     try:
         async with opened(where, disk) as kh:
