@@ -100,7 +100,7 @@ def test_the_records_before_the_damage_are_given(where, log):
     segment_of(where).write_bytes(data.replace(b'"id":"b"}', b'"id":"c"}'))
     records = audit.read(where)
     assert [next(records).seq for _ in range(4)] == [1, 2, 3, 4]
-    with pytest.raises(CorruptLog, match=r"line 6 .*crc.*a later line says that it had been on disk") as caught:
+    with pytest.raises(CorruptLog, match=r"line 6 .*crc.*a later line says that it was on disk") as caught:
         next(records)
     assert caught.value.file == str(segment_of(where))
     assert caught.value.byte == data.index(b"\n", data.index(b'"TicketDone"')) + 1

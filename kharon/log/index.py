@@ -463,7 +463,7 @@ class BuiltIndex:
 
 def may_write(files: Files, directory: Path) -> bool:
     """Return whether an index may be written there: only by the queue's owner, in whose way it would be otherwise."""
-    look = files.look(directory, follow=True)
+    look = files.permissions(directory, follow=True)
     return look is not None and look.owner == files.user() and files.writable(directory)
 
 

@@ -168,7 +168,7 @@ def owns_archive(directory: Path, archive: Path, files: Files) -> bool:
 
 
 def _owner(directory: Path, files: Files) -> tuple[bytes, bytes, bytes]:
-    mark = files.mark(directory / "log")
+    mark = files.identity(directory / "log")
     assert mark is not None
     where = directory.absolute()
     itself = b"%x %d" % (files.file_system_id(where / "log"), mark.inode)

@@ -82,8 +82,8 @@ class Disk(OsFiles):
         self.did("sync_directory")
         super().sync_directory(path)
 
-    def look(self, path, *, follow=False):
-        return self.looks.get(path.name) or super().look(path, follow=follow)
+    def permissions(self, path, *, follow=False):
+        return self.looks.get(path.name) or super().permissions(path, follow=follow)
 
     def user(self):
         return self.uid
@@ -105,7 +105,7 @@ class Watched:
     def __init__(self, disk, file):
         self._disk = disk
         self._file = file
-        self.size, self.mark, self.twin, self.close = file.size, file.mark, file.twin, file.close
+        self.size, self.identity, self.twin, self.close = file.size, file.identity, file.twin, file.close
 
     def write(self, data):
         self._disk.did("write")
@@ -552,7 +552,7 @@ def test_bytes_that_cannot_be_taken_back_are_never_said_to_be(where, disk):
     put(log, added("a"))
     log.append([added("b")], NOW, "ann")
     disk.room, disk.fail, disk.error = 10, "truncate", errno.ENOSPC
-    with pytest.raises(OSError, match="cannot be taken back: No space") as caught:
+    with pytest.raises(OSError, match="a partial write cannot be cut off: No space") as caught:
         log.write()
     assert not isinstance(caught.value, StorageFull)
     poisoned(log)
@@ -668,8 +668,8 @@ def test_a_link_to_the_queue_is_followed_if_it_is_the_users_own(where, tmp_path,
 
 def test_a_root_made_link_is_followed(where, tmp_path):
     class Rooted(Disk):
-        def look(self, path, *, follow=False):
-            found = super().look(path, follow=follow)
+        def permissions(self, path, *, follow=False):
+            found = super().permissions(path, follow=follow)
             return found and found._replace(owner=0 if found.link else 1000)
 
     sample(tmp_path / "real", closed=True)
@@ -989,5 +989,5 @@ def test_the_file_system_here(tmp_path, monkeypatch):
 
 
 def test_what_is_not_there_has_neither_look_nor_mark(tmp_path):
-    assert OS_FILES.look(tmp_path / "nothing") is None
-    assert OS_FILES.mark(tmp_path / "nothing") is None
+    assert OS_FILES.permissions(tmp_path / "nothing") is None
+    assert OS_FILES.identity(tmp_path / "nothing") is None

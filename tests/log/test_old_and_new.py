@@ -163,7 +163,7 @@ def newer(tmp_path):
 
 WHY = (
     r"newer/log/0+1\.jsonl, line 3: record 2 is TicketPraised in version 4, and Kharon \S+ knows no such event: "
-    r"1\.7\.0 or a later one is needed; kharon\.verify names all"
+    r"1\.7\.0 or a later one is needed; kharon\.verify lists everything"
 )
 
 
@@ -211,7 +211,7 @@ def test_damage_in_front_of_what_is_not_known_is_damage(newer):
     data = segment_of(newer).read_bytes()
     segment_of(newer).write_bytes(data.replace(b'"nice":1', b'"nice":2'))
     for look in (kharon.verify, kharon.replay, opened):
-        with pytest.raises(CorruptLog, match=r"line 2 .*had been on disk"):
+        with pytest.raises(CorruptLog, match=r"line 2 .*was on disk"):
             look(newer)
 
 
@@ -293,5 +293,5 @@ def test_without_the_beginning_of_the_log_it_takes_that_later_one(saved):
     with pytest.raises(UnknownFormat, match=r"3\.0\.0 or a later one is needed; what came before 0+2\.jsonl is in"):
         opened(saved)
     newer.unlink()
-    with pytest.raises(CorruptLog, match="no snapshot of what came before it is usable"):
+    with pytest.raises(CorruptLog, match="no snapshot of the records before it is usable"):
         opened(saved)

@@ -237,7 +237,7 @@ def test_an_archive_elsewhere_may_be_shared_and_may_change(where, log, tmp_path)
     assert audit.verify(tmp_path / "other").first == 1
     other.abandon()
     (one / log.log_id).rename(tmp_path / "hidden")
-    with pytest.raises(CorruptLog, match=r"no record says that it was trimmed.*if they are in an archive, make that"):
+    with pytest.raises(CorruptLog, match=r"earlier ones were trimmed.*if they are in an archive, make that"):
         audit.verify(where)
     log.abandon()
     with pytest.raises(CorruptLog, match="no snapshot"):
@@ -261,7 +261,7 @@ def test_trimming(where, log):
     with pytest.raises(KharonError, match=f"begins at record {upto + 1}.*no usable snapshot stands to begin with"):
         audit.replay(where)
     log.close(moment(200))
-    with pytest.raises(CorruptLog, match="no snapshot was loaded of what came before"):
+    with pytest.raises(CorruptLog, match="no snapshot of the records before it was loaded"):
         opened(where)
 
 
@@ -279,7 +279,7 @@ def test_trimming_by_hand_is_noticed(where, log):
     upto = log._places[2].first - 1
     assert carry_out(log, Retention(log, TRIM, may_trim=lambda seq: seq <= upto))
     segments(where)[0].unlink()
-    with pytest.raises(CorruptLog, match=f"begins at record {log._places[1].first}, and no record says that it was"):
+    with pytest.raises(CorruptLog, match=f"begins at record {log._places[1].first}, and no record says"):
         audit.verify(where)
 
 
@@ -288,7 +288,7 @@ def test_a_beginning_that_was_written_anew_is_noticed(where, log):
     places = tuple(log._places)
     put(log, SegmentTrimmed("log/x", 1, places[1].first - 1, "ab" * 32), at=50)
     places[0].path.unlink()
-    with pytest.raises(CorruptLog, match=f"a record says that it follows the hash {'ab' * 32}; it begins behind"):
+    with pytest.raises(CorruptLog, match=f"a record says that it follows the hash {'ab' * 32}; its header says"):
         audit.verify(where)
 
 
@@ -335,7 +335,7 @@ class LyingFiles(OsFiles):
             def write(self, data):
                 file.write(data.replace(b"ann", b"bob") if files.lie else data)
 
-            size, close, truncate, sync, mark = file.size, file.close, file.truncate, file.sync, file.mark
+            size, close, truncate, sync, identity = file.size, file.close, file.truncate, file.sync, file.identity
 
         return Lying()
 

@@ -183,13 +183,13 @@ def test_nothing_stands_behind_a_seal(where, more, missing):
     one.write_bytes(one.read_bytes() + more)
     if missing:
         two.unlink()
-    assert_refused(where, rf"{FIRST_NAME}, line 5 .*behind the line that seals")
+    assert_refused(where, rf"{FIRST_NAME}, line 5 .*after the line that seals")
 
 
 def test_a_second_seal(where):
     one, _ = two_segments(where)
     one.write_bytes(one.read_bytes() + lines_of(one)[-1])
-    assert_refused(where, r"line 5 .*behind the line that seals")
+    assert_refused(where, r"line 5 .*after the line that seals")
 
 
 def test_a_seal_vouches_for_all_before_it(where):
@@ -197,7 +197,7 @@ def test_a_seal_vouches_for_all_before_it(where):
     one, two = two_segments(where)
     two.unlink()
     one.write_bytes(one.read_bytes().replace(b'"id":"b"', b'"id":"x"'))
-    assert_refused(where, r"line 3 .*a later line says that it had been on disk")
+    assert_refused(where, r"line 3 .*a later line says that it was on disk")
 
 
 def test_a_seal_vouches_for_no_more():

@@ -94,7 +94,7 @@ def test_a_header_of_a_later_format_is_unknown():
         ([record_body(part=[1, 2]), record_body(part=[1, 1], seq=2)], r"part \[1, 1\] of its commit; \[2,2\]"),
         ([record_body(part=[1, 3]), record_body(part=[2, 2], seq=2)], r"part \[2, 2\] of its commit; \[2,3\]"),
         ([record_body(part=[1, 3]), record_body(part=[3, 3], seq=2)], r"part \[3, 3\] of its commit; \[2,3\]"),
-        ([record_body(durable=1)], "record 1 was on disk, before that was written"),
+        ([record_body(durable=1)], "record 1 was on disk, before that record was written"),
         ([record_body(), record_body(seq=2, at="2025-12-31T23:59:59Z")], "time .* before that of the record"),
         (
             [record_body(part=[1, 2]), record_body(seq=2, part=[2, 2], at="2025-12-31T23:59:59Z")],
@@ -197,7 +197,7 @@ def test_the_judgement():
     with pytest.raises(CorruptLog, match=r"line 3 .*not the last, so it had been finished"):
         refuse_damage(io.BytesIO(torn), broken, last=False)
     damaged = torn + b"\n" + closed
-    with pytest.raises(CorruptLog, match=r"line 3 .*a later line says that it had been on disk"):
+    with pytest.raises(CorruptLog, match=r"line 3 .*a later line says that it was on disk"):
         refuse_damage(io.BytesIO(damaged), broken, last=True)
 
 

@@ -120,11 +120,11 @@ def test_it_opens_with_either_snapshot_and_never_without(where):
     assert trimmable(where) == 0, "and now nothing may be trimmed"
     spoil(older)
     before = {path: path.read_bytes() for path in segments(where)}
-    with pytest.raises(CorruptLog, match="no snapshot of what came before it is usable"):
+    with pytest.raises(CorruptLog, match="no snapshot of the records before it is usable"):
         state(where)
-    with pytest.raises(CorruptLog, match="no snapshot was loaded of what came before it"):
+    with pytest.raises(CorruptLog, match="no snapshot of the records before it was loaded"):
         list(DirectoryLog(where).open(NOW))
-    with pytest.raises(CorruptLog, match="no snapshot of what came before it is usable"):
+    with pytest.raises(CorruptLog, match="no snapshot of the records before it is usable"):
         take(where)
     assert {path: path.read_bytes() for path in segments(where)} == before
 
@@ -220,7 +220,7 @@ def test_an_archive_that_cannot_be_reached(where, tmp_path, caplog):
     log.abandon()
     assert state(where)
     assert "cannot be reached; what lies there is not read" in caplog.text
-    with pytest.raises(CorruptLog, match=r"no record says that it was trimmed.*if they are in an archive"):
+    with pytest.raises(CorruptLog, match=r"no record says that earlier ones were trimmed.*if they are in an archive"):
         audit.verify(where)
     refused_without = rf"no snapshot was loaded .*; it may be in {archive}/\w+, which cannot be reached: mount that"
     with pytest.raises(CorruptLog, match=refused_without):
@@ -349,8 +349,8 @@ class Elsewhere(OsFiles):
 
 
 class OtherInode(Elsewhere):
-    def mark(self, path):
-        mark = super().mark(path)
+    def identity(self, path):
+        mark = super().identity(path)
         return mark._replace(inode=mark.inode + 1) if path.name == "log" else mark
 
 
@@ -489,7 +489,7 @@ def test_names_that_are_no_segments(log):
 def test_a_hole(log):
     log.abandon()
     segments(log.directory)[1].unlink()
-    with pytest.raises(CorruptLog, match="is missing in front of it; if that is in an archive, make it reachable"):
+    with pytest.raises(CorruptLog, match=r"the segment before it, .* is missing; if it is in an archive, make that"):
         audit.verify(log.directory)
     spoil(segments(log.directory)[1], 5)
     with pytest.raises(CorruptLog, match=r"line 1 .*not a line of this log"):
@@ -815,7 +815,7 @@ def test_a_beginning_that_was_removed_by_hand(where):
     for path in carry:
         if path.name < first.name:
             path.unlink()
-    with pytest.raises(CorruptLog, match="no record says that it was trimmed"):
+    with pytest.raises(CorruptLog, match="no record says that earlier ones were trimmed"):
         audit.verify(where)
     last = state(where)[1]
     done = repaired(where)
@@ -843,7 +843,7 @@ def test_a_beginning_that_a_record_contradicts(where):
     put(log, SegmentTrimmed("log/y", 1, log._places[1].first - 1, "cd" * 32), at=9999)
     log.abandon()
     path.unlink()
-    with pytest.raises(CorruptLog, match="it begins behind"):
+    with pytest.raises(CorruptLog, match="its header says"):
         audit.verify(where)
     with pytest.raises(KharonError, match=f"says that the log follows {'cd' * 32}, which is not what its header says"):
         kharon.repair(where)

@@ -180,7 +180,7 @@ class Failing(OsFiles):
 class _Failing:
     def __init__(self, files, file):
         self._files, self._file = files, file
-        self.write, self.size, self.mark, self.close = file.write, file.size, file.mark, file.close
+        self.write, self.size, self.identity, self.close = file.write, file.size, file.identity, file.close
         self.truncate, self.allocate = file.truncate, file.allocate
         self.twin = lambda: None  # else a helper would sync it, on a slow disk, and that does not fail
 

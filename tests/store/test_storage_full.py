@@ -51,7 +51,7 @@ class Watched:
     def __init__(self, disk, file):
         self._disk = disk
         self._file = file
-        self.size, self.mark, self.close, self.sync = file.size, file.mark, file.close, file.sync
+        self.size, self.identity, self.close, self.sync = file.size, file.identity, file.close, file.sync
         self.twin = file.twin
 
     def _take(self, size):
