@@ -58,7 +58,7 @@ class Queue:
         policy = rules_of(settings)
         if settings.snapshot_bytes is not None:
             self.snapshots = Snapshots(log, settings.snapshot_bytes, trims=bool(policy.trim), taken=self._look_again)
-        log.begun = self._begun
+        log.on_new_segment = self._begun
         if policy:
             archive = settings.archive_directory
             retention = Retention(log, policy, None if archive is None else Path(archive), self._may_trim)

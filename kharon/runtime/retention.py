@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from kharon.errors import Closed, CommitOutcomeUnknown
-from kharon.log.retention import Action, Limit, Retention, Rules, Step
+from kharon.log.retention import Action, Retention, RetentionRules, Step, Threshold
 from kharon.model.events import Event
 from kharon.settings import Settings
 from kharon.store.protocol import Clock
@@ -27,12 +27,12 @@ _PATIENCE_SECONDS: Final = 60  # between two tries at what was refused
 _PLAN: Final = "see what is to be done"
 
 
-def rules_of(settings: Settings) -> Rules:
+def rules_of(settings: Settings) -> RetentionRules:
     """Return what the settings say about retention."""
-    return Rules(
-        Limit(settings.compress_after, settings.compress_beyond_bytes),
-        Limit(settings.archive_after, settings.archive_beyond_bytes),
-        Limit(settings.trim_after, settings.trim_beyond_bytes),
+    return RetentionRules(
+        Threshold(settings.compress_after, settings.compress_beyond_bytes),
+        Threshold(settings.archive_after, settings.archive_beyond_bytes),
+        Threshold(settings.trim_after, settings.trim_beyond_bytes),
     )
 
 
@@ -122,7 +122,7 @@ class Keeper:
         await trio.lowlevel.checkpoint_if_cancelled()
         with trio.CancelScope(shield=True):
             await self._record(event)
-            retention.settle(step)
+            retention.switch(step)
             await trio.to_thread.run_sync(retention.finish, step)
 
     def _warn(self, what: str, error: Exception) -> None:
