@@ -186,8 +186,8 @@ class Reopening(RuleBasedStateMachine):
         """Set a schedule, or remove it."""
         command = c.RemoveSchedule(name)
         if every is not None:
-            since, ticket = self.store.fires_after, Ticket(name, "mail")
-            command = set_schedule(since, name, None, every=every, ticket=ticket, tz="UTC", catch_up=catch_up)
+            ticket = Ticket(name, "mail")
+            command = set_schedule(name, None, every=every, ticket=ticket, tz="UTC", catch_up=catch_up)
         assert trio.run(self.submit, command)
 
     @rule(data=st.data(), number=st.integers(0, 5))
