@@ -10,9 +10,10 @@ from datetime import datetime
 from typing import TypeAlias
 
 import msgspec
+from msgspec import Raw
 
 from kharon.model.delays import BackoffDelay, Delay, FixedDelay
-from kharon.model.events import Changes, ScheduleSet
+from kharon.model.events import Changes
 from kharon.model.ticket import Ticket
 
 __all__ = [
@@ -189,15 +190,27 @@ class Unblock(Command, frozen=True):
 
 
 class ScheduleCommand(msgspec.Struct, frozen=True):
-    """A request about the schedule of this name. Which instant comes next is for whoever asks to say."""
+    """A request about the schedule of this name."""
 
     name: str
 
 
 class SetSchedule(ScheduleCommand, frozen=True):
-    """Let it be as `event` says; if it is so already, it stays as it is."""
+    """Set the schedule to these values, which are those of `ScheduleSet`; the same values change nothing.
 
-    event: ScheduleSet
+    `first`, the instant at which it fires first, is not for the caller to say, but for `commit`.
+    """
+
+    type: str
+    payload_json: Raw
+    tube: str
+    nice: int
+    first: datetime | None = None
+    group: str | None = None
+    cron: str | None = None
+    every: float | None = None
+    tz: str = "UTC"
+    catch_up: str = "one"
 
 
 class RemoveSchedule(ScheduleCommand, frozen=True):

@@ -1,8 +1,8 @@
 """Schedules: what fires again and again, the rules of that, and the keeper of what is scheduled.
 
-A schedule adds a ticket at each of its instants. Which instants those are, calendars say, and calendars are not pure:
-they differ between machines, and change. So whoever gives a command also says which instant comes next; it is written
-into the event, and nothing here computes one. What is decided here is what makes firing exact:
+A schedule adds a ticket at each of its instants. Calendars say which instants those are, and calendars are not pure:
+they differ between machines, and change. So a command says which instant comes next (`commit` asks for the first one);
+it is written into the event, and nothing here computes one. What is decided here is what makes firing exact:
 
     next    the instant at which the schedule fires next. It only ever goes forward, so that no instant fires twice,
             whatever the clock does, and whoever asks twice.
@@ -167,7 +167,7 @@ def decide_schedule(schedule: Schedule | None, command: ScheduleCommand) -> Even
     Cost: O(1). Pure.
     """
     if type(command) is SetSchedule:
-        return _set(schedule, command.event)
+        return _set(schedule, ScheduleSet(*msgspec.structs.astuple(command)))  # the same fields in the same order
     if schedule is None:
         return ()
     if type(command) is RemoveSchedule:

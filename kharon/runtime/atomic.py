@@ -12,11 +12,9 @@ import trio
 from kharon.errors import InvalidTransition
 from kharon.model import commands as c
 from kharon.model.ticket import Ticket
-from kharon.runtime import requests
 from kharon.runtime.attempts import Attempts
-from kharon.runtime.requests import CatchUp, Seconds, Verbs
+from kharon.runtime.requests import Verbs
 from kharon.runtime.verbs import Gathered, carry_out
-from kharon.settings import Settings
 from kharon.store.protocol import Store
 
 __all__ = ["Atomic"]
@@ -25,22 +23,22 @@ _ANOTHER: Final = "begin another with `async with kh.atomic() as tx:`"
 
 
 class Atomic(Verbs, Gathered, AbstractAsyncContextManager["Atomic"]):
-    """Commands that gather until the block ends, and are then one commit, or nothing.
+    """Commands that gather until the block ends, and then are one commit, or nothing.
 
     The verbs are those of `Kharon`, with the same arguments; none is awaited, and none returns anything. A wrong
-    argument raises at once. At the end of the block the commands are decided in their order, each seeing what those
-    before it did, and only when all of it is durable does the block end. If one is refused nothing has happened, and
-    its error is raised, saying which it was. If the block raises, nothing happens either.
+    argument raises at once. At the end of the block the commands are decided in their order, each seeing the effects of
+    those before it, and the block ends when all of it is durable. If one is refused, nothing has happened, and its
+    error is raised, saying which command it was. If the block raises, nothing happens either.
 
-    In a handler, settling the ticket and adding what follows from it in one block makes a step that cannot be lost:
-    after a crash either both happened, or the ticket runs again.
+    In a handler, settling the ticket and adding the next ones in one block makes a step that cannot be lost: after a
+    crash either both happened, or the ticket runs again.
 
     Attributes:
-        tickets: after the block, for each command its ticket, as the commit left it; None if it removed it, or is about
-            a tube or a schedule.
+        tickets: after the block, for each command its ticket, as the commit left it; None if the commit removed it, or
+            if the command is about a tube or a schedule.
 
     Raises, at the end of the block:
-        KharonError: as the verb of the command that is refused does.
+        KharonError: as the verb of the refused command raises.
 
     Raises, from its verbs and on entering:
         InvalidTransition: it is used before it has begun or after its end, or begun twice.
@@ -49,11 +47,10 @@ class Atomic(Verbs, Gathered, AbstractAsyncContextManager["Atomic"]):
     no other task runs.
     """
 
-    def __init__(self, store: Store, by: str, settings: Settings, attempts: Attempts) -> None:
+    def __init__(self, store: Store, by: str, attempts: Attempts) -> None:
         self.tickets: list[Ticket | None] = []
         self._store = store
         self._by = by
-        self._settings = settings
         self._attempts = attempts
         self._commands: list[c.Request] = []
         self._begun = self._ended = False
@@ -75,13 +72,6 @@ class Atomic(Verbs, Gathered, AbstractAsyncContextManager["Atomic"]):
         if not self._commands:
             await trio.lowlevel.checkpoint()
             return
-        if any(isinstance(command, c.SetSchedule) for command in self._commands):
-            await trio.lowlevel.checkpoint()  # before it can be refused
-            since = self._store.fires_after
-            self._commands = [
-                requests.set_later(since, command) if isinstance(command, c.SetSchedule) else command
-                for command in self._commands
-            ]
         self.tickets = await carry_out(self._store, self._attempts, self._commands, self._by)
 
     def _check(self) -> None:
@@ -93,22 +83,3 @@ class Atomic(Verbs, Gathered, AbstractAsyncContextManager["Atomic"]):
     def _take(self, commands: Sequence[c.Request]) -> None:
         self._check()
         self._commands += commands
-
-    def schedule(
-        self,
-        name: str,
-        cron: str | None = None,
-        *,
-        every: Seconds | None = None,
-        ticket: Ticket,
-        tz: str = "UTC",
-        catch_up: CatchUp = "one",
-    ) -> None:
-        """As `Kharon.schedule`; what comes first counts from the end of the block, and may be refused there, too."""
-        since = self._store.fires_after
-        command = requests.set_schedule(since, name, cron, every=every, ticket=ticket, tz=tz, catch_up=catch_up)
-        self._take((command,))
-
-    def unschedule(self, name: str) -> None:
-        """As `Kharon.unschedule`."""
-        self._take((requests.remove_schedule(name),))
