@@ -92,7 +92,7 @@ class Kharon(Verbs, Awaited):
     async def _carry_out(self, commands: Sequence[c.Request]) -> Tickets:
         return await carry_out(self._store, self._queue.crew.attempts, commands, self._by)
 
-    # --- asking --------------------------------------------------------------------------------------------
+    # --- asking -------------------------------------------------------------------------------------------------------
 
     @_checkpoint
     async def get(self, id: str) -> Ticket:

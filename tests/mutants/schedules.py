@@ -129,12 +129,13 @@ MUTANTS: Final = (
         name="block-fires-again-what-fired-meanwhile",
         thought="When a schedule fires first is known when it is asked for.",
         file=ATOMIC,
-        before="        self._commands.append(command)\n",
-        after="        if isinstance(command, c.SetSchedule):\n"
-        "            from kharon.store import calendar\n\n"
-        "            first = calendar.first_firing(command, self._store._clock.now())\n"
-        "            command = c.msgspec.structs.replace(command, first=first)\n"
-        "        self._commands.append(command)\n",
+        before="        self._commands += commands\n",
+        after="        for command in commands:\n"
+        "            if isinstance(command, c.SetSchedule):\n"
+        "                from kharon.store import calendar\n\n"
+        "                first = calendar.first_firing(command, self._store._clock.now())\n"
+        "                command = c.msgspec.structs.replace(command, first=first)\n"
+        "            self._commands.append(command)\n",
         tests=(TEST_SCHEDULE,),
     ),
     Mutant(

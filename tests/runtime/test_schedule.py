@@ -421,7 +421,7 @@ GOOD = {"cron": "* * * * *", "ticket": template()}
         ({"every": 5}, "schedule 's': give either cron"),
         ({"cron": 5}, "cron: an expression, a str, not int"),
         ({"cron": "* * * *"}, "cron: .* has not 5 fields"),
-        ({"cron": "0 0 31 2 *"}, "cron: '0 0 30 2 \\*' is no cron expression: Bad day-of-month"),
+        ({"cron": "0 0 30 2 *"}, "cron: '0 0 30 2 \\*' is no cron expression: Bad day-of-month"),
         ({"cron": None, "every": 0}, "every: 0 seconds are less than 1"),
         ({"cron": None, "every": -5}, "every: -5.0 seconds is not between"),
         ({"cron": None, "every": 60, "tz": "Europe/Berlin"}, "tz: a time zone is for cron"),
