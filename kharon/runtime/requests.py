@@ -19,7 +19,7 @@ from kharon.model import commands as c
 from kharon.model.checks import check_json, check_name, check_reason
 from kharon.model.delays import Delay, as_seconds, delay_seconds
 from kharon.model.events import Changes
-from kharon.model.schedules import CATCH_UP, check_every, check_schedule_name
+from kharon.model.schedules import CATCH_UP, check_every, check_schedule_name, template_of
 from kharon.model.ticket import CHECKS, Ticket, draft_of, seal
 from kharon.model.tubes import MAX_CLAIMS
 from kharon.runtime.verbs import Verb, many, nothing, one, perhaps
@@ -391,14 +391,7 @@ def schedule(
         cron = " ".join(cron.split())
     period = None if every is None else check_every(every)
     times_of(cron, period, tz)
-    return c.SetSchedule(
-        *(name, ticket.type, Raw(ticket._payload), ticket.tube, ticket.nice),
-        group=ticket.group,
-        cron=cron,
-        every=period,
-        tz=tz,
-        catch_up=catch_up,
-    )
+    return c.SetSchedule(name, cron=cron, every=period, tz=tz, catch_up=catch_up, **template_of(ticket))
 
 
 def unschedule(name: str) -> c.RemoveSchedule:
