@@ -133,6 +133,11 @@ class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
     group: str | UnsetType | None = UNSET
     runat: Instant | UnsetType = UNSET
 
+    def given(self) -> dict[str, Any]:
+        """Return the new values by the names of their fields, JSON as `Raw`. O(fields)."""
+        values = {field.encode_name: getattr(self, field.name) for field in msgspec.structs.fields(self)}
+        return {name: value for name, value in values.items() if value is not UNSET}
+
 
 class TicketRetried(TicketEvent, frozen=True):
     """The ticket is pending again, due at `runat`, with the changes that were asked for."""

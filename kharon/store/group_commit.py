@@ -36,11 +36,9 @@ from trio.lowlevel import Task, enable_ki_protection
 from kharon.errors import CommitOutcomeUnknown, KharonError, StorageFull
 from kharon.log.protocol import EventLog, Rotation, Sync, SyncedElsewhere
 from kharon.model.projection import Projection
-from kharon.store.helper import AnswerLost, Syncer
-from kharon.store.pace import Pace
 from kharon.store.protocol import Deliver, Effect
-from kharon.store.saying import say
-from kharon.store.waiting import no_abort, wait_out
+from kharon.store.sync_helper import AnswerLost, Pace, Syncer
+from kharon.store.tasks import no_abort, say, wait_out
 
 __all__ = ["TRY_SECONDS", "Commits", "unknown_outcome"]
 

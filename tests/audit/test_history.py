@@ -15,10 +15,10 @@ from queues import IDS, NOW, about, fill, forge, indexes_of, moment, queue, segm
 import kharon
 from kharon.audit.history import latest, search_tail
 from kharon.errors import CorruptLog, InvalidTicket, KharonError
-from kharon.log import index, snapshot
+from kharon.log import index, snapshot_process
 from kharon.log.directory import DirectoryLog
 from kharon.log.files import OS_FILES, OsFiles
-from kharon.log.indexed import IndexedReader
+from kharon.log.live import IndexedReader
 from kharon.log.record import Chain, link
 from kharon.log.segment import is_about
 from kharon.model.events import EVENTS, Changes, TicketAdded, TicketDeleted, TicketUpdated
@@ -600,14 +600,14 @@ def test_the_snapshots_process_writes_them(where, monkeypatch, capsys):
     queue(where)
     monkeypatch.setattr("sys.argv", ["snapshot", str(where)])
     monkeypatch.setattr(os, "nice", lambda _: 0)
-    assert snapshot.main() == 0
+    assert snapshot_process.main() == 0
     assert len(indexes_of(where)) == len(segments_of(where)) - 1
     assert len(list((where / "snapshots").iterdir())) == 1
     for path in indexes_of(where):
         path.unlink()
     (where / "index").rmdir()
     (where / "index").write_text("in the way")
-    assert snapshot.main() == 2
+    assert snapshot_process.main() == 2
     assert "index" in capsys.readouterr().err
 
 

@@ -21,13 +21,13 @@ from kharon.log.live import LiveReader
 from kharon.log.locations import ARCHIVE
 from kharon.log.protocol import LogReader
 from kharon.log.record import Record
-from kharon.log.retention import Limit, Policy, Retention, Sealed, never, next_step
+from kharon.log.retention import Limit, Retention, Rules, Sealed, never, next_step
 from kharon.model.events import LogClosed, SegmentArchived, SegmentCompressed, SegmentTrimmed
 
 SEGMENT_BYTES = 2600  # so that the records of what is done to a segment are smaller than one
 ALL = Limit(bytes=0)
-COMPRESS, ARCHIVE_ALL, TRIM = Policy(compress=ALL), Policy(archive=ALL), Policy(trim=ALL)
-BOTH = Policy(compress=ALL, archive=ALL)
+COMPRESS, ARCHIVE_ALL, TRIM = Rules(compress=ALL), Rules(archive=ALL), Rules(trim=ALL)
+BOTH = Rules(compress=ALL, archive=ALL)
 OURS = (SegmentCompressed, SegmentArchived, SegmentTrimmed)
 
 
@@ -85,7 +85,7 @@ def sealed(*ends: int, suffix: str = "", folder: Path = LOG, size: int = 100) ->
     ]
 
 
-def steps(found: list[Sealed], policy: Policy, may_trim=always, tail: int = 50) -> tuple[str, int] | None:
+def steps(found: list[Sealed], policy: Rules, may_trim=always, tail: int = 50) -> tuple[str, int] | None:
     step = next_step(found, tail, policy, LOG, moment(1000), may_trim)
     return None if step is None else (step.action, step.segment.first)
 
@@ -105,14 +105,14 @@ def steps(found: list[Sealed], policy: Policy, may_trim=always, tail: int = 50) 
     ],
 )
 def test_the_limits(action, limit, first):
-    policy = Policy(**{action: limit})
+    policy = Rules(**{action: limit})
     assert steps(sealed(30, 20, 10), policy) == (None if first is None else (action, first))
     assert bool(policy) == bool(limit) == (limit != Limit())
 
 
 def test_the_order_of_the_steps():
     three = sealed(30, 20, 10)
-    everything = Policy(ALL, ALL, ALL)
+    everything = Rules(ALL, ALL, ALL)
     assert steps(three, everything) == ("trim", 1)
     assert steps(three, everything, never) == ("compress", 1), "trimming first, unless the state needs it"
     small = sealed(30, suffix=".zst") + three[1:]
@@ -125,7 +125,7 @@ def test_the_order_of_the_steps():
 
 
 def test_what_is_left_out_keeps_nothing_else_from_being_planned(log):
-    retention = Retention(log, Policy(ALL, ALL, ALL), may_trim=always)
+    retention = Retention(log, Rules(ALL, ALL, ALL), may_trim=always)
     found = [retention.plan(moment(100), without) for without in ([], ["trim"], ["trim", "compress"])]
     assert [step.action for step in found] == ["trim", "compress", "archive"]
     assert retention.plan(moment(100), ["archive", "trim", "compress"]) is None
@@ -133,7 +133,7 @@ def test_what_is_left_out_keeps_nothing_else_from_being_planned(log):
 
 
 def test_only_the_oldest_is_trimmed_and_only_if_the_state_does_not_need_it():
-    assert steps(sealed(5, 30), Policy(trim=Limit(seconds=20))) is None, "a hole is never made"
+    assert steps(sealed(5, 30), Rules(trim=Limit(seconds=20))) is None, "a hole is never made"
     asked = []
 
     def may_trim(upto: int) -> bool:
@@ -155,7 +155,7 @@ def test_what_is_too_large_to_be_unpacked_again_is_not_compressed():
 
 def test_nothing_is_done_unless_told(where, log):
     before = {path: path.read_bytes() for path in segments(where)}
-    assert carry_out(log, Retention(log, Policy())) == []
+    assert carry_out(log, Retention(log, Rules())) == []
     assert carry_out(log, Retention(log, TRIM)) == [], "without a snapshot every record is needed"
     assert {path: path.read_bytes() for path in segments(where)} == before
 

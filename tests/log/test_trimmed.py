@@ -22,13 +22,14 @@ from kharon.log.index import write_missing
 from kharon.log.locations import ARCHIVE, OWNER, name_archive, open_moving
 from kharon.log.record import Record
 from kharon.log.replace import write_new
-from kharon.log.retention import Limit, Policy, Retention
+from kharon.log.retention import Limit, Retention, Rules
 from kharon.log.scan import Reading
-from kharon.log.snapshot import kept_since, main, newest, take, trimmable
+from kharon.log.snapshot import kept_since, newest, take, trimmable
+from kharon.log.snapshot_process import main
 from kharon.model.events import LogRepaired, SegmentTrimmed, TicketDeleted
 
 ALL = Limit(bytes=0)
-COMPRESS, ARCHIVE_ALL, TRIM = Policy(compress=ALL), Policy(archive=ALL), Policy(trim=ALL)
+COMPRESS, ARCHIVE_ALL, TRIM = Rules(compress=ALL), Rules(archive=ALL), Rules(trim=ALL)
 FILES = OsFiles()
 
 
@@ -57,7 +58,7 @@ def state(where: Path) -> tuple[dict[str, kharon.Ticket], int]:
     return dict(projection.tickets), projection.seq
 
 
-def keep(log: DirectoryLog, policy: Policy, archive: Path | None = None, steps: int = 99) -> None:
+def keep(log: DirectoryLog, policy: Rules, archive: Path | None = None, steps: int = 99) -> None:
     """Carry out a policy; what no two snapshots hold is not trimmed."""
     carry_out(log, Retention(log, policy, archive, lambda seq: seq <= trimmable(log.directory)), steps, at=9999)
 
@@ -184,7 +185,7 @@ def test_a_snapshot_follows_segments_that_are_moved(where):
     log = begin(where)
     fill(log, "d")
     stale = segments(where)
-    keep(log, Policy(compress=ALL, archive=ALL), steps=12)
+    keep(log, Rules(compress=ALL, archive=ALL), steps=12)
     for path in stale[:-1]:
         with open_moving(FILES, where, path) as file:
             assert file.readline().startswith(b'{"hash":"')
@@ -500,7 +501,7 @@ def test_a_hole(log):
 # --- what a crash left half done (everywhere: in test_crashes) --------------------------------------------------------
 
 
-def half_done(log: DirectoryLog, policy: Policy, *, record: bool, archive: Path | None = None) -> tuple[Path, Path]:
+def half_done(log: DirectoryLog, policy: Rules, *, record: bool, archive: Path | None = None) -> tuple[Path, Path]:
     """Stop in the middle of a step; where the segment was, and where it is to be."""
     retention = Retention(log, policy, archive)
     step = retention.plan(moment(9999))
@@ -695,7 +696,7 @@ def repaired(where: Path) -> kharon.Repair:
     return done
 
 
-@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, Policy(compress=ALL, archive=ALL)])
+@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, Rules(compress=ALL, archive=ALL)])
 @pytest.mark.parametrize("how", ["cut", "altered"])
 def test_a_segment_that_was_moved_is_damaged(log, policy, how):
     keep(log, policy, steps=9)
@@ -732,7 +733,7 @@ def test_both_places_of_a_segment_that_is_cut_are_removed(log):
     assert sorted((log.directory / "log").iterdir()) == [first, second]
 
 
-@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, Policy(compress=ALL, archive=ALL)])
+@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, Rules(compress=ALL, archive=ALL)])
 def test_a_segment_that_was_moved_and_lacks_its_seal_is_given_one_where_it_is(log, policy):
     keep(log, policy, steps=20)
     log.abandon()

@@ -1,4 +1,4 @@
-"""What stands on the classes of the events: their registration, the words for people, and whether they end something."""
+"""What stands on the events' classes: their registration, their words, and whether they end something."""
 
 from __future__ import annotations
 

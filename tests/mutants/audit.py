@@ -12,7 +12,7 @@ from .places import (
     AUDIT_SUBJECTS,
     CLI_VERIFY,
     INDEX,
-    INDEXED,
+    LIVE,
     SAFE,
     SNAPSHOTS,
     TEST_ANCHOR,
@@ -120,9 +120,9 @@ MUTANTS: Final = (
     Mutant(
         name="history-without-what-was-trimmed",
         thought="What was trimmed is gone, so a reader goes on with the oldest segment that is left.",
-        file=INDEXED,
-        before="        place, following = place_of(self._places, self.seq + 1)\n",
-        after="        place, following = place_of(self._places, self.seq + 1, begin=True)\n",
+        file=LIVE,
+        before="        place, following = place_of(self._places, self.seq + 1)\n        self._ends = 0 if",
+        after="        place, following = place_of(self._places, self.seq + 1, begin=True)\n        self._ends = 0 if",
         tests=(TEST_RETENTION,),
     ),
     Mutant(

@@ -44,8 +44,8 @@ MUTANTS: Final = (
         name="lapsed-attempt-taken-for-done",
         thought="A handler that ended without an exception has returned.",
         file=WORKERS,
-        before="        if attempt.scope.cancelled_caught:\n            return self._lapse(ticket)\n",
-        after="",
+        before="policy.lapse(ticket, LEASE_ENDED) if attempt.scope.cancelled_caught else policy.returned(ticket)",
+        after="policy.returned(ticket)",
         tests=(TEST_WORKERS,),
     ),
     Mutant(

@@ -32,7 +32,7 @@ from kharon.errors import StorageFull
 from kharon.log.directory import DirectoryLog
 from kharon.log.locations import places_of, segments
 from kharon.log.record import Record, check_line, open_record
-from kharon.log.retention import Limit, Policy, Retention
+from kharon.log.retention import Limit, Retention, Rules
 from kharon.log.scan import Reading
 from kharon.log.snapshot import take, trimmable
 from kharon.log.zstd import open_segment
@@ -446,7 +446,7 @@ def nothing_but_a_header(world: World) -> None:
     world.abandon()
 
 
-def keep(world: World, policy: Policy, steps: int) -> None:
+def keep(world: World, policy: Rules, steps: int) -> None:
     """What the keeper does. Where something else than the log's own writing fails, the queue goes on."""
     log = world.log
     retention = Retention(log, policy, may_trim=lambda seq: seq <= trimmable(WHERE, world.files))
@@ -487,14 +487,14 @@ def retaining(world: World, count: int) -> None:
 
 def compress(world: World) -> None:
     retaining(world, 3)
-    keep(world, Policy(compress=EVERYTHING), 1)
+    keep(world, Rules(compress=EVERYTHING), 1)
     world.put([added("more")])
     world.abandon()
 
 
 def archive(world: World) -> None:
     retaining(world, 3)
-    keep(world, Policy(archive=EVERYTHING), 1)
+    keep(world, Rules(archive=EVERYTHING), 1)
     world.put([added("more")])
     world.close()
 
@@ -515,7 +515,7 @@ def trim(world: World) -> None:
     world.put([added("more"), TicketDeleted("t1")])
     world.put([added("enough")])
     save(world)
-    keep(world, Policy(trim=EVERYTHING), 2)
+    keep(world, Rules(trim=EVERYTHING), 2)
     world.put([TicketDeleted("t2")])
     world.abandon()
 

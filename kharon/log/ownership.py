@@ -1,7 +1,8 @@
-"""Whether a directory may be a queue's: who owns it, who else may write it, and what kind of disk it is on.
+"""Who may use a queue's directory: it is made if need be, checked, and locked for this process alone.
 
-Asked once, when a queue is opened or repaired. What happens to the directory afterwards is noticed by the log, which
-looks at its tail before each write.
+Checked once, when a queue is opened or repaired: who owns the directory, who else may write it, and what kind of disk
+it is on. What happens to it afterwards is noticed by the log, which looks at its tail before each write. The log in it
+is not looked at here.
 
 Whoever can write a directory can put another log into it, so one that somebody else owns or may write is refused: what
 is in it would be trusted. Only the queue's own directory, and what is directly in it, are looked at. The path above it
@@ -17,13 +18,15 @@ so one that is there was put there.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from kharon.errors import KharonError
-from kharon.log.files import Files, Look
+from kharon.errors import KharonError, QueueLocked
+from kharon.log.files import Files, Lock, Look
 
-__all__ = ["OURS", "check_disk", "check_owner"]
+__all__ = ["LockedDirectory", "lock_directory"]
 
 OURS: Final = ("LOCK", "index", "log", "quarantine", "snapshots", "reserve", "ARCHIVE", "archive")
 """What is in a queue's directory."""
@@ -121,3 +124,65 @@ def _check(path: Path, look: Look | None, user: int) -> None:
             f"{path} may be written by others than its owner (mode {look.mode:04o}), who could change the log. "
             f"chmod go-w {path}, or name a directory inside of it, which Kharon makes with mode 0700"
         )
+
+
+class LockedDirectory(NamedTuple):
+    """A directory that is held.
+
+    Attributes:
+        lock: held until it is released, or this process ends.
+        made: whether the directory was not there before.
+    """
+
+    lock: Lock
+    made: bool
+
+
+def lock_directory(where: Path, files: Files, *, allow_network: bool) -> LockedDirectory:
+    """Hold a queue's directory.
+
+    Args:
+        where: the directory; made, with mode 0700, if it does not exist.
+        files: the file system.
+        allow_network: whether it may be on a network file system.
+
+    Raises:
+        QueueLocked: it is held already, in this process or another.
+        KharonError: it is no queue's, or one that should not be trusted (`guard`).
+        OSError: it cannot be read or written.
+    """
+    made = _make_directory(where, files, allow_network=allow_network)
+    try:
+        return LockedDirectory(files.lock(where / "LOCK", b"%d\n" % os.getpid()), made)
+    except BlockingIOError as busy:
+        raise QueueLocked(
+            f"{where} is open already, in process {busy} (this is process {os.getpid()}); a queue has one "
+            f"opener at a time. Close it there, or ask that process to do the work"
+        ) from None
+
+
+def _make_directory(where: Path, files: Files, *, allow_network: bool) -> bool:
+    """Make what is missing of the directory; return whether all of it was."""
+    kind = files.kind(where)
+    check_disk(where.absolute() if kind else where.absolute().parent, files, allow_network=allow_network)
+    if kind == "directory":
+        strange = [name for name in files.list(where) if name not in OURS]
+        ours = files.kind(where / "LOCK") == "file" and files.kind(where / "log") == "directory"
+        if strange and not ours:
+            raise KharonError(f"{where} is no queue, and is not empty ({strange[0]} …); name a new directory")
+    elif kind is not None:
+        raise KharonError(f"{where} is a file; a queue is a directory")
+    else:
+        parent = where.absolute().parent
+        if files.kind(parent) != "directory":
+            raise KharonError(f"{where} cannot be made: {parent} is no directory; make that first")
+        _make(where, files)
+    check_owner(where, files)
+    if files.kind(where / "log") is None:
+        _make(where / "log", files)
+    return kind is None
+
+
+def _make(path: Path, files: Files) -> None:
+    with contextlib.suppress(FileExistsError):  # another opener was faster: the lock decides who goes on
+        files.make_directory(path)

@@ -18,12 +18,15 @@ from typing import Final, Protocol, TypeAlias
 import trio
 
 from kharon.log import syncer
-from kharon.store.saying import say
-from kharon.store.waiting import wait_out
+from kharon.store.tasks import reap, say, wait_out
 
-__all__ = ["AnswerLost", "Done", "Helper", "Syncer", "reap"]
+__all__ = ["AnswerLost", "Done", "Helper", "Pace", "Syncer"]
 
-REAP_SECONDS: Final = 2.0  # it ends in milliseconds, unless a sync hangs in the kernel, and then nothing helps
+SLOW_SECONDS: Final = 0.002  # on average above this the loop stands still for longer than a helper's two wake-ups cost
+FAST_SECONDS: Final = 0.0005  # well below: a disk between the two keeps what it has, whichever that is
+CALM_SYNCS: Final = 100  # so many in a row before it counts as fast again: an idle minute of a slow disk is not enough
+_WEIGHT: Final = 1 / 8  # of the newest: the third of three slow syncs is enough, at 20 ms each
+_OUTLIER_SECONDS: Final = 0.008  # longer ones count as this, so that a single one of any length is not enough
 
 Done: TypeAlias = Callable[[OSError | None, float], None]
 """What is called when a sync has ended: with its error, and the seconds it took. Must not raise."""
@@ -184,12 +187,23 @@ class Helper:
             say(logging.WARNING, "the helper process for slow disks %s; syncs stop the event loop again", why)
 
 
-async def reap(process: trio.Process) -> None:
-    """Wait until a process that has been told to end has; after a while kill it, and wait a little. Not cancellable."""
-    with trio.CancelScope(shield=True):
-        with trio.move_on_after(REAP_SECONDS):
-            await process.wait()
-            return
-        process.kill()
-        with trio.move_on_after(REAP_SECONDS):
-            await process.wait()
+class Pace:
+    """The moving average of sync seconds, with hysteresis.
+
+    Attributes:
+        slow: whether syncs should not be done in the loop.
+    """
+
+    def __init__(self) -> None:
+        self.slow = False
+        self._average = 0.0
+        self._calm = 0
+
+    def add(self, seconds: float) -> None:
+        """Take in one more sync. O(1)."""
+        self._average += (min(seconds, _OUTLIER_SECONDS) - self._average) * _WEIGHT
+        if self._average > SLOW_SECONDS:
+            self.slow = True
+        self._calm = self._calm + 1 if self._average < FAST_SECONDS else 0
+        if self._calm >= CALM_SYNCS:
+            self.slow = False
