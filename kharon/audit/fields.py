@@ -86,7 +86,7 @@ def ticket_fields(ticket: Ticket, now: datetime) -> Mapping[str, Any]:
 
 
 def state_of(ticket: Ticket, now: datetime) -> str:
-    """Return the state of a ticket at `now`: its status, or one of the first four of `STATES` if it is pending. O(1)."""
+    """Return the state of a ticket at `now`: its status, or, if pending, one of the first four of `STATES`. O(1)."""
     if ticket.status is not Status.PENDING:
         return ticket.status.value
     if ticket.claim is not None:

@@ -236,7 +236,8 @@ def tail(
     """Print the last records, and new ones.
 
     A record is about its ticket before and after it: one that moves a ticket is about both tubes. The record of a
-    schedule is about the tickets that it adds. --type, --tube and --group must all match, and read the log from its start.
+    schedule is about the tickets that it adds. --type, --tube and --group must all match, and read the log from its
+    start.
     """
     from kharon.cli.records import Wanted, print_tail
 
