@@ -21,10 +21,9 @@ from kharon.model.delays import as_seconds
 from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Tube
-from kharon.runtime import requests
 from kharon.runtime.atomic import Atomic
 from kharon.runtime.queue import Queue
-from kharon.runtime.requests import CatchUp, Seconds, Verbs, id_of
+from kharon.runtime.requests import Seconds, Verbs, id_of
 from kharon.runtime.router import Router
 from kharon.runtime.stats import Stats
 from kharon.runtime.streams import RecordStream
@@ -205,54 +204,6 @@ class Kharon(Verbs, Awaited):
         return await self._store.restricted()
 
     # --- schedules ----------------------------------------------------------------------------------------------------
-
-    async def schedule(
-        self,
-        name: str,
-        cron: str | None = None,
-        *,
-        every: Seconds | None = None,
-        ticket: Ticket,
-        tz: str = "UTC",
-        catch_up: CatchUp = "one",
-    ) -> None:
-        """Add a ticket again and again: by a cron expression, or every so many seconds.
-
-        The ticket of an instant is called after it, as `report@2026-11-24T13:05:00Z`, and that is its `runat`. It is
-        added, by `clock`, in the commit that says that the schedule has fired: no crash and no step of the clock makes
-        an instant fire twice. Schedules fire while `run` runs, here or at the next start. Whether the ticket before is
-        still pending does not matter.
-
-        Call it at each start: where nothing is different, nothing happens. Other values take the place of those there
-        were; if neither `cron`, `every` nor `tz` is different, the next instant stays what it was.
-
-        Args:
-            name: what to call the schedule, and its tickets; 1 to 172 bytes of printable text.
-            cron: five fields, as in Debian's cron (`kharon[cron]`). In a time zone whose clocks are put, a time that is
-                skipped fires right after the gap, and one that comes twice fires once; an expression of which the
-                minute or the hour begins with `*` goes by what the clock shows.
-            every: seconds, 1 at the least, or a timedelta, in place of `cron`: elapsed time, first so long from now.
-            ticket: what to add. Its `id` does not count, and it has no `runat`.
-            tz: the time zone that `cron` is read in, as "Europe/Berlin".
-            catch_up: what becomes of instants that were missed: because the queue was closed, not being run or without
-                room, or because the clock was put forward. "one": one ticket, of the latest. "all": one each, oldest
-                first, of the newest 1000. "none": one each of those not older than 60 s. An instant that has been
-                passed over does not come again.
-
-        Raises:
-            InvalidTicket: an argument cannot be so; the expression never fires; there is no such time zone.
-            KharonError: the cron library is not installed.
-
-        Cost: O(log n).
-        """
-        await trio.lowlevel.checkpoint()  # first: what refuses an argument may not be an `InvalidTicket`
-        command = requests.set_schedule(name, cron, every=every, ticket=ticket, tz=tz, catch_up=catch_up)
-        await self._store.submit((command,), self._by)
-
-    @_checkpoint
-    async def unschedule(self, name: str) -> None:
-        """Fire no more under this name; if nothing is scheduled so, nothing happens. Its tickets stay. O(log n)."""
-        await self._store.submit((requests.remove_schedule(name),), self._by)
 
     @_checkpoint
     async def schedules(self) -> Schedules:
