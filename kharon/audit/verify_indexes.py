@@ -19,7 +19,7 @@ from array import array
 from pathlib import Path
 from typing import Final
 
-from kharon.log.index import BLOCK_BYTES, FinishedSegment, LineOffsets, encode_index, index_path, read_table
+from kharon.log.index import BLOCK_BYTES, FinishedSegment, LineOffsets, encode_index, id_of_line, index_path, read_table
 from kharon.log.record import BadLine, Record
 from kharon.log.scan import LogScan
 from kharon.log.segment import OnRecord, first_of

@@ -3,8 +3,8 @@
     python tests/cli/scenario.py QUEUE        makes it at QUEUE, which must not exist
 
 The commands' kept outputs, the report's tests and docs/how-to/audit-at-night.md all look at this queue. It holds every
-event there is. The rules, the projection and the log are the real ones; time is a number that this program counts up, chance is seeded,
-and the log's id is fixed. What happens:
+event there is. The rules, the projection and the log are the real ones; time is a number that this program counts up,
+chance is seeded, and the log's id is fixed. What happens:
 
     18:00  orders come in; invoices go out by mail, thumbnails are made, reports take long
     00:00  a deployment: what runs is released, the log is closed and opened again
