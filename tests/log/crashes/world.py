@@ -16,7 +16,7 @@ from simulated_files import SECTOR, Plan, SimulatedFiles
 from kharon.errors import StorageFull
 from kharon.log.directory import DirectoryLog
 from kharon.log.locations import locate_segments, segments
-from kharon.log.record import Record, check_line, open_record
+from kharon.log.record import Record, check_line, parse_record
 from kharon.log.scan import Reading
 from kharon.log.zstd import open_segment
 from kharon.model.events import Event, TailCut
@@ -195,12 +195,12 @@ class WatchedLog(DirectoryLog):
     def append(self, events: Sequence[Event], at: datetime, by: str) -> datetime:
         count = len(self._pending)
         at = super().append(events, at, by)
-        self.world.appended += [open_record(line, check_line(line, None)) for line in self._pending[count:]]
+        self.world.appended += [parse_record(line, check_line(line, None)) for line in self._pending[count:]]
         return at
 
     def _write_pending(self) -> None:
         # A segment that was begun since they were appended has changed their hashes.
-        pending = [open_record(line, check_line(line, None)) for line in self._pending]
+        pending = [parse_record(line, check_line(line, None)) for line in self._pending]
         self.world.appended[self.written :] = pending
         try:
             super()._write_pending()
