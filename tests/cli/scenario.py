@@ -2,7 +2,7 @@
 
     python tests/cli/scenario.py QUEUE        makes it at QUEUE, which must not exist
 
-The commands' kept outputs, the report's tests and docs/audit.md all look at this queue. It holds every event there is.
+The commands' kept outputs, the report's tests and docs/how-to/audit-at-night.md all look at this queue. It holds every event there is.
 The rules, the projection and the log are the real ones; time is a number that this program counts up, chance is seeded,
 and the log's id is fixed. What happens:
 
@@ -50,7 +50,7 @@ EVENING = datetime(2026, 3, 10, 18, tzinfo=UTC)
 NOW = EVENING + timedelta(hours=14)
 """When the scenario ends, and what a reader of it takes for now."""
 ANCHORED = 145
-"""The seq of a record of 22:00 or so: the one that the anchor in docs/audit.md names."""
+"""The seq of a record of 22:00 or so: the one that the anchor in docs/how-to/audit-at-night.md names."""
 
 EVERYTHING = Limit(bytes=0)
 LEASE = 60.0

@@ -131,6 +131,7 @@ import kharon
         ("took 1 h 4 m, 2.5 s late", "took 3 ms, 4 s late"),
         (f"anchor {'0a' * 16} 5 {'b1' * 32}", f"anchor {'ff' * 16} 5 {'0c' * 32}"),
         ("1,024 bytes, 4.5 MB", "9 bytes, 10 MB"),
+        ("claimed  worker-1  attempt 1", "claimed  worker-4  attempt 1"),
         ("Killed", "bash: line 3:  4711 Killed                  python app.py"),
         ("[1] 4711\n[1]+  Killed                  python app.py", "bash: line 2: 12 Killed     python app.py"),
     ],
