@@ -22,25 +22,27 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from typing import Final
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from kharon.errors import Closed, InvalidTransition, StorageFull
+from kharon.errors import Closed, CorruptLog, InvalidTransition, StorageFull
 from kharon.log.protocol import EventLog, HasSnapshots
 from kharon.log.record import CLOCK, Record
 from kharon.model.commands import Claim, Command, Context, Expire, Release, Request, Settle
 from kharon.model.commit import Commit
 from kharon.model.events import Event, grows
 from kharon.model.policy import LEASE_ENDED
-from kharon.model.projection import Projection
+from kharon.model.projection import Effect, Projection
 from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Tube
 from kharon.settings import Settings
-from kharon.store.calendar import Firing
+from kharon.store.background import Background
+from kharon.store.calendar import Firing, first_firing
 from kharon.store.group_commit import TRY_SECONDS, Commits, unknown_outcome
-from kharon.store.protocol import Clock, Deliver, Effect
+from kharon.store.protocol import Clock, Deliver
 from kharon.store.sync_helper import Helper, Syncer
 from kharon.store.tasks import say
 
@@ -48,6 +50,10 @@ __all__ = ["LocalStore"]
 
 _logger = logging.getLogger("kharon")
 _PROCESS_ENDED = "the process that ran it ended"
+_REMEDY: Final = (
+    "nothing was changed. kharon.repair(path) says what mending it would lose, and kharon.repair(path, confirm=True) "
+    "mends it; a copy of the directory from before the damage may lose less"
+)
 _TICK_LIMIT = 200  # lapses, or expiries, of one tick: about 3 ms
 _REPLAY_SLICE = 1000  # records between two looks at whether opening was cancelled
 _READ_SLICE = 256  # records between two checkpoints of a reader: below 1 ms
@@ -61,10 +67,11 @@ class LocalStore:
         log: where its records are kept.
         settings: the queue's.
         clock: what tells the time.
-        deliver: called with each durable commit group's effects.
+        deliver: called with the changes of each durable commit.
         closed: called when nothing will be delivered any more: the store was closed, or broke. Perhaps twice.
         in_thread: whether the log may be opened in a thread, so that a long replay does not stop the loop.
         helper: makes what syncs instead of the loop, once the disk has been found slow.
+        background: what runs beside it from `open` to `close`; None: nothing.
     """
 
     def __init__(
@@ -77,12 +84,14 @@ class LocalStore:
         *,
         in_thread: bool,
         helper: Callable[[], Syncer] = Helper,
+        background: Background | None = None,
     ) -> None:
         self._log = log
         self._settings = settings
         self._clock = clock
         self._notify_closed = closed
         self._in_thread = in_thread
+        self._background = background
         self._projection = Projection()
         self._commits = Commits(
             log,
@@ -131,7 +140,9 @@ class LocalStore:
                 self._replay(now, None)
             self._closed = None
             await self._lapse_all()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, CorruptLog):
+                error.add_note(_REMEDY)
             self._closed = "the queue could not be opened"
             try:
                 await self._commits.stop()  # lapses on a slow disk have started the helper
@@ -140,6 +151,8 @@ class LocalStore:
             raise
         if self._settings.sync_interval is not None:
             self._commits.start(self._settings.sync_interval)
+        if self._background is not None:
+            self._background.start(self.record)
 
     def _replay(self, now: datetime, check_cancelled: Callable[[], None] | None) -> None:
         if isinstance(self._log, HasSnapshots) and (snapshot := self._log.load_snapshot()) is not None:
@@ -163,6 +176,8 @@ class LocalStore:
         Raises:
             CommitOutcomeUnknown: a write or a sync failed, now or before, and nobody has heard of it yet.
         """
+        if self._background is not None:
+            await self._background.stop()
         commits = self._commits
         if self._closed is not None and commits.failure is None:
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -347,7 +362,8 @@ class LocalStore:
         now = now or self._clock.now()
         projection = self._projection
         projection.promote(now)
-        commit = Commit(projection, Context(now, random.random(), lease))  # noqa: S311 - spreads retries
+        chance = random.random()  # noqa: S311 - spreads retries
+        commit = Commit(projection, Context(now, chance, lease, self._settings.policy().backoff), first_firing)
         try:
             commit.run(commands)
             growing = self._append(commit.effects, by)
@@ -559,11 +575,6 @@ class LocalStore:
             if await self._still():
                 return tubes
 
-    def fires_after(self, name: str) -> datetime:
-        """Return the instant after which a schedule that is set now fires first: what fired does not again. O(1)."""
-        now, schedule = self._clock.now(), self._projection.schedules.get(name)
-        return now if schedule is None or schedule.last is None else max(now, schedule.last)
-
     async def schedules(self) -> list[Schedule]:
         """Return what is scheduled, by name, once that is durable. O(n log n)."""
         await self._enter()
@@ -600,13 +611,14 @@ class LocalStore:
                 await trio.lowlevel.checkpoint()
         return found
 
-    async def pending_count(self, group: str) -> int:
-        """Return how many members of a group are pending, once that is durable. O(1)."""
+    async def pending_count(self, group: str) -> tuple[int, int]:
+        """Return how many members of a group are pending, once that is durable, and as of which seq. O(1)."""
         await self._enter()
         while True:
-            count = self._projection.groups.pending_count(group)
+            projection = self._projection
+            found = projection.groups.pending_count(group), projection.seq
             if await self._still():
-                return count
+                return found
 
     @property
     def first(self) -> int:
