@@ -19,14 +19,14 @@ import pytest
 from log_steps import NOW, always, carry_out, moment, segment_of
 from msgspec import NODEFAULT, Raw
 
-import kharon.audit
+import kharon
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.directory import DirectoryLog
 from kharon.log.directory import segments as kharon_segments
 from kharon.log.files import OS_FILES
 from kharon.log.record import Seal, _Envelope, _HeaderBody, link
 from kharon.log.replace import write_new
-from kharon.log.retention import Limit, Policy, Retention
+from kharon.log.retention import Limit, Retention, Rules
 from kharon.log.snapshot import _fields
 from kharon.log.zstd import load_zstd, packed
 from kharon.model import commands as c
@@ -112,7 +112,7 @@ def test_the_verifier_run_as_the_page_says(where, tmp_path):
     script.write_text(VERIFIER)
     command = [sys.executable, "-W", "error", str(script), str(where)]
     said = subprocess.run(command, capture_output=True, text=True, check=True)
-    report = kharon.audit.verify(where)
+    report = kharon.verify(where)
     assert said.stdout == f"log {report.log} is whole: 8 records, 0 bytes unfinished, last hash {report.hash}\n"
     assert verify(where) + "\n" == said.stdout
     path = segment_of(where)
@@ -124,7 +124,7 @@ def test_the_verifier_run_as_the_page_says(where, tmp_path):
 def judgement(where: Path) -> str:
     """What Kharon says, in the verifier's words."""
     try:
-        report = kharon.audit.verify(where)
+        report = kharon.verify(where)
     except CorruptLog as corrupt:
         return f"{corrupt.file}, line {corrupt.line}: "
     return (
@@ -325,10 +325,10 @@ def test_they_agree_about_several_segments_and_a_cut(where):
 # --- compressed, archived, trimmed ------------------------------------------------------------------------------------
 
 EVERYTHING = Limit(bytes=0)
-KEPT = [Policy(compress=EVERYTHING), Policy(archive=EVERYTHING), Policy(EVERYTHING, EVERYTHING)]
+KEPT = [Rules(compress=EVERYTHING), Rules(archive=EVERYTHING), Rules(EVERYTHING, EVERYTHING)]
 
 
-def keep(where: Path, policy: Policy, steps: int, archive: Path | None = None) -> None:
+def keep(where: Path, policy: Rules, steps: int, archive: Path | None = None) -> None:
     log = DirectoryLog(where, segment_bytes=1500)
     list(log.open(NOW))
     assert len(carry_out(log, Retention(log, policy, archive, always), steps)) == steps
@@ -386,7 +386,7 @@ def test_they_agree_about_a_compressed_segment_without_its_seal(long):
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_they_agree_about_what_was_trimmed(long, steps):
-    keep(long, Policy(trim=EVERYTHING), steps)
+    keep(long, Rules(trim=EVERYTHING), steps)
     assert verify(long) == judgement(long)
     assert judgement(long).startswith("log ")
     first, second, *_ = kharon_segments(long)
@@ -400,7 +400,7 @@ def test_they_agree_about_what_was_trimmed(long, steps):
 
 def test_they_agree_about_a_beginning_that_was_written_anew(long):
     """Its first header says that it follows something else, and all lines behind it follow from that."""
-    keep(long, Policy(trim=EVERYTHING), 1)
+    keep(long, Rules(trim=EVERYTHING), 1)
     first, *rest = kharon_segments(long)
     chain = "ab" * 32
     for path in (first, *rest):
@@ -426,12 +426,12 @@ def test_they_agree_about_a_beginning_that_was_written_anew(long):
 def test_the_anchor(where):
     anchored = {"kharon": kharon}
     exec(blocks("python")[0], anchored)
-    report = kharon.audit.verify(where)
+    report = kharon.verify(where)
     assert anchored["is_anchored"](where, report.last, report.hash)
     path = segment_of(where)
     data = path.read_bytes()
     path.write_bytes(data[: data.index(b'"seq":7,') - 91])
-    assert kharon.audit.verify(where).last == 6, "the loss of whole commits is not seen"
+    assert kharon.verify(where).last == 6, "the loss of whole commits is not seen"
     assert not anchored["is_anchored"](where, report.last, report.hash), "but with an anchor it is"
 
 
