@@ -6,16 +6,12 @@ from docstrings, in which a single backtick marks code: it becomes a link where 
 
 from __future__ import annotations
 
-import inspect
 import re
 from typing import TYPE_CHECKING
 
 from docutils import nodes
 
 import kharon
-import kharon.runtime.atomic
-import kharon.runtime.groups
-import kharon.testing
 
 if TYPE_CHECKING:
     from docutils.nodes import Element
@@ -45,14 +41,15 @@ autodoc_default_options = {"members": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
-napoleon_custom_sections = [  # "Raises, on entering:", without punctuation
-    (f"Raises {when}", "params_style")
-    for when in (
-        "on entering",
-        "at the end of the block",
-        "from its verbs and on entering",
-        "from its iteration",
-        "from iterating and from poll",
+napoleon_custom_sections = [  # as `tidy` leaves them: without punctuation
+    (heading, "params_style")
+    for heading in (
+        "Raises on entering",
+        "Raises at the end of the block",
+        "Raises from its verbs and on entering",
+        "Raises from its iteration",
+        "Raises from iterating and from poll",
+        "Set by the queue and not by you",
     )
 ]
 
@@ -69,49 +66,59 @@ ELSEWHERE = {
 }
 """The pages of what other projects document, by module. The anchors on them are the full names."""
 
-PUBLIC = {
-    f"{thing.__module__}.{thing.__qualname__}": f"{module.__name__}.{name}"
-    for module in (kharon, kharon.testing)
-    for name, thing in ((name, getattr(module, name)) for name in module.__all__)
-    if inspect.isclass(thing) or inspect.isfunction(thing)
-}
-"""The public name of what is defined in a module whose name nobody needs."""
+kharon.open.__name__ = "open"  # it is a class with another name, and would be shown as an alias of that
 
 
-def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: Element) -> Element | None:
-    """Find what Sphinx did not: a public name, by where it is defined; what another project documents; mere code."""
+def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: Element) -> Element | None:  # noqa: ARG001
+    """Find what Sphinx did not: what another project documents; a type variable; in a backtick, mere code."""
     if node.get("refdomain") != "py":
         return None
-    target = node["reftarget"]
-    if target in PUBLIC:
-        python = env.get_domain("py")
-        return python.resolve_xref(
-            env, node["refdoc"], app.builder, "obj", PUBLIC[target], node, nodes.literal("", target.rpartition(".")[2])
-        )
-    page = ELSEWHERE.get(target.rpartition(".")[0])
-    if page is not None:
-        return nodes.reference("", "", contnode, internal=False, refuri=f"{page}#{target}")
-    private = target.rpartition(".")[2].startswith("_")  # a type variable
-    return contnode if private or node["reftype"] == "obj" else None
+    module, _, name = node["reftarget"].rpartition(".")
+    if module in ELSEWHERE:
+        return nodes.reference("", "", contnode, internal=False, refuri=f"{ELSEWHERE[module]}#{module}.{name}")
+    return contnode if name.startswith("_") or node["reftype"] == "obj" else None
+
+
+def shorten(app: Sphinx, tree: nodes.document, page: str) -> None:  # noqa: ARG001
+    """Show the types of attributes by their names, as in signatures, without their modules."""
+    for type_ in tree.findall(nodes.emphasis):
+        if isinstance(type_.parent, nodes.reference) and type_.astext().startswith((*ELSEWHERE, "kharon.")):
+            type_[:] = [nodes.Text(type_.astext().rpartition(".")[2])]
 
 
 def tidy(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:  # noqa: ARG001
-    """Change what napoleon would misread: it takes for a type what stands before a colon, and one name for an entry."""
-    if what == "property":
-        lines[:1] = lines[0].replace(":", ":\n", 1).split("\n ")
+    """Write what is meant in the way that napoleon and docutils read.
+
+    Napoleon takes for a type what stands before a colon, takes an entry for one name, and knows no heading with commas.
+    Docutils shows code only behind two colons.
+    """
     text = "\n".join(lines)
-    text = re.sub(r"^Raises, (.+):$", lambda found: f"Raises {found[1].replace('`', '')}:", text, flags=re.MULTILINE)
+    if what == "property":
+        text = re.sub(r"^(.*?):\s", r"\1:\n", text, count=1)
+    text = re.sub(r"^\w.*[,`].*:$(?=\n +\w+: )", plain, text, flags=re.MULTILINE)
     text = re.sub(r"^Returns:\n +(.+)", r":returns: \1", text, flags=re.MULTILINE)
-    text = re.sub(r"^    (\w+(?:, \w+)+)(: .*(?:\n     .*)*)", one_by_one, text, flags=re.MULTILINE)
+    text = re.sub(r"^    (\w+(?:, \w+)+): (.*(?:\n     .*)*)", one_by_one, text, flags=re.MULTILINE)
+    text = re.sub(r"^Cost: .*(?:\n +.*)+", lambda found: re.sub(r"\n +", " ", found[0]), text, flags=re.MULTILINE)
+    text = re.sub(r"^(\S.*)\n\n(?=    \S)", r"\1\n\n::\n\n", text, flags=re.MULTILINE)
     lines[:] = text.split("\n")
 
 
+def plain(heading: re.Match[str]) -> str:
+    """Leave out the punctuation."""
+    return re.sub(r"[,`]", "", heading[0])
+
+
 def one_by_one(entry: re.Match[str]) -> str:
-    """Give each of the names in an entry its own."""
-    return "\n".join(f"    {name}{entry[2]}" for name in entry[1].split(", "))
+    """Give each name of an entry the text; of errors, each its part of it, if there are as many parts as errors."""
+    names = entry[1].split(", ")
+    parts = entry[2].split("; ")
+    if len(parts) != len(names) or not entry[1][0].isupper():
+        parts = [entry[2]] * len(names)
+    return "\n".join(f"    {name}: {part}" for name, part in zip(names, parts, strict=True))
 
 
 def setup(app: Sphinx) -> None:
     """Connect what is here to Sphinx."""
     app.connect("autodoc-process-docstring", tidy, priority=400)
     app.connect("missing-reference", resolve)
+    app.connect("doctree-resolved", shorten)

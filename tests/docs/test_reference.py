@@ -32,7 +32,13 @@ def text_of(page: str) -> str:
 
 def documented(page: str) -> set[str]:
     """What the directives of Sphinx on a page document, by full name."""
-    return set(re.findall(r"^\.\. (?:auto|py:)\w+:: ([\w.]+)(?:\(.*\))?$", text_of(page), re.MULTILINE))
+    module, found = "", set()
+    for directive, name in re.findall(r"^\.\. ([\w:]+):: ([\w.]+)(?:\(.*\))?$", text_of(page), re.MULTILINE):
+        if directive == "currentmodule":
+            module = name
+        else:
+            found.add(name if name.startswith("kharon.") else f"{module}.{name}")
+    return found
 
 
 def assert_made(page: str, make: Callable[[], str]) -> None:
