@@ -22,7 +22,6 @@ from typing import Any, NoReturn
 import attrs
 import trio
 import trio.testing
-from msgspec import UNSET
 
 from kharon.audit.measure import Counter, Measures
 from kharon.errors import KharonError
@@ -271,10 +270,7 @@ async def _repeat(kh: Kharon, act: Act) -> None:
 
 
 def _without_payload(changes: e.Changes | None) -> dict[str, Any]:
-    if changes is None:
-        return {}
-    names = ("nice", "tube", "group", "runat")
-    return {name: value for name in names if (value := getattr(changes, name)) is not UNSET}
+    return {} if changes is None else {name: value for name, value in changes.given().items() if name != "payload"}
 
 
 def _until(until: datetime | None, at: datetime) -> float | None:

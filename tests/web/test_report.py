@@ -11,7 +11,7 @@ import re
 import pytest
 import scenario
 import written
-from test_safe import NASTY
+from nasty import NASTY
 from written import added, at
 
 import kharon as k
