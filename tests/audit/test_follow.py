@@ -202,7 +202,7 @@ def test_it_is_trimmed_before_anything_but_what_was_taken_back_was_read(where, l
     big(log)
     put(log, "next")
     assert carry_out(log, Retention(log, Rules(trim=ALL), may_trim=lambda seq: seq <= 1)) == ["trim"]
-    with pytest.raises(KharonError, match="record 1 was trimmed before it was given") as told:
+    with pytest.raises(KharonError, match="record 1 was trimmed before it was returned") as told:
         poll_thrice(follower)
     assert not isinstance(told.value, LogReplaced)
 
@@ -215,7 +215,7 @@ def test_what_is_not_durable_may_be_taken_back_after_it_was_given(where, log, th
     assert [record.seq for record in without_room(log, follower)] == [2]
     then(log)
     for _ in range(2):  # and it is said again
-        with pytest.raises(LogReplaced, match=r"record 2 was given|that of record 2 was"):
+        with pytest.raises(LogReplaced, match=r"record 2 was returned|that of record 2 was"):
             poll_thrice(follower)
     assert follower.seq == 2
 
@@ -274,7 +274,7 @@ def test_trimming_is_followed_and_a_gap_is_told(where):
     assert seqs(new, 10_000) == list(range(upto + 1, log.seq + 1))
     with pytest.raises(KharonError, match=rf"begins at record {upto + 1}, so 6 was trimmed"):
         kharon.follow(where, after=5).poll()
-    with pytest.raises(KharonError, match=r"was trimmed before it was given") as told:
+    with pytest.raises(KharonError, match=r"was trimmed before it was returned") as told:
         poll_thrice(behind)
     assert not isinstance(told.value, LogReplaced)
     log.abandon()
@@ -360,7 +360,7 @@ def test_a_log_that_was_rewound(where, in_place, grown):
         for name in ("other", "than", "before"):
             put(log, name)
         log.abandon()
-    with pytest.raises(LogReplaced, match=r"was given with the hash|record 3 was given|follows record"):
+    with pytest.raises(LogReplaced, match=r"was returned with the hash|record 3 was returned|follows record"):
         poll_thrice(follower)
 
 
@@ -408,7 +408,7 @@ def test_a_rewound_log_that_begins_its_next_segment_earlier(where, tmp_path):
     log.abandon()
     shutil.rmtree(where)
     shutil.copytree(tmp_path / "copy", where)
-    with pytest.raises(LogReplaced, match=r"the log ends at record 4, and record 6 was given"):
+    with pytest.raises(LogReplaced, match=r"the log ends at record 4, and record 6 was returned"):
         poll_thrice(follower)
 
 
