@@ -14,7 +14,7 @@ from kharon.audit.diff import Diff, diff
 from kharon.audit.explanations import explain
 from kharon.audit.fields import STATES, state_of, ticket_fields
 from kharon.audit.history import latest
-from kharon.audit.words import blockers, listed
+from kharon.audit.words import blockers, listed, other_fields_text
 from kharon.cli.failures import Usage
 from kharon.cli.output import Output, Styled
 from kharon.cli.queues import history_of, reading, state_of_queue
@@ -216,6 +216,7 @@ def _lines(ticket: Ticket, now: datetime) -> Iterator[tuple[str, str]]:
             more = f", by record {ticket.version}" if label == "changed" else ""
             yield label, f"{local_time(at)} ({ago(at, now)}){more}"
     yield "attempts", str(ticket.attempts)
+    yield from other_fields_text(ticket, local_time)
     yield from _json_lines("payload", ticket._payload)
     if ticket._result is not None:
         yield from _json_lines("result", ticket._result)

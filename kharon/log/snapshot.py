@@ -4,7 +4,7 @@
 
 A snapshot is JSON Lines of the same kind as the log's: each line begins with its hash and crc, and follows from the
 line before it. The first names the log, the seq, and the hash of the record there, from which it follows itself; then
-comes a line per ticket, in the projection's order, and one for each thing that its keepers hold; the last says how many
+comes a line per ticket, in the projection's order, and one for each thing that its tables hold; the last says how many
 there were. It is a saved fold, and never the truth: a bad one is passed over, and the log is read from further back.
 
 `take` makes the next one from the last one and from the segments that are finished since: it needs neither the queue's
@@ -133,15 +133,15 @@ _TicketLine: Any = msgspec.defstruct("_TicketLine", [("ticket", _Stored)])
 _ticket_line = msgspec.json.Decoder(_TicketLine).decode
 _end = msgspec.json.Decoder(_End).decode
 _OTHERS: Final = {
-    b'"%b":' % keeper.kind.encode(): (
+    b'"%b":' % table.kind.encode(): (
         number,
-        keeper.kind,
-        msgspec.json.Decoder(msgspec.defstruct("_Other", [(keeper.kind, keeper.value)])).decode,
+        table.kind,
+        msgspec.json.Decoder(msgspec.defstruct("_Other", [(table.kind, table.value)])).decode,
     )
-    for number, keeper in enumerate(Projection().keepers)
+    for number, table in enumerate(Projection().tables)
 }
-"""By how a line of a keeper's begins: its place among the keepers, its kind, and what reads it."""
-_KINDS: Final = {keeper.value: keeper.kind for keeper in Projection().keepers}
+"""By how a line of a table's begins: its place among the tables, its kind, and what reads it."""
+_KINDS: Final = {table.value: table.kind for table in Projection().tables}
 
 
 def _stored(ticket: Ticket) -> Any:
@@ -226,7 +226,7 @@ def _open_head(line: bytes) -> _Head:
 
 
 class _Others:
-    """What the lines of the keepers say.
+    """What the lines of the tables say.
 
     Attributes:
         values: of those that were read so far.
@@ -237,7 +237,7 @@ class _Others:
         self._last = (-1, "")
 
     def read(self, line: bytes, head: _Head) -> None:
-        """Read a checked line; raise `BadLine` if it is none of a keeper's, or not in its place, or cannot be."""
+        """Read a checked line; raise `BadLine` if it is none of a table's, or not in its place, or cannot be."""
         found = _OTHERS.get(line[92 : line.find(b":", 92) + 1])
         if found is None:
             raise BadLine("it is neither a ticket in its place, nor anything else that a snapshot has")

@@ -153,7 +153,7 @@ class Commit:
             if (group, joined) in staying:
                 continue
             if failed:
-                for waiter in groups.waiting(group, joined):
+                for waiter in groups.finalizers(group, joined):
                     if self._cancels(waiter):
                         yield c.Unblock(waiter, id, group, failed=True)
             for waiter in groups.unblocked(group):

@@ -56,14 +56,14 @@ class State(enum.StrEnum):
     """The states that rules tell apart."""
 
     ABSENT = "absent"
-    WAITING = "waiting"
+    UNCLAIMED = "unclaimed"
     CLAIMED = "claimed"
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
 
-_PUBLIC: Final = {State.WAITING: "pending and not claimed"}  # in the words of `Status`, which users know
+_PUBLIC: Final = {State.UNCLAIMED: "pending and not claimed"}  # in the words of `Status`, which users know
 _TERMINAL: Final = {Status.DONE: State.DONE, Status.FAILED: State.FAILED, Status.CANCELLED: State.CANCELLED}
 
 
@@ -72,7 +72,7 @@ def state_of(ticket: Ticket | None) -> State:
     if ticket is None:
         return State.ABSENT
     if ticket.status is Status.PENDING:
-        return State.WAITING if ticket.claim is None else State.CLAIMED
+        return State.UNCLAIMED if ticket.claim is None else State.CLAIMED
     return _TERMINAL[ticket.status]
 
 
@@ -117,7 +117,7 @@ def _refusal(ticket: Ticket | None, command: c.Command) -> Exception:
             f"ticket {command.id!r}: there is none to {_verb(command)}; it was never added, or has been removed"
         )
     states = [_PUBLIC.get(state, state.value) for state in _RULES[type(command)] if state is not State.ABSENT]
-    if State.WAITING in _RULES[type(command)] and State.CLAIMED in _RULES[type(command)]:
+    if State.UNCLAIMED in _RULES[type(command)] and State.CLAIMED in _RULES[type(command)]:
         states = ["pending"]  # claimed or not
     allowed = ", ".join(states)
     return InvalidTransition(
@@ -263,12 +263,12 @@ def _expire(ticket: Ticket, _command: c.Expire, context: c.Context) -> Events:
 
 
 _Rule: TypeAlias = Callable[[Any, Any, c.Context], Events]
-_PENDING: Final = (State.WAITING, State.CLAIMED)
+_PENDING: Final = (State.UNCLAIMED, State.CLAIMED)
 _KEPT: Final = (State.DONE, State.FAILED, State.CANCELLED)
 
 _RULES: Final[dict[type[c.Command], dict[State, _Rule]]] = {
     c.Add: dict.fromkeys(State, _add),
-    c.Claim: {State.WAITING: _claim},
+    c.Claim: {State.UNCLAIMED: _claim},
     c.Extend: {State.CLAIMED: _extend},
     c.Done: dict.fromkeys(_PENDING, _done),
     c.Fail: dict.fromkeys(_PENDING, _fail),

@@ -29,13 +29,13 @@ class Groups:
 
     def __init__(self) -> None:
         self._members: dict[str, _Line] = {}  # by group: (joined, id) of the pending ones
-        self._waiting: dict[str, _Line] = {}  # by group: (since, id) of those that wait for it
+        self._finalizers: dict[str, _Line] = {}  # by group: (since, id) of those that wait for it
         self._behind: dict[str, dict[str, int]] = {}  # by id: those that wait for it, each with its `order`
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Groups):
             return NotImplemented
-        return (self._members, self._waiting, self._behind) == (other._members, other._waiting, other._behind)
+        return (self._members, self._finalizers, self._behind) == (other._members, other._finalizers, other._behind)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -47,7 +47,7 @@ class Groups:
         if waits.gate is None:
             return
         if waits.gate.since and waits.gate.after_group is not None:
-            _enter(self._waiting, waits.gate.after_group, waits.gate.since, ticket.id)
+            _enter(self._finalizers, waits.gate.after_group, waits.gate.since, ticket.id)
         for id in waits.blocked_by:
             self._behind.setdefault(id, {})[ticket.id] = waits.order
 
@@ -59,7 +59,7 @@ class Groups:
         if waits.gate is None:
             return
         if waits.gate.since and waits.gate.after_group is not None:
-            _leave(self._waiting, waits.gate.after_group, waits.gate.since, ticket.id)
+            _leave(self._finalizers, waits.gate.after_group, waits.gate.since, ticket.id)
         for id in waits.blocked_by:
             behind = self._behind[id]
             del behind[ticket.id]
@@ -84,16 +84,16 @@ class Groups:
         behind = self._behind.get(id)
         return [] if behind is None else sorted(behind, key=behind.__getitem__)
 
-    def waiting(self, group: str, joined: int) -> list[str]:
+    def finalizers(self, group: str, joined: int) -> list[str]:
         """Return the ids of those that wait for a member of a group that joined at that seq. O(log n + they)."""
-        line = self._waiting.get(group)
+        line = self._finalizers.get(group)
         return [] if line is None else [id for _, id in line.irange((joined, ""))]
 
     def waiters(self, ticket: Ticket) -> list[str]:
         """Return the ids of those that wait for a ticket, by its id or as a member of a group. O(log n + they)."""
         found = self.behind(ticket.id)
         for group, joined in memberships(ticket):
-            found += self.waiting(group, joined)
+            found += self.finalizers(group, joined)
         return found
 
     def unblocked(self, group: str) -> list[str]:
@@ -101,7 +101,7 @@ class Groups:
 
         Cost: O(log n + their number).
         """
-        waiting = self._waiting.get(group)
+        waiting = self._finalizers.get(group)
         if waiting is None:
             return []
         members = self._members.get(group)

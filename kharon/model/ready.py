@@ -21,7 +21,7 @@ from sortedcontainers import SortedList
 
 from kharon.model.tubes import Tubes, room
 
-__all__ = ["Heads", "Key"]
+__all__ = ["Key", "ReadyTickets"]
 
 Key: TypeAlias = tuple[Any, ...]
 _Share: TypeAlias = tuple[Key | None, int, datetime | None]
@@ -29,7 +29,7 @@ _Share: TypeAlias = tuple[Key | None, int, datetime | None]
 _NOTHING: Final[_Share] = (None, 0, None)
 
 
-class Heads:
+class ReadyTickets:
     """The ready tickets, by tube.
 
     Args:
@@ -200,7 +200,7 @@ class Heads:
 
     # --- proving it ---------------------------------------------------------------------------------------------------
 
-    def check(self, expected: Heads) -> None:
+    def check(self, expected: ReadyTickets) -> None:
         """Assert that all is as in another one, which was begun with what this should hold. O(n log n).
 
         Raises:

@@ -1,8 +1,8 @@
 """Keepers: what a projection holds besides tickets, each kind of it in a place of its own.
 
-A keeper folds the events of its kind, can take the newest one back, and gives what it holds as a list of values, which
-is what stands in a snapshot (each in a line that is called as the keeper's `kind`) and what another keeper begins with.
-What those events mean, and when they happen, each keeper's module says; tickets are not kept like this (`projection`).
+A table folds the events of its kind, can take the newest one back, and gives what it holds as a list of values, which
+is what stands in a snapshot (each in a line that is called as the table's `kind`) and what another table begins with.
+What those events mean, and when they happen, each table's module says; tickets are not kept like this (`projection`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Protocol
 
 from kharon.model.events import Event
 
-__all__ = ["Keeper", "Kept"]
+__all__ = ["Row", "Table"]
 
 
-class Kept(Protocol):
+class Row(Protocol):
     """One thing that is kept: an immutable `msgspec.Struct`, which is what a snapshot says of it."""
 
     @property
@@ -27,7 +27,7 @@ class Kept(Protocol):
         """Return why no log folds to this at record `seq`, whose time is `at`; None: one may."""
 
 
-class Keeper(Protocol):
+class Table(Protocol):
     """All of one kind that is kept. Two are equal if their values are.
 
     Attributes:
@@ -50,7 +50,7 @@ class Keeper(Protocol):
     def undo(self, event: Any, displaced: object) -> None:
         """Take back the newest event that was applied, as if it had never been."""
 
-    def values(self) -> Sequence[Kept]:
+    def values(self) -> Sequence[Row]:
         """Return all that is kept, by name."""
 
     def load(self, values: Sequence[Any]) -> None:

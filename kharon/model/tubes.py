@@ -23,7 +23,7 @@ from kharon.errors import KharonError
 from kharon.model import commands as c
 from kharon.model.delays import MAX_SECONDS
 from kharon.model.events import Event, Instant, TubeEvent, TubeLimited, TubePaused, TubeResumed
-from kharon.model.tables import Kept
+from kharon.model.tables import Row
 
 __all__ = ["MAX_CLAIMS", "Limit", "Tube", "TubeState", "Tubes", "decide_tube", "room"]
 
@@ -126,7 +126,7 @@ _Displaced: TypeAlias = tuple[TubeState | None, list[datetime] | None]
 
 
 class Tubes:
-    """The tubes that something has been told about: a `Keeper`.
+    """The tubes that something has been told about: a `Table`.
 
     Attributes:
         times: for each tube that is limited in claims per period, when the newest of them were made, oldest first.
@@ -207,7 +207,7 @@ class Tubes:
         if dropped is not None:
             times.insert(0, dropped)
 
-    def values(self) -> list[Kept]:
+    def values(self) -> list[Row]:
         """Return what is known about each tube, by name. O(tubes log tubes + times)."""
         return [
             msgspec.structs.replace(state, times=tuple(self.times.get(name, ())))

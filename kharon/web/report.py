@@ -30,7 +30,7 @@ from kharon.audit.read import check_queue, read
 from kharon.audit.replay import state_at_start
 from kharon.audit.safe import safe
 from kharon.audit.timeline import Attempt, Life, Phase, Span, Step, Timeline, timeline
-from kharon.audit.words import details, listed, span_text
+from kharon.audit.words import details, listed, other_fields_text, span_text
 from kharon.errors import TicketNotFound
 from kharon.log.record import Record
 from kharon.model.checks import ascii_json, check_instant
@@ -193,6 +193,7 @@ def _facts(ticket: Ticket, *, removed: bool) -> Iterator[tuple[str, str | int | 
     if ticket.group is not None:
         yield "group", safe(ticket.group)
     yield "attempts", str(ticket.attempts)
+    yield from ((label, safe(text)) for label, text in other_fields_text(ticket, _utc))
     if removed:
         return
     if ticket.blocked_by:
