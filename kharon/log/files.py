@@ -155,7 +155,7 @@ class Files(Protocol):
         """Bring a directory's names onto the disk."""
 
     def directory_twin(self, path: Path) -> int | None:
-        """Return a descriptor of a directory that another process can sync, for the caller to close; None: there is none."""
+        """Return a descriptor of a directory for another process to sync; the caller closes it. None: there is none."""
 
     def create(self, path: Path) -> File:
         """Create a file with mode 0600, and open it. Its name is on disk once its directory is synced."""

@@ -276,8 +276,8 @@ MUTANTS: Final = (
         name="closed-though-its-last-sync-failed",
         thought="The line that says closed is harmless, since closing raised.",
         file=DIRECTORY,
-        before="            self._open_tail().truncate(whole)  # it was not closed",
-        after="            # it was not closed",
+        before="            self._open_tail().truncate(whole)  # it is not closed",
+        after="            # it is not closed",
         tests=(TEST_DIRECTORY_LOG,),
     ),
 )
