@@ -43,8 +43,7 @@ from kharon.log.scan import LogScan
 from kharon.log.segment import SegmentFile, first_of, segment_name, stem_of
 from kharon.log.snapshot import Snapshot, has_snapshots, newest
 from kharon.log.zstd import open_segment
-from kharon.model.ending import grows
-from kharon.model.events import Event, LogClosed
+from kharon.model.events import Event, LogClosed, grows
 
 _logger = logging.getLogger("kharon")
 

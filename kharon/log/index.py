@@ -4,8 +4,8 @@
 
 An index is a cache. Any process can make it again from its segment, or delete it, at any time. One that is damaged,
 unfinished, or of another segment is not used. An index proves nothing: each record found by it is checked in the
-segment, and none is returned twice. So a forged index can hide records, but do nothing else. `kharon.audit.indexes`
-detects that, and reading the log finds the hidden records.
+segment, and none is returned twice. So a forged index can hide records, but do nothing else.
+`kharon.audit.verify_indexes` detects that, and reading the log finds the hidden records.
 
     head       struct `_HEAD`: magic, version, the segment's log id, the hash of its last record, its first and last
                seq, the number of entries

@@ -19,9 +19,7 @@ import trio
 
 from kharon.log.directory import DirectoryLog
 from kharon.log.snapshot import kept_since
-from kharon.store.helper import reap
-from kharon.store.saying import say
-from kharon.store.waiting import wait_out
+from kharon.store.tasks import reap, say, wait_out
 
 __all__ = ["Snapshots"]
 

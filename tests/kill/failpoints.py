@@ -43,7 +43,7 @@ import trio
 
 from kharon.log import snapshot, snapshot_process
 from kharon.log.files import File, Lock, OsFiles
-from kharon.store.helper import Done, Helper
+from kharon.store.sync_helper import Done, Helper
 
 Die = Callable[[str], object]
 

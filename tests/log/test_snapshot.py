@@ -15,7 +15,6 @@ import pytest
 from log_steps import NOW, added, snapshot_in
 
 import kharon
-from kharon import audit
 from kharon.errors import CorruptLog
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, OsFiles
@@ -566,7 +565,7 @@ def test_one_with_nothing_but_a_header_behind_it_is_passed_over(where, caplog):
     assert "has just been begun" in caplog.text
     log.append([added("more")], NOW, "app")
     log.close(NOW)
-    assert audit.verify(where).last == log.seq
+    assert kharon.verify(where).last == log.seq
 
 
 def test_the_program_says_what_is_wrong_in_one_line(where, monkeypatch, capsys):

@@ -8,7 +8,8 @@ from .mutant import Mutant
 from .places import (
     ATOMIC,
     COMMIT,
-    TEST_ATOMIC_HARD_CASES,
+    TEST_ATOMIC_WRONG_USE,
+    TEST_GROUP_WAITS,
 )
 
 __all__ = ["MUTANTS"]
@@ -21,7 +22,7 @@ MUTANTS: Final = (
         file=COMMIT,
         before="        if len(self.effects) > 1:\n            self._look_at_emptied()\n",
         after="",
-        tests=(TEST_ATOMIC_HARD_CASES,),
+        tests=(TEST_GROUP_WAITS,),
     ),
     Mutant(
         name="group-empty-between-two-events",
@@ -29,7 +30,7 @@ MUTANTS: Final = (
         file=COMMIT,
         before="        if len(self.effects) > 1:\n            self._look_at_emptied()\n",
         after="        if len(self.effects) > 2:\n            self._look_at_emptied()\n",
-        tests=(TEST_ATOMIC_HARD_CASES,),
+        tests=(TEST_GROUP_WAITS,),
     ),
     Mutant(
         name="block-carried-out-twice",
@@ -37,7 +38,7 @@ MUTANTS: Final = (
         file=ATOMIC,
         before="        if self._begun:\n",
         after="        if self._ended:\n",
-        tests=(TEST_ATOMIC_HARD_CASES,),
+        tests=(TEST_ATOMIC_WRONG_USE,),
     ),
     Mutant(
         name="block-never-begun",
@@ -45,6 +46,6 @@ MUTANTS: Final = (
         file=ATOMIC,
         before="        if not self._begun:\n",
         after="        if False:\n",
-        tests=(TEST_ATOMIC_HARD_CASES,),
+        tests=(TEST_ATOMIC_WRONG_USE,),
     ),
 )

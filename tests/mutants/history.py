@@ -9,6 +9,7 @@ from typing import Final
 
 from .mutant import Mutant
 from .places import (
+    AUDIT_FOLLOW,
     AUDIT_SNAPSHOTS,
     DIRECTORY,
     KEEPER,
@@ -18,19 +19,18 @@ from .places import (
     RETENTION,
     SNAPSHOT,
     SNAPSHOTS,
-    TAILING,
     TEST_AUDIT_SNAPSHOTS,
-    TEST_KEEPER,
-    TEST_OLD_AND_NEW,
+    TEST_BACKGROUND_RETENTION,
+    TEST_BACKGROUND_SNAPSHOTS,
+    TEST_CRASHES_RETENTION,
+    TEST_CRASHES_WHAT_SURVIVES,
+    TEST_FOLLOW,
     TEST_RETENTION,
-    TEST_RETENTION_LOSES_NOTHING,
     TEST_ROTATION_ELSEWHERE,
     TEST_SNAPSHOT,
-    TEST_SNAPSHOTS,
-    TEST_TAILING,
     TEST_TRIMMED,
     TEST_VERSIONS,
-    TEST_WHAT_SURVIVES,
+    TEST_VERSIONS_ON_DISK,
     VERSIONS,
 )
 
@@ -61,7 +61,7 @@ MUTANTS: Final = (
         file=NEW_FILE,
         before="        yield from _synced(FileSync(temporary, file), failed)\n",
         after="        if check is None:\n            yield from _synced(FileSync(temporary, file), failed)\n",
-        tests=(TEST_WHAT_SURVIVES,),
+        tests=(TEST_CRASHES_WHAT_SURVIVES,),
     ),
     Mutant(
         name="snapshots-name-not-synced",
@@ -69,7 +69,7 @@ MUTANTS: Final = (
         file=NEW_FILE,
         before="        yield from _synced(names, failed)\n",
         after="        if check is None:\n            yield from _synced(names, failed)\n",
-        tests=(TEST_WHAT_SURVIVES,),
+        tests=(TEST_CRASHES_WHAT_SURVIVES,),
     ),
     Mutant(
         name="one-snapshot-kept",
@@ -118,7 +118,7 @@ MUTANTS: Final = (
         file=RETENTION,
         before="segment.bytes, self._compare(segment.path, target))",
         after="segment.bytes, self._digest(segment.path))",
-        tests=(TEST_RETENTION_LOSES_NOTHING,),
+        tests=(TEST_CRASHES_RETENTION,),
     ),
     Mutant(
         name="original-removed-before-its-record",
@@ -134,7 +134,7 @@ MUTANTS: Final = (
             await trio.to_thread.run_sync(retention.finish, step)
             await self._record(event)
 """,
-        tests=(TEST_RETENTION_LOSES_NOTHING,),
+        tests=(TEST_CRASHES_RETENTION,),
     ),
     Mutant(
         name="trimmed-without-a-record",
@@ -142,7 +142,7 @@ MUTANTS: Final = (
         file=KEEPER,
         before="            await self._record(event)\n",
         after='            if step.action != "trim":\n                await self._record(event)\n',
-        tests=(TEST_RETENTION_LOSES_NOTHING,),
+        tests=(TEST_CRASHES_RETENTION,),
     ),
     Mutant(
         name="trimmed-up-to-the-newest-snapshot",
@@ -174,7 +174,7 @@ MUTANTS: Final = (
         file=RETENTION,
         before="            self._files.sync_directory(self._left[0].parent)\n",
         after="",
-        tests=(TEST_RETENTION_LOSES_NOTHING,),
+        tests=(TEST_CRASHES_RETENTION,),
     ),
     Mutant(
         name="name-of-a-copy-not-synced",
@@ -182,7 +182,7 @@ MUTANTS: Final = (
         file=NEW_FILE,
         before="        yield from _synced(names, failed)\n",
         after="        if replace is False or check is not None:\n            yield from _synced(names, failed)\n",
-        tests=(TEST_RETENTION_LOSES_NOTHING,),
+        tests=(TEST_CRASHES_RETENTION,),
     ),
     Mutant(
         name="copy-counts-before-the-original",
@@ -222,7 +222,9 @@ MUTANTS: Final = (
         file=KEEPER,
         before="self._clock.now(), tuple(self._refused))",
         after="self._clock.now())",
-        tests=(f"{TEST_KEEPER}::test_what_is_refused_keeps_nothing_else_from_being_done_and_is_said_once",),
+        tests=(
+            f"{TEST_BACKGROUND_RETENTION}::test_what_is_refused_keeps_nothing_else_from_being_done_and_is_said_once",
+        ),
     ),
     Mutant(
         name="copy-told-by-its-path-alone",
@@ -253,7 +255,7 @@ MUTANTS: Final = (
                     await self._take()
                     self._log.unsaved -= held
 """,
-        tests=(TEST_SNAPSHOTS,),
+        tests=(TEST_BACKGROUND_SNAPSHOTS,),
     ),
     # --- verifying snapshots ------------------------------------------------------------------------------------------
     Mutant(
@@ -268,34 +270,34 @@ MUTANTS: Final = (
     Mutant(
         name="follower-takes-written-for-durable",
         thought="A record with another one behind it was written before that, so it is on disk.",
-        file=TAILING,
+        file=AUDIT_FOLLOW,
         before="self._vouch(record.durable if self._durable else record.seq)",
         after="self._vouch(record.seq - 1 if self._durable else record.seq)",
-        tests=(f"{TEST_TAILING}::test_a_record_is_given_once_a_later_line_vouches_for_it",),
+        tests=(f"{TEST_FOLLOW}::test_a_record_is_given_once_a_later_line_vouches_for_it",),
     ),
     Mutant(
         name="follower-keeps-what-was-taken-back",
         thought="What was read of a segment is still there when it is read again.",
-        file=TAILING,
+        file=AUDIT_FOLLOW,
         before="        self._held.clear()\n",
         after="",
-        tests=(f"{TEST_TAILING}::test_what_a_writer_without_room_takes_back_was_not_given",),
+        tests=(f"{TEST_FOLLOW}::test_what_a_writer_without_room_takes_back_was_not_given",),
     ),
     Mutant(
         name="follower-gives-again-what-it-has-ready",
         thought="What is vouched for stays, so it need not be dropped before the segment is read again.",
-        file=TAILING,
+        file=AUDIT_FOLLOW,
         before="            self._ready.pop()\n",
         after="            break\n",
-        tests=(f"{TEST_TAILING}::test_what_a_writer_without_room_takes_back_was_not_given",),
+        tests=(f"{TEST_FOLLOW}::test_what_a_writer_without_room_takes_back_was_not_given",),
     ),
     Mutant(
         name="follower-looks-once",
         thought="The directory says where the segments are.",
-        file=TAILING,
+        file=AUDIT_FOLLOW,
         before="            return paths\n        return self._list()\n",
         after="            return paths\n        return paths\n",
-        tests=(f"{TEST_TAILING}::test_a_segment_that_moves_while_they_are_listed_is_not_missing",),
+        tests=(f"{TEST_FOLLOW}::test_a_segment_that_moves_while_they_are_listed_is_not_missing",),
     ),
     # --- versions -----------------------------------------------------------------------------------------------------
     Mutant(
@@ -304,7 +306,7 @@ MUTANTS: Final = (
         file=DIRECTORY,
         before="            reading = LogScan(self._list, self._read)\n",
         after="            reading = LogScan(self._list, self._read, lenient=True)\n",
-        tests=(f"{TEST_OLD_AND_NEW}::test_what_a_later_one_wrote_is_not_opened_and_not_touched",),
+        tests=(f"{TEST_VERSIONS_ON_DISK}::test_what_a_later_one_wrote_is_not_opened_and_not_touched",),
     ),
     Mutant(
         name="upcasters-newest-first",
@@ -320,7 +322,7 @@ MUTANTS: Final = (
         file=SNAPSHOTS,
         before="return upto <= self._trimmable and upto <= kept_since(",
         after="return upto <= kept_since(",
-        tests=(f"{TEST_SNAPSHOTS}::test_nothing_may_be_trimmed_by_snapshots_that_nobody_has_verified",),
+        tests=(f"{TEST_BACKGROUND_SNAPSHOTS}::test_nothing_may_be_trimmed_by_snapshots_that_nobody_has_verified",),
     ),
     Mutant(
         name="recorded-step-given-up-when-stopped",
@@ -328,6 +330,6 @@ MUTANTS: Final = (
         file=KEEPER,
         before="        with trio.CancelScope(shield=True):\n            await self._record(event)\n",
         after="        with trio.CancelScope():\n            await self._record(event)\n",
-        tests=(f"{TEST_KEEPER}::test_a_step_that_was_recorded_when_it_is_stopped_is_finished",),
+        tests=(f"{TEST_BACKGROUND_RETENTION}::test_a_step_that_was_recorded_when_it_is_stopped_is_finished",),
     ),
 )

@@ -9,11 +9,11 @@ from .places import (
     DIRECTORY,
     RECOVERY,
     REPAIR,
+    TEST_CRASHES_WHAT_SURVIVES,
     TEST_FAILING_DISK,
     TEST_RECOVERY,
     TEST_REPAIR,
     TEST_ROTATION,
-    TEST_WHAT_SURVIVES,
 )
 
 __all__ = ["MUTANTS"]
@@ -35,7 +35,7 @@ MUTANTS: Final = (
         file=RECOVERY,
         before="    files.overwrite(path, size - len(line), line)\n",
         after="",
-        tests=(TEST_WHAT_SURVIVES,),
+        tests=(TEST_CRASHES_WHAT_SURVIVES,),
     ),
     Mutant(
         name="seal-trusted-in-the-page-cache",
@@ -51,7 +51,7 @@ MUTANTS: Final = (
         file=RECOVERY,
         before='    files.sync_directory(where / "log")\n',
         after="",
-        tests=(TEST_WHAT_SURVIVES,),
+        tests=(TEST_CRASHES_WHAT_SURVIVES,),
     ),
     Mutant(
         name="cut-bytes-not-kept",

@@ -7,13 +7,13 @@ from typing import Final
 from .mutant import Mutant
 from .places import (
     COMMITS,
-    HELPER,
     LOCAL_STORE,
-    TEST_LOCAL_STORE,
+    SYNC_HELPER,
+    TEST_LOCAL,
     TEST_RECORDING,
     TEST_ROTATION_ELSEWHERE,
     TEST_STORAGE_FULL,
-    TEST_SYNCER,
+    TEST_SYNC_HELPER,
 )
 
 __all__ = ["MUTANTS"]
@@ -31,7 +31,7 @@ MUTANTS: Final = (
             if landed and self._always:
                 trio.lowlevel.current_trio_token().run_sync_soon(self._log.sync)
 """,
-        tests=(TEST_LOCAL_STORE,),
+        tests=(TEST_LOCAL,),
     ),
     Mutant(
         name="effects-before-the-write-between-syncs",
@@ -39,7 +39,7 @@ MUTANTS: Final = (
         file=COMMITS,
         before="            full = self._write()\n",
         after="            full = self._write() if self._always else None\n",
-        tests=(TEST_LOCAL_STORE,),
+        tests=(TEST_LOCAL,),
     ),
     Mutant(
         name="read-before-it-is-durable",
@@ -47,7 +47,7 @@ MUTANTS: Final = (
         file=LOCAL_STORE,
         before="            if await self._still():\n                return ticket\n",
         after="            await trio.lowlevel.checkpoint()\n            return ticket\n",
-        tests=(TEST_LOCAL_STORE,),
+        tests=(TEST_LOCAL,),
     ),
     Mutant(
         name="refusal-before-it-is-durable",
@@ -69,7 +69,7 @@ MUTANTS: Final = (
         await self._commits.durable()
         return tickets
 """,
-        tests=(TEST_LOCAL_STORE,),
+        tests=(TEST_LOCAL,),
     ),
     Mutant(
         name="handler-before-its-claim-is-durable",
@@ -84,7 +84,7 @@ MUTANTS: Final = (
                 await self._commits.durable()
         return claimed[0]
 """,
-        tests=(TEST_LOCAL_STORE,),
+        tests=(TEST_LOCAL,),
     ),
     Mutant(
         name="read-shows-what-is-in-flight",
@@ -92,7 +92,7 @@ MUTANTS: Final = (
         file=LOCAL_STORE,
         before='        return self._log.durable if self._settings.fsync == "always" else self._log.written\n',
         after="        return self._log.written\n",
-        tests=(TEST_SYNCER,),
+        tests=(TEST_SYNC_HELPER,),
     ),
     Mutant(
         name="next-group-written-beside-the-one-in-flight",
@@ -100,7 +100,7 @@ MUTANTS: Final = (
         file=COMMITS,
         before="return self._rotation is not None or (self._always and self._in_flight is not None)",
         after="return self._rotation is not None",
-        tests=(TEST_SYNCER,),
+        tests=(TEST_SYNC_HELPER,),
     ),
     Mutant(
         name="written-during-a-rotation",
@@ -117,7 +117,7 @@ MUTANTS: Final = (
         file=COMMITS,
         before="            trio.lowlevel.reschedule(task, outcome.Error(unknown_outcome(error)))\n",
         after="            trio.lowlevel.reschedule(task)\n",
-        tests=(TEST_LOCAL_STORE,),
+        tests=(TEST_LOCAL,),
     ),
     Mutant(
         name="whoever-shared-a-group-counted-as-told",
@@ -133,7 +133,7 @@ MUTANTS: Final = (
         file=LOCAL_STORE,
         before="                await self._commits.stop()  # lapses",
         after="                pass  # lapses",
-        tests=(f"{TEST_SYNCER}::test_an_opening_that_fails_leaves_no_helper_behind",),
+        tests=(f"{TEST_SYNC_HELPER}::test_an_opening_that_fails_leaves_no_helper_behind",),
     ),
     Mutant(
         name="failure-in-the-background-only-logged",
@@ -142,15 +142,15 @@ MUTANTS: Final = (
         before="            self.fail(error)\n            raise unknown_outcome(error) from error\n",
         after='            say(logging.ERROR, "a sync failed: %s", error)\n'
         "            raise unknown_outcome(error) from error\n",
-        tests=(TEST_LOCAL_STORE,),
+        tests=(TEST_LOCAL,),
     ),
     Mutant(
         name="lost-answer-taken-for-success",
         thought="A helper that has ended has no error to tell.",
-        file=HELPER,
+        file=SYNC_HELPER,
         before='done(AnswerLost("the helper process ended before it said how a sync went"), 0.0)',
         after="done(None, 0.0)",
-        tests=(TEST_SYNCER,),
+        tests=(TEST_SYNC_HELPER,),
     ),
     Mutant(
         name="lost-answer-not-looked-into",
@@ -158,7 +158,7 @@ MUTANTS: Final = (
         file=COMMITS,
         before="and _LOST_SYNC_IS_REPEATED:\n                self._log.sync()\n",
         after="and _LOST_SYNC_IS_REPEATED:\n                log.end_sync(seq, None)\n",
-        tests=(TEST_SYNCER,),
+        tests=(TEST_SYNC_HELPER,),
     ),
     Mutant(
         name="lost-answer-repeated-anywhere",
@@ -166,7 +166,7 @@ MUTANTS: Final = (
         file=COMMITS,
         before="            if isinstance(error, AnswerLost) and _LOST_SYNC_IS_REPEATED:\n",
         after="            if isinstance(error, AnswerLost):\n",
-        tests=(TEST_SYNCER,),
+        tests=(TEST_SYNC_HELPER,),
     ),
     Mutant(
         name="lost-answer-in-a-rotation-not-looked-into",
@@ -179,10 +179,10 @@ MUTANTS: Final = (
     Mutant(
         name="helpers-errno-dropped",
         thought="The helper answers when it has synced.",
-        file=HELPER,
+        file=SYNC_HELPER,
         before="done(OSError(failure, os.strerror(failure)) if failure else None, seconds)",
         after="done(None, seconds)",
-        tests=(TEST_SYNCER,),
+        tests=(TEST_SYNC_HELPER,),
     ),
     # --- no room ------------------------------------------------------------------------------------------------------
     Mutant(
@@ -216,7 +216,7 @@ MUTANTS: Final = (
         file=LOCAL_STORE,
         before="            return self._execute(commands, by)\n",
         after="            return [ticket for command in commands for ticket in self._execute((command,), by)]\n",
-        tests=(TEST_LOCAL_STORE,),
+        tests=(TEST_LOCAL,),
     ),
     Mutant(
         name="claim-of-a-dead-process-not-counted",
@@ -224,7 +224,7 @@ MUTANTS: Final = (
         file=LOCAL_STORE,
         before="                    self._lapse(ticket, _PROCESS_ENDED)\n",
         after="                    self._execute((Release(ticket.id, ticket.claim),), CLOCK)\n",
-        tests=(TEST_LOCAL_STORE,),
+        tests=(TEST_LOCAL,),
     ),
     Mutant(
         name="claims-of-a-dead-process-between-slices",
@@ -232,7 +232,7 @@ MUTANTS: Final = (
         file=LOCAL_STORE,
         before="range(0, len(dead), _TICK_LIMIT)",
         after="range(0, len(dead), _TICK_LIMIT + 1)",
-        tests=(TEST_LOCAL_STORE,),
+        tests=(TEST_LOCAL,),
     ),
     Mutant(
         name="idle-workers-of-a-store-that-is-gone",
@@ -240,6 +240,6 @@ MUTANTS: Final = (
         file=LOCAL_STORE,
         before="        self._readers.unpark_all()\n        self._idle.unpark_all()\n",
         after="        self._readers.unpark_all()\n",
-        tests=(TEST_LOCAL_STORE,),
+        tests=(TEST_LOCAL,),
     ),
 )

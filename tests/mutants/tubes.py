@@ -10,7 +10,7 @@ from .places import (
     LOCAL_STORE,
     PROJECTION,
     TEST_HEADS,
-    TEST_SNAPSHOT_OTHERS,
+    TEST_SNAPSHOT_TABLES,
     TEST_TUBES,
     TEST_TUBES_IN_STORE,
     TEST_TUBES_RUNNING,
@@ -68,7 +68,7 @@ MUTANTS: Final = (
         file=TUBES,
         before="msgspec.structs.replace(state, times=tuple(self.times.get(name, ())))",
         after="state",
-        tests=(TEST_SNAPSHOT_OTHERS,),
+        tests=(TEST_SNAPSHOT_TABLES,),
     ),
     Mutant(
         name="tube-opens-without-a-wake",
@@ -114,8 +114,8 @@ MUTANTS: Final = (
         name="tube-claimed-by-another-clock",
         thought="The time of a claim is when it is carried out.",
         file=LOCAL_STORE,
-        before="claimed = self._execute((Claim(ticket.id, worker),), worker, now)",
-        after="claimed = self._execute((Claim(ticket.id, worker),), worker)",
+        before="claimed = self._execute((Claim(ticket.id, worker),), worker, now, lease)",
+        after="claimed = self._execute((Claim(ticket.id, worker),), worker, lease=lease)",
         tests=(TEST_TUBES_IN_STORE,),
     ),
     Mutant(

@@ -13,15 +13,15 @@ from .places import (
     GROUPS,
     LOCAL_STORE,
     PROJECTION,
-    REGISTRY,
     REQUESTS,
     SNAPSHOT,
     TEST_ATOMIC,
     TEST_COMMIT,
     TEST_GROUP_WAITS,
     TEST_GROUPS,
+    TEST_GROUPS_DURABLE,
     TEST_SNAPSHOT,
-    TEST_WAITING_DURABLE,
+    WAITS,
 )
 
 __all__ = ["MUTANTS"]
@@ -197,12 +197,12 @@ MUTANTS: Final = (
         "            if await self._still():\n                return count\n",
         after="            await trio.lowlevel.checkpoint()\n"
         "            return self._projection.groups.pending_count(group)\n",
-        tests=(TEST_WAITING_DURABLE,),
+        tests=(TEST_GROUPS_DURABLE,),
     ),
     Mutant(
         name="cancelled-wait-leaves-a-trace",
         thought="What waits leaves when it has been told.",
-        file=REGISTRY,
+        file=WAITS,
         before="        try:\n            yield waiter\n        finally:\n            waiters = self.by_name[name]\n"
         "            waiters.remove(waiter)\n            if not waiters:\n                del self.by_name[name]\n",
         after="        yield waiter\n        waiters = self.by_name[name]\n        waiters.remove(waiter)\n"

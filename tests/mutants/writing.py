@@ -11,12 +11,12 @@ from .places import (
     NEW_FILE,
     OWNERSHIP,
     SYNCER,
-    TEST_DIRECTORY_LOG,
+    TEST_DIRECTORY,
     TEST_FAILING_DISK,
     TEST_RECOVERY,
     TEST_ROTATION,
     TEST_ROTATION_ELSEWHERE,
-    TEST_SYNCER_PROCESS,
+    TEST_SYNCER,
 )
 
 __all__ = ["MUTANTS"]
@@ -71,7 +71,7 @@ MUTANTS: Final = (
                 self._close_tail()
                 raise
 """,
-        tests=(TEST_DIRECTORY_LOG, TEST_SYNCER_PROCESS),
+        tests=(TEST_DIRECTORY, TEST_SYNCER),
     ),
     Mutant(
         name="failed-sync-leaves-the-log-open",
@@ -86,7 +86,7 @@ MUTANTS: Final = (
             raise
 """,
         after="        with naming(path):\n            sync()\n",
-        tests=(TEST_DIRECTORY_LOG,),
+        tests=(TEST_DIRECTORY,),
     ),
     Mutant(
         name="full-sync-made-up-for-by-a-weaker-one",
@@ -105,7 +105,7 @@ MUTANTS: Final = (
         file=DIRECTORY,
         before="self._chain.commit(events, at, by, self.durable)",
         after="self._chain.commit(events, at, by, self.written)",
-        tests=(TEST_DIRECTORY_LOG, TEST_ROTATION),
+        tests=(TEST_DIRECTORY, TEST_ROTATION),
     ),
     Mutant(
         name="twin-shares-the-logs-description",
@@ -113,7 +113,7 @@ MUTANTS: Final = (
         file=FILES,
         before='os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY) if _LINUX else os.dup(self._fd)',
         after="os.dup(self._fd)",
-        tests=(TEST_SYNCER_PROCESS,),
+        tests=(TEST_SYNCER,),
     ),
     Mutant(
         name="first-sync-of-a-tail-left-to-the-helper",
@@ -121,7 +121,7 @@ MUTANTS: Final = (
         file=DIRECTORY,
         before="if twin is None or tail is not self._offered:",
         after="if twin is None:",
-        tests=(TEST_SYNCER_PROCESS,),
+        tests=(TEST_SYNCER,),
     ),
     # --- segments -----------------------------------------------------------------------------------------------------
     Mutant(
@@ -174,7 +174,7 @@ MUTANTS: Final = (
         file=DIRECTORY,
         before="                self._cut(path, file, size)\n",
         after="",
-        tests=(TEST_DIRECTORY_LOG,),
+        tests=(TEST_DIRECTORY,),
     ),
     Mutant(
         name="taken-back-and-not-synced",
@@ -212,7 +212,7 @@ MUTANTS: Final = (
         file=FILES,
         before="            view = view[count:]\n",
         after="            return\n",
-        tests=(TEST_DIRECTORY_LOG,),
+        tests=(TEST_DIRECTORY,),
     ),
     # --- who writes ---------------------------------------------------------------------------------------------------
     Mutant(
@@ -245,7 +245,7 @@ MUTANTS: Final = (
         file=FILES,
         before="fcntl.LOCK_EX | fcntl.LOCK_NB",
         after="fcntl.LOCK_SH | fcntl.LOCK_NB",
-        tests=(TEST_DIRECTORY_LOG,),
+        tests=(TEST_DIRECTORY,),
     ),
     Mutant(
         name="lock-unlinked",
@@ -253,7 +253,7 @@ MUTANTS: Final = (
         file=DIRECTORY,
         before="            self._lock.release()\n",
         after='            self._lock.release()\n            self._files.unlink(self._where / "LOCK")\n',
-        tests=(TEST_DIRECTORY_LOG,),
+        tests=(TEST_DIRECTORY,),
     ),
     Mutant(
         name="readable-by-everybody",
@@ -261,7 +261,7 @@ MUTANTS: Final = (
         file=FILES,
         before="os.O_CREAT | os.O_EXCL, 0o600)",
         after="os.O_CREAT | os.O_EXCL, 0o666)",
-        tests=(TEST_DIRECTORY_LOG,),
+        tests=(TEST_DIRECTORY,),
     ),
     Mutant(
         name="writable-by-the-group",
@@ -278,6 +278,6 @@ MUTANTS: Final = (
         file=DIRECTORY,
         before="            self._open_tail().truncate(whole)  # it is not closed",
         after="            # it is not closed",
-        tests=(TEST_DIRECTORY_LOG,),
+        tests=(TEST_DIRECTORY,),
     ),
 )

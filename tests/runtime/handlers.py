@@ -1,4 +1,4 @@
-"""Handlers and routers that many tests of the workers need, and what the history says of a ticket."""
+"""Handlers and routers that many tests of the workers need, and what is asked of a queue."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ async def for_ever(_kh, _ticket) -> None:
 async def names(kh: kharon.Kharon, id: str) -> list[str]:
     """The names of a ticket's events."""
     return [type(record.event).__name__ for record in await kh.history(id)]
+
+
+async def ids(kh: kharon.Kharon) -> list[str]:
+    """The ids of all tickets of the queue."""
+    return [ticket.id for ticket in await kh.list()]
 
 
 async def together(kh: kharon.Kharon, *steps) -> kharon.runtime.atomic.Atomic:

@@ -5,11 +5,14 @@ import signal
 
 import pytest
 import trio
+from handlers import router_of
 
 import kharon
+from kharon import Ticket
+from kharon.log.memory import MemoryLog
 from kharon.runtime.snapshots import Snapshots
 from kharon.runtime.workers import Crew
-from kharon.store.waiting import wait_out
+from kharon.store.tasks import wait_out
 
 pytestmark = pytest.mark.usefixtures("ctrl_c")
 
@@ -188,3 +191,37 @@ async def test_waiting_out_ends_with_what_is_waited_for_and_not_before():
             await trio.testing.wait_all_tasks_blocked()
         assert ended == [True]
     await wait_out(event.wait)
+
+
+def test_a_ctrl_c_while_the_workers_are_stopped_does_not_keep_them_from_releasing() -> None:
+    log = MemoryLog()
+    cleaning = trio.Event()
+
+    async def slow_to_end(_kh, _ticket):
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                cleaning.set()
+                await trio.sleep(0.05)
+
+    async def interrupt():
+        await cleaning.wait()
+        signal.raise_signal(signal.SIGINT)
+
+    async def main():
+        async with trio.open_nursery() as nursery, kharon.open(log) as kh:
+            await kh.add(Ticket("a", "t"))
+            await nursery.start(kh.run, router_of(slow_to_end))
+            while kh.stats().claimed == 0:
+                await trio.lowlevel.checkpoint()
+            nursery.start_soon(interrupt)
+
+    interrupted = False
+    try:
+        trio.run(main)
+    except* KeyboardInterrupt:
+        interrupted = True
+    assert interrupted
+    events = [type(record.event).__name__ for record in log.reader().read(100, log.written)]
+    assert events == ["TicketAdded", "TicketClaimed", "TicketReleased"]

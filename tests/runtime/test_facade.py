@@ -507,3 +507,27 @@ async def test_the_quick_start_of_the_design(tmp_path, autojump_clock):
         await nursery.start(kh.run, router)
         await kh.drain()
     assert delivered == ["ann@example.org"]
+
+
+async def test_the_history_of_one_ticket_does_not_fall_behind() -> None:
+    async def flood(kh):
+        for batch in range(20):
+            await kh.add_many([Ticket(f"b{batch}-{number}", "t") for number in range(300)])
+
+    async with kharon.open(":memory:", Settings(memory_records=600)) as kh, trio.open_nursery() as nursery:
+        await kh.add_many([Ticket(f"c{number}", "t") for number in range(600)])
+        nursery.start_soon(flood, kh)
+        for _ in range(10):
+            assert len(await kh.history("c599")) <= 1
+        with pytest.raises(kharon.TicketNotFound):
+            await kh.wait("never")
+
+
+async def test_a_ticket_that_the_queue_gave_can_be_added_again_with_a_delay() -> None:
+    async with kharon.open(":memory:", clock=TrioClock()) as kh:
+        await kh.add(Ticket("a", "t", payload=[1]))
+        again = await kh.add(await kh.get("a"), delay=5)
+        assert again.payload == [1]
+        assert again.runat - again.mtime == timedelta(seconds=5)
+        with pytest.raises(kharon.InvalidTicket, match="not both"):
+            await kh.add(Ticket("b", "t", runat=EPOCH), delay=5)

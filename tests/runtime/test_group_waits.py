@@ -2,11 +2,14 @@
 
 import pytest
 import trio
-from handlers import names, router_of
+from handlers import ids, names, router_of
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 import kharon
-from kharon import Status, Ticket
+from kharon import (
+    Status,
+    Ticket,
+)
 from kharon.testing import TrioClock
 
 
@@ -337,3 +340,29 @@ async def test_a_claim_that_lapses_for_good_at_opening_unblocks(tmp_path):
         assert (await kh.get("m0")).status is Status.FAILED
         assert not (await kh.get("f")).blocked
         assert await kh.group("g").all_terminal()
+
+
+@pytest.mark.parametrize("more", [False, True])
+async def test_a_group_that_one_commit_empties_and_fills_was_never_empty(more) -> None:
+    async with kharon.open(":memory:") as kh, trio.open_nursery() as nursery:
+        ended = []
+
+        async def wait():
+            await kh.group("g").wait()
+            ended.append(await ids(kh))
+
+        await kh.add(Ticket("1", "t", group="g"))
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        for number in range(1, 5):
+            async with kh.atomic() as tx:
+                tx.ack(str(number))
+                tx.add(Ticket(str(number + 1), "t", group="g"))
+                if more:
+                    tx.add(Ticket("other", "t", group="h"))
+                    tx.ack("other")
+            await wait_all_tasks_blocked()
+            assert ended == []
+        await kh.ack("5")
+        await wait_all_tasks_blocked()
+        assert ended == [[]]

@@ -5,7 +5,7 @@ import functools
 import pytest
 
 import kharon
-from kharon import Ticket
+from kharon import Router, Ticket
 from kharon.runtime.router import PayloadMismatch
 
 
@@ -146,3 +146,16 @@ def test_without_a_payload_class_the_ticket_is_given_as_it_is():
     router.handler("a")(handle)
     ticket = Ticket("x", "a", payload={"any": "thing"})
     assert router.find("a").prepare(ticket) is ticket
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_handler_with_a_yield_is_refused(wrapped) -> None:
+    def generator(kh, ticket):
+        yield
+
+    async def async_generator(kh, ticket):
+        yield
+
+    for function in (generator, async_generator):
+        with pytest.raises(kharon.InvalidSettings, match="has a yield, so calling it would run nothing"):
+            Router().handler("t")(functools.partial(function) if wrapped else function)

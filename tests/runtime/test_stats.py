@@ -1,6 +1,5 @@
-"""What is counted, by what, and what is said in the log of the program."""
+"""What is counted, and by what."""
 
-import logging
 import math
 
 import pytest
@@ -249,62 +248,3 @@ def test_a_copy_does_not_change():
     copy = histogram.copy()
     histogram.add(1)
     assert (copy.count, sum(copy.buckets)) == (0, 0)
-
-
-# --- logging ----------------------------------------------------------------------------------------------------------
-
-
-async def test_the_log_says_which_ticket_and_never_what_is_in_it(caplog, autojump_clock):
-    caplog.set_level(logging.DEBUG)
-    secret = "f00dfeed"
-
-    async def settle_twice(kh, ticket):
-        await kh.done(ticket, result={"token": secret})
-
-    router = router_of(ok=settle_twice, bad=groan, slow=for_ever)
-    router.handler("typed", payload=list[int])(nothing)
-    async with opened(max_attempts=1, process_time=5) as kh, trio.open_nursery() as nursery:
-        await nursery.start(kh.run, router)
-        await kh.add_many(
-            Ticket(f"id-{type}", type, payload={"key": secret}) for type in ("ok", "bad", "slow", "typed")
-        )
-        await kh.add(Ticket("id-unknown", "unknown", payload=secret))
-        for type in ("bad", "slow", "typed", "unknown"):
-            assert (await kh.wait(f"id-{type}")).status is kharon.Status.FAILED
-        nursery.cancel_scope.cancel()
-    mine = [record for record in caplog.records if record.name.startswith("kharon")]
-    assert {record.name for record in mine} == {"kharon"}
-    said = {record.levelno for record in mine}
-    assert said == {logging.DEBUG, logging.WARNING}
-    for record in mine:
-        if record.levelno > logging.DEBUG:
-            assert secret not in logging.Formatter().format(record)
-    for type, words in {
-        "bad": "attempt 1 raised ValueError",
-        "unknown": "attempt 1 raised HandlerNotFound",
-        "slow": "lapsed in attempt 1: the lease ended",
-        "typed": "its payload does not fit",
-    }.items():
-        [record] = [
-            record
-            for record in mine
-            if f"'id-{type}' ({type})" in record.getMessage() and record.levelno > logging.DEBUG
-        ]
-        assert words in record.getMessage()
-        assert (record.exc_info is not None) == (type in ("bad", "unknown"))
-
-
-async def test_a_reason_does_not_repeat_the_payload(autojump_clock):
-    router = kharon.Router()
-    router.handler("t", payload=list[int])(nothing)
-    async with opened() as kh, trio.open_nursery() as nursery:
-        await nursery.start(kh.run, router)
-        await kh.add(Ticket("a", "t", payload=["f00dfeed"]))
-        assert "f00dfeed" not in (await kh.wait("a")).error_reason
-        nursery.cancel_scope.cancel()
-
-
-def test_no_handlers_are_installed():
-    assert logging.getLogger("kharon").handlers == []
-    assert logging.getLogger("kharon").level == logging.NOTSET
-    assert logging.getLogger("kharon").propagate

@@ -4,11 +4,12 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from handlers import router_of
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import kharon
 from kharon import FixedDelay, Settings, Status, Ticket
-from kharon.testing import EPOCH
+from kharon.testing import EPOCH, TrioClock
 
 
 class Recorder:
@@ -275,3 +276,55 @@ async def test_due_times_survive_a_restart(autojump_clock, clock, recorder, tmp_
         assert [id for id, _ in recorder.runs] == ["a"]
         assert recorder.runs[0][1] - EPOCH - timedelta(hours=1) < timedelta(seconds=0.02)
         nursery.cancel_scope.cancel()
+
+
+# --- many at once, and a step back while a handler extends ------------------------------------------------------------
+
+
+async def test_a_storm_of_expiries_does_not_wait_for_the_next_look(autojump_clock: MockClock) -> None:
+    settings = Settings(min_poll_interval=10)
+    async with kharon.open(":memory:", settings, clock=TrioClock()) as kh, trio.open_nursery() as nursery:
+        await kh.add_many([Ticket(f"a{number}", "t") for number in range(1000)])
+        for number in range(1000):
+            await kh.done(f"a{number}", expire_in=5)
+        await nursery.start(kh.run, router_of(lambda _kh, _ticket: None))
+        await trio.sleep(16)
+        assert kh.stats().expired == 1000
+        await kh.drain()
+
+
+async def test_a_handler_that_extends_goes_on_after_a_backward_step_of_the_clock(autojump_clock: MockClock) -> None:
+    clock = TrioClock()
+    ended = []
+
+    async def work(kh, ticket):
+        for _ in range(10):
+            await trio.sleep(10)
+            await kh.extend(ticket, 25)
+            if not ended and trio.current_time() > 30:
+                ended.append("stepped")
+                clock.step(-3600)
+        ended.append("worked")
+
+    async with kharon.open(":memory:", Settings(process_time=25), clock=clock) as kh, trio.open_nursery() as nursery:
+        await nursery.start(kh.run, router_of(work))
+        await kh.add(Ticket("a", "t"))
+        assert (await kh.wait("a")).attempts == 1
+        assert ended == ["stepped", "worked"]
+        assert kh.stats().lapsed == 0
+        await kh.drain()
+
+
+async def test_many_tickets_due_at_one_instant_are_claimed_in_order(autojump_clock: MockClock) -> None:
+    ran = []
+
+    async def note(_kh, ticket):
+        ran.append(ticket.id)
+
+    async with kharon.open(":memory:", Settings(workers=1), clock=TrioClock()) as kh, trio.open_nursery() as nursery:
+        await nursery.start(kh.run, router_of(note))
+        tickets = [Ticket(f"a{number}", "t", nice=number % 7) for number in range(500)]
+        await kh.add_many(tickets, delay=60)
+        await trio.sleep(61)
+        assert ran == [ticket.id for ticket in sorted(tickets, key=lambda ticket: ticket.nice)]
+        await kh.drain()

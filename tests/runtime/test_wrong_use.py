@@ -456,3 +456,17 @@ async def test_opening_what_is_damaged_says_what_can_be_done(tmp_path):
     assert kharon.repair(where, confirm=True).done, "what the note says can be done"
     async with kharon.open(where) as kh:
         assert await kh.list() == []
+
+
+async def test_what_is_no_id_is_refused_by_all_who_ask() -> None:
+    async with kharon.open(":memory:") as kh:
+        ticket = await kh.add(Ticket("a", "t"))
+        for ask in (kh.get, kh.wait, kh.history):
+            for wrong in (ticket, None, 3):
+                with pytest.raises(kharon.InvalidTicket, match="id: a str, not"):
+                    await ask(wrong)
+        for wrong in (-1, "x", 1.5):
+            with pytest.raises(kharon.InvalidTicket, match="limit"):
+                await kh.list(limit=wrong)
+            with pytest.raises(kharon.InvalidTicket, match="after: a seq"):
+                kh.records(wrong)
