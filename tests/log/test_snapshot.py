@@ -178,23 +178,28 @@ def of_two(where):
             b'"status":"failed","claim":5,"lease_until":"2026-01-01T00:00:00Z","worker":"w"',
             "it is failed and claimed",
         ),
-        (-2, b'"status":"failed"', b'"status":"failed","worker":"w"', "claimed in part"),
-        (-2, b'"status":"failed"', b'"status":"failed","lease_until":"2026-01-01T00:00:00Z"', "claimed in part"),
+        (-2, b'"status":"failed"', b'"status":"failed","worker":"w"', "only a part of its claim"),
+        (
+            -2,
+            b'"status":"failed"',
+            b'"status":"failed","lease_until":"2026-01-01T00:00:00Z"',
+            "only a part of its claim",
+        ),
         (-2, b'"result":{"r":1}', b'"result":1e999', "out of range"),
         (-2, b'"payload":null', b'"payload":-1e999', "out of range"),
         (-2, b'"payload":null', b'"payload":' + b"[" * 68 + b"]" * 68, "not a ticket: nested deeper than 67 levels"),
         (-2, b'"expire_at":"2026-01-01T00:00:01Z"', b'"expire_at":"2026-01-01T00:00:01"', "timezone"),
         (-2, b'"ctime":"2026-01-01T00:00:00Z"', b'"ctime":"2026-01-01T00:00:00"', "timezone"),
         (-2, b'"id":"f"', b'"id":"\\u00fc"', "it is the second ticket 'ü'"),
-        (-3, b'"claim":7,', b"", "claimed in part"),
-        (-3, b'"lease_until":"2026-01-01T00:00:01Z",', b"", "claimed in part"),
-        (-3, b'"claim":7,"worker":"worker-1",', b'"worker":"worker-1",', "claimed in part"),
+        (-3, b'"claim":7,', b"", "only a part of its claim"),
+        (-3, b'"lease_until":"2026-01-01T00:00:01Z",', b"", "only a part of its claim"),
+        (-3, b'"claim":7,"worker":"worker-1",', b'"worker":"worker-1",', "only a part of its claim"),
         (-3, b'"version":8', b'"version":99', "changed by 99"),
         (
             -3,
             b'"successor":{"id":"\\u00fc"',
             b'"successor":{"id":"x"',
-            "only a claimed ticket has a successor, which is of its id",
+            "only a claimed ticket has a successor, which has its id",
         ),
         (-3, b'"order":8', b'"order":8,"claim":8', "unclaimed"),
         (-3, b'"joined":4', b'"joined":10', "joined the group 'g' at record 10, in a snapshot at 9"),
@@ -244,7 +249,7 @@ def test_a_ticket_and_its_successor_are_in_a_group_since_the_same_record(of_two)
     relinked(of_two, b'"order":8', b'"order":8,"joined":4', number=-3)
     assert snapshot_in(of_two).tickets[-2] == claimed
     relinked(of_two, b'"order":8,"joined":4', b'"order":8,"joined":8', number=-3)
-    with pytest.raises(CorruptLog, match=r"it and its successor are in the group 'g' at two records"):
+    with pytest.raises(CorruptLog, match=r"it and its successor joined the group 'g' at two records"):
         snapshot_in(of_two)
 
 

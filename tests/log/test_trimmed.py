@@ -221,7 +221,7 @@ def test_an_archive_that_cannot_be_reached(where, tmp_path, caplog):
     assert not archive.exists(), "nothing is written where it should be mounted"
     log.abandon()
     assert state(where)
-    assert "cannot be reached; what lies there is not read" in caplog.text
+    assert "cannot be reached; segments in it are not read" in caplog.text
     with pytest.raises(CorruptLog, match=r"no record says that earlier ones were trimmed.*if they are in an archive"):
         kharon.verify(where)
     refused_without = rf"no snapshot was loaded .*; it may be in {archive}/\w+, which cannot be reached: mount that"
@@ -433,7 +433,10 @@ def test_what_moves_while_its_seal_is_looked_for_was_sealed(log):
 def test_how_long_a_compressed_segment_is_is_not_looked_for(log):
     keep(log, COMPRESS, steps=1)
     path = segments(log.directory)[0]
-    with zstd.open_segment(FILES.read, path) as file, pytest.raises(OSError, match="shows when it has been read"):
+    with (
+        zstd.open_segment(FILES.read, path) as file,
+        pytest.raises(OSError, match="is not known before it has been read"),
+    ):
         file.seek(0, os.SEEK_END)
 
 

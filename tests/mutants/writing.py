@@ -93,7 +93,7 @@ MUTANTS: Final = (
         thought="Where F_FULLFSYNC fails, fsync is better than nothing.",
         file=SYNCER,
         before="""\
-            if error.errno not in UNSUPPORTED:  # some network and USB file systems know no such command
+            if error.errno not in UNSUPPORTED:  # some network and USB file systems lack this command
                 raise
 """,
         after="            del error\n",
