@@ -135,7 +135,7 @@ async def measure(where: str, way: str, slower_by: float, seconds: float, *, bus
         log,
         kharon.Settings(),
         WallClock(),
-        lambda _effects: None,
+        lambda _commit: None,
         lambda: None,
         in_thread=False,
         helper=made.get(way, Helper),

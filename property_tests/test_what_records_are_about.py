@@ -60,9 +60,7 @@ of_others = st.one_of(
     st.builds(c.Pause, tubes),
     st.builds(c.Resume, tubes),
     st.builds(
-        lambda type_, tube, group, every: c.SetSchedule(
-            "s", e.ScheduleSet("s", type_, Raw(b"1"), tube, 1, EPOCH, group, every=every)
-        ),
+        lambda type_, tube, group, every: c.SetSchedule("s", type_, Raw(b"1"), tube, 1, EPOCH, group, every=every),
         *(types, tubes, groups, st.sampled_from([1.0, 2.0])),
     ),
     st.just(c.RemoveSchedule("s")),

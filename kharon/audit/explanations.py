@@ -14,17 +14,14 @@ from typing import Any, Final
 
 import attrs
 
-from kharon.audit.words import length
+from kharon.audit.words import MOST_NAMED, length
 from kharon.model.checks import check_instant
 from kharon.model.projection import Projection
 from kharon.model.ticket import Status, Ticket, waits_of
 from kharon.model.tubes import Limit, Tube
 from kharon.settings import Settings
 
-__all__ = ["MOST_NAMED", "Explanation", "Reason", "explain"]
-
-MOST_NAMED: Final = 5
-"""How many of the tickets that one waits for are named, at most; of the others it is said how many there are."""
+__all__ = ["Explanation", "Reason", "explain"]
 
 
 class Reason(enum.StrEnum):

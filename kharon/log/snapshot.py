@@ -19,9 +19,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+import attrs
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
@@ -34,7 +36,7 @@ from kharon.log.segment import BrokenSegment, first_of, is_numbered, read_segmen
 from kharon.model.checks import MAX_DEPTH, MAX_LINE_BYTES, ascii_json, from_json
 from kharon.model.events import Instant
 from kharon.model.projection import Projection
-from kharon.model.ticket import Draft, Gate, Status, Ticket, memberships, waits_of
+from kharon.model.ticket import FIELDS, Draft, Field, Status, Ticket, memberships, waits_of
 from kharon.model.ticket import seal as seal_ticket
 
 __all__ = [
@@ -98,40 +100,36 @@ class _End(msgspec.Struct, omit_defaults=True):
     others: int = 0
 
 
-class _Fields(msgspec.Struct, omit_defaults=True):
-    """A ticket in a snapshot: every field of `Draft`."""
-
-    id: str
-    type: str
-    payload: Raw
-    tube: str
-    nice: int
-    runat: Instant
-    ctime: Instant
-    mtime: Instant
-    version: int
-    order: int
-    group: str | None = None
-    status: Status = Status.PENDING
-    attempts: int = 0
-    lease_until: Instant | None = None
-    expire_at: Instant | None = None
-    error_reason: str | None = None
-    result: Raw | UnsetType = UNSET
-    blocked_by: tuple[str, ...] = ()
-    claim: int | None = None
-    worker: str | None = None
-    successor: _Fields | None = None
-    gate: Gate | None = None
-    joined: int = 0
+def _stored_type(field: Field) -> Any:
+    """Return the type of a ticket's field in a snapshot."""
+    if field.type == datetime | None:
+        return Instant if field.always else Instant | None
+    return {bytes: Raw, bytes | None: Raw | UnsetType, Ticket | None: "_Stored | None"}.get(field.type, field.type)
 
 
-class _Line(msgspec.Struct):
-    ticket: _Fields
+def _stored_default(field: Field) -> Any:
+    """Return the value of a ticket's field if a snapshot omits it."""
+    if field.type == bytes | None:
+        return UNSET
+    return None if field.default is attrs.NOTHING else field.default
+
+
+_IN_ORDER: Final = sorted(FIELDS, key=lambda field: not field.always)
+"""The fields in the order of a snapshot: first those that every ticket has."""
+_Stored: Any = msgspec.defstruct(
+    "_Stored",
+    [(field.name, _stored_type(field), *([] if field.always else [_stored_default(field)])) for field in _IN_ORDER],
+    module=__name__,
+    omit_defaults=True,
+)
+"""A ticket in a snapshot."""
+_attributes_of: Final = attrgetter(*(field.attribute for field in _IN_ORDER))
+_fields_of: Final = attrgetter(*(field.name for field in FIELDS))
 
 
 _head = msgspec.json.Decoder(_Head).decode
-_line = msgspec.json.Decoder(_Line).decode
+_TicketLine: Any = msgspec.defstruct("_TicketLine", [("ticket", _Stored)])
+_ticket_line = msgspec.json.Decoder(_TicketLine).decode
 _end = msgspec.json.Decoder(_End).decode
 _OTHERS: Final = {
     b'"%b":' % keeper.kind.encode(): (
@@ -145,74 +143,34 @@ _OTHERS: Final = {
 _KINDS: Final = {keeper.value: keeper.kind for keeper in Projection().keepers}
 
 
-def _fields(ticket: Ticket) -> _Fields:
-    assert ticket.runat is not None
-    assert ticket.ctime is not None
-    assert ticket.mtime is not None
-    return _Fields(
-        id=ticket.id,
-        type=ticket.type,
-        payload=Raw(ticket._payload),
-        tube=ticket.tube,
-        nice=ticket.nice,
-        runat=ticket.runat,
-        ctime=ticket.ctime,
-        mtime=ticket.mtime,
-        version=ticket.version,
-        order=ticket.order,
-        group=ticket.group,
-        status=ticket.status,
-        attempts=ticket.attempts,
-        lease_until=ticket.lease_until,
-        expire_at=ticket.expire_at,
-        error_reason=ticket.error_reason,
-        result=UNSET if ticket._result is None else Raw(ticket._result),
-        blocked_by=ticket.blocked_by,
-        claim=ticket.claim,
-        worker=ticket.worker,
-        successor=None if ticket.successor is None else _fields(ticket.successor),
-        gate=ticket.gate,
-        joined=0 if ticket.joined == ticket.order else ticket.joined,
-    )
+def _stored(ticket: Ticket) -> Any:
+    """Return a ticket as a snapshot stores it."""
+    stored = _Stored(*_attributes_of(ticket))
+    stored.payload = Raw(ticket._payload)
+    stored.result = UNSET if ticket._result is None else Raw(ticket._result)
+    if ticket.successor is not None:
+        stored.successor = _stored(ticket.successor)
+    if ticket.joined == ticket.order:
+        stored.joined = 0
+    return stored
 
 
-def _is_member(fields: _Fields) -> bool:
-    return fields.status is Status.PENDING and fields.group is not None
+def _ticket(stored: Any, default: int = 0) -> Ticket:
+    """Return the ticket that a snapshot stores.
 
-
-def _joined(fields: _Fields, default: int = 0) -> int:
-    """Return the seq at which a ticket joined its group: unless it says so, that of its addition."""
-    return fields.joined or ((default or fields.order) if _is_member(fields) else 0)
-
-
-def _ticket(fields: _Fields, default: int = 0) -> Ticket:
-    """Return the ticket; `default` is when a successor joined its group if the claimed ticket is in it too, else 0."""
-    joined, successor = _joined(fields, default), fields.successor
-    draft = Draft(
-        fields.id,
-        sys.intern(fields.type),
-        bytes(fields.payload),
-        sys.intern(fields.tube),
-        fields.nice,
-        fields.runat,
-        fields.group,
-        fields.status,
-        fields.attempts,
-        fields.ctime,
-        fields.mtime,
-        fields.lease_until,
-        fields.expire_at,
-        fields.error_reason,
-        None if fields.result is UNSET else bytes(fields.result),
-        fields.blocked_by,
-        fields.version,
-        fields.claim,
-        fields.worker,
-        fields.order,
-        None if successor is None else _ticket(successor, joined if successor.group == fields.group else 0),
-        fields.gate,
-        joined,
-    )
+    Args:
+        stored: what `_stored` returned.
+        default: for a successor in the same group as its claimed ticket, the seq at which that joined; else 0.
+    """
+    draft = Draft(*_fields_of(stored))
+    draft.type, draft.tube = sys.intern(stored.type), sys.intern(stored.tube)
+    draft._payload = bytes(stored.payload)
+    draft._result = None if stored.result is UNSET else bytes(stored.result)
+    if not draft.joined and draft.status is Status.PENDING and draft.group is not None:
+        draft.joined = default or draft.order
+    if stored.successor is not None:
+        shared = stored.successor.group == draft.group
+        draft.successor = _ticket(stored.successor, draft.joined if shared else 0)
     return seal_ticket(draft)
 
 
@@ -296,21 +254,21 @@ class _Others:
 def _open_ticket(line: bytes, seq: int) -> Ticket:
     """Return the ticket in a checked line of a snapshot at `seq`; raise `BadLine` if no log folds to such a ticket."""
     check_depth(line, _MAX_NESTING, "a ticket")
-    fields = _line(line).ticket
-    _check_fields(fields, seq)
-    if fields.successor is not None:
-        _check_successor(fields, fields.successor, seq)
-    return _ticket(fields)
+    ticket = _ticket(_ticket_line(line).ticket)
+    _check_fields(ticket, seq)
+    if ticket.successor is not None:
+        _check_successor(ticket, ticket.successor, seq)
+    return ticket
 
 
-def _check_successor(fields: _Fields, successor: _Fields, seq: int) -> None:
+def _check_successor(ticket: Ticket, successor: Ticket, seq: int) -> None:
     """Check that a ticket can have a successor, and that this is a valid one."""
     unclaimed = successor.claim is None and successor.successor is None
-    if fields.claim is None or not unclaimed or successor.id != fields.id:
-        raise BadLine(f"ticket {fields.id!r}: only a claimed ticket has a successor, which has its id and is unclaimed")
+    if ticket.claim is None or not unclaimed or successor.id != ticket.id:
+        raise BadLine(f"ticket {ticket.id!r}: only a claimed ticket has a successor, which has its id and is unclaimed")
     _check_fields(successor, seq)
-    if successor.group == fields.group and successor.joined not in (0, _joined(fields)):
-        raise BadLine(f"ticket {fields.id!r}: it and its successor joined the group {fields.group!r} at two records")
+    if successor.group == ticket.group and successor.joined not in (0, ticket.joined):
+        raise BadLine(f"ticket {ticket.id!r}: it and its successor joined the group {ticket.group!r} at two records")
 
 
 def _check_waits(tickets: dict[str, Ticket]) -> None:
@@ -332,34 +290,34 @@ def _check_waits(tickets: dict[str, Ticket]) -> None:
             raise BadLine(f"ticket {ticket.id!r}: it is blocked by the group {gate.after_group!r}, but by no member")
 
 
-def _check_fields(fields: _Fields, seq: int) -> None:
+def _check_fields(ticket: Ticket, seq: int) -> None:
     """Check a ticket as `Projection.check` would, so that opening refuses the file instead of using it."""
     why = None
-    pending = fields.status is Status.PENDING
-    claimed = fields.claim is not None
-    if not 0 < fields.order <= fields.version <= seq:
-        why = f"it was added by record {fields.order} and changed by {fields.version}, in a snapshot at {seq}"
-    elif fields.attempts < 0:
-        why = f"{fields.attempts} attempts"
-    elif (fields.lease_until is not None) != claimed or (fields.worker is not None) != claimed:
+    pending = ticket.status is Status.PENDING
+    claimed = ticket.claim is not None
+    if not 0 < ticket.order <= ticket.version <= seq:
+        why = f"it was added by record {ticket.order} and changed by {ticket.version}, in a snapshot at {seq}"
+    elif ticket.attempts < 0:
+        why = f"{ticket.attempts} attempts"
+    elif (ticket.lease_until is not None) != claimed or (ticket.worker is not None) != claimed:
         why = "only a part of its claim is there"
     elif claimed and not pending:
-        why = f"it is {fields.status} and claimed"
-    elif pending and fields.expire_at is not None:
+        why = f"it is {ticket.status} and claimed"
+    elif pending and ticket.expire_at is not None:
         why = "it is pending and expires"
-    elif not 0 <= fields.joined <= (seq if _is_member(fields) else 0):
-        why = f"it joined the group {fields.group!r} at record {fields.joined}, in a snapshot at {seq}"
-    elif (gate := fields.gate) is not None and not 0 <= gate.since <= (0 if gate.after_group is None else seq):
+    elif not 0 <= ticket.joined <= (seq if pending and ticket.group is not None else 0):
+        why = f"it joined the group {ticket.group!r} at record {ticket.joined}, in a snapshot at {seq}"
+    elif (gate := ticket.gate) is not None and not 0 <= gate.since <= (0 if gate.after_group is None else seq):
         why = f"it is blocked by the group {gate.after_group!r} since record {gate.since}, in a snapshot at {seq}"
-    elif not set(fields.blocked_by) <= set(() if gate is None else gate.after):
-        why = f"it is blocked by {fields.blocked_by}, and was added to run after {() if gate is None else gate.after}"
-    elif (fields.blocked_by or (gate and gate.since)) and (claimed or not pending):
+    elif not set(ticket.blocked_by) <= set(() if gate is None else gate.after):
+        why = f"it is blocked by {ticket.blocked_by}, and was added to run after {() if gate is None else gate.after}"
+    elif (ticket.blocked_by or (gate and gate.since)) and (claimed or not pending):
         why = "it is blocked, and claimed or ended"
     if why is not None:
-        raise BadLine(f"ticket {fields.id!r}: {why}")
-    from_json(fields.payload)
-    if fields.result is not UNSET:
-        from_json(fields.result)
+        raise BadLine(f"ticket {ticket.id!r}: {why}")
+    from_json(ticket._payload)
+    if ticket._result is not None:
+        from_json(ticket._result)
 
 
 def _paths(files: Files, directory: Path) -> list[Path]:
@@ -540,7 +498,7 @@ def _lines(snapshot: Snapshot) -> Iterator[bytes]:
     line, hash = link(snapshot.hash, ascii_json(_encode(head)[1:]))
     yield line
     for ticket in snapshot.tickets:
-        line, hash = link(hash, ascii_json(_encode(_Line(_fields(ticket)))[1:]))
+        line, hash = link(hash, ascii_json(_encode({"ticket": _stored(ticket)})[1:]))
         yield line
     for value in snapshot.others:
         line, hash = link(hash, ascii_json(_encode({_KINDS[type(value)]: value})[1:]))

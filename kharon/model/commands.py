@@ -10,9 +10,10 @@ from datetime import datetime
 from typing import TypeAlias
 
 import msgspec
+from msgspec import Raw
 
 from kharon.model.delays import BackoffDelay, Delay, FixedDelay
-from kharon.model.events import Changes, ScheduleSet
+from kharon.model.events import Changes
 from kharon.model.ticket import Ticket
 
 __all__ = [
@@ -53,11 +54,13 @@ class Context(msgspec.Struct, frozen=True):
         now: the instant of the decision, UTC.
         jitter: a random number, 0 <= jitter < 1, drawn by the caller.
         lease: how many seconds a claim decided now is granted.
+        backoff: the delay of a retry that names none.
     """
 
     now: datetime
     jitter: float = 0.0
     lease: float = 30.0
+    backoff: FixedDelay | BackoffDelay = BackoffDelay()
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -135,9 +138,9 @@ class Cancel(Settle, frozen=True):
 
 
 class Retry(Settle, frozen=True):
-    """Try again after `delay`; if `max_attempts` have been made, fail instead."""
+    """Try again after `delay`, None: after the context's backoff; if `max_attempts` have been made, fail instead."""
 
-    delay: Delay = 0.0
+    delay: Delay | None = 0.0
     error_reason: str | None = None
     changes: Changes | None = None
     max_attempts: int | None = None
@@ -187,15 +190,27 @@ class Unblock(Command, frozen=True):
 
 
 class ScheduleCommand(msgspec.Struct, frozen=True):
-    """A request about the schedule of this name. Which instant comes next is for whoever asks to say."""
+    """A request about the schedule of this name."""
 
     name: str
 
 
 class SetSchedule(ScheduleCommand, frozen=True):
-    """Let it be as `event` says; if it is so already, it stays as it is."""
+    """Set the schedule to these values, which are those of `ScheduleSet`; the same values change nothing.
 
-    event: ScheduleSet
+    `first`, the instant at which it fires first, is not for the caller to say, but for `commit`.
+    """
+
+    type: str
+    payload_json: Raw
+    tube: str
+    nice: int
+    first: datetime | None = None
+    group: str | None = None
+    cron: str | None = None
+    every: float | None = None
+    tz: str = "UTC"
+    catch_up: str = "one"
 
 
 class RemoveSchedule(ScheduleCommand, frozen=True):

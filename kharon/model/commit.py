@@ -16,8 +16,9 @@ back, as if it had never been.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -26,12 +27,14 @@ from kharon.model import commands as c
 from kharon.model import events as e
 from kharon.model.decide import decide
 from kharon.model.projection import Effect, Projection
-from kharon.model.schedules import decide_schedule
+from kharon.model.schedules import Schedule, decide_schedule
 from kharon.model.ticket import Status, Ticket, memberships, waits_of
 from kharon.model.tubes import decide_tube
 
-__all__ = ["Commit"]
+__all__ = ["Commit", "FirstFiring"]
 
+FirstFiring: TypeAlias = Callable[[c.SetSchedule, datetime], datetime]
+"""Returns the first instant of a schedule after a given one; raises `KharonError` if there is none."""
 _FAILURES: Final = (e.TicketFailed, e.TicketCancelled)
 
 
@@ -41,15 +44,17 @@ class Commit:
     Args:
         projection: the state, which changes as commands are carried out. Until `keep` or `undo` nobody else may.
         context: time, chance and the length of a lease; the same for all commands.
+        first_firing: what asks a calendar, which the rules do not know; None: no schedule is set without its `first`.
 
     Attributes:
         effects: what has been done so far.
     """
 
-    def __init__(self, projection: Projection, context: c.Context) -> None:
+    def __init__(self, projection: Projection, context: c.Context, first_firing: FirstFiring | None = None) -> None:
         self.effects: list[Effect] = []
         self._projection = projection
         self._context = context
+        self._first_firing = first_firing
         at = projection.at
         self._at = context.now if at is None or context.now > at else at  # as the log does: time never goes back there
         projection.begin()
@@ -70,8 +75,6 @@ class Commit:
                     what = f"{type(command).__name__.lower()} of {_subject(command)}"
                     error.args = (f"command {number} of {len(commands)}, {what}, is refused, so none is: {error}",)
                 raise
-        if len(self.effects) > 1:
-            self._look_at_emptied()
 
     def keep(self) -> None:
         """The commit has been appended to the log. O(effects)."""
@@ -98,12 +101,21 @@ class Commit:
 
     def _run_schedule(self, command: c.ScheduleCommand) -> None:
         schedule = self._projection.schedules.get(command.name)
+        if type(command) is c.SetSchedule and command.first is None:
+            command = self._timed(schedule, command)
         for event in decide_schedule(schedule, command):
             self._fold(event)
             if type(event) is e.ScheduleFired:
                 assert schedule is not None
                 ticket = schedule.ticket_at(event.due)
                 self._run(c.Add(ticket.id, ticket, on_conflict="skip"))  # one of that id is there: whoever wanted it so
+
+    def _timed(self, schedule: Schedule | None, command: c.SetSchedule) -> c.SetSchedule:
+        """Return the command with the instant at which it fires first: after now, and after what has fired already."""
+        now = self._context.now
+        since = now if schedule is None or schedule.last is None else max(now, schedule.last)
+        assert self._first_firing is not None
+        return msgspec.structs.replace(command, first=self._first_firing(command, since))
 
     def _apply(self, event: e.TicketEvent) -> None:
         """Fold an event, and carry out what follows from it, and from that."""
@@ -146,14 +158,6 @@ class Commit:
                         yield c.Unblock(waiter, id, group, failed=True)
             for waiter in groups.unblocked(group):
                 yield c.Unblock(waiter, id, group)
-
-    def _look_at_emptied(self) -> None:
-        """Forget of a group that it was emptied, if the commit has filled it again: between the two is no instant."""
-        count = self._projection.groups.pending_count
-        for number, effect in enumerate(self.effects):
-            emptied = tuple(group for group in effect.emptied if not count(group))
-            if emptied != effect.emptied:
-                self.effects[number] = msgspec.structs.replace(effect, emptied=emptied)
 
     def _cancels(self, waiter: str) -> bool:
         """Return whether a ticket that waits is not to run if one that it waits for fails."""

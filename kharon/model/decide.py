@@ -210,7 +210,8 @@ def _retry(ticket: Ticket, command: c.Retry, context: c.Context) -> Events:
     _check_group(ticket, command.changes)
     if _exhausted(ticket, command.max_attempts):
         return (_no_attempts_left(ticket, command.error_reason),)
-    runat = _later(context, delay_seconds(command.delay, ticket.attempts, context.jitter))
+    delay = context.backoff if command.delay is None else command.delay
+    runat = _later(context, delay_seconds(delay, ticket.attempts, context.jitter))
     if command.changes is not None and command.changes.runat is not UNSET:
         runat = command.changes.runat
     return (e.TicketRetried(ticket.id, runat, command.error_reason, command.changes),)

@@ -31,35 +31,41 @@ from kharon.model.groups import Groups
 from kharon.model.ready import Heads, Key
 from kharon.model.schedules import Schedules
 from kharon.model.tables import Keeper, Kept
-from kharon.model.ticket import Status, Ticket, memberships, waits_of
+from kharon.model.ticket import Status, Ticket, waits_of
 from kharon.model.tubes import Limit, Tube, Tubes, room
 
-__all__ = ["Effect", "Fact", "Projection"]
+__all__ = ["Change", "Effect", "Fact", "Projection"]
 
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
-class Effect(msgspec.Struct, frozen=True):
-    """An event that was applied, with what it was about before and after it.
+class Change(msgspec.Struct, frozen=True):
+    """An event of the queue, and its ticket before and after it.
 
     Attributes:
-        event: the event.
-        old: the ticket before it; None if there was none, or it is about no ticket.
-        new: the ticket after it; None if there is none.
         seq: the record's.
         at: the record's time.
-        before: the time of the record before it; None: there was none.
-        emptied: the groups that have no pending member any more since then, and at the end of its commit.
-        displaced: what its keeper needs to take it back; None: nothing but tickets changed.
+        event: the event.
+        old: the ticket before it; None: there was none, or the event is not about a ticket.
+        new: the ticket after it; None: there is none.
     """
 
+    seq: int
+    at: datetime
     event: Event
     old: Ticket | None
     new: Ticket | None
-    seq: int
-    at: datetime
-    before: datetime | None
-    emptied: tuple[str, ...] = ()
+
+
+class Effect(Change, frozen=True):
+    """A change, with what it takes to undo it: one object for both, since one is made for each event.
+
+    Attributes:
+        before: the time of the record before it; None: there was none.
+        displaced: what its keeper needs to take it back; None: nothing but tickets changed.
+    """
+
+    before: datetime | None = None
     displaced: object = None
 
 
@@ -137,7 +143,7 @@ class Projection:
             if isinstance(event, TubeEvent):
                 self._heads.touch(event.tube)
             self.seq, self.at = seq, at
-            return Effect(event, None, None, seq, at, before, (), displaced)
+            return Effect(seq, at, event, None, None, before, displaced)
         old = self._tickets.get(event.id)
         new = evolve(old, event, seq, at)
         if old is not None:
@@ -154,9 +160,7 @@ class Projection:
             self._tickets[event.id] = None  # type: ignore[assignment] # keeps its place
         displaced = self._note_claim(old, event, at) if self.tubes.times else None
         self.seq, self.at = seq, at
-        left = () if old is None else memberships(old)
-        emptied = tuple(group for group, _ in left if not self.groups.pending_count(group)) if left else ()
-        return Effect(event, old, new, seq, at, before, emptied, displaced)
+        return Effect(seq, at, event, old, new, before, displaced)
 
     def _note_claim(self, ticket: Ticket | None, event: TicketEvent, at: datetime) -> tuple[datetime | None] | None:
         """If an event is a claim from a tube that is limited in them, note it; return what the note displaced."""

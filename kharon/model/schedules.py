@@ -1,8 +1,8 @@
 """Schedules: what fires again and again, the rules of that, and the keeper of what is scheduled.
 
-A schedule adds a ticket at each of its instants. Which instants those are, calendars say, and calendars are not pure:
-they differ between machines, and change. So whoever gives a command also says which instant comes next; it is written
-into the event, and nothing here computes one. What is decided here is what makes firing exact:
+A schedule adds a ticket at each of its instants. Calendars say which instants those are, and calendars are not pure:
+they differ between machines, and change. So a command says which instant comes next (`commit` asks for the first one);
+it is written into the event, and nothing here computes one. What is decided here is what makes firing exact:
 
     next    the instant at which the schedule fires next. It only ever goes forward, so that no instant fires twice,
             whatever the clock does, and whoever asks twice.
@@ -34,7 +34,7 @@ from kharon.model.events import (
     ScheduleSet,
     ScheduleSkipped,
 )
-from kharon.model.ticket import Draft, Ticket, seal
+from kharon.model.ticket import CHECKS, Draft, Ticket, seal
 
 __all__ = [
     "CATCH_UP",
@@ -45,6 +45,7 @@ __all__ = [
     "check_every",
     "check_schedule_name",
     "decide_schedule",
+    "template_of",
 ]
 
 CATCH_UP: Final = ("one", "all", "none")
@@ -130,8 +131,9 @@ class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def ticket_at(self, due: datetime) -> Ticket:
         """Return the ticket that it adds for an instant. O(1)."""
-        payload = bytes(self.payload_json)
-        return seal(Draft(self.id_at(due), self.type, payload, self.tube, self.nice, due, self.group))
+        fields = {name: getattr(self, written) for name, written in _TEMPLATE.items()}
+        fields["payload"] = bytes(self.payload_json)
+        return seal(Draft(id=self.id_at(due), runat=due, **fields))
 
     def fault(self, seq: int, at: datetime) -> str | None:  # noqa: ARG002 - as every `Kept` has it
         """Return why no log folds to this; None: one may."""
@@ -152,6 +154,19 @@ class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
         return None if why is None else f"schedule {self.name!r}: {why}"
 
 
+_TEMPLATE: Final = {
+    field.encode_name: field.name for field in msgspec.structs.fields(ScheduleSet) if field.encode_name in CHECKS
+}
+"""The fields of a ticket that a schedule holds, each with its name in the structs here."""
+_COPIED: Final = [name for name in Schedule.__struct_fields__ if name in ScheduleSet.__struct_fields__]
+
+
+def template_of(ticket: Ticket) -> dict[str, Any]:
+    """Return the fields of a ticket that a schedule holds, by their names in `SetSchedule`. O(1)."""
+    fields = {written: getattr(ticket, name) for name, written in _TEMPLATE.items() if name != "payload"}
+    return fields | {"payload_json": Raw(ticket._payload)}
+
+
 # --- the rules --------------------------------------------------------------------------------------------------------
 
 Events: TypeAlias = tuple[ScheduleEvent, ...]
@@ -167,7 +182,7 @@ def decide_schedule(schedule: Schedule | None, command: ScheduleCommand) -> Even
     Cost: O(1). Pure.
     """
     if type(command) is SetSchedule:
-        return _set(schedule, command.event)
+        return _set(schedule, ScheduleSet(*msgspec.structs.astuple(command)))  # the same fields in the same order
     if schedule is None:
         return ()
     if type(command) is RemoveSchedule:
@@ -201,10 +216,9 @@ def _evolve(schedule: Schedule | None, event: ScheduleEvent) -> Schedule | None:
         last = None if schedule is None else schedule.last
         if last is not None and last >= event.next_due:
             last = None  # the clock was set back, and this is another schedule
-        return Schedule(
-            *(event.name, event.type, event.payload_json.copy(), event.tube, event.nice, event.group, event.next_due),
-            *(event.cron, event.every, event.tz, event.catch_up, last),
-        )
+        fields = {name: getattr(event, name) for name in _COPIED}
+        fields["payload_json"] = event.payload_json.copy()
+        return Schedule(next=event.next_due, last=last, **fields)
     if schedule is None or type(event) is ScheduleRemoved:
         return None
     if type(event) is ScheduleFired:

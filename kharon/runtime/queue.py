@@ -21,7 +21,7 @@ from kharon.runtime.waits import GroupWaits, Waits
 from kharon.runtime.workers import Crew
 from kharon.settings import Settings
 from kharon.store.local import LocalStore
-from kharon.store.protocol import Clock, Effect, Store
+from kharon.store.protocol import Change, Clock, Store
 
 __all__ = ["Queue"]
 
@@ -76,11 +76,11 @@ class Queue:
         if self.keeper is not None:
             self.keeper.wake()
 
-    def _deliver(self, effects: Sequence[Effect]) -> None:
-        self.stats.deliver(effects)
-        self.crew.attempts.deliver(effects)
-        self.group_waits.deliver(effects)
-        self.waits.deliver(effects)
+    def _deliver(self, commit: Sequence[Change]) -> None:
+        self.stats.deliver(commit)
+        self.crew.attempts.deliver(commit)
+        self.group_waits.deliver(commit)
+        self.waits.deliver(commit)
 
     def _closed(self) -> None:
         """Wake those who wait for what will not end here any more."""

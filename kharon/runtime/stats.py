@@ -14,7 +14,7 @@ import attrs
 
 from kharon.model import events as e
 from kharon.model.ticket import Ticket
-from kharon.store.protocol import Effect
+from kharon.store.protocol import Change
 
 __all__ = ["BOUNDS", "Collector", "Counts", "Histogram", "Stats"]
 
@@ -143,21 +143,21 @@ class Collector:
             counts = self._by[key] = Counts()
         return counts
 
-    def deliver(self, effects: Sequence[Effect]) -> None:
-        """Count durable events. O(effects)."""
-        for effect in effects:
-            ticket = effect.old or effect.new
-            if isinstance(effect.event, e.TicketAdded):  # what it replaces may be of another type
-                self._counts(effect.event).added += 1
+    def deliver(self, commit: Sequence[Change]) -> None:
+        """Count durable events. O(changes)."""
+        for change in commit:
+            ticket = change.old or change.new
+            if isinstance(change.event, e.TicketAdded):  # what it replaces may be of another type
+                self._counts(change.event).added += 1
             elif ticket is not None:
-                self._count(self._counts(ticket), ticket, effect)
+                self._count(self._counts(ticket), ticket, change)
 
-    def _count(self, counts: Counts, ticket: Ticket, effect: Effect) -> None:
-        event = effect.event
+    def _count(self, counts: Counts, ticket: Ticket, change: Change) -> None:
+        event = change.event
         if isinstance(event, e.TicketClaimed):
             counts.claimed += 1
             if ticket.runat is not None and ticket.ctime is not None:
-                counts.queue_wait.add(max(0.0, (effect.at - max(ticket.runat, ticket.ctime)).total_seconds()))
+                counts.queue_wait.add(max(0.0, (change.at - max(ticket.runat, ticket.ctime)).total_seconds()))
         elif isinstance(event, e.TicketDone):
             if event.keep:
                 counts.done += 1

@@ -33,14 +33,14 @@ from kharon.model.commands import Claim, Command, Context, Expire, Release, Requ
 from kharon.model.commit import Commit
 from kharon.model.events import Event, grows
 from kharon.model.policy import LEASE_ENDED
-from kharon.model.projection import Projection
+from kharon.model.projection import Effect, Projection
 from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Tube
 from kharon.settings import Settings
-from kharon.store.calendar import Firing
+from kharon.store.calendar import Firing, first_firing
 from kharon.store.group_commit import TRY_SECONDS, Commits, unknown_outcome
-from kharon.store.protocol import Clock, Deliver, Effect
+from kharon.store.protocol import Clock, Deliver
 from kharon.store.sync_helper import Helper, Syncer
 from kharon.store.tasks import say
 
@@ -61,7 +61,7 @@ class LocalStore:
         log: where its records are kept.
         settings: the queue's.
         clock: what tells the time.
-        deliver: called with each durable commit group's effects.
+        deliver: called with the changes of each durable commit.
         closed: called when nothing will be delivered any more: the store was closed, or broke. Perhaps twice.
         in_thread: whether the log may be opened in a thread, so that a long replay does not stop the loop.
         helper: makes what syncs instead of the loop, once the disk has been found slow.
@@ -347,7 +347,8 @@ class LocalStore:
         now = now or self._clock.now()
         projection = self._projection
         projection.promote(now)
-        commit = Commit(projection, Context(now, random.random(), lease))  # noqa: S311 - spreads retries
+        chance = random.random()  # noqa: S311 - spreads retries
+        commit = Commit(projection, Context(now, chance, lease, self._settings.policy().backoff), first_firing)
         try:
             commit.run(commands)
             growing = self._append(commit.effects, by)
@@ -559,11 +560,6 @@ class LocalStore:
             if await self._still():
                 return tubes
 
-    def fires_after(self, name: str) -> datetime:
-        """Return the instant after which a schedule that is set now fires first: what fired does not again. O(1)."""
-        now, schedule = self._clock.now(), self._projection.schedules.get(name)
-        return now if schedule is None or schedule.last is None else max(now, schedule.last)
-
     async def schedules(self) -> list[Schedule]:
         """Return what is scheduled, by name, once that is durable. O(n log n)."""
         await self._enter()
@@ -600,13 +596,14 @@ class LocalStore:
                 await trio.lowlevel.checkpoint()
         return found
 
-    async def pending_count(self, group: str) -> int:
-        """Return how many members of a group are pending, once that is durable. O(1)."""
+    async def pending_count(self, group: str) -> tuple[int, int]:
+        """Return how many members of a group are pending, once that is durable, and as of which seq. O(1)."""
         await self._enter()
         while True:
-            count = self._projection.groups.pending_count(group)
+            projection = self._projection
+            found = projection.groups.pending_count(group), projection.seq
             if await self._still():
-                return count
+                return found
 
     @property
     def first(self) -> int:

@@ -13,12 +13,12 @@ from typing import Protocol, TypeAlias
 
 from kharon.log.record import Record
 from kharon.model.commands import Request, Settle
-from kharon.model.projection import Effect
+from kharon.model.projection import Change
 from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Tube
 
-__all__ = ["Clock", "Deliver", "Effect", "RecordReader", "Store"]
+__all__ = ["Change", "Clock", "Deliver", "RecordReader", "Store"]
 
 
 class Clock(Protocol):
@@ -28,8 +28,10 @@ class Clock(Protocol):
         """Return the present instant, timezone-aware, in UTC."""
 
 
-Deliver: TypeAlias = Callable[[Sequence[Effect]], None]
-"""What a store calls with the effects of each commit group, once that is durable. Must not raise."""
+Deliver: TypeAlias = Callable[[Sequence[Change]], None]
+"""Called by a store with the changes of each commit of the queue, whoever made it, in order of their seqs, once the
+commit is durable. Must not raise.
+"""
 
 
 class RecordReader(Protocol):
@@ -94,9 +96,6 @@ class Store(Protocol):
     async def get(self, id: str) -> Ticket | None:
         """Return a ticket, or None."""
 
-    def fires_after(self, name: str) -> datetime:
-        """Return the instant after which a schedule of this name that is set now fires first."""
-
     async def schedules(self) -> list[Schedule]:
         """Return what is scheduled, by name."""
 
@@ -111,8 +110,8 @@ class Store(Protocol):
     ) -> list[Ticket]:
         """Return the tickets that match."""
 
-    async def pending_count(self, group: str) -> int:
-        """Return how many members of a group are pending."""
+    async def pending_count(self, group: str) -> tuple[int, int]:
+        """Return how many members of a group are pending, and the seq of the last record that this counts."""
 
     def reader(self, after: int, id: str | None = None) -> RecordReader:
         """Return a reader of the durable records behind `after`: all, or those about the ticket `id`."""

@@ -40,7 +40,7 @@ from kharon.log.retention import MayTrim, Retention, Rules, Threshold, never
 from kharon.model import commands as c
 from kharon.model.commit import Commit
 from kharon.model.delays import BackoffDelay, FixedDelay
-from kharon.model.events import Changes, ScheduleSet
+from kharon.model.events import Changes
 from kharon.model.projection import Projection
 from kharon.model.schedules import Schedule
 from kharon.model.ticket import Ticket
@@ -332,10 +332,10 @@ class Night:
         """Bob lets a digest be added every ten minutes, and more that is not to be."""
         for name, every, cron in (("digest", 600.0, None), ("closing", None, "45 7 11 3 *"), ("mistake", 60.0, None)):
             first = self.now + timedelta(seconds=every or 900)
-            told = ScheduleSet(
+            told = c.SetSchedule(
                 name, "digest", Raw(b'{"to":"bob"}'), "mail", 700, first, cron=cron, every=every, catch_up="none"
             )
-            self.give("bob", c.SetSchedule(name, told))
+            self.give("bob", told)
         self.give("bob", c.RemoveSchedule("mistake"))
 
 

@@ -200,7 +200,7 @@ def test_an_index_that_history_does_not_use_is_said(run, copy, how):
     files = sorted(index.glob("*.idx"))
     assert len(files) > 3
     good = run("verify", "queue")
-    assert f"\nindexes    {len(files)}, each what the log says\n" in good.out
+    assert f"\nindexes    {len(files)}, each agrees with the log\n" in good.out
     if how == "a file":
         shutil.rmtree(index)
         index.write_text("in the way")

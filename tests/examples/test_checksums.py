@@ -12,7 +12,7 @@ import sys
 import time
 
 import pytest
-from conftest import PROJECT
+from processes import PROJECT
 
 import kharon
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 import httpx
 import pytest
-from conftest import PATIENCE
+from processes import PATIENCE
 
 import kharon
 

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
+from processes import PROJECT
 
 import kharon
 

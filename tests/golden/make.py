@@ -38,7 +38,7 @@ from kharon.log.snapshot import take, trimmable
 from kharon.model import commands as c
 from kharon.model.checks import check_json
 from kharon.model.commit import Commit
-from kharon.model.events import Changes, ScheduleSet
+from kharon.model.events import Changes
 
 HERE = Path(__file__).parent
 SUMS = HERE / "SHA256SUMS"
@@ -512,7 +512,7 @@ def tubes(where: Path) -> None:
 def _set(name: str, next_due: float, **fields: Any) -> c.SetSchedule:
     payload = Raw(b'{"of":"\\u00fc"}')
     due = BEGIN + timedelta(seconds=next_due)
-    return c.SetSchedule(name, ScheduleSet(name, "report", payload, "default", 512, due, **fields))
+    return c.SetSchedule(name, "report", payload, "default", 512, due, **fields)
 
 
 def _fire(name: str, due: float, next_due: float | None) -> c.FireSchedule:

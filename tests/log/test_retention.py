@@ -303,7 +303,7 @@ def test_neither_the_tail_nor_a_later_one_is_trimmed(log):
         log.trimmed(log._places[1].first)
 
 
-# --- what a crash left half done (everywhere: in test_crashes) ------------------------------------------------------
+# --- what a crash left half done (everywhere: in crashes/test_everywhere.py) ------------------------------------------
 
 
 def test_a_copy_that_does_not_unpack_is_no_reason_to_remove_the_original(where, log):

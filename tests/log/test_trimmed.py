@@ -501,7 +501,7 @@ def test_a_hole(log):
         kharon.verify(log.directory)
 
 
-# --- what a crash left half done (everywhere: in test_crashes) --------------------------------------------------------
+# --- what a crash left half done (everywhere: in crashes/test_everywhere.py) ------------------------------------------
 
 
 def half_done(log: DirectoryLog, policy: Rules, *, record: bool, archive: Path | None = None) -> tuple[Path, Path]:

@@ -78,13 +78,13 @@ def test_apply_gives_the_ticket_before_and_after():
     newer = effect.new
     assert newer is made.get("a")
     event = e.TicketDeleted("a")
-    assert made.apply(event, 3, at(3)) == Effect(event, newer, None, 3, at(3), at(2))
+    assert made.apply(event, 3, at(3)) == Effect(3, at(3), event, newer, None, at(2))
     assert (made.seq, made.at, len(made.tickets)) == (3, at(3), 0)
 
 
 def test_an_event_about_no_ticket_moves_the_seq_alone():
     made = projection(added("a"))
-    assert made.apply(e.LogClosed(), 2, at(9)) == Effect(e.LogClosed(), None, None, 2, at(9), at(1))
+    assert made.apply(e.LogClosed(), 2, at(9)) == Effect(2, at(9), e.LogClosed(), None, None, at(1))
     assert (made.seq, made.at) == (2, at(9))
     assert made.get("a").version == 1
     folded = Projection().fold([Fact(1, at(1), added("a")), Fact(2, at(9), e.LogClosed())])

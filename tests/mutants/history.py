@@ -99,8 +99,8 @@ MUTANTS: Final = (
         name="successor-lost-in-a-snapshot",
         thought="A successor comes back when the log is replayed.",
         file=SNAPSHOT,
-        before="successor=None if ticket.successor is None else _fields(ticket.successor),",
-        after="successor=None,",
+        before="        stored.successor = _stored(ticket.successor)\n",
+        after="        stored.successor = None\n",
         tests=(TEST_SNAPSHOT,),
     ),
     Mutant(

@@ -11,7 +11,7 @@ import trio
 from msgspec import Raw
 
 import kharon
-from kharon.audit.measure import COUNTS, measure
+from kharon.audit.measure import measure
 from kharon.errors import InvalidSettings
 from kharon.log.record import Record
 from kharon.model import events as e
@@ -72,7 +72,7 @@ def run(told, *, new_backoff=False, **changes):
 
 
 def counts(found):
-    return {name: count for name in COUNTS if (count := getattr(found.total, name))}
+    return {name: count for name, count in found.total.counts.items() if count}
 
 
 # --- what is recorded -------------------------------------------------------------------------------------------------

@@ -6,13 +6,10 @@ import json
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
-import scenario  # it is beside the command's tests
+import scenario
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 

@@ -12,8 +12,8 @@ from itertools import pairwise
 import pytest
 import scenario
 import written
+from nasty import NASTY
 from test_report import nasty_queue
-from test_safe import NASTY
 from written import at
 
 import kharon as k

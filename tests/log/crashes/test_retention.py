@@ -1,6 +1,6 @@
 """Single bad copies and single losses of power in retention, each for one step that looks as if it could be left out.
 
-`test_more_crashes` looks at every crash of its scenarios, and takes minutes; these say in a moment what a step is for.
+`test_everywhere` looks at every crash of its scenarios, and takes minutes; these say in a moment what a step is for.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """An application that writes its queue without a pause, for `test_live.py`, until its stdin ends.
 
-    writer.py QUEUE
+    application.py QUEUE
 
 Says "ready" once it runs. Its segments are small, so that they are sealed, compressed and snapshotted all the time.
 """
