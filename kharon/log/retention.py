@@ -61,7 +61,7 @@ def never(_upto: int) -> bool:
 
 
 class Threshold(NamedTuple):
-    """Which segments a rule applies to: those old enough, or behind enough newer bytes.
+    """Which segments a rule applies to: those that are old enough, or followed by enough bytes.
 
     Attributes:
         seconds: a segment whose last record is older than this is beyond the threshold; None: age does not matter.
