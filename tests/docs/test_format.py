@@ -27,7 +27,7 @@ from kharon.log.files import OS_FILES
 from kharon.log.record import Seal, _Envelope, _HeaderBody, link
 from kharon.log.replace import replace_file
 from kharon.log.retention import Retention, Rules, Threshold
-from kharon.log.snapshot import _fields
+from kharon.log.snapshot import _stored
 from kharon.log.zstd import compress_chunks, load_zstd
 from kharon.model import commands as c
 from kharon.model.checks import MAX_LINE_BYTES
@@ -535,7 +535,7 @@ def life(where: Path, chance: random.Random) -> Counter[str]:
             event = json.loads(msgspec.json.encode(line))
             tickets[effect.event.id] = folder["evolve"](tickets.get(effect.event.id), event | event["more"])
         left = {id: as_in_a_snapshot(ticket) for id, ticket in tickets.items() if ticket}
-        ours = {id: json.loads(msgspec.json.encode(_fields(ticket))) for id, ticket in projection.tickets.items()}
+        ours = {id: json.loads(msgspec.json.encode(_stored(ticket))) for id, ticket in projection.tickets.items()}
         assert left == ours
     log.abandon()
     assert {id: as_in_a_snapshot(ticket) for id, ticket in folder["fold"](where).items()} == left

@@ -224,7 +224,7 @@ def test_an_archive_that_cannot_be_reached(where, tmp_path, caplog):
     assert "cannot be reached; segments in it are not read" in caplog.text
     with pytest.raises(CorruptLog, match=r"no record says that earlier ones were trimmed.*if they are in an archive"):
         kharon.verify(where)
-    refused_without = rf"no snapshot was loaded .*; it may be in {archive}/\w+, which cannot be reached: mount that"
+    refused_without = rf"no snapshot .* was loaded; it may be in {archive}/\w+, which cannot be reached: mount that"
     with pytest.raises(CorruptLog, match=refused_without):
         list(DirectoryLog(where).open(NOW))
     (tmp_path / "elsewhere").rename(archive)

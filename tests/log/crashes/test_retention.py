@@ -17,7 +17,7 @@ from kharon.log import retention
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, Files
 from kharon.log.retention import Retention, Rules, Threshold
-from kharon.log.zstd import packed
+from kharon.log.zstd import compress_chunks
 from kharon.model.events import SegmentArchived, SegmentCompressed, SegmentTrimmed
 from kharon.runtime.retention import Keeper
 
@@ -54,7 +54,9 @@ def log(tmp_path):
 
 def test_a_compressed_copy_is_compared_before_it_counts(log, monkeypatch):
     """What a compressor got wrong unpacks without complaint: the checksum in it is of what it was given."""
-    monkeypatch.setattr(retention, "packed", lambda source: packed(chunk.replace(b"ann", b"bob") for chunk in source))
+    monkeypatch.setattr(
+        retention, "compress_chunks", lambda source: compress_chunks(chunk.replace(b"ann", b"bob") for chunk in source)
+    )
     keeping = Retention(log, COMPRESS)
     step = keeping.plan(moment(86_400))
     before = step.segment.path.read_bytes()
