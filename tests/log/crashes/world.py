@@ -17,7 +17,7 @@ from kharon.errors import StorageFull
 from kharon.log.directory import DirectoryLog
 from kharon.log.locations import locate_segments, segments
 from kharon.log.record import Record, check_line, parse_record
-from kharon.log.scan import Reading
+from kharon.log.scan import LogScan
 from kharon.log.zstd import open_segment
 from kharon.model.events import Event, TailCut
 from kharon.model.projection import Projection
@@ -238,7 +238,7 @@ def records_of(world: World, log: DirectoryLog, now: datetime, *, read_all: bool
 def check_history(log: DirectoryLog, records: list[Record]) -> None:
     """All that is left can be read, in the log's own process and by others; no segment is in two places."""
     assert all(len(paths) == 1 for paths in locate_segments(WHERE, log.files).values())
-    reading = Reading(lambda: segments(WHERE, log.files), lambda path: open_segment(log.files.read, path))
+    reading = LogScan(lambda: segments(WHERE, log.files), lambda path: open_segment(log.files.read, path))
     assert list(reading.records()) == records[log.first - 1 :]
     reader = log.reader()
     assert reader.seq == log.first - 1
