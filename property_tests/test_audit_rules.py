@@ -91,7 +91,7 @@ delete = made(c.Delete)
 terminal = st.one_of(made(c.Restart), made(c.Restart), update, made(c.Expire), delete, add)
 commands = {  # what a ticket's state allows: of commands drawn blindly nearly none would claim, and fewer settle
     State.ABSENT: add,
-    State.WAITING: st.one_of(*[claim] * 6, retry, retry, update, update, add, done, fail, cancel, delete),
+    State.UNCLAIMED: st.one_of(*[claim] * 6, retry, retry, update, update, add, done, fail, cancel, delete),
     State.CLAIMED: st.one_of(
         *(retry, retry, retry, lapse, lapse, made(c.Release), done, done, fail, cancel),
         *(made(c.Extend, seconds=seconds), add, update, delete),

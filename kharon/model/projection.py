@@ -3,14 +3,14 @@
 Where a ticket stands is derived from the ticket and one instant, the *horizon* (the `now` of the last `promote`):
 
     pending, unclaimed, unblocked, runat <= horizon   ready    per tube by (nice, runat, order), in `heads`
-    pending, unclaimed, unblocked, runat >  horizon   waiting  by runat
+    pending, unclaimed, unblocked, runat >  horizon   delayed  by runat
     claimed                                           leases   by lease_until
     terminal, with expire_at                          expiring by expire_at
     anything else                                     in no index
 
 so a ticket is in one of these at the most (who waits for whom is in `groups`), its key is computed from itself and
 never stored beside it, and time passing moves tickets only inside `promote`. What is kept besides tickets is each in a
-`Keeper` of its own. The projection decides nothing (`decide`) and knows no files; it does not copy what it returns,
+`Table` of its own. The projection decides nothing (`decide`) and knows no files; it does not copy what it returns,
 since tickets are values.
 """
 
@@ -28,9 +28,9 @@ from sortedcontainers import SortedList
 from kharon.model.events import Event, TicketClaimed, TicketEvent, TubeEvent
 from kharon.model.evolve import evolve
 from kharon.model.groups import Groups
-from kharon.model.ready import Heads, Key
+from kharon.model.ready import Key, ReadyTickets
 from kharon.model.schedules import Schedules
-from kharon.model.tables import Keeper, Kept
+from kharon.model.tables import Row, Table
 from kharon.model.ticket import Status, Ticket, waits_of
 from kharon.model.tubes import Limit, Tube, Tubes, room
 
@@ -62,7 +62,7 @@ class Effect(Change, frozen=True):
 
     Attributes:
         before: the time of the record before it; None: there was none.
-        displaced: what its keeper needs to take it back; None: nothing but tickets changed.
+        displaced: what its table needs to take it back; None: nothing but tickets changed.
     """
 
     before: datetime | None = None
@@ -91,7 +91,7 @@ class Projection:
         groups: the pending members of each group, and who waits for whom.
         tubes: what was told about tubes.
         schedules: what is scheduled.
-        keepers: all that holds something else than tickets, in a fixed order.
+        tables: all that holds something else than tickets, in a fixed order.
 
     Two projections are equal if they hold equal tickets, equal other things, and stand at the same seq; how far time
     has been promoted is not part of what happened.
@@ -103,15 +103,15 @@ class Projection:
         self.seq = 0
         self.at: datetime | None = None
         self.horizon = _BEGINNING
-        self._waiting: SortedList[Key] = SortedList()
+        self._delayed: SortedList[Key] = SortedList()
         self._leases: SortedList[Key] = SortedList()
         self._expiring: SortedList[Key] = SortedList()
         self.groups = Groups()
         self.tubes = Tubes()
         self.schedules = Schedules()
-        self._heads = Heads(self.tubes)
-        self.keepers: tuple[Keeper, ...] = (self.tubes, self.schedules)
-        self._keepers: dict[type[Event], Keeper] = {event: keeper for keeper in self.keepers for event in keeper.events}
+        self._ready = ReadyTickets(self.tubes)
+        self.tables: tuple[Table, ...] = (self.tubes, self.schedules)
+        self._tables: dict[type[Event], Table] = {event: table for table in self.tables for event in table.events}
         self._inserted: list[str] | None = None  # while a commit may be taken back: the ids that it inserted,
         self._removed: list[str] = []  # and those that it removed, which are in `_tickets` as None
 
@@ -119,7 +119,7 @@ class Projection:
         if not isinstance(other, Projection):
             return NotImplemented
         mine, theirs = (self.seq, self.at, self._tickets), (other.seq, other.at, other._tickets)
-        return mine == theirs and self.keepers == other.keepers
+        return mine == theirs and self.tables == other.tables
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -138,10 +138,10 @@ class Projection:
         """
         before = self.at
         if not isinstance(event, TicketEvent):
-            keeper = self._keepers.get(type(event))
-            displaced = None if keeper is None else keeper.apply(event, seq, at)
+            table = self._tables.get(type(event))
+            displaced = None if table is None else table.apply(event, seq, at)
             if isinstance(event, TubeEvent):
-                self._heads.touch(event.tube)
+                self._ready.touch(event.tube)
             self.seq, self.at = seq, at
             return Effect(seq, at, event, None, None, before, displaced)
         old = self._tickets.get(event.id)
@@ -195,9 +195,9 @@ class Projection:
                 assert old is not None
                 self.tubes.unclaim(old.tube, *effect.displaced)  # type: ignore[misc] # as `_note_claim` returned it
         elif effect.displaced is not None:
-            self._keepers[type(event)].undo(event, effect.displaced)
+            self._tables[type(event)].undo(event, effect.displaced)
             if isinstance(event, TubeEvent):
-                self._heads.touch(event.tube)
+                self._ready.touch(event.tube)
         self.seq, self.at = effect.seq - 1, effect.before
 
     def begin(self) -> None:
@@ -241,58 +241,58 @@ class Projection:
                         tickets[event.id] = new
                     if limited:
                         self._note_claim(old, event, record.at)
-                elif (keeper := self._keepers.get(type(event))) is not None:
-                    keeper.apply(event, record.seq, record.at)
+                elif (table := self._tables.get(type(event))) is not None:
+                    table.apply(event, record.seq, record.at)
                 seq, at = record.seq, record.at  # last: a record that raises has not been applied
         finally:
             self.seq, self.at = seq, at
             self._reindex()
         return self
 
-    def others(self) -> list[Kept]:
+    def others(self) -> list[Row]:
         """Return all that is held besides tickets, in a fixed order. O(its size)."""
-        return [value for keeper in self.keepers for value in keeper.values()]
+        return [value for table in self.tables for value in table.values()]
 
-    def load(self, tickets: Iterable[Ticket], seq: int, at: datetime, others: Sequence[Kept] = ()) -> None:
+    def load(self, tickets: Iterable[Ticket], seq: int, at: datetime, others: Sequence[Row] = ()) -> None:
         """Begin with the tickets of a snapshot, in their order, and what else it has. O(n log n) for n tickets."""
         self._tickets.clear()
         self._tickets.update((ticket.id, ticket) for ticket in tickets)
-        for keeper in self.keepers:
-            keeper.load([value for value in others if type(value) is keeper.value])
+        for table in self.tables:
+            table.load([value for value in others if type(value) is table.value])
         self.seq, self.at = seq, at
         self._reindex()
 
     def promote(self, now: datetime) -> int:
-        """Move what has become due by `now` from the waiting to the ready; return how many tickets moved.
+        """Move what has become due by `now` from the delayed to the ready; return how many tickets moved.
 
         A `now` before the horizon (the clock was set back) takes back what is not due any more.
 
         Cost: O(moved log n); O(1) if nothing is due; measured 1 µs a ticket if many are due at once. A backward step
         costs O(ready).
         """
-        self._heads.promote(now if self.at is None or self.at < now else self.at)
+        self._ready.promote(now if self.at is None or self.at < now else self.at)
         if now < self.horizon:
             return self._demote(now)
         self.horizon = now
-        waiting = self._waiting
-        if not waiting or waiting[0][0] > now:
+        delayed = self._delayed
+        if not delayed or delayed[0][0] > now:
             return 0
-        count = waiting.bisect_right((now, math.inf))
+        count = delayed.bisect_right((now, math.inf))
         due: dict[str, list[Key]] = {}
-        for runat, order, id in waiting[:count]:
+        for runat, order, id in delayed[:count]:
             ticket = self._tickets[id]
             due.setdefault(ticket.tube, []).append((ticket.nice, runat, order, id))
-        del waiting[:count]
+        del delayed[:count]
         for tube, keys in due.items():
-            self._heads.update(tube, keys)
+            self._ready.update(tube, keys)
         return count
 
     def _demote(self, now: datetime) -> int:
         self.horizon = now
-        back = [key for ready in self._heads.ready.values() for key in ready if key[1] > now]
+        back = [key for ready in self._ready.ready.values() for key in ready if key[1] > now]
         for nice, runat, order, id in back:
-            self._heads.discard(self._tickets[id].tube, (nice, runat, order, id))
-            self._waiting.add((runat, order, id))
+            self._ready.discard(self._tickets[id].tube, (nice, runat, order, id))
+            self._delayed.add((runat, order, id))
         return len(back)
 
     # --- the indexes --------------------------------------------------------------------------------------------------
@@ -305,13 +305,13 @@ class Projection:
                 self._expiring.add((ticket.expire_at, ticket.id))
         elif ticket.claim is not None:
             self._leases.add((ticket.lease_until, ticket.id))
-            self._heads.claim(ticket.tube)
+            self._ready.claim(ticket.tube)
         elif ticket.gate is None or not ticket.blocked:
             runat: Any = ticket.runat
             if runat <= self.horizon:
-                self._heads.add(ticket.tube, (ticket.nice, runat, ticket.order, ticket.id))
+                self._ready.add(ticket.tube, (ticket.nice, runat, ticket.order, ticket.id))
             else:
-                self._waiting.add((runat, ticket.order, ticket.id))
+                self._delayed.add((runat, ticket.order, ticket.id))
 
     def _unindex(self, ticket: Ticket) -> None:
         if ticket.joined or ticket.gate is not None or ticket.successor is not None:
@@ -321,18 +321,18 @@ class Projection:
                 self._expiring.remove((ticket.expire_at, ticket.id))
         elif ticket.claim is not None:
             self._leases.remove((ticket.lease_until, ticket.id))
-            self._heads.unclaim(ticket.tube)
+            self._ready.unclaim(ticket.tube)
         elif ticket.gate is None or not ticket.blocked:
             runat: Any = ticket.runat
             if runat <= self.horizon:
-                self._heads.discard(ticket.tube, (ticket.nice, runat, ticket.order, ticket.id))
+                self._ready.discard(ticket.tube, (ticket.nice, runat, ticket.order, ticket.id))
             else:
-                self._waiting.remove((runat, ticket.order, ticket.id))
+                self._delayed.remove((runat, ticket.order, ticket.id))
 
     def _reindex(self) -> None:
         """Build all indexes from the tickets, by sorting once instead of inserting one by one."""
         ready: dict[str, list[Key]] = {}
-        waiting: list[Key] = []
+        delayed: list[Key] = []
         leases: list[Key] = []
         expiring: list[Key] = []
         claimed: dict[str, int] = {}
@@ -351,9 +351,9 @@ class Projection:
                 if runat <= self.horizon:
                     ready.setdefault(ticket.tube, []).append((ticket.nice, runat, ticket.order, ticket.id))
                 else:
-                    waiting.append((runat, ticket.order, ticket.id))
-        self._heads.begin(ready, claimed, self.horizon if self.at is None else max(self.horizon, self.at))
-        self._waiting, self._leases, self._expiring = SortedList(waiting), SortedList(leases), SortedList(expiring)
+                    delayed.append((runat, ticket.order, ticket.id))
+        self._ready.begin(ready, claimed, self.horizon if self.at is None else max(self.horizon, self.at))
+        self._delayed, self._leases, self._expiring = SortedList(delayed), SortedList(leases), SortedList(expiring)
 
     # --- asking it ----------------------------------------------------------------------------------------------------
 
@@ -370,23 +370,23 @@ class Projection:
         Cost: O(log n) for the tuple of tubes that was asked for last: an index is kept for it. For another O(tubes log
         n).
         """
-        heads = self._heads
-        if tubes is not heads.watched:
-            heads.watch(tubes)
-        key = heads.first()
+        ready_tickets = self._ready
+        if tubes is not ready_tickets.watched:
+            ready_tickets.watch(tubes)
+        key = ready_tickets.first()
         return None if key is None else self._tickets[key[-1]]
 
     def ready_count(self, tubes: Iterable[str]) -> int:
         """Return how many tickets could be claimed from these tubes now, one after the other. Cost as `first_ready`."""
-        heads = self._heads
-        if tubes is not heads.watched:
-            heads.watch(tubes)
-        return heads.count()
+        ready_tickets = self._ready
+        if tubes is not ready_tickets.watched:
+            ready_tickets.watch(tubes)
+        return ready_tickets.count()
 
     def tube(self, name: str, now: datetime | None = None) -> Tube:
         """Return a tube as of the last `promote`, or what is told of it and its limit as of `now`. O(log n)."""
-        heads, state = self._heads, self.tubes.get(name)
-        ready, claimed = len(heads.ready.get(name, ())), heads.claimed.get(name, 0)
+        ready_tickets, state = self._ready, self.tubes.get(name)
+        ready, claimed = len(ready_tickets.ready.get(name, ())), ready_tickets.claimed.get(name, 0)
         if state is None:
             return Tube(name, None, None, ready, claimed, True, None)
         limits = (state.claimed, state.claims, state.period)
@@ -400,12 +400,12 @@ class Projection:
         return self._room(tube, now)[0]
 
     def _room(self, tube: str, now: datetime | None) -> tuple[int | None, datetime | None]:
-        heads, state = self._heads, self.tubes.get(tube)
+        ready_tickets, state = self._ready, self.tubes.get(tube)
         if state is None:
             return None, None
         assert self.at is not None  # it was told by a record
-        now = heads.now if now is None else max(now, self.at)  # as the record of a claim would have it
-        return room(state, heads.claimed.get(tube, 0), self.tubes.times.get(tube, ()), now)
+        now = ready_tickets.now if now is None else max(now, self.at)  # as the record of a claim would have it
+        return room(state, ready_tickets.claimed.get(tube, 0), self.tubes.times.get(tube, ()), now)
 
     def ahead(self, ticket: Ticket, tubes: Iterable[str], now: datetime) -> int:
         """Return how many tickets in these tubes are due at `now` and would be claimed before this one.
@@ -422,11 +422,11 @@ class Projection:
         """
         key = (ticket.nice, ticket.runat, ticket.order, ticket.id)
         counts = dict.fromkeys(tubes, 0)
-        for tube in counts.keys() & self._heads.ready.keys():
-            before = self._heads.ready[tube]
+        for tube in counts.keys() & self._ready.ready.keys():
+            before = self._ready.ready[tube]
             end = before.bisect_left(key)
             counts[tube] = end if now >= self.horizon else sum(runat <= now for _, runat, _, _ in before[:end])
-        for runat, order, id in self._waiting:
+        for runat, order, id in self._delayed:
             if runat > now:
                 break
             other = self._tickets[id]
@@ -468,9 +468,9 @@ class Projection:
 
         Cost: O(1); with tubes that are limited per period as `first_ready`.
         """
-        heads = [self._waiting, self._leases, self._expiring] if expiration else [self._waiting, self._leases]
-        earliest = self._heads.next_instant()
-        for index in heads:
+        indexes = [self._delayed, self._leases, self._expiring] if expiration else [self._delayed, self._leases]
+        earliest = self._ready.next_instant()
+        for index in indexes:
             if index and (earliest is None or index[0][0] < earliest):
                 earliest = index[0][0]
         return earliest
@@ -485,22 +485,22 @@ class Projection:
 
         Cost: O(n log n).
         """
-        for index in (self._waiting, self._leases, self._expiring):
+        for index in (self._delayed, self._leases, self._expiring):
             index._check()  # type: ignore[attr-defined] # the library's own check, missing in its stubs
         expected = Projection()
         expected._tickets.update(self._tickets)
         expected.horizon = self.horizon
         expected.tubes = self.tubes
-        expected._heads = Heads(self.tubes)
+        expected._ready = ReadyTickets(self.tubes)
         expected._reindex()
-        expected._heads.now = self._heads.now  # how far time has come is no index; `promote` is where it is known
+        expected._ready.now = self._ready.now  # how far time has come is no index; `promote` is where it is known
         assert self._inserted is None, "a commit has not been ended"
-        for name in ("_waiting", "_leases", "_expiring", "groups"):
+        for name in ("_delayed", "_leases", "_expiring", "groups"):
             mine, theirs = getattr(self, name), getattr(expected, name)
             assert mine == theirs, f"{name}: {mine} is not {theirs}"
-        self._heads.check(expected._heads)
-        for keeper in self.keepers:
-            keeper.check(self.seq, self.at)
+        self._ready.check(expected._ready)
+        for table in self.tables:
+            table.check(self.seq, self.at)
         for id, ticket in self._tickets.items():
             _check_ticket(id, ticket, self.seq)
             self._check_waits(id, ticket)

@@ -1,4 +1,4 @@
-"""Schedules: what fires again and again, the rules of that, and the keeper of what is scheduled.
+"""Schedules: what fires again and again, the rules of that, and the table of what is scheduled.
 
 A schedule adds a ticket at each of its instants. Calendars say which instants those are, and calendars are not pure:
 they differ between machines, and change. So a command says which instant comes next (`commit` asks for the first one);
@@ -135,7 +135,7 @@ class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
         fields["payload"] = bytes(self.payload_json)
         return seal(Draft(id=self.id_at(due), runat=due, **fields))
 
-    def fault(self, seq: int, at: datetime) -> str | None:  # noqa: ARG002 - as every `Kept` has it
+    def fault(self, seq: int, at: datetime) -> str | None:  # noqa: ARG002 - as every `Row` has it
         """Return why no log folds to this; None: one may."""
         from_json(self.payload_json)
         return self.flaw()
@@ -227,11 +227,11 @@ def _evolve(schedule: Schedule | None, event: ScheduleEvent) -> Schedule | None:
     return msgspec.structs.replace(schedule, next=event.next_due)
 
 
-# --- the keeper -------------------------------------------------------------------------------------------------------
+# --- the table -------------------------------------------------------------------------------------------------------
 
 
 class Schedules:
-    """All that is scheduled: a `Keeper`."""
+    """All that is scheduled: a `Table`."""
 
     kind: ClassVar[str] = "schedule"
     value: ClassVar[type[Schedule]] = Schedule
@@ -263,7 +263,7 @@ class Schedules:
         """Return those of which an instant has come by `now`, soonest first. O(log n) and O(1) for each."""
         return [self._schedules[name] for _, name in self._coming.irange(maximum=(now, _LAST))]
 
-    def apply(self, event: ScheduleEvent, seq: int, at: datetime) -> tuple[Schedule | None]:  # noqa: ARG002 - as in `Keeper`
+    def apply(self, event: ScheduleEvent, seq: int, at: datetime) -> tuple[Schedule | None]:  # noqa: ARG002 - as in `Table`
         """Fold an event; return what `undo` needs: the schedule before it. O(log n).
 
         Raises:
