@@ -36,14 +36,14 @@ from kharon.log.directory import segments
 from kharon.log.record import Chain, Header, Record, Seal
 from kharon.log.segment import (
     HEADER_LINES,
-    Broken,
+    BrokenSegment,
     first_of,
-    judge,
     read_records,
     read_segment,
+    refuse_damage,
     stem,
     stem_of,
-    trusted_start,
+    unproved_start,
 )
 from kharon.log.zstd import open_segment
 from kharon.model.delays import as_seconds
@@ -179,7 +179,7 @@ class Follower:
     def _read_on(self, file: BinaryIO) -> bool:
         try:
             item = next(self._items, None)
-        except Broken as broken:
+        except BrokenSegment as broken:
             return self._look_at(file, broken)
         if item is None:
             self._place.byte = file.tell()
@@ -206,7 +206,7 @@ class Follower:
         while self._held and self._held[0].seq <= upto:
             self._ready.append(self._held.popleft())
 
-    def _look_at(self, file: BinaryIO, broken: Broken) -> bool:
+    def _look_at(self, file: BinaryIO, broken: BrokenSegment) -> bool:
         """Handle an incomplete line: it is being written, or was left by a crash, or the file was replaced."""
         goes_on = True
         if self._is_certain():
@@ -214,7 +214,7 @@ class Follower:
             # If the next segment is listed, all records of this one were read: its seal is torn.
             goes_on = stem(broken.commit_seq) in self._listed - {self._stem}
             if not goes_on:
-                judge(file, broken, last=max(self._listed) == self._stem)
+                refuse_damage(file, broken, last=max(self._listed) == self._stem)
         self._leave()
         return goes_on
 
@@ -289,7 +289,7 @@ class Follower:
 
     def _begin(self, file: BinaryIO, path: Path) -> bool:
         """Read a segment from its header, for the first time or again; return True."""
-        start = trusted_start(file, path)
+        start = unproved_start(file, path)
         if start.seq + 1 != first_of(path):
             raise CorruptLog(str(path), 1, 0, f"its name is not that of the segment that begins at {start.seq + 1}")
         again = stem_of(path) == self._stem

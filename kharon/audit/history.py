@@ -19,9 +19,17 @@ from kharon.audit.replay import replay
 from kharon.errors import InvalidTicket
 from kharon.log.directory import segments
 from kharon.log.files import OS_FILES, Files
-from kharon.log.index import Finished, build, find_indexed, finished, may_write, read_header, write_index
-from kharon.log.record import BadLine, Record, check_line, is_seal, open_record
-from kharon.log.segment import Broken, first_of, is_about, judge, needle
+from kharon.log.index import (
+    FinishedSegment,
+    build_index,
+    find_indexed,
+    finished_segments,
+    may_write,
+    read_header,
+    write_index,
+)
+from kharon.log.record import BadLine, Record, check_line, is_seal, parse_record
+from kharon.log.segment import BrokenSegment, first_of, is_about, needle, refuse_damage
 from kharon.model.checks import MAX_LINE_BYTES
 from kharon.model.events import TicketEvent
 from kharon.model.evolve import evolve
@@ -99,7 +107,7 @@ def latest(path: str | os.PathLike[str], id: str) -> tuple[Ticket | None, list[R
 
 def _search(directory: Path, id: str, progress: Progress | None) -> list[Record]:
     paths = segments(directory)
-    known = list(finished(OS_FILES, paths))
+    known = list(finished_segments(OS_FILES, paths))
     found = [find_indexed(OS_FILES, directory, segment, id) for segment in known]
     missing = [number for number, records in enumerate(found) if records is None]
     reporter = _Reporter(progress, sum(known[number].path.stat().st_size for number in missing))
@@ -125,9 +133,9 @@ class _Reporter:
             self._progress(self._done, self._total)
 
 
-def _read(files: Files, directory: Path, segment: Finished, id: str, reporter: _Reporter) -> list[Record]:
+def _read(files: Files, directory: Path, segment: FinishedSegment, id: str, reporter: _Reporter) -> list[Record]:
     """Return the records about a ticket in a segment without an index, and write its index if this user may."""
-    built = build(files, segment, reporter.add)
+    built = build_index(files, segment, reporter.add)
     if may_write(files, directory):
         with contextlib.suppress(OSError):  # a full disk, for example: the answer does not need the index
             write_index(files, directory, built)
@@ -163,14 +171,14 @@ def search_tail(file: BinaryIO, path: str, id: str) -> list[Record]:
             if is_seal(line):
                 break
             if missing or mark in line:
-                record = open_record(line, hash)
+                record = parse_record(line, hash)
                 missing = record.part[1] - record.part[0]
                 if is_about(record, id):
                     commit.append(record)
         except BadLine as bad:
             number = seq - header.first + 2
             # The beginning of its commit is not known, nor needed: a line that vouches for this record does for all.
-            judge(file, Broken(path, number, byte, byte, seq, str(bad)), last=True)
+            refuse_damage(file, BrokenSegment(path, number, byte, byte, seq, str(bad)), last=True)
             break
         byte += len(line)
         if not missing:

@@ -19,10 +19,10 @@ from array import array
 from pathlib import Path
 from typing import Final
 
-from kharon.log.index import BLOCK_BYTES, Finished, Places, id_in, index_path, pack, read_table
+from kharon.log.index import BLOCK_BYTES, FinishedSegment, LineOffsets, encode_index, id_of_line, index_path, read_table
 from kharon.log.record import BadLine, Record
-from kharon.log.scan import Reading
-from kharon.log.segment import See, first_of
+from kharon.log.scan import LogScan
+from kharon.log.segment import OnRecord, first_of
 from kharon.model.events import TicketEvent
 
 __all__ = ["IndexCheck"]
@@ -45,12 +45,12 @@ class IndexCheck:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._begun: tuple[int, str, Places] | None = None  # the segment being read: first seq, hash before it
+        self._begun: tuple[int, str, LineOffsets] | None = None  # the segment being read: first seq, hash before it
         self.good = 0
         self.bad: list[str] = []
         self.unused: list[str] = []
 
-    def watch(self, reading: Reading, path: Path) -> See | None:
+    def watch(self, reading: LogScan, path: Path) -> OnRecord | None:
         """Compare the index of the segment just read; return a function to be called with the next one's records.
 
         The last segment has no index yet, and a file with the name of its index is never used.
@@ -59,18 +59,18 @@ class IndexCheck:
             reading: of the log.
             path: of the next segment.
 
-        Cost: O(records of the segment), if it has an index; the memory of `Places`.
+        Cost: O(records of the segment), if it has an index; the memory of `LineOffsets`.
         """
         if self._begun is not None:
             first, previous, places = self._begun
             ended, log = reading.before, reading.log
             assert ended is not None
             assert log is not None
-            self._compare(Finished(ended.path, log, previous, first, ended.last, ended.hash), places)
+            self._compare(FinishedSegment(ended.path, log, previous, first, ended.last, ended.hash), places)
         if not os.path.lexists(index_path(self._directory, first_of(path))):
             self._begun = None
             return None
-        places = Places()
+        places = LineOffsets()
         self._begun = (first_of(path), reading.chain.hash, places)
 
         def see(record: Record, line: bytes, byte: int) -> None:
@@ -82,7 +82,7 @@ class IndexCheck:
 
         return see
 
-    def _compare(self, segment: Finished, places: Places) -> None:
+    def _compare(self, segment: FinishedSegment, places: LineOffsets) -> None:
         path = index_path(self._directory, segment.first)
         try:
             with path.open("rb") as file:
@@ -98,7 +98,7 @@ class IndexCheck:
             self.unused.append(f"{path}: it is unfinished, damaged, or of another segment or version")
             return
         entries = places.entries()
-        packed = pack(segment, entries)
+        packed = encode_index(segment, entries)
         if data == packed:
             self.good += 1
             return
@@ -113,17 +113,17 @@ class IndexCheck:
         self.bad.append(why)
 
 
-def _add_unknown(places: Places, record: Record, line: bytes, byte: int) -> None:
+def _add_unknown(places: LineOffsets, record: Record, line: bytes, byte: int) -> None:
     """Add the place of an unknown event, if its line has the id of a ticket."""
     try:
-        id = id_in(line, record.seq)
+        id = id_of_line(line, record.seq)
     except BadLine:  # a later event whose `id` is not text
         return
     if isinstance(id, str):
         places.add(id, byte)
 
 
-def _difference(segment: Finished, places: Places, entries: array[int], data: bytes) -> str:
+def _difference(segment: FinishedSegment, places: LineOffsets, entries: array[int], data: bytes) -> str:
     """Return how an index differs from its segment."""
     right, said = set(_ENTRY.iter_unpack(entries.tobytes())), set(_ENTRY.iter_unpack(data))
     hidden = sorted(byte for _, byte in right - said)

@@ -19,7 +19,7 @@ from pathlib import Path
 from kharon.errors import CorruptLog, KharonError, UnknownFormat
 from kharon.log.files import OS_FILES
 from kharon.log.record import Chain, Record
-from kharon.log.scan import Reading
+from kharon.log.scan import LogScan
 from kharon.log.snapshot import Snapshot, _paths, read_snapshot
 from kharon.model.projection import Projection
 from kharon.model.versions import Unknown
@@ -47,7 +47,7 @@ class SnapshotCheck:
         self.bad: list[str] = []
         self.unjudged: list[str] = []
 
-    def compare(self, reading: Reading, records: Iterator[Record]) -> None:
+    def compare(self, reading: LogScan, records: Iterator[Record]) -> None:
         """Read a whole log; fold it up to each snapshot, and compare.
 
         Args:

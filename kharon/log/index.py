@@ -40,7 +40,7 @@ from msgspec import UNSET, UnsetType
 
 from kharon.errors import CorruptLog
 from kharon.log.files import OS_FILES, Files
-from kharon.log.record import BadLine, Header, Record, check_line, open_header, open_record
+from kharon.log.record import BadLine, Header, Record, check_line, parse_header, parse_record
 from kharon.log.segment import is_about
 from kharon.log.zstd import open_segment
 from kharon.model.checks import MAX_LINE_BYTES
@@ -48,17 +48,17 @@ from kharon.model.checks import MAX_LINE_BYTES
 __all__ = [
     "BLOCK_BYTES",
     "INDEX",
-    "Finished",
-    "Places",
+    "FinishedSegment",
+    "LineOffsets",
     "Table",
-    "build",
+    "build_index",
+    "encode_index",
     "find_indexed",
-    "finish",
-    "finished",
-    "id_in",
+    "finished_segment",
+    "finished_segments",
+    "id_of_line",
     "index_path",
     "may_write",
-    "pack",
     "read_header",
     "read_table",
     "records_at",
@@ -84,7 +84,7 @@ _PROGRESS_LINES: Final = 4096
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
-class Finished(NamedTuple):
+class FinishedSegment(NamedTuple):
     """A segment that has a successor, whose header says how this one ends.
 
     Attributes:
@@ -116,7 +116,7 @@ _named = msgspec.json.Decoder(_Named).decode
 # --- which segments ---------------------------------------------------------------------------------------------------
 
 
-def finished(files: Files, paths: Sequence[Path]) -> Iterator[Finished]:
+def finished_segments(files: Files, paths: Sequence[Path]) -> Iterator[FinishedSegment]:
     """Give the segments that have a successor.
 
     Args:
@@ -135,22 +135,22 @@ def finished(files: Files, paths: Sequence[Path]) -> Iterator[Finished]:
         yield _finished(path, header, after, following)
 
 
-def finish(files: Files, path: Path, following: Path) -> Finished:
+def finished_segment(files: Files, path: Path, following: Path) -> FinishedSegment:
     """Return a segment that is followed by another.
 
     Raises:
-        CorruptLog, UnknownFormat, OSError: as `finished`.
+        CorruptLog, UnknownFormat, OSError: as `finished_segments`.
 
     Cost: O(1): two headers are read.
     """
     return _finished(path, _header(files, path), following, _header(files, following))
 
 
-def _finished(path: Path, header: Header, after: Path, following: Header) -> Finished:
+def _finished(path: Path, header: Header, after: Path, following: Header) -> FinishedSegment:
     if following.log != header.log or following.first <= header.first:
         why = f"it does not follow from {path.name}: it is of log {following.log} from record {following.first} on"
         raise CorruptLog(str(after), 1, 0, why)
-    return Finished(path, header.log, header.previous, header.first, following.first - 1, following.previous)
+    return FinishedSegment(path, header.log, header.previous, header.first, following.first - 1, following.previous)
 
 
 def _header(files: Files, path: Path) -> Header:
@@ -167,7 +167,7 @@ def read_header(file: BinaryIO, path: str) -> Header:
     """
     line = file.readline(MAX_LINE_BYTES + 1)
     try:
-        header = open_header(line, check_line(line, None))
+        header = parse_header(line, check_line(line, None))
         check_line(line, header.previous)
     except BadLine as bad:
         raise CorruptLog(path, 1, 0, str(bad)) from None
@@ -177,7 +177,7 @@ def read_header(file: BinaryIO, path: str) -> Header:
 # --- asking it --------------------------------------------------------------------------------------------------------
 
 
-def find_indexed(files: Files, directory: Path, segment: Finished, id: str) -> list[Record] | None:
+def find_indexed(files: Files, directory: Path, segment: FinishedSegment, id: str) -> list[Record] | None:
     """Return the records about a ticket in a segment, oldest first; None if its index is not there, or not usable.
 
     Args:
@@ -239,7 +239,7 @@ class Table(NamedTuple):
         return zlib.crc32(block) == crc
 
 
-def read_table(file: BinaryIO, segment: Finished) -> Table | None:
+def read_table(file: BinaryIO, segment: FinishedSegment) -> Table | None:
     """Return the table of an index; None if this is not a whole index of this segment: then it is not used.
 
     Cost: two reads of 140 bytes, and 12 for each block.
@@ -262,7 +262,7 @@ def read_table(file: BinaryIO, segment: Finished) -> Table | None:
     return Table(view[: 8 * blocks].cast("Q"), view[8 * blocks : -_CRC_BYTES].cast("I"), begin)
 
 
-def _look_up(file: BinaryIO, segment: Finished, id: str) -> list[int] | None:
+def _look_up(file: BinaryIO, segment: FinishedSegment, id: str) -> list[int] | None:
     """Return where the lines about a ticket begin, in order; None if this is not a whole index of this segment."""
     table = read_table(file, segment)
     if table is None:
@@ -288,7 +288,7 @@ def _look_up(file: BinaryIO, segment: Finished, id: str) -> list[int] | None:
     return places
 
 
-def _is_of(segment: Finished) -> list[object]:
+def _is_of(segment: FinishedSegment) -> list[object]:
     return [_MAGIC, _VERSION, segment.log.encode(), segment.hash.encode(), segment.first, segment.last]
 
 
@@ -296,7 +296,7 @@ def _crc_bytes(data: bytes) -> bytes:
     return struct.pack("=I", zlib.crc32(data))
 
 
-def records_at(files: Files, segment: Finished, places: Sequence[int], id: str) -> list[Record]:
+def records_at(files: Files, segment: FinishedSegment, places: Sequence[int], id: str) -> list[Record]:
     """Return the records whose lines begin at these bytes of a segment, if they are about the ticket.
 
     Each is checked: its crc, and its hash from the line in front of it.
@@ -310,7 +310,7 @@ def records_at(files: Files, segment: Finished, places: Sequence[int], id: str) 
     with open_segment(files.read, segment.path) as file:
         for byte in places:
             before, line = _two_lines(file, byte)
-            record = open_record(line, check_line(line, before[9:73].decode("ascii", "replace")))
+            record = parse_record(line, check_line(line, before[9:73].decode("ascii", "replace")))
             if is_about(record, id):  # two ids may share a key
                 records.append(record)
     return records
@@ -331,7 +331,9 @@ def _two_lines(file: BinaryIO, byte: int) -> tuple[bytes, bytes]:
 # --- making it --------------------------------------------------------------------------------------------------------
 
 
-def build(files: Files, segment: Finished, progress: Callable[[int], None] = lambda _bytes: None) -> Built:
+def build_index(
+    files: Files, segment: FinishedSegment, progress: Callable[[int], None] = lambda _bytes: None
+) -> BuiltIndex:
     """Read a segment, verifying its whole chain, and return its index.
 
     Args:
@@ -343,9 +345,9 @@ def build(files: Files, segment: Finished, progress: Callable[[int], None] = lam
         CorruptLog: the segment is damaged.
         OSError: it cannot be read.
 
-    Cost: O(bytes of the segment), measured 4 µs a record; the memory of `Places`.
+    Cost: O(bytes of the segment), measured 4 µs a record; the memory of `LineOffsets`.
     """
-    places = Places()
+    places = LineOffsets()
     seq = segment.first - 1
     with open_segment(files.read, segment.path) as file:
         line = file.readline(MAX_LINE_BYTES + 1)
@@ -356,7 +358,7 @@ def build(files: Files, segment: Finished, progress: Callable[[int], None] = lam
                 seq += 1
                 line = file.readline(MAX_LINE_BYTES + 1)
                 hash = check_line(line, hash)
-                id = id_in(line, seq)
+                id = id_of_line(line, seq)
                 if id is not UNSET:
                     places.add(id, byte)
                 byte += len(line)
@@ -368,10 +370,10 @@ def build(files: Files, segment: Finished, progress: Callable[[int], None] = lam
         except BadLine as bad:
             raise CorruptLog(str(segment.path), seq - segment.first + 2, byte, str(bad)) from None
         progress(byte - told)
-    return Built(segment, places)
+    return BuiltIndex(segment, places)
 
 
-def id_in(line: bytes, seq: int) -> str | UnsetType:
+def id_of_line(line: bytes, seq: int) -> str | UnsetType:
     """Return the id of the ticket that a line is about, whatever event it is of; UNSET if it has none.
 
     Raises:
@@ -386,7 +388,7 @@ def id_in(line: bytes, seq: int) -> str | UnsetType:
     return named.id
 
 
-class Places:
+class LineOffsets:
     """Where in a segment the lines about each ticket begin: what its index must say.
 
     Measured, `entries` and packing included: the memory of 90 bytes a record where each ticket has ten of them in the
@@ -424,7 +426,7 @@ class Places:
         return entries
 
 
-def pack(segment: Finished, entries: array[int]) -> bytes:
+def encode_index(segment: FinishedSegment, entries: array[int]) -> bytes:
     """Return the index of a segment as it stands in a file, if these are its entries."""
     data = entries.tobytes()
     blocks = (data[begin : begin + BLOCK_BYTES] for begin in range(0, len(data), BLOCK_BYTES))
@@ -434,10 +436,10 @@ def pack(segment: Finished, entries: array[int]) -> bytes:
     return head + _crc_bytes(head) + data
 
 
-class Built:
+class BuiltIndex:
     """An index as it was built, in memory."""
 
-    def __init__(self, segment: Finished, places: Places) -> None:
+    def __init__(self, segment: FinishedSegment, places: LineOffsets) -> None:
         self._segment = segment
         self._places = places
 
@@ -456,16 +458,16 @@ class Built:
 
     def pack(self) -> bytes:
         """Return the index as it stands in a file."""
-        return pack(self._segment, self._places.entries())
+        return encode_index(self._segment, self._places.entries())
 
 
 def may_write(files: Files, directory: Path) -> bool:
     """Return whether an index may be written there: only by the queue's owner, in whose way it would be otherwise."""
-    look = files.look(directory, follow=True)
+    look = files.permissions(directory, follow=True)
     return look is not None and look.owner == files.user() and files.writable(directory)
 
 
-def write_index(files: Files, directory: Path, built: Built) -> None:
+def write_index(files: Files, directory: Path, built: BuiltIndex) -> None:
     """Write an index. It is not synced: one that a crash leaves unfinished is not used, and made again.
 
     Raises:
@@ -509,9 +511,9 @@ def write_missing(directory: Path, paths: Sequence[Path], files: Files = OS_FILE
     """
     _sweep(files, directory, paths)
     count = 0
-    for segment in finished(files, paths):
+    for segment in finished_segments(files, paths):
         if find_indexed(files, directory, segment, "") is None:
-            write_index(files, directory, build(files, segment))
+            write_index(files, directory, build_index(files, segment))
             count += 1
     return count
 

@@ -12,24 +12,26 @@ from typing import BinaryIO, Final
 
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.files import Files
-from kharon.log.index import find_indexed, finish
+from kharon.log.index import find_indexed, finished_segment
 from kharon.log.record import (
     BadLine,
     Record,
     check_line,
-    open_record,
+    parse_record,
 )
-from kharon.log.segment import HEADER_LINES, Place, is_about, needle
+from kharon.log.segment import HEADER_LINES, SegmentFile, is_about, needle
 from kharon.log.zstd import open_segment
 from kharon.model.checks import MAX_LINE_BYTES
 
-__all__ = ["IndexedReader", "LiveReader", "place_of"]
+__all__ = ["IndexedReader", "LiveReader", "segment_of"]
 
 _READ_BYTES: Final = 256 << 10  # a reader's slice, so that it stays short with records of a megabyte: about 1 ms
 _LOOKUPS: Final = 8  # segments looked up in one slice: about 1 ms
 
 
-def place_of(places: Sequence[Place], seq: int, *, begin: bool = False) -> tuple[Place, Place | None]:
+def segment_of(
+    places: Sequence[SegmentFile], seq: int, *, begin: bool = False
+) -> tuple[SegmentFile, SegmentFile | None]:
     """Return the segment in which a record stands, or will, and the one behind it, if there is one.
 
     Args:
@@ -63,7 +65,7 @@ class LiveReader:
         id: only records about this ticket; None: all.
     """
 
-    def __init__(self, files: Files, places: Sequence[Place], after: int, id: str | None) -> None:
+    def __init__(self, files: Files, places: Sequence[SegmentFile], after: int, id: str | None) -> None:
         self._files = files
         self._begun = False
         self._path = Path()
@@ -75,7 +77,7 @@ class LiveReader:
         self._needle = None if id is None else needle(id)
         self._file: BinaryIO | None = None
         self._line = 0
-        self.seq = place_of(places, after + 1, begin=True)[0].first - 1
+        self.seq = segment_of(places, after + 1, begin=True)[0].first - 1
 
     def read(self, limit: int, until: int) -> list[Record]:
         """Look at the next lines, `limit` at most and none behind `until`; return the records that are wanted.
@@ -93,7 +95,7 @@ class LiveReader:
         records = []
         room = _READ_BYTES
         if not self._begun:  # where the history begins is where a reader may begin, but it may not miss any later
-            self.seq = place_of(self._places, self._after + 1, begin=True)[0].first - 1
+            self.seq = segment_of(self._places, self._after + 1, begin=True)[0].first - 1
             self._begun = True
         for _ in range(min(limit, until - self.seq)):
             if room <= 0:
@@ -113,7 +115,7 @@ class LiveReader:
     def _segment(self) -> BinaryIO:
         """Return the segment in which the next record stands, at its line."""
         if self._file is None or self._ends is None or self.seq + 1 == self._ends:
-            place, following = place_of(self._places, self.seq + 1)
+            place, following = segment_of(self._places, self.seq + 1)
             self._ends = None if following is None else following.first
             if place.first != self._first:
                 self.close()
@@ -127,7 +129,7 @@ class LiveReader:
 
     def _open(self, line: bytes, byte: int) -> Record:
         try:
-            record = open_record(line, check_line(line, None))
+            record = parse_record(line, check_line(line, None))
             if record.seq != self.seq:
                 raise BadLine(f"it is record {record.seq}; {self.seq} should come next")
         except BadLine as bad:
@@ -155,7 +157,7 @@ class IndexedReader:
         seq: of the last record looked at.
     """
 
-    def __init__(self, files: Files, directory: Path, places: Sequence[Place], after: int, id: str) -> None:
+    def __init__(self, files: Files, directory: Path, places: Sequence[SegmentFile], after: int, id: str) -> None:
         self._files = files
         self._directory = directory
         self._places = places
@@ -164,7 +166,7 @@ class IndexedReader:
         self._live: LiveReader | None = None
         self._ends = 0  # the last record of the segment that the live reader is for; 0: it has no successor yet
         self._begun = False
-        self.seq = place_of(places, after + 1, begin=True)[0].first - 1
+        self.seq = segment_of(places, after + 1, begin=True)[0].first - 1
 
     def read(self, limit: int, until: int) -> list[Record]:
         """Look at some of the next records, none behind `until`; return those that are about the ticket.
@@ -177,7 +179,7 @@ class IndexedReader:
         """
         records: list[Record] = []
         if not self._begun:  # where the history begins is where a reader may begin, but it may not miss any later
-            self.seq = place_of(self._places, self._after + 1, begin=True)[0].first - 1
+            self.seq = segment_of(self._places, self._after + 1, begin=True)[0].first - 1
             self._begun = True
         for _ in range(_LOOKUPS):
             if self.seq >= until:
@@ -191,11 +193,13 @@ class IndexedReader:
 
     def _look_up(self, records: list[Record], until: int) -> bool:
         """Look at the segment that comes next by its index; return whether that was possible."""
-        place, following = place_of(self._places, self.seq + 1)
+        place, following = segment_of(self._places, self.seq + 1)
         self._ends = 0 if following is None else following.first - 1
         if following is None or self._ends > until:
             return False
-        found = find_indexed(self._files, self._directory, finish(self._files, place.path, following.path), self._id)
+        found = find_indexed(
+            self._files, self._directory, finished_segment(self._files, place.path, following.path), self._id
+        )
         if found is None:
             return False
         records += [record for record in found if record.seq > self._after]
@@ -204,7 +208,7 @@ class IndexedReader:
 
     def _scan(self, live: LiveReader, limit: int, until: int) -> list[Record]:
         if not self._ends:  # the tail, when this was begun: it may have got a successor
-            _, following = place_of(self._places, self.seq + 1)
+            _, following = segment_of(self._places, self.seq + 1)
             self._ends = 0 if following is None else following.first - 1
         records = live.read(limit, min(until, self._ends) if self._ends else until)
         self.seq = live.seq

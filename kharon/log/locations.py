@@ -16,7 +16,7 @@ from typing import BinaryIO, Final, NamedTuple, TypeAlias
 
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.files import OS_FILES, Files
-from kharon.log.replace import write_new
+from kharon.log.replace import replace_file
 from kharon.log.segment import first_of, is_segment, stem_of
 from kharon.log.zstd import open_segment
 from kharon.model.events import SegmentArchived, SegmentCompressed
@@ -26,16 +26,16 @@ __all__ = [
     "OWNER",
     "Archives",
     "Moved",
-    "archive_for",
-    "archives",
-    "chunks",
+    "choose_archive",
     "digest",
+    "find_archives",
     "finish_moves",
-    "is_ours",
-    "name_archive",
-    "open_moving",
-    "path_in",
-    "places_of",
+    "locate_segments",
+    "open_relocated",
+    "owns_archive",
+    "read_chunks",
+    "recorded_path",
+    "register_archive",
     "segments",
 ]
 
@@ -64,10 +64,10 @@ def segments(directory: Path, files: Files = OS_FILES) -> list[Path]:
 
     Cost: that of listing `log/` and each archive directory.
     """
-    return [paths[0] for _, paths in sorted(places_of(directory, files).items())]
+    return [paths[0] for _, paths in sorted(locate_segments(directory, files).items())]
 
 
-def places_of(directory: Path, files: Files, known: Archives | None = None) -> dict[str, list[Path]]:
+def locate_segments(directory: Path, files: Files, known: Archives | None = None) -> dict[str, list[Path]]:
     """Return where each segment is, by its stem: at one place, or at several, the one that counts first.
 
     Args:
@@ -85,7 +85,7 @@ def places_of(directory: Path, files: Files, known: Archives | None = None) -> d
     found: dict[str, list[Path]] = {}
     # In this order, of the list of archives too: what moves, moves to a later one of these.
     listed = [(directory / "log", files.list(directory / "log"))]
-    there = (known or archives(directory, files)).reachable
+    there = (known or find_archives(directory, files)).reachable
     listed += [(folder, files.list(folder)) for folder in reversed(there)]
     for folder, names in listed:
         oldest = min(found, default="~")
@@ -98,7 +98,7 @@ def places_of(directory: Path, files: Files, known: Archives | None = None) -> d
     return found
 
 
-def open_moving(files: Files, directory: Path, path: Path) -> BinaryIO:
+def open_relocated(files: Files, directory: Path, path: Path) -> BinaryIO:
     """Open a segment for reading that another process may be moving: where it is now.
 
     Raises:
@@ -128,7 +128,7 @@ class Archives(NamedTuple):
     unreachable: list[Path]
 
 
-def archives(directory: Path, files: Files) -> Archives:
+def find_archives(directory: Path, files: Files) -> Archives:
     """Return the archive directories of a queue. An `OSError` is raised if it cannot be known which they are."""
     found = Archives([], [])
     for path in _named(directory, files):
@@ -136,22 +136,22 @@ def archives(directory: Path, files: Files) -> Archives:
     return found
 
 
-def archive_for(directory: Path, root: Path, log: str, files: Files) -> Path:
+def choose_archive(directory: Path, root: Path, log: str, files: Files) -> Path:
     """Return the directory to archive segments in: the one that was used last, or, if need be, another in `root`.
 
     Another one if `root` is another than before; or if this queue is a copy, and the directory the original's.
     """
     named = _named(directory, files)
-    if named and named[-1].parent == root and is_ours(directory, named[-1], files):
+    if named and named[-1].parent == root and owns_archive(directory, named[-1], files):
         return named[-1]
     archive, count = root / log, 1
-    while archive in named or not is_ours(directory, archive, files):
+    while archive in named or not owns_archive(directory, archive, files):
         count += 1
         archive = root / f"{log}-{count}"
     return archive
 
 
-def is_ours(directory: Path, archive: Path, files: Files) -> bool:
+def owns_archive(directory: Path, archive: Path, files: Files) -> bool:
     """Return whether an archive directory is this queue's, or nobody's: not that of a queue of which this is a copy.
 
     Told by the directory itself (its file system and inode), the machine and the path: it is this queue's if two of the
@@ -168,14 +168,14 @@ def is_ours(directory: Path, archive: Path, files: Files) -> bool:
 
 
 def _owner(directory: Path, files: Files) -> tuple[bytes, bytes, bytes]:
-    mark = files.mark(directory / "log")
+    mark = files.identity(directory / "log")
     assert mark is not None
     where = directory.absolute()
     itself = b"%x %d" % (files.file_system_id(where / "log"), mark.inode)
     return itself, os.fsencode(files.machine()), os.fsencode(where)
 
 
-def name_archive(directory: Path, archive: Path, files: Files) -> None:
+def register_archive(directory: Path, archive: Path, files: Files) -> None:
     """Make an archive directory if need be, and note it where readers look, all of it on disk.
 
     Raises:
@@ -188,7 +188,7 @@ def name_archive(directory: Path, archive: Path, files: Files) -> None:
             raise KharonError(f"the archive {archive} is not there any more; mount it, or put it back")
         files.sync_directory(directory)  # here and below: what is there may not be on disk, if an earlier sync failed
         return
-    lines = [os.fsencode(path_in(directory, path)) + b"\n" for path in (*named, archive)]
+    lines = [os.fsencode(recorded_path(directory, path)) + b"\n" for path in (*named, archive)]
     data = b"".join(lines)
     if data.count(b"\n") != len(lines) or len(data) > _MAX_BYTES:
         raise KharonError(f"the archive {archive} cannot be noted in {directory / ARCHIVE}: name a simpler directory")
@@ -198,16 +198,16 @@ def name_archive(directory: Path, archive: Path, files: Files) -> None:
             files.make_directory(folder)
         files.sync_directory(folder.parent)
     if not inside:
-        write_new(files, archive / OWNER, [b"\n".join(_owner(directory, files))])
-    write_new(files, directory / ARCHIVE, [data])
+        replace_file(files, archive / OWNER, [b"\n".join(_owner(directory, files))])
+    replace_file(files, directory / ARCHIVE, [data])
 
 
-def path_in(directory: Path, path: Path) -> str:
+def recorded_path(directory: Path, path: Path) -> str:
     """Return a path as records say it: relative to the queue's directory if it lies in there."""
     return os.fspath(path.relative_to(directory) if path.is_relative_to(directory) else path)
 
 
-def chunks(files: Files, path: Path, *, unpack: bool) -> Iterator[bytes]:
+def read_chunks(files: Files, path: Path, *, unpack: bool) -> Iterator[bytes]:
     """Give the bytes of a segment, or, if not to `unpack`, of its file, in pieces of `_CHUNK_BYTES`.
 
     Raises:
@@ -244,14 +244,14 @@ def finish_moves(
     """
     spoken = {(directory / move.file, directory / move.kept_as) for move in moves}
     places = []
-    for _, (counts, *copies) in sorted(places_of(directory, files, known).items()):
+    for _, (counts, *copies) in sorted(locate_segments(directory, files, known).items()):
         old = counts
         for copy in copies:
             same = _is_same(files, old, copy)
             if same and (old, copy) in spoken:
                 _remove(files, old)
                 old = copy
-            elif is_ours(directory, copy.parent, files):
+            elif owns_archive(directory, copy.parent, files):
                 if same or stem_of(old) in whole:
                     _remove(files, copy)
                 else:
@@ -270,7 +270,7 @@ def digest(source: Iterable[bytes]) -> str:
 
 def _is_same(files: Files, old: Path, copy: Path) -> bool:
     try:
-        was, now = (digest(chunks(files, path, unpack=True)) for path in (old, copy))
+        was, now = (digest(read_chunks(files, path, unpack=True)) for path in (old, copy))
     except CorruptLog:  # one does not unpack any more
         return False
     return was == now

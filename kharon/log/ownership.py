@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from kharon.errors import KharonError, QueueLocked
-from kharon.log.files import Files, Lock, Look
+from kharon.log.files import Files, Lock, Permissions
 
 __all__ = ["LockedDirectory", "lock_directory"]
 
@@ -87,17 +87,17 @@ def check_owner(where: Path, files: Files) -> None:
         KharonError: naming what is not so, and the remedy.
     """
     user = files.user()
-    look = files.look(where)
+    look = files.permissions(where)
     if look is not None and look.link:
         if look.owner not in {user, 0}:
             raise KharonError(
                 f"{where} is a symbolic link that user {look.owner} made, and this process acts for user {user}: it "
                 f"may lead elsewhere tomorrow. Name the directory that it leads to"
             )
-        look = files.look(where, follow=True)
+        look = files.permissions(where, follow=True)
     _check(where, look, user)
     for name in OURS:
-        look = files.look(where / name)
+        look = files.permissions(where / name)
         if look is not None and look.link:
             raise KharonError(
                 f"{where / name} is a symbolic link, and Kharon makes none: somebody else put it there. Find out who, "
@@ -111,7 +111,7 @@ def check_owner(where: Path, files: Files) -> None:
         )
 
 
-def _check(path: Path, look: Look | None, user: int) -> None:
+def _check(path: Path, look: Permissions | None, user: int) -> None:
     if look is None:
         return
     if user not in {0, look.owner}:

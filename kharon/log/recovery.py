@@ -16,16 +16,23 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kharon.log.files import File, Files
-from kharon.log.locations import ARCHIVE, archives
+from kharon.log.locations import ARCHIVE, find_archives
 from kharon.log.record import CLOCK, Chain, Seal, seal_line
-from kharon.log.replace import at_once, copied, new_file, remove_unfinished, temporary_of, write_new
-from kharon.log.scan import Ended
-from kharon.log.segment import Broken, stem_of
-from kharon.log.zstd import PACKED
+from kharon.log.replace import (
+    copy_chunks,
+    remove_unfinished,
+    replace_file,
+    replace_file_steps,
+    run_here,
+    temporary_path,
+)
+from kharon.log.scan import SegmentEnd
+from kharon.log.segment import BrokenSegment, stem_of
+from kharon.log.zstd import ZSTD_SUFFIX
 from kharon.model.checks import MAX_LINE_BYTES
 from kharon.model.events import TailCut
 
-__all__ = ["quarantine", "rewrite_tail", "seal_again", "tidy", "trust_tail"]
+__all__ = ["quarantine", "reopen_tail", "rewrite_seal", "rewrite_tail", "tidy"]
 
 _logger = logging.getLogger("kharon")
 
@@ -39,14 +46,14 @@ def tidy(files: Files, where: Path) -> None:
     Raises:
         OSError: it cannot be.
     """
-    inside = [folder for folder in archives(where, files).reachable if folder.is_relative_to(where)]
+    inside = [folder for folder in find_archives(where, files).reachable if folder.is_relative_to(where)]
     for folder in (where / "log", where / "snapshots", where / "quarantine", *inside):
         remove_unfinished(files, folder)
-    files.unlink(temporary_of(where / ARCHIVE))
+    files.unlink(temporary_path(where / ARCHIVE))
     files.sync_directory(where / "log")
 
 
-def trust_tail(files: Files, path: Path) -> File:
+def reopen_tail(files: Files, path: Path) -> File:
     """Return a tail that was closed, open to be added to, after bringing its last line onto the disk.
 
     All before the line that says so was on disk when that was written. The line itself may be in the page cache only,
@@ -65,7 +72,7 @@ def trust_tail(files: Files, path: Path) -> File:
 
 
 def rewrite_tail(
-    files: Files, where: Path, path: Path, broken: Broken | None, chain: Chain, now: datetime
+    files: Files, where: Path, path: Path, broken: BrokenSegment | None, chain: Chain, now: datetime
 ) -> tuple[File, list[bytes]]:
     """Write the whole part of the tail to a new inode: a failed sync may have left it in the page cache only.
 
@@ -98,7 +105,7 @@ def rewrite_tail(
             _logger.warning("%s: cut %d bytes of an unfinished last commit, kept as %s", path, length, kept_as)
             lines = chain.commit([cut], now, CLOCK, chain.seq)
         old.seek(0)
-        return at_once(new_file(files, path, chained(copied(old, whole, path), lines))), lines
+        return run_here(replace_file_steps(files, path, chained(copy_chunks(old, whole, path), lines))), lines
 
 
 def quarantine(files: Files, where: Path, path: Path, old: BinaryIO, start: int, length: int) -> str:
@@ -110,18 +117,18 @@ def quarantine(files: Files, where: Path, path: Path, old: BinaryIO, start: int,
     aside = where / "quarantine"
     if files.kind(aside) is None:
         files.make_directory(aside)
-    stem = f"{stem_of(path)}-{start}" + (PACKED if path.suffix == PACKED else "")
+    stem = f"{stem_of(path)}-{start}" + (ZSTD_SUFFIX if path.suffix == ZSTD_SUFFIX else "")
     name, count = stem, 0
     while files.kind(aside / name) is not None:  # an earlier recovery's: nothing kept aside is overwritten
         count += 1
         name = f"{stem}.{count}"
     old.seek(start)
-    write_new(files, aside / name, copied(old, length, path))
+    replace_file(files, aside / name, copy_chunks(old, length, path))
     files.sync_directory(where)
     return f"quarantine/{name}"
 
 
-def seal_again(files: Files, before: Ended, next_hash: str) -> None:
+def rewrite_seal(files: Files, before: SegmentEnd, next_hash: str) -> None:
     """Write the last segment but one to a new inode, with its seal, which a crash may have kept from it.
 
     Even if the seal is there to be read: if its sync failed it is in the page cache only. A record in the tail would
@@ -139,4 +146,4 @@ def seal_again(files: Files, before: Ended, next_hash: str) -> None:
     """
     seal = [] if before.sealed else [seal_line(before.hash, Seal(before.last, next_hash))]
     with files.read(before.path) as old:
-        write_new(files, before.path, chained(copied(old, before.whole, before.path), seal))
+        replace_file(files, before.path, chained(copy_chunks(old, before.whole, before.path), seal))

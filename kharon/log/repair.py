@@ -24,15 +24,15 @@ import attrs
 
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.files import OS_FILES, Files
-from kharon.log.locations import is_ours, path_in, places_of, segments
+from kharon.log.locations import locate_segments, owns_archive, recorded_path, segments
 from kharon.log.ownership import lock_directory
-from kharon.log.record import BadLine, Chain, Header, Record, Seal, check_line, open_record, seal_line
+from kharon.log.record import BadLine, Chain, Header, Record, Seal, check_line, parse_record, seal_line
 from kharon.log.recovery import quarantine
-from kharon.log.replace import copied, write_new
-from kharon.log.scan import Reading
-from kharon.log.segment import Broken, first_of, read_segment, segment_name, stem, stem_of, trusted_start
+from kharon.log.replace import copy_chunks, replace_file
+from kharon.log.scan import LogScan
+from kharon.log.segment import BrokenSegment, first_of, read_segment, segment_name, stem, stem_of, unproved_start
 from kharon.log.snapshot import Snapshot, usable
-from kharon.log.zstd import PACKED, open_segment
+from kharon.log.zstd import ZSTD_SUFFIX, open_segment
 from kharon.model.checks import MAX_LINE_BYTES, check_name
 from kharon.model.events import Event, LogRepaired, SegmentTrimmed, TicketAdded, TicketEvent
 from kharon.model.projection import Projection
@@ -140,7 +140,7 @@ def repair(
         raise KharonError(f"{where} is no queue: there is no segment in {where / 'log'}; there is nothing to repair")
     lock, _ = lock_directory(where, files, allow_network=True)  # who has a log there has said so before
     try:
-        reading = Reading(lambda: segments(where, files), lambda path: open_segment(files.read, path))
+        reading = LogScan(lambda: segments(where, files), lambda path: open_segment(files.read, path))
         try:
             for _record in reading.records():
                 pass
@@ -194,7 +194,7 @@ class _Look:
         """Begin where the log does since its beginning was trimmed; return whether its first segment says where."""
         try:
             with open_segment(self.files.read, path) as file:
-                self.chain = trusted_start(file, path)
+                self.chain = unproved_start(file, path)
         except CorruptLog:
             return False
         self.begins = self.chain.seq + 1
@@ -213,7 +213,7 @@ class _Look:
                         self._confirm(record)
             except CorruptLog:
                 return False
-            except Broken:
+            except BrokenSegment:
                 self._torn = True
         return True
 
@@ -247,7 +247,7 @@ class _Look:
         chain = snapshot.end()
         for part in self.parts:
             if first_of(part.path) > snapshot.seq:
-                with open_segment(self.files.read, part.path) as file, contextlib.suppress(Broken, CorruptLog):
+                with open_segment(self.files.read, part.path) as file, contextlib.suppress(BrokenSegment, CorruptLog):
                     for item in read_segment(file, str(part.path), chain, self.log):
                         if isinstance(item, Record):
                             yield item
@@ -290,13 +290,13 @@ class _Look:
         places += [(path, 0) for path in self.rest]
         cuts, lost = [], list[Record]()
         for path, whole in places:
-            byte = 0 if path.suffix == PACKED else whole
+            byte = 0 if path.suffix == ZSTD_SUFFIX else whole
             with self.files.read(path) as file:
                 size = file.seek(0, os.SEEK_END)
             if size > byte:
                 found = list(_readable(self.files, path, whole))
                 lost += found
-                file_name = path_in(self.where, path)
+                file_name = recorded_path(self.where, path)
                 cuts.append(Cut(file=file_name, byte=byte, length=size - byte, records=len(found)))
         first = self.chain.seq + 1
         known = [seq for record in lost for seq in (record.seq, record.durable) if seq >= first]
@@ -311,7 +311,7 @@ class _Look:
             tickets=len({event.id for event in events}),
             gone=len(gone),
             cuts=tuple(cuts),
-            seals=tuple(path_in(self.where, part.path) for part in self.unsealed()),
+            seals=tuple(recorded_path(self.where, part.path) for part in self.unsealed()),
             missing=None if self.trimmed is None else (1, self.trimmed.last),
         )
 
@@ -326,7 +326,7 @@ def _readable(files: Files, path: Path, byte: int) -> Iterator[Record]:
         file.seek(byte)
         while line := file.readline(MAX_LINE_BYTES + 1):
             try:
-                yield open_record(line, check_line(line, None))
+                yield parse_record(line, check_line(line, None))
             except BadLine:
                 continue
 
@@ -342,7 +342,7 @@ class _Work:
     def do(self, plan: Repair) -> Repair:
         """Do it; return the plan with what came of it."""
         look, files = self._look, self._files
-        places = places_of(look.where, files)  # before the tail is written: what is behind it does not count then
+        places = locate_segments(look.where, files)  # before the tail is written: what is behind it does not count then
         cuts = []
         for cut in plan.cuts:
             path = look.where / cut.file
@@ -373,7 +373,7 @@ class _Work:
 
     def _write(self, part: _Part, more: list[bytes]) -> None:
         with open_segment(self._files.read, part.path) as old:
-            write_new(self._files, self._path(part), chained(copied(old, part.whole, part.path), more))
+            replace_file(self._files, self._path(part), chained(copy_chunks(old, part.whole, part.path), more))
 
     def _remove_rest(self, places: dict[str, list[Path]]) -> None:
         """Remove what is not kept, and what was written anew elsewhere, wherever it is; the newest first."""
@@ -384,6 +384,6 @@ class _Work:
         for name in sorted(gone, reverse=True):
             for path in places[name]:
                 # In the archive of a queue that this is a copy of it is left, and does not count: log/ has older ones.
-                if path != written.get(name) and is_ours(look.where, path.parent, files):
+                if path != written.get(name) and owns_archive(look.where, path.parent, files):
                     files.unlink(path)
                     files.sync_directory(path.parent)

@@ -3,7 +3,7 @@
     plan     which step comes next: pure (`next_step`), on what is found out here
     prepare  the new file, complete, compared with the old one, on disk under its name   slow: run it in a thread
     (the caller records the event that `prepare` returned, and waits until that is on disk)
-    settle   readers look for the new file from now on                                  O(segments), on the log's thread
+    switch   readers look for the new file from now on                                  O(segments), on the log's thread
     finish   the old file is removed                                                    slow: run it in a thread
 
 A crash between any two of them loses nothing: `kharon.log.locations` says what becomes of it. A trim that was recorded
@@ -24,21 +24,31 @@ from kharon.log.directory import DirectoryLog
 from kharon.log.locations import (
     ARCHIVE,
     OWNER,
-    archive_for,
-    archives,
-    chunks,
+    choose_archive,
     digest,
-    is_ours,
-    name_archive,
-    path_in,
-    places_of,
+    find_archives,
+    locate_segments,
+    owns_archive,
+    read_chunks,
+    recorded_path,
+    register_archive,
 )
-from kharon.log.replace import write_new
-from kharon.log.segment import Place, stem_of, trusted_start
-from kharon.log.zstd import MAX_UNPACKED_BYTES, PACKED, load_zstd, open_segment, packed
+from kharon.log.replace import replace_file
+from kharon.log.segment import SegmentFile, stem_of, unproved_start
+from kharon.log.zstd import MAX_DECOMPRESSED_BYTES, ZSTD_SUFFIX, compress_chunks, load_zstd, open_segment
 from kharon.model.events import Event, SegmentArchived, SegmentCompressed, SegmentTrimmed
 
-__all__ = ["Action", "Limit", "MayTrim", "Retention", "Rules", "Sealed", "Step", "never", "next_step"]
+__all__ = [
+    "Action",
+    "MayTrim",
+    "Retention",
+    "RetentionRules",
+    "SealedSegment",
+    "Step",
+    "Threshold",
+    "never",
+    "next_step",
+]
 
 Action: TypeAlias = Literal["compress", "archive", "trim"]
 MayTrim = Callable[[int], bool]
@@ -50,7 +60,7 @@ def never(_upto: int) -> bool:
     return False
 
 
-class Limit(NamedTuple):
+class Threshold(NamedTuple):
     """What is left alone: segments whose last record is younger than `seconds`, and the newest ones that take up
     `bytes` together, the tail included. None: this does not matter.
     """
@@ -66,18 +76,18 @@ class Limit(NamedTuple):
         return (self.seconds is not None and age > self.seconds) or (self.bytes is not None and total > self.bytes)
 
 
-class Rules(NamedTuple):
+class RetentionRules(NamedTuple):
     """Beyond which limit sealed segments are compressed, archived, trimmed; each field is an `Action`."""
 
-    compress: Limit = Limit()
-    archive: Limit = Limit()
-    trim: Limit = Limit()
+    compress: Threshold = Threshold()
+    archive: Threshold = Threshold()
+    trim: Threshold = Threshold()
 
     def __bool__(self) -> bool:
         return bool(self.compress or self.archive or self.trim)
 
 
-class Sealed(NamedTuple):
+class SealedSegment(NamedTuple):
     """A sealed segment: its records, its file, how large that is, and the time and hash of its last record."""
 
     first: int
@@ -92,11 +102,16 @@ class Step(NamedTuple):
     """What is to be done next with a sealed segment."""
 
     action: Action
-    segment: Sealed
+    segment: SealedSegment
 
 
 def next_step(
-    sealed: Sequence[Sealed], tail_bytes: int, rules: Rules, folder: Path, now: datetime, may_trim: MayTrim
+    sealed: Sequence[SealedSegment],
+    tail_bytes: int,
+    rules: RetentionRules,
+    folder: Path,
+    now: datetime,
+    may_trim: MayTrim,
 ) -> Step | None:
     """Return what is to be done next; None: nothing. Trimming first, each of them from the oldest segment on.
 
@@ -121,7 +136,7 @@ def next_step(
             return Step("trim", segment)
         if segment.path.parent != folder:
             continue
-        small = segment.path.suffix != PACKED and segment.bytes <= MAX_UNPACKED_BYTES
+        small = segment.path.suffix != ZSTD_SUFFIX and segment.bytes <= MAX_DECOMPRESSED_BYTES
         if compress is None and small and rules.compress.is_beyond(age, reach):
             compress = Step("compress", segment)
         if archive is None and rules.archive.is_beyond(age, reach):
@@ -143,7 +158,9 @@ class Retention:
         KharonError: zstd is needed, and not installed.
     """
 
-    def __init__(self, log: DirectoryLog, rules: Rules, archive: Path | None = None, may_trim: MayTrim = never) -> None:
+    def __init__(
+        self, log: DirectoryLog, rules: RetentionRules, archive: Path | None = None, may_trim: MayTrim = never
+    ) -> None:
         if rules.compress:
             load_zstd("Settings.compress_after, or compress_beyond_bytes,")
         self._log = log
@@ -152,7 +169,7 @@ class Retention:
         self._rules = rules
         self._archive_root = None if archive is None else archive.absolute()
         self._may_trim = may_trim
-        self._known: dict[Place, Sealed] = {}
+        self._known: dict[SegmentFile, SealedSegment] = {}
         self._archive = Path()  # where the next segment goes
         self._goes: list[Path] = []  # all that is to be trimmed next: a copy of which no record speaks, too
         self._left: list[Path] = []  # what was to be removed, and may not have been
@@ -176,16 +193,16 @@ class Retention:
             place: known[place] if place in known else self._look(place, following) for place, following in finished
         }
         sealed = list(self._known.values())
-        rules = self._rules._replace(**dict.fromkeys(without, Limit()))
+        rules = self._rules._replace(**dict.fromkeys(without, Threshold()))
         return next_step(sealed, self._log.tail_bytes, rules, self._directory / "log", now, self._may_trim)
 
-    def _look(self, place: Place, following: Place) -> Sealed:
+    def _look(self, place: SegmentFile, following: SegmentFile) -> SealedSegment:
         with self._files.read(place.path) as file:
             size = file.seek(0, os.SEEK_END)
         with open_segment(self._files.read, following.path) as file:
-            end = trusted_start(file, following.path)
+            end = unproved_start(file, following.path)
         assert end.at is not None
-        return Sealed(place.first, end.seq, place.path, size, end.at, end.hash)
+        return SealedSegment(place.first, end.seq, place.path, size, end.at, end.hash)
 
     def prepare(self, step: Step) -> Event:
         """Do what has to be on disk before the step may be recorded; return the event that records it.
@@ -203,26 +220,26 @@ class Retention:
         segment = step.segment
         if step.action != "compress":
             self._check_archives()
-        file = path_in(self._directory, segment.path)
+        file = recorded_path(self._directory, segment.path)
         place = (file, segment.first, segment.last, segment.hash)
         if step.action == "trim":
-            self._goes = places_of(self._directory, self._files)[stem_of(segment.path)]
+            self._goes = locate_segments(self._directory, self._files)[stem_of(segment.path)]
             for path in self._goes:
                 self._check_ours(path.parent)
             return SegmentTrimmed(*place)
         if step.action == "archive":
             self._choose_archive()
         target = self._target(step)
-        kept_as = path_in(self._directory, target)
+        kept_as = recorded_path(self._directory, target)
         if step.action == "archive":
             self._archive_to(segment.path, target)
             return SegmentArchived(*place, kept_as)
-        write_new(self._files, target, packed(self._source(segment.path)))
+        replace_file(self._files, target, compress_chunks(self._source(segment.path)))
         return SegmentCompressed(*place, kept_as, segment.bytes, self._compare(segment.path, target))
 
     def _check_archives(self) -> None:
         """Check that no older segment may be where it cannot be seen: trimming a later one would leave a hole."""
-        lost = archives(self._directory, self._files).unreachable
+        lost = find_archives(self._directory, self._files).unreachable
         if lost:
             raise KharonError(
                 f"the archive {lost[0]} cannot be reached; until it can, nothing is archived or trimmed. If it is gone "
@@ -230,7 +247,7 @@ class Retention:
             )
 
     def _check_ours(self, folder: Path) -> None:
-        if not is_ours(self._directory, folder, self._files):
+        if not owns_archive(self._directory, folder, self._files):
             raise KharonError(
                 f"{folder / OWNER} says that this archive is another queue's, of which this one is a copy: nothing is "
                 f"trimmed there. If there is no such queue any more, remove that file"
@@ -243,12 +260,12 @@ class Retention:
             root = self._archive_root
             if self._files.kind(root) != "directory":
                 raise KharonError(f"Settings.archive_directory: {root} is no directory; mount it, or make it")
-        self._archive = archive_for(self._directory, root, self._log.log_id, self._files)
+        self._archive = choose_archive(self._directory, root, self._log.log_id, self._files)
 
     def _archive_to(self, path: Path, target: Path) -> None:
-        name_archive(self._directory, target.parent, self._files)
+        register_archive(self._directory, target.parent, self._files)
         if self._files.kind(target) is None:
-            write_new(self._files, target, self._source(path))
+            replace_file(self._files, target, self._source(path))
             self._compare(path, target)
         elif self._digest(path) == self._digest(target):
             self._files.sync_directory(target.parent)  # it may have been that which failed when it was written
@@ -256,7 +273,7 @@ class Retention:
             raise KharonError(f"{target} is there already, and is not what {path} holds: somebody else writes there")
 
     def _source(self, path: Path, *, unpack: bool = False) -> Iterator[bytes]:
-        for chunk in chunks(self._files, path, unpack=unpack):
+        for chunk in read_chunks(self._files, path, unpack=unpack):
             if self._stopped:
                 raise Closed("retention was stopped, and what it was writing given up")
             yield chunk
@@ -266,7 +283,7 @@ class Retention:
 
     def _target(self, step: Step) -> Path:
         path = step.segment.path
-        return self._archive / path.name if step.action == "archive" else path.with_name(path.name + PACKED)
+        return self._archive / path.name if step.action == "archive" else path.with_name(path.name + ZSTD_SUFFIX)
 
     def _compare(self, old: Path, new: Path) -> str:
         try:
@@ -279,7 +296,7 @@ class Retention:
             raise CorruptLog(str(new), 0, 0, f"it does not hold what it was written from, {old}; it was removed")
         return was
 
-    def settle(self, step: Step) -> None:
+    def switch(self, step: Step) -> None:
         """Let readers look for the segment where it is now. Called on the log's thread once the record is on disk."""
         self._left += self._goes if step.action == "trim" else [step.segment.path]
         if step.action == "trim":

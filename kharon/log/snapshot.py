@@ -30,10 +30,10 @@ from msgspec import UNSET, Raw, UnsetType
 
 from kharon.errors import CorruptLog, UnknownFormat
 from kharon.log.files import OS_FILES, Files
-from kharon.log.locations import open_moving, segments
-from kharon.log.record import BadLine, Chain, Record, check_depth, check_format, check_line, link, open_header
-from kharon.log.replace import remove_unfinished, write_new
-from kharon.log.segment import Broken, first_of, is_numbered, read_segment, stem_of
+from kharon.log.locations import open_relocated, segments
+from kharon.log.record import BadLine, Chain, Record, check_depth, check_format, check_line, link, parse_header
+from kharon.log.replace import remove_unfinished, replace_file
+from kharon.log.segment import BrokenSegment, first_of, is_numbered, read_segment, stem_of
 from kharon.model.checks import MAX_DEPTH, MAX_LINE_BYTES, ascii_json, from_json
 from kharon.model.events import Instant
 from kharon.model.projection import Projection
@@ -401,14 +401,14 @@ def _check_fits(files: Files, snapshot: Snapshot, path: Path, segments: list[Pat
     following = next((path for path in segments if stem_of(path) == f"{snapshot.seq + 1:020}"), None)
     if following is None:
         raise CorruptLog(str(path), 1, 0, f"no segment begins behind it, at record {snapshot.seq + 1}")
-    with open_moving(files, path.parent.parent, following) as file:
+    with open_relocated(files, path.parent.parent, following) as file:
         line = file.readline(MAX_LINE_BYTES + 1)
         bare = not file.read(1)
     if bare and following == segments[-1]:
         why = f"{following.name} has just been begun: the segment before it must be read, which may lack its seal"
         raise CorruptLog(str(path), 1, 0, why)
     try:
-        header = open_header(line, check_line(line, snapshot.hash))
+        header = parse_header(line, check_line(line, snapshot.hash))
     except BadLine as bad:
         raise CorruptLog(str(path), 1, 0, f"{following.name} does not follow from it: {bad}") from None
     if header.log != snapshot.log:
@@ -462,21 +462,21 @@ def take(directory: Path, files: Files = OS_FILES) -> Path | None:
 
 
 def _log_id(files: Files, directory: Path, path: Path) -> str:
-    with open_moving(files, directory, path) as file:
+    with open_relocated(files, directory, path) as file:
         line = file.readline(MAX_LINE_BYTES + 1)
     try:
-        return open_header(line, check_line(line, None)).log
+        return parse_header(line, check_line(line, None)).log
     except BadLine as bad:
         raise CorruptLog(str(path), 1, 0, str(bad)) from None
 
 
 def _records(files: Files, directory: Path, path: Path, chain: Chain, log: str) -> Iterator[Record]:
-    with open_moving(files, directory, path) as file:
+    with open_relocated(files, directory, path) as file:
         try:
             for item in read_segment(file, str(path), chain, log):
                 if isinstance(item, Record):
                     yield item
-        except Broken as broken:
+        except BrokenSegment as broken:
             raise broken.as_corrupt("; this segment is not the last, so it had been finished") from None
 
 
@@ -493,7 +493,7 @@ def _write(files: Files, path: Path, snapshot: Snapshot) -> None:
         files.make_directory(folder)
     files.sync_directory(folder.parent)  # even if it was there: an earlier sync may have failed
     remove_unfinished(files, folder)
-    write_new(files, path, _batched(_lines(snapshot), 1 << 20), check=check)
+    replace_file(files, path, _batched(_lines(snapshot), 1 << 20), check=check)
 
 
 def _lines(snapshot: Snapshot) -> Iterator[bytes]:

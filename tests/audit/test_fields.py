@@ -10,7 +10,7 @@ from msgspec import Raw
 
 from kharon.audit import fields, words
 from kharon.audit.fields import STATES, event_fields, record_fields, state_of, ticket_fields
-from kharon.log.record import Chain, Record, check_line, open_record
+from kharon.log.record import Chain, Record, check_line, parse_record
 from kharon.model import events as e
 from kharon.model.evolve import evolve
 from kharon.model.ticket import Ticket, draft_of, seal
@@ -40,7 +40,7 @@ EVENTS = [
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
 def test_the_fields_are_those_of_the_line(event):
     (line,) = Chain().commit([event], NOW, "ann", 0)
-    record = open_record(line, check_line(line, None))
+    record = parse_record(line, check_line(line, None))
     fields = msgspec.json.decode(msgspec.json.encode(record_fields(record)))
     said = msgspec.json.decode(line)
     assert {"crc", "v"} <= said.keys()

@@ -18,8 +18,8 @@ from kharon.errors import CorruptLog, KharonError
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, OsFiles
 from kharon.log.record import Record, link
-from kharon.log.retention import Limit, Retention, Rules
-from kharon.log.scan import Reading
+from kharon.log.retention import Retention, RetentionRules, Threshold
+from kharon.log.scan import LogScan
 from kharon.log.snapshot import _write as write
 from kharon.log.snapshot import newest, take
 from kharon.model.events import Event, TicketDeleted
@@ -190,7 +190,7 @@ def test_a_damaged_log_is_refused_before_its_snapshots(where, number):
 def test_behind_an_event_that_is_not_known_nobody_can_tell(where, seq, good):
     """A later version of Kharon wrote it: what it did to the tickets is not known, so no snapshot is called bad."""
 
-    def records(reading: Reading) -> Iterator[Record]:
+    def records(reading: LogScan) -> Iterator[Record]:
         for record in reading.records():
             unknown = Unknown("TicketPraised", 1, 0, "9.0.0")
             yield msgspec.structs.replace(record, event=unknown) if record.seq == seq else record
@@ -207,7 +207,7 @@ def test_behind_an_event_that_is_not_known_nobody_can_tell(where, seq, good):
 def test_what_the_reading_raises_is_not_taken_for_a_bad_snapshot(where):
     """It was trimmed while it was being read, for one."""
 
-    def records(reading: Reading) -> Iterator[Record]:
+    def records(reading: LogScan) -> Iterator[Record]:
         for record in reading.records():
             if record.seq == 2:
                 raise KharonError("record 2 was trimmed while the log was being read")
@@ -238,7 +238,7 @@ def trimmed(tmp_path):
     for path in aside.iterdir():  # of which `take` kept two
         if int(path.stem) >= 3:
             shutil.copy(path, where / "snapshots")
-    retention = Retention(log, Rules(trim=Limit(bytes=0)), may_trim=lambda seq: seq <= 3)
+    retention = Retention(log, RetentionRules(trim=Threshold(bytes=0)), may_trim=lambda seq: seq <= 3)
     carry_out(log, retention)
     log.close(NOW)
     return where

@@ -308,7 +308,7 @@ def test_a_segment_that_is_not_the_last_may_not_be_unfinished(where):
 def test_a_segment_that_is_missing(where):
     one, _ = two_segments(where)
     one.unlink()
-    with pytest.raises(CorruptLog, match=r"0003\.jsonl, line 1 .*no snapshot was loaded of what came before"):
+    with pytest.raises(CorruptLog, match=r"0003\.jsonl, line 1 .*no snapshot of the records before it was loaded"):
         opened(where)
 
 

@@ -532,7 +532,7 @@ def test_without_a_usable_one_and_without_the_beginning_it_refuses(where, saved)
     log.close(NOW)
     for path in (where / "snapshots").iterdir():
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CorruptLog, match="no snapshot of what came before it is usable"):
+    with pytest.raises(CorruptLog, match="no snapshot of the records before it is usable"):
         opened(where)
     first.write_bytes(kept)
     log, _, _ = opened(where)

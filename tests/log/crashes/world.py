@@ -15,7 +15,7 @@ from simulated_files import SECTOR, Plan, SimulatedFiles
 
 from kharon.errors import StorageFull
 from kharon.log.directory import DirectoryLog
-from kharon.log.locations import places_of, segments
+from kharon.log.locations import locate_segments, segments
 from kharon.log.record import Record, check_line, open_record
 from kharon.log.scan import Reading
 from kharon.log.zstd import open_segment
@@ -237,7 +237,7 @@ def records_of(world: World, log: DirectoryLog, now: datetime, *, read_all: bool
 
 def check_history(log: DirectoryLog, records: list[Record]) -> None:
     """All that is left can be read, in the log's own process and by others; no segment is in two places."""
-    assert all(len(paths) == 1 for paths in places_of(WHERE, log.files).values())
+    assert all(len(paths) == 1 for paths in locate_segments(WHERE, log.files).values())
     reading = Reading(lambda: segments(WHERE, log.files), lambda path: open_segment(log.files.read, path))
     assert list(reading.records()) == records[log.first - 1 :]
     reader = log.reader()
