@@ -24,7 +24,9 @@ __all__ = [
     "STATES",
     "event_fields",
     "group_fields",
+    "payload_json",
     "record_fields",
+    "result_json",
     "state_of",
     "ticket_fields",
 ]
@@ -41,7 +43,7 @@ _FIRST: Final = (
 )
 _LAST: Final = ("version", "payload", "result")
 OTHER_FIELDS: Final = tuple(field.name for field in FIELDS if field.told and field.name not in {*_FIRST, *_LAST})
-"""The fields of a ticket that have no place of their own in what is shown: each is shown under its name."""
+"""The fields of a ticket without a label or place of their own in output: each is shown under its name."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -79,9 +81,18 @@ def ticket_fields(ticket: Ticket, now: datetime) -> Mapping[str, Any]:
     fields["status"] = ticket.status.value
     fields["state"] = state_of(ticket, now)
     fields["after"], fields["blocked_by"] = list(ticket.after), list(ticket.blocked_by)
-    fields["payload"] = Raw(ticket._payload)
-    fields["result"] = None if ticket._result is None else Raw(ticket._result)
+    fields["payload"], fields["result"] = payload_json(ticket), result_json(ticket)
     return fields
+
+
+def payload_json(ticket: Ticket) -> Raw:
+    """Return a ticket's payload as the ASCII JSON in the log. O(1)."""
+    return Raw(ticket._payload)
+
+
+def result_json(ticket: Ticket) -> Raw | None:
+    """Return a ticket's result as the ASCII JSON in the log; None if it has none. O(1)."""
+    return None if ticket._result is None else Raw(ticket._result)
 
 
 def state_of(ticket: Ticket, now: datetime) -> str:
