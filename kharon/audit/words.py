@@ -17,10 +17,10 @@ from kharon.audit.fields import OTHER_FIELDS
 from kharon.audit.timeline import Phase, Span
 from kharon.log.record import Record
 from kharon.model import events as e
+from kharon.model.standing import MOST_NAMED
 from kharon.model.ticket import Ticket
 
 __all__ = [
-    "MOST_NAMED",
     "added_blockers",
     "blockers",
     "changes_text",
@@ -32,9 +32,6 @@ __all__ = [
     "unblocked_text",
     "value_text",
 ]
-
-MOST_NAMED: Final = 5
-"""How many of several ids a text names, at most; of the others it gives the number."""
 
 
 def length(span: timedelta | float) -> str:

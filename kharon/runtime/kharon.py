@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import trio
 
+from kharon.audit.explain import Explanation, explanation_of
 from kharon.errors import InvalidTicket
 from kharon.log.record import Record
 from kharon.model import commands as c
@@ -114,8 +115,11 @@ class Kharon(Verbs, Awaited):
         tube: str | None = None,
         group: str | None = None,
         limit: int | None = 1000,
+        after: Ticket | None = None,
     ) -> list[Ticket]:
-        """Return the tickets that match, in the order in which their ids first came, as they all were at one moment.
+        """Return the tickets that match, as they all were at one moment, in the order of adding.
+
+        Adding a ticket again, and restarting it, count as adding it.
 
         Args:
             status: "pending", "done", "failed" or "cancelled"; None: any.
@@ -123,9 +127,12 @@ class Kharon(Verbs, Awaited):
             tube: the tube; None: any.
             group: the group; None: any.
             limit: at most so many; None: all.
+            after: only those added after this ticket, as an earlier `list` returned it. The last ticket of one page
+                begins the next. A ticket that comes or goes moves no other to another page, and `after` itself may have
+                gone: its `order` decides.
 
         Raises:
-            InvalidTicket: there is no such status.
+            InvalidTicket: there is no such status, or `after` is not a ticket that the queue gave.
 
         Cost: O(n) for n tickets, in slices between which other tasks run.
         """
@@ -138,7 +145,26 @@ class Kharon(Verbs, Awaited):
                 raise InvalidTicket(f"status: {status!r} is none of {known}") from None
         if limit is not None and (not isinstance(limit, int) or limit < 0):
             raise InvalidTicket(f"limit: a whole number, 0 or more, or None; not {limit!r}")
-        return await self._store.list(status=wanted, type=type, tube=tube, group=group, limit=limit)
+        if after is not None and (not isinstance(after, Ticket) or not after.order):
+            raise InvalidTicket(f"after: a ticket that list returned, or None; not {after!r}")
+        order = 0 if after is None else after.order
+        return await self._store.list(status=wanted, type=type, tube=tube, group=group, limit=limit, after=order)
+
+    @_checkpoint
+    async def why(self, id: str) -> Explanation:
+        """Say why a ticket is, or is not, running now, as `kharon.explain` says it of a replayed log.
+
+        It goes by `tubes`, those that this process claims from, and by the settings' `max_attempts`. An id that no
+        ticket has is explained, too.
+
+        Raises:
+            InvalidTicket: `id` is not a str.
+
+        Cost: O(log n).
+        """
+        standing = await self._store.why(id_of(id), self.tubes)
+        type = None if standing.ticket is None else standing.ticket.type
+        return explanation_of(standing, self.settings.policy(type).max_attempts)
 
     # --- several at once ----------------------------------------------------------------------------------------------
 
@@ -333,10 +359,12 @@ class Kharon(Verbs, Awaited):
             raise InvalidTicket(f"after: a seq, 0 or more; not {after!r}")
         return RecordStream(self._store.reader(after), follow=follow)
 
-    @property
-    def first_record(self) -> int:
-        """The seq at which the history begins: 1, unless records were trimmed, or dropped by a ":memory:" queue."""
-        return self._store.first
+    async def first_record(self) -> int:
+        """Return the seq at which the history begins: 1, unless records were trimmed, or dropped by a ":memory:" queue.
+
+        Cost: O(1).
+        """
+        return await self._store.first()
 
     # --- stats --------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Why a ticket is, or is not, running now: what the workers' next claim makes of it, so that a person can act.
 
-Questions to a projection; nothing is read and nothing changes. What a claim takes is the projection's own query, and
-that the two agree is tested against it.
+The facts are those of `model.standing`; nothing is read and nothing changes. What a claim takes is the projection's own
+query, and a test holds the two against each other.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from itertools import islice
 from typing import Any, Final
 
 import attrs
 
-from kharon.audit.words import MOST_NAMED, length
+from kharon.audit.words import length
 from kharon.model.checks import check_instant
 from kharon.model.projection import Projection
-from kharon.model.ticket import Status, Ticket, waits_of
+from kharon.model.standing import MOST_NAMED, Standing, standing_of
+from kharon.model.ticket import Ticket, waits_of
 from kharon.model.tubes import Limit, Tube
 from kharon.settings import Settings
 
-__all__ = ["Explanation", "Reason", "explain"]
+__all__ = ["Explanation", "Reason", "explain", "explanation_of"]
 
 
 class Reason(enum.StrEnum):
@@ -133,53 +133,42 @@ def explain(
 
     Cost: O(log n), and O(tickets that have become due since the projection was promoted last).
     """
-    now = check_instant("now", now)
-    ticket = projection.get(id)
+    return explanation_of(standing_of(projection, id, check_instant("now", now), tubes), max_attempts)
+
+
+def explanation_of(standing: Standing, max_attempts: int | None) -> Explanation:
+    """Say what the facts about a ticket mean. Pure."""
+    ticket, tube, now = standing.ticket, standing.tube, standing.now
     if ticket is None:
-        return _found(projection, id, now, [Reason.ABSENT], _absent(id), None)
-    if ticket.status is not Status.PENDING:
-        reason = Reason[ticket.status.name]
-        return _found(projection, id, now, [reason], _terminal(ticket, now), ticket, terminal_since=ticket.mtime)
+        return _found(standing, [Reason.ABSENT], _absent(standing.id))
+    if tube is None:
+        return _found(standing, [Reason[ticket.status.name]], _terminal(ticket, now), terminal_since=ticket.mtime)
     left = None if max_attempts is None else max(0, max_attempts - ticket.attempts)
-    waits = _waits(projection, ticket)
+    waits = _waits(standing, ticket)
     if ticket.claim is not None:
         assert ticket.lease_until is not None
         reason = Reason.RUNNING if ticket.lease_until > now else Reason.LEASE_ENDED
         sentence = _claimed(ticket, reason, left) + _succeeded(ticket, waits)
-        return _found(projection, id, now, [reason], sentence, ticket, attempts_left=left, **waits)
-    claimed_from = {ticket.tube} if tubes is None else set(tubes)
-    tube = projection.tube(ticket.tube, now)
-    gates = _gates(ticket, tube, now, claimed_from)
-    if gates:
+        return _found(standing, [reason], sentence, attempts_left=left, **waits)
+    if standing.ahead is None:
+        gates = _gates(standing, ticket, tube)
         told = "; and ".join(_gate(gate, ticket, tube, waits, now) for gate in gates)
-        return _found(
-            projection, id, now, gates, f"{id!r} is not running: {told}.", ticket, attempts_left=left, **waits
-        )
-    ahead = projection.ahead(ticket, claimed_from, now)
-    reason = Reason.BEHIND if ahead else Reason.NEXT
-    return _found(projection, id, now, [reason], _ready(ticket, ahead), ticket, attempts_left=left, ahead=ahead)
+        return _found(standing, gates, f"{ticket.id!r} is not running: {told}.", attempts_left=left, **waits)
+    reason = Reason.BEHIND if standing.ahead else Reason.NEXT
+    return _found(standing, [reason], _ready(ticket, standing.ahead), attempts_left=left)
 
 
-def _found(
-    projection: Projection,
-    id: str,
-    now: datetime,
-    reasons: list[Reason],
-    sentence: str,
-    ticket: Ticket | None,
-    **more: Any,
-) -> Explanation:
-    """Return an explanation: what follows from the ticket and its tube, and `more`, in place of what has nothing."""
-    pending = ticket is not None and ticket.status is Status.PENDING
-    tube = projection.tube(ticket.tube, now) if ticket is not None and pending else None
+def _found(standing: Standing, reasons: list[Reason], sentence: str, **more: Any) -> Explanation:
+    """Return an explanation: what follows from the facts, and `more`, in place of what has nothing."""
+    ticket, tube = standing.ticket, standing.tube
     fields: dict[str, Any] = {
         **_NO_WAITS,
-        "due_at": ticket.runat if ticket is not None and pending else None,
+        "due_at": ticket.runat if ticket is not None and tube is not None else None,
         "worker": None if ticket is None else ticket.worker,
         "lease_until": None if ticket is None else ticket.lease_until,
         "attempts": 0 if ticket is None else ticket.attempts,
         "attempts_left": None,
-        "ahead": None,
+        "ahead": standing.ahead,
         "paused_since": None if tube is None else tube.paused_since,
         "paused_seq": None if tube is None else tube.paused_seq,
         "limit": None if tube is None else tube.limit,
@@ -188,40 +177,39 @@ def _found(
         "terminal_since": None,
         "expires_at": None if ticket is None else ticket.expire_at,
     }
-    fields.update(more)
-    return Explanation(id=id, now=now, reasons=tuple(reasons), sentence=sentence, ticket=ticket, **fields)
+    fields.update(more, id=standing.id, now=standing.now, ticket=ticket)
+    return Explanation(reasons=tuple(reasons), sentence=sentence, **fields)
 
 
 _NO_WAITS: Final = {"blocked_by": (), "after_group": None, "members_left": 0, "members": (), "on_failure": None}
 
 
-def _waits(projection: Projection, ticket: Ticket) -> dict[str, Any]:
+def _waits(standing: Standing, ticket: Ticket) -> dict[str, Any]:
     """Return the fields of an explanation that say what a ticket waits for, or will once it settles."""
     waits = waits_of(ticket)
     if not waits.blocked:
         return {}
     assert waits.gate is not None
-    groups = projection.groups
     return {
         "blocked_by": waits.blocked_by,
         "after_group": waits.gate.after_group if waits.gate.since else None,
-        "members_left": groups.left(waits),
-        "members": tuple(islice(groups.members(waits), MOST_NAMED)),
+        "members_left": standing.members_left,
+        "members": standing.members,
         "on_failure": waits.on_failure,
     }
 
 
-def _gates(ticket: Ticket, tube: Tube, now: datetime, tubes: set[str]) -> list[Reason]:
-    """Return what keeps a waiting ticket from being claimed. Whatever else may close a tube has its place here."""
+def _gates(standing: Standing, ticket: Ticket, tube: Tube) -> list[Reason]:
+    """Return what keeps an unclaimed ticket from being claimed: one reason at least."""
     gates = []
     if ticket.blocked:
         gates.append(Reason.BLOCKED)
-    if ticket.tube not in tubes:
+    if not standing.subscribed:
         gates.append(Reason.NOT_SUBSCRIBED)
     if tube.paused_since is not None:
         gates.append(Reason.TUBE_PAUSED)
     assert ticket.runat is not None
-    if ticket.runat > now:
+    if ticket.runat > standing.now:
         gates.append(Reason.DELAYED)
     if not tube.open and tube.paused_since is None:
         gates.append(Reason.TUBE_AT_LIMIT)
