@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import trio
 
-from kharon.audit.explanations import Explanation, explained
+from kharon.audit.explain import Explanation, explanation_of
 from kharon.errors import InvalidTicket
 from kharon.log.record import Record
 from kharon.model import commands as c
@@ -166,7 +166,7 @@ class Kharon(Verbs, Awaited):
         """
         standing = await self._store.why(id_of(id), self.tubes)
         type = None if standing.ticket is None else standing.ticket.type
-        return explained(standing, self.settings.policy(type).max_attempts)
+        return explanation_of(standing, self.settings.policy(type).max_attempts)
 
     # --- several at once ----------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from kharon.model.ticket import Ticket, waits_of
 from kharon.model.tubes import Limit, Tube
 from kharon.settings import Settings
 
-__all__ = ["Explanation", "Reason", "explain", "explained"]
+__all__ = ["Explanation", "Reason", "explain", "explanation_of"]
 
 
 class Reason(enum.StrEnum):
@@ -133,10 +133,10 @@ def explain(
 
     Cost: O(log n), and O(tickets that have become due since the projection was promoted last).
     """
-    return explained(standing_of(projection, id, check_instant("now", now), tubes), max_attempts)
+    return explanation_of(standing_of(projection, id, check_instant("now", now), tubes), max_attempts)
 
 
-def explained(standing: Standing, max_attempts: int | None) -> Explanation:
+def explanation_of(standing: Standing, max_attempts: int | None) -> Explanation:
     """Say what the facts about a ticket mean. Pure."""
     ticket, tube, now = standing.ticket, standing.tube, standing.now
     if ticket is None:
