@@ -27,7 +27,7 @@ from msgspec import Raw
 import kharon
 from kharon.log.directory import DirectoryLog
 from kharon.log.files import OS_FILES
-from kharon.log.indexed import IndexedReader
+from kharon.log.live import IndexedReader
 from kharon.log.segment import Place
 from kharon.model import events as e
 from kharon.testing import EPOCH

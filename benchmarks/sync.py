@@ -25,8 +25,8 @@ from kharon.log.files import File, OsFiles
 from kharon.log.syncer import bring_to_disk
 from kharon.model import commands as c
 from kharon.runtime.clock import WallClock
-from kharon.store.helper import Done, Helper, Syncer
 from kharon.store.local import LocalStore
+from kharon.store.sync_helper import Done, Helper, Syncer
 
 STRETCHES = (20e-6, 100e-6, 300e-6, 1e-3)
 SEGMENT_BYTES = 8 << 10  # so that a segment is begun every twenty commits, and shows in the 99th percentile
@@ -60,7 +60,7 @@ class Disk(OsFiles):
 
 
 class BareThread:
-    """What the design warns of: the sync in a thread of this process."""
+    """The variant that Kharon avoids: the sync in a thread of this process."""
 
     def __init__(self, slower_by: float) -> None:
         self.slower_by = slower_by

@@ -6,34 +6,15 @@ for Trio. A new public name is imported here, and listed in both.
 
 from __future__ import annotations
 
-from kharon.audit import (
-    Anchor,
-    Attempt,
-    Diff,
-    Explanation,
-    Follower,
-    Life,
-    Outcome,
-    Phase,
-    Reason,
-    Report,
-    Span,
-    Step,
-    TicketChange,
-    Timeline,
-    Totals,
-    UnknownEvents,
-    Who,
-    anchor,
-    diff,
-    explain,
-    follow,
-    history,
-    read,
-    replay,
-    timeline,
-    verify,
-)
+from kharon.audit.anchor import Anchor, anchor
+from kharon.audit.diff import Diff, TicketChange, diff
+from kharon.audit.explanations import Explanation, Reason, explain
+from kharon.audit.follow import Follower, follow
+from kharon.audit.history import history
+from kharon.audit.read import read
+from kharon.audit.replay import replay
+from kharon.audit.timeline import Attempt, Life, Outcome, Phase, Span, Step, Timeline, Totals, Who, timeline
+from kharon.audit.verify import Report, UnknownEvents, verify
 from kharon.errors import (
     AnchorMissing,
     Closed,

@@ -11,12 +11,12 @@ import attrs
 from kharon.errors import InvalidSettings, InvalidTicket
 from kharon.model.checks import check_name
 from kharon.model.delays import BackoffDelay, FixedDelay, as_seconds
+from kharon.model.policy import OnReturn, Policy
 from kharon.model.ticket import DEFAULT_TUBE
 
 __all__ = ["Fsync", "OnReturn", "Settings"]
 
 Fsync: TypeAlias = Literal["always", "never"] | float
-OnReturn: TypeAlias = Literal["ack", "done", "leave"]
 
 
 def _count(_settings: Settings, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -223,6 +223,10 @@ class Settings:
             check_name("Settings.actor", value)
         except InvalidTicket as error:
             raise InvalidSettings(str(error)) from None
+
+    def policy(self, type: str | None = None) -> Policy:  # noqa: ARG002 - all types go by the same rules today
+        """Return the rules for tickets of a type; None: the type is not known. O(1)."""
+        return Policy(self.process_time, self.max_attempts, self.backoff, self.on_return)
 
     @property
     def sync_interval(self) -> float | None:

@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from msgspec import UNSET
 
 import kharon
-from kharon.audit import Outcome, Phase, Reason, Who, explain, timeline
+from kharon import Outcome, Phase, Reason, Who, explain, timeline
 from kharon.errors import KharonError
 from kharon.log.record import Record
 from kharon.model import commands as c

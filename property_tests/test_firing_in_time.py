@@ -18,8 +18,7 @@ from kharon.model import commands as c
 from kharon.model import events as e
 from kharon.model.commit import Commit
 from kharon.model.projection import Projection
-from kharon.store.firing import GRACE, MAX_CAUGHT_UP, commands
-from kharon.store.times import times_of
+from kharon.store.calendar import GRACE, MAX_CAUGHT_UP, commands, times_of
 from kharon.testing import EPOCH
 
 NAMES = st.sampled_from("ab")

@@ -28,7 +28,7 @@ from kharon.model.commit import Commit
 from kharon.model.events import Changes
 from kharon.model.evolve import evolve
 from kharon.model.ticket import waits_of
-from kharon.runtime.scheduling import set_schedule
+from kharon.runtime.requests import set_schedule
 from kharon.store.local import LocalStore
 from kharon.testing import EPOCH
 

@@ -24,8 +24,8 @@ from kharon.model.commit import Commit
 from kharon.model.delays import BackoffDelay, FixedDelay
 from kharon.model.projection import Effect, Projection
 from kharon.model.ticket import Status, Ticket, memberships, waits_of
-from kharon.runtime.scheduling import set_schedule
-from kharon.store import firing
+from kharon.runtime.requests import set_schedule
+from kharon.store import calendar
 from kharon.testing import EPOCH
 
 IDS = ["a", "b", "c", "d"]
@@ -575,7 +575,7 @@ class Rules(RuleBasedStateMachine):
         assert [schedule.name for schedule in schedules] == due
         for schedule in schedules:
             note(f"{schedule.catch_up} of {'many' if self.book.missed(schedule.name)[1:] else 'one'} caught up")
-            commands = self.commands_of[schedule.name] = firing.commands(schedule, self.book.now)
+            commands = self.commands_of[schedule.name] = calendar.commands(schedule, self.book.now)
             self.book.fire(schedule.name)
             seq = self.book.seq
             self.step(commands, None)

@@ -2,8 +2,8 @@
 
 Numbers that tests record with `record_property(name, number)` are summed up by file and name. Of texts,
 `record_property(name, text)`, it prints how many different ones a directory's tests have named: a place that several of
-them reach is counted once. The figures in docs/durability.md are these. What people are to look at is in the folder
-that KHARON_ARTEFACTS names, if there is one in the environment.
+them reach is counted once. The figures in docs/explanation/guarantees.md are these. What people are to look at is in
+the folder that KHARON_ARTEFACTS names, if there is one in the environment.
 """
 
 import functools

@@ -1,43 +1,8 @@
-"""Reading a directory's log without opening the queue: without Trio, and without the lock.
+"""Read a queue's log without opening the queue: no Trio, no lock.
 
-For audits, scripts and whoever wants to know what happened. None of it stands in the way of the process that has the
-queue open, and nothing is written but, by `history`, the index beside sealed segments, which can be made again.
+It may be read while an application writes it. Nothing is written except, by `history`, the index beside sealed
+segments, which can be made again.
+
+This package imports nothing, so that a module of it (`safe`, say) costs no more than itself. The public names are
+imported from the modules by `kharon`.
 """
-
-from kharon.audit.anchors import Anchor
-from kharon.audit.diffs import Diff, TicketChange, diff
-from kharon.audit.explanations import Explanation, Reason, explain
-from kharon.audit.histories import Progress, history
-from kharon.audit.reading import Report, UnknownEvents, anchor, read, replay, verify
-from kharon.audit.tailing import Follower, follow
-from kharon.audit.timelines import Attempt, Life, Outcome, Phase, Span, Step, Timeline, Totals, Who, timeline
-
-__all__ = [
-    "Anchor",
-    "Attempt",
-    "Diff",
-    "Explanation",
-    "Follower",
-    "Life",
-    "Outcome",
-    "Phase",
-    "Progress",
-    "Reason",
-    "Report",
-    "Span",
-    "Step",
-    "TicketChange",
-    "Timeline",
-    "Totals",
-    "UnknownEvents",
-    "Who",
-    "anchor",
-    "diff",
-    "explain",
-    "follow",
-    "history",
-    "read",
-    "replay",
-    "timeline",
-    "verify",
-]

@@ -27,7 +27,7 @@ from kharon.cli.times import NOW, instant, now, seconds, seq_or_instant
 from kharon.errors import KharonError
 
 if TYPE_CHECKING:
-    from kharon.audit.measures import By
+    from kharon.audit.measure import By
     from kharon.cli.tickets import Filter
 
 __all__ = ["run"]

@@ -9,9 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from kharon.audit.histories import history
-from kharon.audit.reading import _start, check_path, read, replay
-from kharon.audit.watching import watched
+from kharon.audit.history import history
+from kharon.audit.progress import watch_bytes
+from kharon.audit.read import check_queue, read
+from kharon.audit.replay import replay, state_at_start
 from kharon.cli.output import Output
 from kharon.log.directory import segments
 from kharon.log.record import Record
@@ -44,7 +45,7 @@ def reading(out: Output, queue: Path, what: str = "reading") -> Iterator[None]:
             done += count
             bar.at(done)
 
-        with watched(tell):
+        with watch_bytes(tell):
             yield
 
 
@@ -59,8 +60,8 @@ def beginning(out: Output, queue: Path, what: str = "counted", asked: int = 0) -
 
     If records behind `asked`, which is a seq, are among those that cannot be, it is said from where on they are `what`.
     """
-    check_path(queue)
-    start = _start(queue, None, None)
+    check_queue(queue)
+    start = state_at_start(queue)
     if start.seq > asked:
         out.say(f"{what} from record {start.seq + 1} on: what was before was trimmed, or is only in a snapshot")
     return start
@@ -68,7 +69,7 @@ def beginning(out: Output, queue: Path, what: str = "counted", asked: int = 0) -
 
 def past(out: Output, queue: Path, id: str) -> list[Record]:
     """Return all records about a ticket; none if there never was such a ticket."""
-    check_path(queue)
+    check_queue(queue)
     with reading(out, queue):
         return history(queue, id)
 

@@ -14,10 +14,10 @@ import attrs
 from msgspec import UNSET
 
 from kharon.audit.fields import event_fields, record_fields
-from kharon.audit.reading import read
+from kharon.audit.follow import follow
+from kharon.audit.read import read
 from kharon.audit.subjects import Subject, Subjects
-from kharon.audit.tailing import follow
-from kharon.audit.timelines import Life, Span, Step, timeline
+from kharon.audit.timeline import Life, Span, Step, timeline
 from kharon.audit.words import length
 from kharon.cli.failures import Usage
 from kharon.cli.output import Output, Styled

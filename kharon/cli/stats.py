@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from kharon.audit.measures import COUNTS, RELATIVE_ERROR, By, Counter, Group, Measures, Series, Sketch, measure
+from kharon.audit.measure import COUNTS, RELATIVE_ERROR, By, Counter, Group, Measures, Series, Sketch, measure
 from kharon.audit.words import length
 from kharon.cli.output import Output, Styled
 from kharon.cli.queues import beginning, records

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import attrs
 
-from kharon.audit.diffs import Diff, diff
+from kharon.audit.diff import Diff, diff
 from kharon.audit.explanations import explain
 from kharon.audit.fields import STATES, state_of, ticket_fields
-from kharon.audit.histories import latest
+from kharon.audit.history import latest
 from kharon.cli.failures import Usage
 from kharon.cli.output import Output, Styled
 from kharon.cli.queues import past, reading, state

@@ -9,9 +9,9 @@ from typing import Any
 
 import attrs
 
-from kharon.audit.anchors import Anchor
+from kharon.audit.anchor import Anchor, anchor
 from kharon.audit.export import check_target, export
-from kharon.audit.reading import Report, anchor, verify
+from kharon.audit.verify import Report, verify
 from kharon.cli.failures import Usage
 from kharon.cli.output import Output
 from kharon.cli.queues import reading, records

@@ -11,10 +11,10 @@
     reserve                             room on the disk for settling when there is no other
 
 `DirectoryLog` appends, writes, syncs and begins new segments; a sync may be done elsewhere (`protocol`). When to write
-and sync is the store's decision. Who may open the directory is in `hold`; what is done to its files after a crash, in
-`recovery`, and about damage, in `repair`; what a line is, in `record`; how segments are read, in `segment`; how files
-come to be, in `newfile`; where segments are, in `moves`, and which are compressed, archived or trimmed, in `retention`;
-what a snapshot is, in `snapshot`.
+and sync is the store's decision. Who may open the directory is in `ownership`; what is done to its files after a crash,
+in `recovery`, and about damage, in `repair`; what a line is, in `record`; how segments are read, in `segment`; how
+files come to be, in `replace`; where segments are, in `locations`, and which are compressed, archived or trimmed, in
+`retention`; what a snapshot is, in `snapshot`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ from typing import BinaryIO, Final, NamedTuple
 
 from kharon.errors import Closed, CorruptLog, KharonError, StorageFull
 from kharon.log.files import OS_FILES, File, Files, Lock, naming
-from kharon.log.hold import hold
-from kharon.log.indexed import IndexedReader
-from kharon.log.live import LiveReader
+from kharon.log.live import IndexedReader, LiveReader
 from kharon.log.locations import ARCHIVE, Archives, Moved, archives, finish_moves, places_of, segments
+from kharon.log.ownership import lock_directory
 from kharon.log.protocol import LogReader
 from kharon.log.record import CLOCK, Chain, Record, Seal, check_line, open_record, relink, seal_line
 from kharon.log.recovery import rewrite_tail, seal_again, tidy, trust_tail
@@ -44,8 +43,7 @@ from kharon.log.scan import Reading
 from kharon.log.segment import Place, first_of, segment_name, stem_of
 from kharon.log.snapshot import Snapshot, has_snapshots, newest
 from kharon.log.zstd import open_segment
-from kharon.model.ending import grows
-from kharon.model.events import Event, LogClosed
+from kharon.model.events import Event, LogClosed, grows
 
 _logger = logging.getLogger("kharon")
 
@@ -70,8 +68,8 @@ class DirectoryLog:
         where: the directory; made, with mode 0700, if it does not exist.
         segment_bytes: when the tail has so many bytes, a new segment is begun.
         files: the file system.
-        reserve_bytes: how much room to set aside for what ends something (`model.ending`) on a disk without other room;
-            0: none.
+        reserve_bytes: how much room to set aside for events that end something (`Event.ends`) on a disk without other
+            room; 0: none.
         allow_network_filesystem: whether the directory may be on one.
 
     Attributes:
@@ -138,7 +136,7 @@ class DirectoryLog:
             QueueLocked: the directory is open already, in this process or another.
             CorruptLog: the log is damaged otherwise than by an unfinished last commit. Nothing was changed.
             UnknownFormat: a later version wrote it.
-            KharonError: this is no queue's directory, or one that should not be trusted (`guard`).
+            KharonError: this is no queue's directory, or one that should not be trusted (`ownership`).
             OSError: the directory cannot be read or written.
 
         Cost: O(bytes of the log), or of what is behind the snapshot that was loaded. After an unclean stop the tail is
@@ -232,7 +230,7 @@ class DirectoryLog:
 
     def _prepare(self) -> None:
         self._process = self._files.process()
-        self._lock, self._made = hold(self._where, self._files, allow_network=self._allow_network)
+        self._lock, self._made = lock_directory(self._where, self._files, allow_network=self._allow_network)
         self._archives = archives(self._where, self._files)
         if not self._list():
             there = "there are snapshots of it" if has_snapshots(self._files, self._where) else None

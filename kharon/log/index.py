@@ -5,7 +5,7 @@
 An index is a cache. It can be made again from its segment at any time, by any process, and may be deleted at any time;
 one that is damaged, unfinished, or not of this very segment is not used. It proves nothing. Each record that is found
 by it is checked where it stands, and none is found twice, so an index that somebody forged can hide records, and no
-more than that; `kharon.audit.indexes` notices it, and reading the log finds what is hidden.
+more than that; `kharon.audit.verify_indexes` notices it, and reading the log finds what is hidden.
 
     head       struct `_HEAD`: magic, version, the segment's log id, the hash of its last record, its first and last
                seq, how many entries there are

@@ -12,6 +12,7 @@ from typing import BinaryIO, Final
 
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.files import Files
+from kharon.log.index import find_indexed, finish
 from kharon.log.record import (
     BadLine,
     Record,
@@ -22,9 +23,10 @@ from kharon.log.segment import HEADER_LINES, Place, is_about, needle
 from kharon.log.zstd import open_segment
 from kharon.model.checks import MAX_LINE_BYTES
 
-__all__ = ["LiveReader", "place_of"]
+__all__ = ["IndexedReader", "LiveReader", "place_of"]
 
 _READ_BYTES: Final = 256 << 10  # a reader's slice, so that it stays short with records of a megabyte: about 1 ms
+_LOOKUPS: Final = 8  # segments looked up in one slice: about 1 ms
 
 
 def place_of(places: Sequence[Place], seq: int, *, begin: bool = False) -> tuple[Place, Place | None]:
@@ -137,3 +139,81 @@ class LiveReader:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+class IndexedReader:
+    """Reads the records about one ticket, segment by segment.
+
+    Args:
+        files: the file system.
+        directory: the queue's.
+        places: all segments, oldest first: the log's own list, to which it adds.
+        after: the records up to this seq are passed over.
+        id: the ticket's.
+
+    Attributes:
+        seq: of the last record looked at.
+    """
+
+    def __init__(self, files: Files, directory: Path, places: Sequence[Place], after: int, id: str) -> None:
+        self._files = files
+        self._directory = directory
+        self._places = places
+        self._after = after
+        self._id = id
+        self._live: LiveReader | None = None
+        self._ends = 0  # the last record of the segment that the live reader is for; 0: it has no successor yet
+        self._begun = False
+        self.seq = place_of(places, after + 1, begin=True)[0].first - 1
+
+    def read(self, limit: int, until: int) -> list[Record]:
+        """Look at some of the next records, none behind `until`; return those that are about the ticket.
+
+        Raises:
+            CorruptLog: what is there is not what was written.
+            KharonError: what comes next has been trimmed since this reader began; or it is compressed, and zstd is not
+                installed.
+            OSError: it cannot be read.
+        """
+        records: list[Record] = []
+        if not self._begun:  # where the history begins is where a reader may begin, but it may not miss any later
+            self.seq = place_of(self._places, self._after + 1, begin=True)[0].first - 1
+            self._begun = True
+        for _ in range(_LOOKUPS):
+            if self.seq >= until:
+                break
+            if self._live is None and not self._look_up(records, until):
+                self._live = LiveReader(self._files, self._places, max(self.seq, self._after), self._id)
+            if self._live is not None:
+                records += self._scan(self._live, limit, until)
+                break
+        return records
+
+    def _look_up(self, records: list[Record], until: int) -> bool:
+        """Look at the segment that comes next by its index; return whether that was possible."""
+        place, following = place_of(self._places, self.seq + 1)
+        self._ends = 0 if following is None else following.first - 1
+        if following is None or self._ends > until:
+            return False
+        found = find_indexed(self._files, self._directory, finish(self._files, place.path, following.path), self._id)
+        if found is None:
+            return False
+        records += [record for record in found if record.seq > self._after]
+        self.seq = self._ends
+        return True
+
+    def _scan(self, live: LiveReader, limit: int, until: int) -> list[Record]:
+        if not self._ends:  # the tail, when this was begun: it may have got a successor
+            _, following = place_of(self._places, self.seq + 1)
+            self._ends = 0 if following is None else following.first - 1
+        records = live.read(limit, min(until, self._ends) if self._ends else until)
+        self.seq = live.seq
+        if self.seq == self._ends:
+            self.close()
+        return records
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._live is not None:
+            self._live.close()
+            self._live = None

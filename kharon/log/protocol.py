@@ -98,7 +98,7 @@ class EventLog(Protocol):
         """Write what has been appended, to where it survives the end of this process.
 
         Called again after a `StorageFull`: from time to time with events that let the queue grow, and with those that
-        end something (`kharon.model.ending`) as they come. A log may keep room for the latter.
+        end something (`Event.ends`) as they come. A log may keep room for the latter.
 
         Raises:
             StorageFull: there was no room. Nothing of what was appended since the last `write` is kept, and `seq` is

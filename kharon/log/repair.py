@@ -24,8 +24,8 @@ import attrs
 
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.files import OS_FILES, Files
-from kharon.log.hold import hold
 from kharon.log.locations import is_ours, path_in, places_of, segments
+from kharon.log.ownership import lock_directory
 from kharon.log.record import BadLine, Chain, Header, Record, Seal, check_line, open_record, seal_line
 from kharon.log.recovery import quarantine
 from kharon.log.replace import copied, write_new
@@ -138,7 +138,7 @@ def repair(
     where = Path(path)
     if files.kind(where / "log") != "directory" or not segments(where, files):
         raise KharonError(f"{where} is no queue: there is no segment in {where / 'log'}; there is nothing to repair")
-    lock, _ = hold(where, files, allow_network=True)  # who has a log there has said so before
+    lock, _ = lock_directory(where, files, allow_network=True)  # who has a log there has said so before
     try:
         reading = Reading(lambda: segments(where, files), lambda path: open_segment(files.read, path))
         try:

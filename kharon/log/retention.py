@@ -38,7 +38,7 @@ from kharon.log.segment import Place, stem_of, trusted_start
 from kharon.log.zstd import MAX_UNPACKED_BYTES, PACKED, load_zstd, open_segment, packed
 from kharon.model.events import Event, SegmentArchived, SegmentCompressed, SegmentTrimmed
 
-__all__ = ["Action", "Limit", "MayTrim", "Policy", "Retention", "Sealed", "Step", "never", "next_step"]
+__all__ = ["Action", "Limit", "MayTrim", "Retention", "Rules", "Sealed", "Step", "never", "next_step"]
 
 Action: TypeAlias = Literal["compress", "archive", "trim"]
 MayTrim = Callable[[int], bool]
@@ -66,7 +66,7 @@ class Limit(NamedTuple):
         return (self.seconds is not None and age > self.seconds) or (self.bytes is not None and total > self.bytes)
 
 
-class Policy(NamedTuple):
+class Rules(NamedTuple):
     """Beyond which limit sealed segments are compressed, archived, trimmed; each field is an `Action`."""
 
     compress: Limit = Limit()
@@ -96,14 +96,14 @@ class Step(NamedTuple):
 
 
 def next_step(
-    sealed: Sequence[Sealed], tail_bytes: int, policy: Policy, folder: Path, now: datetime, may_trim: MayTrim
+    sealed: Sequence[Sealed], tail_bytes: int, rules: Rules, folder: Path, now: datetime, may_trim: MayTrim
 ) -> Step | None:
     """Return what is to be done next; None: nothing. Trimming first, each of them from the oldest segment on.
 
     Args:
         sealed: the sealed segments, oldest first.
         tail_bytes: how large the one behind them is.
-        policy: the limits.
+        rules: the limits.
         folder: where segments are that have not been archived.
         now: the time.
         may_trim: whether records may be removed.
@@ -117,24 +117,24 @@ def next_step(
     compress = archive = None
     for segment, reach in zip(sealed, reversed(totals), strict=True):
         age = (now - segment.at).total_seconds()
-        if segment is sealed[0] and policy.trim.is_beyond(age, reach) and may_trim(segment.last):
+        if segment is sealed[0] and rules.trim.is_beyond(age, reach) and may_trim(segment.last):
             return Step("trim", segment)
         if segment.path.parent != folder:
             continue
         small = segment.path.suffix != PACKED and segment.bytes <= MAX_UNPACKED_BYTES
-        if compress is None and small and policy.compress.is_beyond(age, reach):
+        if compress is None and small and rules.compress.is_beyond(age, reach):
             compress = Step("compress", segment)
-        if archive is None and policy.archive.is_beyond(age, reach):
+        if archive is None and rules.archive.is_beyond(age, reach):
             archive = Step("archive", segment)
     return compress or archive
 
 
 class Retention:
-    """Carries out a policy on the segments of an open log.
+    """Carries out rules on the segments of an open log.
 
     Args:
         log: the log.
-        policy: what is to be done.
+        rules: what is to be done.
         archive: where to move segments, to a directory named for the log's id, so that queues may share it. It is not
             made: a disk that is not mounted must not be written beneath. None: to `archive` in the queue's directory.
         may_trim: whether the records up to a seq may be removed.
@@ -143,15 +143,13 @@ class Retention:
         KharonError: zstd is needed, and not installed.
     """
 
-    def __init__(
-        self, log: DirectoryLog, policy: Policy, archive: Path | None = None, may_trim: MayTrim = never
-    ) -> None:
-        if policy.compress:
+    def __init__(self, log: DirectoryLog, rules: Rules, archive: Path | None = None, may_trim: MayTrim = never) -> None:
+        if rules.compress:
             load_zstd("Settings.compress_after, or compress_beyond_bytes,")
         self._log = log
         self._files = log.files
         self._directory = log.directory
-        self._policy = policy
+        self._rules = rules
         self._archive_root = None if archive is None else archive.absolute()
         self._may_trim = may_trim
         self._known: dict[Place, Sealed] = {}
@@ -178,8 +176,8 @@ class Retention:
             place: known[place] if place in known else self._look(place, following) for place, following in finished
         }
         sealed = list(self._known.values())
-        policy = self._policy._replace(**dict.fromkeys(without, Limit()))
-        return next_step(sealed, self._log.tail_bytes, policy, self._directory / "log", now, self._may_trim)
+        rules = self._rules._replace(**dict.fromkeys(without, Limit()))
+        return next_step(sealed, self._log.tail_bytes, rules, self._directory / "log", now, self._may_trim)
 
     def _look(self, place: Place, following: Place) -> Sealed:
         with self._files.read(place.path) as file:

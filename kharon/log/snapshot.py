@@ -16,9 +16,7 @@ are on disk, so a snapshot never stands at a seq that is not durable.
 from __future__ import annotations
 
 import logging
-import os
 import sys
-import threading
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import islice
@@ -28,9 +26,8 @@ from typing import Any, BinaryIO, Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from kharon.errors import CorruptLog, KharonError, UnknownFormat
+from kharon.errors import CorruptLog, UnknownFormat
 from kharon.log.files import OS_FILES, Files
-from kharon.log.index import write_missing
 from kharon.log.locations import open_moving, segments
 from kharon.log.record import BadLine, Chain, Record, check_depth, check_format, check_line, link, open_header
 from kharon.log.replace import remove_unfinished, write_new
@@ -566,39 +563,3 @@ def _batched(lines: Iterable[bytes], size: int) -> Iterator[bytes]:
             yield b"".join(piece)
             piece, length = [], 0
     yield b"".join(piece)
-
-
-def main(lifeline: int | None = None) -> int:
-    """Take a snapshot of the queue in the directory that the last argument names, and write the indexes it lacks.
-
-    If the argument in front of it is `trimmable`, say on stdout up to which seq records may be trimmed then.
-
-    Args:
-        lifeline: a descriptor of which the process that wants the snapshot has the other end: when that closes,
-            however that process ended, this one ends too. None: there is none.
-
-    Returns:
-        0; or, with the reason on stderr, 1: no snapshot; 2: no index.
-    """
-    if lifeline is not None:
-        threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
-    directory = Path(sys.argv[-1])
-    missing = 1
-    try:
-        os.nice(10)  # whoever has the queue open goes first
-        take(directory)
-        if sys.argv[-2] == "trimmable":
-            print(trimmable(directory))  # noqa: T201 - a program of its own
-        missing = 2
-        write_missing(directory, segments(directory))
-    except (KharonError, OSError) as error:
-        print(error, file=sys.stderr)  # noqa: T201 - a program of its own
-        return missing
-    return 0
-
-
-def _end_with(lifeline: int) -> None:
-    """End this process when the other end of a descriptor closes: as a kill would, so nothing has to be in order."""
-    while os.read(lifeline, 1):
-        pass
-    os._exit(1)

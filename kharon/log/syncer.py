@@ -10,7 +10,8 @@ its parent ends. It has an interpreter, and so a GIL, of its own: a busy parent 
 
 The descriptor comes with every request and is closed again before the answer. That costs a few microseconds beside a
 sync of milliseconds, and the helper has no idea of the log that a new segment could make stale. It imports nothing of
-Kharon, so that it starts in tens of milliseconds and takes a few megabytes; who starts it is `kharon.store.helper`.
+Kharon, so that it starts in tens of milliseconds and takes a few megabytes; `kharon.store.sync_helper`
+starts it.
 """
 
 import errno

@@ -1,65 +1,38 @@
 """The events: facts in the past participle, one class each, as they stand in the log.
 
-An event's class name is its name in the log, and its fields are the rest of its line there, so a field here is a
-promise for ever. How one may be changed all the same is in `versions`: read that before you touch a class here.
-Instants are UTC datetimes. `EVENTS` lists all there are. What an event does to a ticket is in `evolve`, why it happens
-in `decide`.
+An event's class name is its name in the log, and its fields are the rest of its line there. So a field here is a
+promise for ever; `versions` says how an event may still be changed, and is to be read before a class here is touched.
+Instants are UTC datetimes. What an event does to a ticket is in `evolve`, why it happens in `decide`.
+
+To add an event, write its class here, below its base; `EVENTS` then has it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, ClassVar, Final, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from kharon.model.checks import from_json
 
-__all__ = [
-    "EVENTS",
-    "Changes",
-    "Event",
-    "Instant",
-    "LeaseExtended",
-    "LogClosed",
-    "LogRepaired",
-    "ScheduleEvent",
-    "ScheduleFired",
-    "ScheduleRemoved",
-    "ScheduleSet",
-    "ScheduleSkipped",
-    "SegmentArchived",
-    "SegmentCompressed",
-    "SegmentTrimmed",
-    "TailCut",
-    "TicketAdded",
-    "TicketCancelled",
-    "TicketClaimed",
-    "TicketDeleted",
-    "TicketDone",
-    "TicketEvent",
-    "TicketExpired",
-    "TicketFailed",
-    "TicketLapsed",
-    "TicketReleased",
-    "TicketRestarted",
-    "TicketRetried",
-    "TicketUnblocked",
-    "TicketUpdated",
-    "TubeEvent",
-    "TubeLimited",
-    "TubePaused",
-    "TubeResumed",
-]
-
-
 Instant: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
-"""An instant as it is read: one without a timezone is refused, since it cannot be compared with the others."""
+"""An instant as it is read. One without a timezone is refused, since it cannot be compared with the others."""
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What all events are. Defaults mean "absent" and are not written."""
+    """The base of all events. A field that has its default is not written.
+
+    Attributes:
+        ends: whether the event ends something, so that less is left to do. A log on a disk without room takes such
+            events from its reserve; all others let the queue grow, and are refused there.
+        word: the name that people are shown.
+    """
+
+    ends: ClassVar[bool] = False
+    word: ClassVar[str]
 
 
 class TicketEvent(Event, frozen=True):
@@ -71,9 +44,11 @@ class TicketEvent(Event, frozen=True):
 class TicketAdded(TicketEvent, frozen=True):
     """A ticket was added, or added again.
 
-    It was told to wait for the tickets `after`, of which those in `blocked_by` were pending, and for the group
-    `after_group`, which had pending members if `blocked_by_group`.
+    It was told to wait for the tickets `after` and the group `after_group`. Of those tickets, `blocked_by` were
+    pending; `blocked_by_group` says whether the group had pending members.
     """
+
+    word: ClassVar[str] = "added"
 
     type: str
     payload_json: Raw = msgspec.field(name="payload")
@@ -96,19 +71,26 @@ class TicketAdded(TicketEvent, frozen=True):
 class TicketClaimed(TicketEvent, frozen=True):
     """A worker took the ticket; its lease ends at `lease_until`. `attempt` counts from 1."""
 
+    word: ClassVar[str] = "claimed"
+
     attempt: int
     lease_until: Instant
     worker: str
 
 
 class LeaseExtended(TicketEvent, frozen=True):
-    """The lease ends later than it would have."""
+    """The lease now ends at `lease_until`, later than before."""
+
+    word: ClassVar[str] = "extended"
 
     lease_until: Instant
 
 
 class TicketDone(TicketEvent, frozen=True):
     """The ticket was done: kept with its result if `keep`, else removed."""
+
+    ends: ClassVar[bool] = True
+    word: ClassVar[str] = "done"
 
     keep: bool = False
     # UNSET and not None: msgspec does not decode `Raw | None`.
@@ -124,6 +106,9 @@ class TicketDone(TicketEvent, frozen=True):
 class TicketFailed(TicketEvent, frozen=True):
     """The ticket failed for good, and is kept."""
 
+    ends: ClassVar[bool] = True
+    word: ClassVar[str] = "failed"
+
     error_reason: str | None = None
     expire_at: Instant | None = None
 
@@ -131,13 +116,16 @@ class TicketFailed(TicketEvent, frozen=True):
 class TicketCancelled(TicketEvent, frozen=True):
     """The ticket was cancelled: kept if `keep`, else removed."""
 
+    ends: ClassVar[bool] = True
+    word: ClassVar[str] = "cancelled"
+
     keep: bool = False
     error_reason: str | None = None
     expire_at: Instant | None = None
 
 
 class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
-    """New values of a ticket's own fields; a field that is absent stays as it is."""
+    """New values of the fields that a user may change. An absent field stays as it is."""
 
     nice: int | UnsetType = UNSET
     payload_json: Raw | UnsetType = msgspec.field(default=UNSET, name="payload")
@@ -145,9 +133,17 @@ class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
     group: str | UnsetType | None = UNSET
     runat: Instant | UnsetType = UNSET
 
+    def given(self) -> dict[str, Any]:
+        """Return the new values by the names of their fields, JSON as `Raw`. O(fields)."""
+        values = {field.encode_name: getattr(self, field.name) for field in msgspec.structs.fields(self)}
+        return {name: value for name, value in values.items() if value is not UNSET}
+
 
 class TicketRetried(TicketEvent, frozen=True):
     """The ticket is pending again, due at `runat`, with the changes that were asked for."""
+
+    ends: ClassVar[bool] = True
+    word: ClassVar[str] = "retried"
 
     runat: Instant
     error_reason: str | None = None
@@ -155,13 +151,19 @@ class TicketRetried(TicketEvent, frozen=True):
 
 
 class TicketReleased(TicketEvent, frozen=True):
-    """The claim was given back, with the changes that were asked for; its attempt is not counted."""
+    """The claim was given back, with the changes that were asked for. Its attempt is not counted."""
+
+    ends: ClassVar[bool] = True
+    word: ClassVar[str] = "released"
 
     changes: Changes | None = None
 
 
 class TicketLapsed(TicketEvent, frozen=True):
     """The lease ended before anything settled the ticket; it is pending again, due at `runat`."""
+
+    ends: ClassVar[bool] = True
+    word: ClassVar[str] = "lapsed"
 
     runat: Instant
     error_reason: str
@@ -170,20 +172,27 @@ class TicketLapsed(TicketEvent, frozen=True):
 class TicketRestarted(TicketEvent, frozen=True):
     """A terminal ticket is pending again as if new, due at `runat`."""
 
+    word: ClassVar[str] = "restarted"
+
     runat: Instant
 
 
 class TicketUpdated(TicketEvent, frozen=True):
     """Fields of the ticket were changed; its status was not."""
 
+    word: ClassVar[str] = "updated"
+
     changes: Changes
 
 
 class TicketUnblocked(TicketEvent, frozen=True):
-    """The ticket waits no more for the ticket `ended`; with `group`, for that group, in which that one was the last.
+    """The ticket no longer waits for the ticket `ended`; or, with `group`, for that group, whose last member it was.
 
-    If `dropped`, what waited was a successor that was not to run if one that it waited for failed, and is no more.
+    If `dropped`, the ticket's successor was removed: it was to be cancelled if a ticket that it waited for failed.
     """
+
+    ends: ClassVar[bool] = True
+    word: ClassVar[str] = "unblocked"
 
     ended: str
     group: str | None = None
@@ -193,9 +202,15 @@ class TicketUnblocked(TicketEvent, frozen=True):
 class TicketDeleted(TicketEvent, frozen=True):
     """The ticket was removed, whatever its status."""
 
+    ends: ClassVar[bool] = True
+    word: ClassVar[str] = "deleted"
+
 
 class TicketExpired(TicketEvent, frozen=True):
     """A kept ticket was removed because its `expire_at` had come."""
+
+    ends: ClassVar[bool] = True
+    word: ClassVar[str] = "expired"
 
 
 class TubeEvent(Event, frozen=True):
@@ -205,20 +220,26 @@ class TubeEvent(Event, frozen=True):
 
 
 class TubePaused(TubeEvent, frozen=True):
-    """Nothing is claimed from the tube any more; what runs goes on."""
+    """Nothing is claimed from the tube any more. Running tickets go on."""
+
+    # It ends nothing: on a disk without room nothing is claimed from any tube, so neither a pause nor its end helps.
+    word: ClassVar[str] = "TubePaused"
 
 
 class TubeResumed(TubeEvent, frozen=True):
     """The tube is not paused any more."""
 
+    word: ClassVar[str] = "TubeResumed"
+
 
 class TubeLimited(TubeEvent, frozen=True):
-    """From here on at most `claimed` tickets of the tube are claimed at once, and at most `claims` claims are made in
-    any `period` seconds, by the times of the records. Without them: any number.
+    """At most `claimed` tickets of the tube are claimed at once from now on; None: any number.
 
-    Of a limit per period the claims made before it do not count, unless there was one then: those which that one had to
-    know of still do.
+    At most `claims` claims are made in any `period` seconds, by the times of the records; None: any number. Earlier
+    claims count only if an earlier period limit tracked them.
     """
+
+    word: ClassVar[str] = "TubeLimited"
 
     claimed: int | None = None
     claims: int | None = None
@@ -232,10 +253,13 @@ class ScheduleEvent(Event, frozen=True):
 
 
 class ScheduleSet(ScheduleEvent, frozen=True):
-    """From now on a ticket with these fields is to be added at `next_due`, and then again and again: by the expression
-    `cron` in the time zone `tz`, or `every` so many seconds. What a schedule of this name was before, it is no more,
-    but for when it fired last.
+    """A ticket with these fields is added at `next_due`, and then again and again.
+
+    The instants are those of the expression `cron` in the time zone `tz`, or `every` so many seconds. Replaces any
+    schedule of this name and keeps its last firing.
     """
+
+    word: ClassVar[str] = "ScheduleSet"
 
     type: str
     payload_json: Raw = msgspec.field(name="payload")
@@ -255,31 +279,43 @@ class ScheduleSet(ScheduleEvent, frozen=True):
 
 
 class ScheduleFired(ScheduleEvent, frozen=True):
-    """The instant `due` had come, and its ticket is added by the same commit; what is before `due` is passed over.
+    """The instant `due` had come; its ticket is added by the same commit. Earlier instants are passed over.
 
-    The next one is `next_due`; None: there is none.
+    The next instant is `next_due`; None: there is none.
     """
+
+    word: ClassVar[str] = "ScheduleFired"
 
     due: Instant
     next_due: Instant | None = None
 
 
 class ScheduleSkipped(ScheduleEvent, frozen=True):
-    """What was due before `next_due` is passed over, and adds no ticket. None: there is nothing behind it."""
+    """The instants before `next_due` are passed over and add no ticket. None: there is no further instant."""
+
+    word: ClassVar[str] = "ScheduleSkipped"
 
     next_due: Instant | None = None
 
 
 class ScheduleRemoved(ScheduleEvent, frozen=True):
-    """There is no such schedule any more; the tickets that it added are what they are."""
+    """The schedule was removed. The tickets that it added stay."""
+
+    word: ClassVar[str] = "ScheduleRemoved"
 
 
 class LogClosed(Event, frozen=True):
-    """The log was closed in good order: everything before this record was on disk when it was written."""
+    """The log was closed in good order: all earlier records were on disk when this one was written."""
+
+    ends: ClassVar[bool] = True
+    word: ClassVar[str] = "LogClosed"
 
 
 class TailCut(Event, frozen=True):
-    """Recovery cut an unfinished last commit: `length` bytes from `byte` on in `file`, kept aside as `kept_as`."""
+    """Recovery cut an unfinished last commit: `length` bytes of `file`, from `byte` on, which are kept as `kept_as`."""
+
+    ends: ClassVar[bool] = True
+    word: ClassVar[str] = "TailCut"
 
     file: str
     byte: int
@@ -288,11 +324,14 @@ class TailCut(Event, frozen=True):
 
 
 class LogRepaired(Event, frozen=True):
-    """The user's repair cut `length` bytes from `byte` on in `file`, kept aside as `kept_as`.
+    """The user's repair cut `length` bytes of `file`, from `byte` on, which are kept as `kept_as`.
 
-    `records` of the lines in them could be read, and are lost from the log; what else they were cannot be known. With
+    `records` of their lines could be read, and are lost from the log; nothing is known of the other bytes. With
     `length` 0 nothing was cut: the seal of `file` was missing, and was written anew.
     """
+
+    ends: ClassVar[bool] = True
+    word: ClassVar[str] = "LogRepaired"
 
     file: str
     byte: int
@@ -304,8 +343,12 @@ class LogRepaired(Event, frozen=True):
 class SegmentCompressed(Event, frozen=True):
     """The segment `file`, records `first` to `last`, is kept as `kept_as` from here on: the same bytes under zstd.
 
-    `last_hash` is the hash of its last record; `bytes` and `sha256` are of the segment as it was, and is when unpacked.
+    `last_hash` is the hash of its last record. `bytes` and `sha256` are the length and digest of the unpacked segment.
     """
+
+    # Compressing, archiving and trimming make room on the disk, so they end something.
+    ends: ClassVar[bool] = True
+    word: ClassVar[str] = "SegmentCompressed"
 
     file: str
     first: int
@@ -322,6 +365,9 @@ class SegmentArchived(Event, frozen=True):
     `last_hash` is the hash of its last record. A relative path is relative to the queue's directory.
     """
 
+    ends: ClassVar[bool] = True
+    word: ClassVar[str] = "SegmentArchived"
+
     file: str
     first: int
     last: int
@@ -330,7 +376,10 @@ class SegmentArchived(Event, frozen=True):
 
 
 class SegmentTrimmed(Event, frozen=True):
-    """The segment `file`, records `first` to `last`, is removed. `last_hash` is the hash that the log begins behind."""
+    """The segment `file`, records `first` to `last`, is removed. The log now begins after the hash `last_hash`."""
+
+    ends: ClassVar[bool] = True
+    word: ClassVar[str] = "SegmentTrimmed"
 
     file: str
     first: int
@@ -338,36 +387,19 @@ class SegmentTrimmed(Event, frozen=True):
     last_hash: str
 
 
-EVENTS: Final[dict[str, type[Event]]] = {
-    event.__name__: event
-    for event in (
-        TicketAdded,
-        TicketClaimed,
-        LeaseExtended,
-        TicketDone,
-        TicketFailed,
-        TicketCancelled,
-        TicketRetried,
-        TicketReleased,
-        TicketLapsed,
-        TicketRestarted,
-        TicketUpdated,
-        TicketUnblocked,
-        TicketDeleted,
-        TicketExpired,
-        TubePaused,
-        TubeResumed,
-        TubeLimited,
-        ScheduleSet,
-        ScheduleFired,
-        ScheduleSkipped,
-        ScheduleRemoved,
-        LogClosed,
-        TailCut,
-        LogRepaired,
-        SegmentCompressed,
-        SegmentArchived,
-        SegmentTrimmed,
-    )
-}
+def _leaves(base: type[Event]) -> Iterator[type[Event]]:
+    """Yield the events below a base, in the order of their classes."""
+    for event in base.__subclasses__():
+        if hasattr(event, "word"):
+            yield event
+        else:
+            yield from _leaves(event)
+
+
+EVENTS: Final[dict[str, type[Event]]] = {event.__name__: event for event in _leaves(Event)}
 """Every event by its name in the log."""
+
+
+def grows(events: Iterable[Event]) -> bool:
+    """Return whether any of these events lets the queue grow. O(events)."""
+    return not all(event.ends for event in events)

@@ -241,16 +241,11 @@ def _updated(ticket: Ticket, event: e.TicketUpdated, seq: int, at: datetime) -> 
 
 
 def _change(draft: Draft, changes: e.Changes) -> None:
-    if changes.nice is not UNSET:
-        draft.nice = changes.nice
-    if changes.payload_json is not UNSET:
-        draft._payload = bytes(changes.payload_json)
-    if changes.tube is not UNSET:
-        draft.tube = changes.tube
-    if changes.group is not UNSET:
-        draft.group = changes.group
-    if changes.runat is not UNSET:
-        draft.runat = changes.runat
+    for name, value in changes.given().items():
+        if name == "payload":
+            draft._payload = bytes(value)
+        else:
+            setattr(draft, name, value)
 
 
 def _unblocked(ticket: Ticket, event: e.TicketUnblocked, seq: int, at: datetime) -> Ticket:

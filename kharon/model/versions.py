@@ -18,8 +18,9 @@ To change an event:
     the upcaster (`unchanged`, if a record of the version before can be read as it is). Let `evolve` do what the old
     record did when it meets an upcast one.
   * A new event gets its class, its place in `EVENTS`, and the release that it comes in in `ADDED`.
-  * Then docs/format.md, the pinned fields in tests/model/test_versions.py, and a new directory in tests/golden in which
-    the new version stands. Old ones are never written anew: that they still give the same is the proof.
+  * Then docs/reference/format.md, the pinned fields in tests/model/test_versions.py, and a new directory in
+    tests/golden in which the new version stands. Old ones are never written anew: that they still give the same is
+    the proof.
   * What has been released here is never altered, and no upcaster is ever dropped.
 
 This module knows neither files nor lines but for their being JSON; it is pure, and upcasters must be.

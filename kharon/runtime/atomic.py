@@ -15,8 +15,7 @@ from kharon.model.delays import Delay
 from kharon.model.ticket import Ticket
 from kharon.runtime import requests
 from kharon.runtime.attempts import Attempts
-from kharon.runtime.requests import OnConflict, OnFailure, Seconds
-from kharon.runtime.scheduling import CatchUp, remove_schedule, set_later, set_schedule
+from kharon.runtime.requests import CatchUp, OnConflict, OnFailure, Seconds
 from kharon.settings import Settings
 from kharon.store.protocol import Store
 
@@ -80,7 +79,7 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
             await trio.lowlevel.checkpoint()  # before it can be refused
             since = self._store.fires_after
             self._commands = [
-                set_later(since, command) if isinstance(command, c.SetSchedule) else command
+                requests.set_later(since, command) if isinstance(command, c.SetSchedule) else command
                 for command in self._commands
             ]
         with self._attempts.settling(self._commands):
@@ -172,7 +171,7 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
         self, t: Ticket | str, *, delay: Delay | None = None, error_reason: str | None = None, **changes: Any
     ) -> None:
         """As `Kharon.retry`."""
-        self._take(requests.retry(t, self._settings.backoff, delay=delay, error_reason=error_reason, **changes))
+        self._take(requests.retry(t, self._settings.policy, delay=delay, error_reason=error_reason, **changes))
 
     def release(self, t: Ticket | str, **changes: Any) -> None:
         """As `Kharon.release`."""
@@ -220,8 +219,8 @@ class Atomic(AbstractAsyncContextManager["Atomic"]):
     ) -> None:
         """As `Kharon.schedule`; what comes first counts from the end of the block, and may be refused there, too."""
         since = self._store.fires_after
-        self._take(set_schedule(since, name, cron, every=every, ticket=ticket, tz=tz, catch_up=catch_up))
+        self._take(requests.set_schedule(since, name, cron, every=every, ticket=ticket, tz=tz, catch_up=catch_up))
 
     def unschedule(self, name: str) -> None:
         """As `Kharon.unschedule`."""
-        self._take(remove_schedule(name))
+        self._take(requests.remove_schedule(name))

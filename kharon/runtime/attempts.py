@@ -24,7 +24,7 @@ from kharon.model import commands as c
 from kharon.model import events as e
 from kharon.model.ticket import Ticket
 from kharon.store.protocol import Clock, Effect
-from kharon.store.saying import say
+from kharon.store.tasks import say
 
 __all__ = ["Attempt", "Attempts"]
 

@@ -37,7 +37,7 @@ async def beat(store: Store, settings: Settings, clock: Clock, attempts: Attempt
 
     Cost: O(attempts) for each look; one at least each `max_poll_interval`, so that a step of the clock is noticed.
     """
-    lease = settings.process_time
+    lease = settings.policy().process_time
     begins = lease * (1 - _LEFT)  # nothing that begins in time, from now on, is due before
     attempts.patience = begins
     while True:

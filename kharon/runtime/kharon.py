@@ -23,14 +23,12 @@ from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Tube
 from kharon.runtime import requests
 from kharon.runtime.atomic import Atomic
-from kharon.runtime.groups import Group
 from kharon.runtime.queue import Queue
-from kharon.runtime.requests import OnConflict, OnFailure, Seconds, id_of
+from kharon.runtime.requests import CatchUp, OnConflict, OnFailure, Seconds, id_of
 from kharon.runtime.router import Router
-from kharon.runtime.scheduling import CatchUp, remove_schedule, set_schedule
 from kharon.runtime.stats import Stats
 from kharon.runtime.streams import RecordStream
-from kharon.runtime.waits import last_state, not_found, result_of
+from kharon.runtime.waits import Group, last_state, not_found, result_of
 from kharon.settings import Settings
 
 __all__ = ["Kharon"]
@@ -312,8 +310,8 @@ class Kharon:
 
         Cost: O(log n).
         """
-        backoff = self._queue.settings.backoff
-        return await self._pending(requests.retry(t, backoff, delay=delay, error_reason=error_reason, **changes))
+        command = requests.retry(t, self._queue.settings.policy, delay=delay, error_reason=error_reason, **changes)
+        return await self._pending(command)
 
     @_checkpoint
     async def release(self, t: Ticket | str, **changes: Any) -> Ticket:
@@ -509,13 +507,13 @@ class Kharon:
         """
         await trio.lowlevel.checkpoint()  # first: what refuses an argument may not be an `InvalidTicket`
         since = self._store.fires_after
-        command = set_schedule(since, name, cron, every=every, ticket=ticket, tz=tz, catch_up=catch_up)
+        command = requests.set_schedule(since, name, cron, every=every, ticket=ticket, tz=tz, catch_up=catch_up)
         await self._store.submit((command,), self._by)
 
     @_checkpoint
     async def unschedule(self, name: str) -> None:
         """Fire no more under this name; if nothing is scheduled so, nothing happens. Its tickets stay. O(log n)."""
-        await self._store.submit((remove_schedule(name),), self._by)
+        await self._store.submit((requests.remove_schedule(name),), self._by)
 
     @_checkpoint
     async def schedules(self) -> Schedules:

@@ -14,11 +14,10 @@ from typing import Any
 from kharon.log.directory import DirectoryLog
 from kharon.log.protocol import EventLog
 from kharon.log.retention import Retention
-from kharon.runtime.groups import GroupWaits
-from kharon.runtime.retention import Keeper, policy_of
+from kharon.runtime.retention import Keeper, rules_of
 from kharon.runtime.snapshots import Snapshots
 from kharon.runtime.stats import Collector
-from kharon.runtime.waits import Waits
+from kharon.runtime.waits import GroupWaits, Waits
 from kharon.runtime.workers import Crew
 from kharon.settings import Settings
 from kharon.store.local import LocalStore
@@ -56,7 +55,7 @@ class Queue:
     def _keep(self, log: DirectoryLog, store: LocalStore, clock: Clock) -> None:
         """Set up what is done with the log in the background."""
         settings = self.settings
-        policy = policy_of(settings)
+        policy = rules_of(settings)
         if settings.snapshot_bytes is not None:
             self.snapshots = Snapshots(log, settings.snapshot_bytes, trims=bool(policy.trim), taken=self._look_again)
         log.begun = self._begun

@@ -5,21 +5,26 @@ One function for each verb of `Kharon` and `Atomic`, with that verb's arguments.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import timedelta
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias
 
+import msgspec
 from msgspec import Raw
 
 from kharon.errors import InvalidTicket
 from kharon.model import commands as c
-from kharon.model.checks import check_instant, check_json, check_name, check_nice, check_reason
-from kharon.model.delays import BackoffDelay, Delay, FixedDelay, as_seconds, delay_seconds
-from kharon.model.events import Changes
-from kharon.model.ticket import Ticket, draft_of, seal
+from kharon.model.checks import check_json, check_name, check_reason
+from kharon.model.delays import Delay, as_seconds, delay_seconds
+from kharon.model.events import Changes, ScheduleSet
+from kharon.model.policy import Policy
+from kharon.model.schedules import CATCH_UP, check_every, check_schedule_name
+from kharon.model.ticket import CHECKS, Ticket, draft_of, seal
 from kharon.model.tubes import MAX_CLAIMS
+from kharon.store.calendar import times_of
 
 __all__ = [
+    "CatchUp",
     "OnConflict",
     "OnFailure",
     "Seconds",
@@ -35,18 +40,24 @@ __all__ = [
     "limit",
     "pause",
     "release",
+    "remove_schedule",
     "restart",
     "resume",
     "retry",
+    "set_later",
+    "set_schedule",
     "update",
 ]
 
+CatchUp: TypeAlias = Literal["one", "all", "none"]
 OnConflict: TypeAlias = Literal["replace", "skip", "raise"]
 OnFailure: TypeAlias = Literal["run", "cancel"]
 Seconds: TypeAlias = float | timedelta
 
+_UTC: Final = "UTC"
 _MAX_AFTER: Final = 1000
 """How many tickets one can wait for by id: each end of one costs as much. For more there are groups."""
+_CHANGEABLE: Final = {field.encode_name: CHECKS[field.encode_name] for field in msgspec.structs.fields(Changes)}
 
 
 def add(
@@ -155,18 +166,20 @@ def cancel(
 
 def retry(
     t: Ticket | str,
-    backoff: BackoffDelay | FixedDelay,
+    policy: Callable[[str | None], Policy],
     *,
     delay: Delay | None = None,
     error_reason: str | None = None,
     **changes: Any,
 ) -> c.Retry:
-    """Return the command of `Kharon.retry`; `backoff` is the delay if none is given."""
+    """Return the command of `Kharon.retry`; without a delay, the policy of the ticket's type gives one."""
     if delay is not None and "runat" in changes:
         raise InvalidTicket("retry: give delay (a duration) or runat (an instant), not both")
+    if delay is None:
+        delay = policy(t.type if isinstance(t, Ticket) else None).backoff
     return c.Retry(
         *_target(t),
-        delay=backoff if delay is None else _checked(delay),
+        delay=_checked(delay),
         error_reason=check_reason("error_reason", error_reason),
         changes=_changes("retry", changes) if changes else None,
     )
@@ -221,6 +234,69 @@ def limit(
     )
 
 
+def set_schedule(
+    since: Callable[[str], datetime],
+    name: str,
+    cron: str | None,
+    *,
+    every: float | timedelta | None,
+    ticket: Ticket,
+    tz: str,
+    catch_up: str,
+) -> c.SetSchedule:
+    """Return the command; arguments and errors are those of `Kharon.schedule`.
+
+    `since` gives the instant after which the schedule of that name fires first.
+    """
+    name = check_schedule_name(name)
+    if (cron is None) == (every is None):
+        raise InvalidTicket(f"schedule {name!r}: give either cron (an expression) or every (a duration)")
+    if not isinstance(ticket, Ticket):
+        raise InvalidTicket(f"ticket: schedule takes a kharon.Ticket, not {type(ticket).__name__}")
+    if ticket.runat is not None and not ticket.version:  # else the queue gave it, and set it
+        raise InvalidTicket("ticket: what is scheduled has no runat; its tickets are due when it fires")
+    if not isinstance(tz, str):
+        raise InvalidTicket(f"tz: the name of a time zone, not {type(tz).__name__}")
+    if every is not None and tz != _UTC:
+        raise InvalidTicket("tz: a time zone is for cron; every= counts elapsed time, which is the same everywhere")
+    if catch_up not in CATCH_UP:
+        raise InvalidTicket(f'catch_up: {catch_up!r} is none of "one", "all", "none"')
+    if cron is not None:
+        if not isinstance(cron, str):
+            raise InvalidTicket(f"cron: an expression, a str, not {type(cron).__name__}")
+        cron = " ".join(cron.split())
+    period = None if every is None else check_every(every)
+    event = ScheduleSet(
+        *(name, ticket.type, Raw(ticket._payload), ticket.tube, ticket.nice, _first(since, name, cron, period, tz)),
+        *(ticket.group, cron, period, tz, catch_up),
+    )
+    return c.SetSchedule(name, event)
+
+
+def set_later(since: Callable[[str], datetime], command: c.SetSchedule) -> c.SetSchedule:
+    """Return the command as it would be if it were made now: what has fired meanwhile does not fire again.
+
+    Raises:
+        InvalidTicket: by now it would never fire.
+        KharonError: its instants cannot be known here any more.
+    """
+    event = command.event
+    first = _first(since, command.name, event.cron, event.every, event.tz)
+    return c.SetSchedule(command.name, msgspec.structs.replace(event, next_due=first))
+
+
+def _first(since: Callable[[str], datetime], name: str, cron: str | None, every: float | None, tz: str) -> datetime:
+    first = times_of(cron, every, tz).first(since(name))
+    if first is None:
+        raise InvalidTicket(f"schedule {name!r} would never fire: no instant fits {cron or every!r}")
+    return first
+
+
+def remove_schedule(name: str) -> c.RemoveSchedule:
+    """Return the command; arguments and errors are those of `Kharon.unschedule`."""
+    return c.RemoveSchedule(check_name("name", name))
+
+
 # --- what they share --------------------------------------------------------------------------------------------------
 
 
@@ -265,19 +341,12 @@ def _number(field: str, value: object, most: int | None) -> int | None:
 
 
 def _changes(verb: str, values: dict[str, Any]) -> Changes:
-    checks: dict[str, Any] = {
-        "nice": check_nice,
-        "payload": lambda field, value: Raw(check_json(field, value)),
-        "tube": check_name,
-        "group": lambda field, value: None if value is None else check_name(field, value),
-        "runat": check_instant,
-    }
-    unknown = sorted(set(values) - set(checks))
+    unknown = sorted(set(values) - set(_CHANGEABLE))
     if unknown:
-        raise InvalidTicket(f"{verb}: {unknown[0]!r} cannot be changed; {', '.join(checks)} can")
+        raise InvalidTicket(f"{verb}: {unknown[0]!r} cannot be changed; {', '.join(_CHANGEABLE)} can")
     if not values:
-        raise InvalidTicket(f"{verb}: nothing to change; give one of {', '.join(checks)}")
-    checked = {name: checks[name](name, value) for name, value in values.items()}
+        raise InvalidTicket(f"{verb}: nothing to change; give one of {', '.join(_CHANGEABLE)}")
+    checked = {name: _CHANGEABLE[name](name, value) for name, value in values.items()}
     if "payload" in checked:
-        checked["payload_json"] = checked.pop("payload")
+        checked["payload_json"] = Raw(checked.pop("payload"))
     return Changes(**checked)

@@ -15,22 +15,21 @@ from typing import Final
 import trio
 
 from kharon.errors import Closed, CommitOutcomeUnknown
-from kharon.log.retention import Action, Limit, Policy, Retention, Step
+from kharon.log.retention import Action, Limit, Retention, Rules, Step
 from kharon.model.events import Event
 from kharon.settings import Settings
 from kharon.store.protocol import Clock
-from kharon.store.saying import say
-from kharon.store.waiting import wait_out
+from kharon.store.tasks import say, wait_out
 
-__all__ = ["Keeper", "policy_of"]
+__all__ = ["Keeper", "rules_of"]
 
 _PATIENCE_SECONDS: Final = 60  # between two tries at what was refused
 _PLAN: Final = "see what is to be done"
 
 
-def policy_of(settings: Settings) -> Policy:
+def rules_of(settings: Settings) -> Rules:
     """Return what the settings say about retention."""
-    return Policy(
+    return Rules(
         Limit(settings.compress_after, settings.compress_beyond_bytes),
         Limit(settings.archive_after, settings.archive_beyond_bytes),
         Limit(settings.trim_after, settings.trim_beyond_bytes),

@@ -19,14 +19,14 @@ import trio
 
 from kharon.log.directory import DirectoryLog
 from kharon.log.snapshot import kept_since
-from kharon.store.helper import reap
-from kharon.store.saying import say
-from kharon.store.waiting import wait_out
+from kharon.store.tasks import reap, say, wait_out
 
 __all__ = ["Snapshots"]
 
 _NO_INDEX = 2  # what `main` returns
-_PROGRAM = "import sys; sys.path[:] = {path!r}; from kharon.log.snapshot import main; sys.exit(main(lifeline=0))"
+_PROGRAM = (
+    "import sys; sys.path[:] = {path!r}; from kharon.log.snapshot_process import main; sys.exit(main(lifeline=0))"
+)
 
 
 class Snapshots:

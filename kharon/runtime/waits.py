@@ -1,14 +1,15 @@
-"""Waiting for tickets to end: who waits for which, and what an end means to one who wants the result.
+"""Waiting: tasks that wait for a ticket to end, or for a group to have no pending members.
 
-A wait begins before what it waits for is asked for or added, so no end is missed; and it counts only ends that come
-after the ticket that was found or added then. An earlier one can come in between: of the same id, decided before, and
-durable in the same commit group. Nothing here asks the store or changes a ticket.
+A wait registers before it asks for the state, so no end is missed. A wait for a ticket counts only ends that come after
+the ticket that it found or added: an earlier end of the same id, decided before, can be durable in the same commit
+group. Nothing here changes a ticket.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 
@@ -17,10 +18,54 @@ from kharon.log.record import Record
 from kharon.model.events import TicketAdded, TicketEvent
 from kharon.model.evolve import ended, evolve
 from kharon.model.ticket import Status, Ticket
-from kharon.runtime.registry import Registry
-from kharon.store.protocol import Effect
+from kharon.store.protocol import Effect, Store
 
-__all__ = ["Wait", "Waits", "last_state", "not_found", "result_of"]
+__all__ = ["Group", "GroupWait", "GroupWaits", "Wait", "Waits", "last_state", "not_found", "result_of"]
+
+
+class _Waiter(Protocol):
+    def closed(self) -> None:
+        """Hear that nothing more will be told."""
+
+
+_W = TypeVar("_W", bound=_Waiter)
+
+
+class _Registry(Generic[_W]):
+    """The waits of one kind, by name. Each registers before it checks the state, so that nothing is missed.
+
+    Args:
+        make: makes one who waits.
+
+    Attributes:
+        by_name: those who wait, by the name of what they wait for; no name without them.
+    """
+
+    def __init__(self, make: Callable[[], _W]) -> None:
+        self.by_name: dict[str, set[_W]] = {}
+        self._make = make
+
+    @contextlib.contextmanager
+    def begin(self, name: str) -> Iterator[_W]:
+        """Begin a wait; it ends with the block."""
+        waiter = self._make()
+        self.by_name.setdefault(name, set()).add(waiter)
+        try:
+            yield waiter
+        finally:
+            waiters = self.by_name[name]
+            waiters.remove(waiter)
+            if not waiters:
+                del self.by_name[name]
+
+    def closed(self) -> None:
+        """Tell all who wait that nothing more will be told. O(their number)."""
+        for waiters in self.by_name.values():
+            for waiter in waiters:
+                waiter.closed()
+
+
+# --- for tickets ------------------------------------------------------------------------------------------------------
 
 
 class Wait:
@@ -62,7 +107,7 @@ class Wait:
         self._over.set()
 
 
-class Waits(Registry[Wait]):
+class Waits(_Registry[Wait]):
     """All who wait for tickets of one queue, by their ids."""
 
     def __init__(self) -> None:
@@ -120,3 +165,80 @@ def last_state(id: str, records: Iterable[Record]) -> Ticket:
     if last is None:
         raise not_found(id)
     return last
+
+
+# --- for groups -------------------------------------------------------------------------------------------------------
+
+
+class GroupWait:
+    """One who waits for a group.
+
+    Attributes:
+        event: set when the group has become empty, or when nothing more will be told.
+        emptied: whether it was the former.
+    """
+
+    __slots__ = ("emptied", "event")
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+        self.emptied = False
+
+    def closed(self) -> None:
+        """Hear that nothing more will be told."""
+        self.event.set()
+
+
+class GroupWaits(_Registry[GroupWait]):
+    """All who wait until a group has no pending members, by its name."""
+
+    def __init__(self) -> None:
+        super().__init__(GroupWait)
+
+    def deliver(self, effects: Sequence[Effect]) -> None:
+        """Wake those who wait for a group that has become empty, which is durable now. O(effects) if anybody waits."""
+        if not self.by_name:
+            return
+        for effect in effects:
+            for group in effect.emptied:
+                for wait in self.by_name.get(group, ()):
+                    wait.emptied = True
+                    wait.event.set()
+
+
+class Group:
+    """A view of the tickets of a group, as `kh.group(name)` gives it. A group that no ticket is in is a group, too.
+
+    A ticket is a member that counts while it is pending: delayed, ready, claimed or blocked. One that was added again
+    with another group while it ran counts in both until its claim ends.
+    """
+
+    def __init__(self, name: str, store: Store, waits: GroupWaits) -> None:
+        self.name = name
+        self._store = store
+        self._waits = waits
+
+    def __repr__(self) -> str:
+        return f"<Group {self.name!r}>"
+
+    async def pending_count(self) -> int:
+        """Return how many members are pending. O(1)."""
+        return await self._store.pending_count(self.name)
+
+    async def all_terminal(self) -> bool:
+        """Return whether no member is pending: all are done, failed, cancelled or removed. O(1)."""
+        return not await self.pending_count()
+
+    async def wait(self) -> None:
+        """Wait until no member is pending: until the first instant at which that is so. O(1).
+
+        Members that join meanwhile are waited for as well, also those that join in the commit which ends the last one.
+        To wait for those of this moment alone, add a ticket with `after_group`, and wait for that. Cancelling the wait
+        leaves no trace.
+        """
+        with self._waits.begin(self.name) as wait:
+            if not await self._store.pending_count(self.name):
+                return
+            await wait.event.wait()
+            if not wait.emptied:
+                await self._store.pending_count(self.name)  # it was the queue that ended: raises

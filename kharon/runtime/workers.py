@@ -29,6 +29,7 @@ from kharon.errors import Closed, HandlerNotFound, InvalidTransition, KharonErro
 from kharon.log.record import CLOCK
 from kharon.model import commands as c
 from kharon.model.checks import shorten_reason
+from kharon.model.policy import LEASE_ENDED
 from kharon.model.ticket import Ticket
 from kharon.runtime.attempts import Attempt, Attempts
 from kharon.runtime.heartbeat import beat
@@ -36,7 +37,7 @@ from kharon.runtime.router import PayloadMismatch, Route, Router
 from kharon.runtime.stats import Collector
 from kharon.settings import Settings
 from kharon.store.protocol import Clock, Store
-from kharon.store.waiting import wait_out
+from kharon.store.tasks import wait_out
 
 __all__ = ["Crew"]
 
@@ -242,40 +243,16 @@ class Crew:
         finally:
             self._stats.running -= 1
             self._stats.processed(ticket, trio.current_time() - started)
-        if attempt.scope.cancelled_caught:
-            return self._lapse(ticket)
-        return self._returned(ticket)
-
-    def _returned(self, ticket: Ticket) -> c.Settle | None:
-        on_return = self._settings.on_return
-        if on_return == "leave":
-            return None
-        return c.Done(ticket.id, ticket.claim, keep=on_return == "done")
+        policy = self._settings.policy(ticket.type)
+        return policy.lapse(ticket, LEASE_ENDED) if attempt.scope.cancelled_caught else policy.returned(ticket)
 
     def _raised(self, ticket: Ticket, error: BaseException) -> c.Settle:
-        settings = self._settings
         _logger.warning(
             "ticket %r (%s): attempt %d raised %s",
             *(ticket.id, ticket.type, ticket.attempts, type(error).__name__),
             exc_info=error,
         )
-        return c.Retry(
-            ticket.id,
-            ticket.claim,
-            delay=settings.backoff,
-            error_reason=_reason(error),
-            max_attempts=settings.max_attempts,
-        )
-
-    def _lapse(self, ticket: Ticket) -> c.Settle:
-        settings = self._settings
-        return c.Lapse(
-            ticket.id,
-            ticket.claim,
-            error_reason="the lease ended",
-            backoff=settings.backoff,
-            max_attempts=settings.max_attempts,
-        )
+        return self._settings.policy(ticket.type).retry(ticket, _reason(error))
 
     @disable_ki_protection
     async def _call(self, route: Route, kh: Any, ticket: Ticket) -> None:

@@ -24,7 +24,7 @@ import trio
 import trio.testing
 from msgspec import UNSET
 
-from kharon.audit.measures import Counter, Measures
+from kharon.audit.measure import Counter, Measures
 from kharon.errors import KharonError
 from kharon.log.record import Record
 from kharon.model import events as e

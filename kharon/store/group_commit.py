@@ -13,7 +13,7 @@ that one written, so that what is written is always either durable or in flight,
 and a failure is told to both. The same goes for the syncs by which a log begins a new segment.
 
 If a write finds no room, nothing of the group was kept, so its effects are taken back from the projection, newest first
-(`_retreat`), and all goes on: whatever lets the queue grow (`model.ending`) is refused, but for a try each second.
+(`_retreat`), and all goes on: whatever lets the queue grow (`Event.ends`) is refused, but for a try each second.
 
 If a write or a sync fails otherwise, the projection is ahead of the log, for good: those in flight are told that the
 outcome is not known, and whoever owns this that it is broken. What is decided, and when, is not known here.
@@ -36,11 +36,9 @@ from trio.lowlevel import Task, enable_ki_protection
 from kharon.errors import CommitOutcomeUnknown, KharonError, StorageFull
 from kharon.log.protocol import EventLog, Rotation, Sync, SyncedElsewhere
 from kharon.model.projection import Projection
-from kharon.store.helper import AnswerLost, Syncer
-from kharon.store.pace import Pace
 from kharon.store.protocol import Deliver, Effect
-from kharon.store.saying import say
-from kharon.store.waiting import no_abort, wait_out
+from kharon.store.sync_helper import AnswerLost, Pace, Syncer
+from kharon.store.tasks import no_abort, say, wait_out
 
 __all__ = ["TRY_SECONDS", "Commits", "unknown_outcome"]
 

@@ -5,7 +5,7 @@ one synchronous stretch (`_execute`). Its records join the open commit group, an
 durable: how, is `commits`' business. Everything that leaves the store leaves through that wait: replies, refusals,
 reads, claims. What follows from a group (`deliver`) is called once the group is durable, before its callers go on.
 
-Without room on the disk a group is taken back, and the store stays open: whatever lets the queue grow (`model.ending`)
+Without room on the disk a group is taken back, and the store stays open: whatever lets the queue grow (`Event.ends`)
 is refused; what ends something is decided once more, and goes on from what the log has reserved for it. Reads look
 again. If a write or a sync fails otherwise, the projection is ahead of the log. The store is then broken: those in
 flight are told that the outcome is not known, everybody after them that it is closed.
@@ -29,25 +29,24 @@ from trio.lowlevel import enable_ki_protection
 from kharon.errors import Closed, InvalidTransition, StorageFull
 from kharon.log.protocol import EventLog, HasSnapshots
 from kharon.log.record import CLOCK, Record
-from kharon.model.commands import Claim, Command, Context, Expire, Lapse, Release, Request, Settle
+from kharon.model.commands import Claim, Command, Context, Expire, Release, Request, Settle
 from kharon.model.commit import Commit
-from kharon.model.ending import grows
-from kharon.model.events import Event
+from kharon.model.events import Event, grows
+from kharon.model.policy import LEASE_ENDED
 from kharon.model.projection import Projection
 from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Tube
 from kharon.settings import Settings
-from kharon.store.firing import Firing
+from kharon.store.calendar import Firing
 from kharon.store.group_commit import TRY_SECONDS, Commits, unknown_outcome
-from kharon.store.helper import Helper, Syncer
 from kharon.store.protocol import Clock, Deliver, Effect
-from kharon.store.saying import say
+from kharon.store.sync_helper import Helper, Syncer
+from kharon.store.tasks import say
 
 __all__ = ["LocalStore"]
 
 _logger = logging.getLogger("kharon")
-_LEASE_ENDED = "the lease ended"
 _PROCESS_ENDED = "the process that ran it ended"
 _TICK_LIMIT = 200  # lapses, or expiries, of one tick: about 3 ms
 _REPLAY_SLICE = 1000  # records between two looks at whether opening was cancelled
@@ -325,7 +324,8 @@ class LocalStore:
                 self._projection.promote(now)
                 ticket = self._projection.first_ready(tubes)
                 if ticket is not None:
-                    claimed = self._execute((Claim(ticket.id, worker),), worker, now)
+                    lease = self._settings.policy(ticket.type).process_time
+                    claimed = self._execute((Claim(ticket.id, worker),), worker, now, lease)
         finally:
             await self._commits.durable()
         return claimed[0]
@@ -337,12 +337,17 @@ class LocalStore:
         else:  # the handler settled it, or the lease lapsed: either is in the log already
             _logger.debug("ticket %r: the claim of record %s is over already", settle.id, settle.claim)
 
-    def _execute(self, commands: Sequence[Request], by: str, now: datetime | None = None) -> list[Ticket | None]:
-        """Decide, fold and append, in one stretch: all of the commands, or, if one is refused, none."""
+    def _execute(
+        self, commands: Sequence[Request], by: str, now: datetime | None = None, lease: float = 0.0
+    ) -> list[Ticket | None]:
+        """Decide, fold and append, in one stretch: all of the commands, or, if one is refused, none.
+
+        `lease` is how many seconds a claim among them is granted.
+        """
         now = now or self._clock.now()
         projection = self._projection
         projection.promote(now)
-        commit = Commit(projection, Context(now, random.random(), self._settings.process_time))  # noqa: S311 - spreads retries
+        commit = Commit(projection, Context(now, random.random(), lease))  # noqa: S311 - spreads retries
         try:
             commit.run(commands)
             growing = self._append(commit.effects, by)
@@ -437,15 +442,7 @@ class LocalStore:
         self._idle.unpark_all()
 
     def _lapse(self, ticket: Ticket, error_reason: str) -> None:
-        settings = self._settings
-        lapse = Lapse(
-            ticket.id,
-            ticket.claim,
-            error_reason=error_reason,
-            backoff=settings.backoff,
-            max_attempts=settings.max_attempts,
-        )
-        self._execute((lapse,), CLOCK)
+        self._execute((self._settings.policy(ticket.type).lapse(ticket, error_reason),), CLOCK)
 
     @enable_ki_protection
     async def tick(self) -> float:
@@ -481,7 +478,7 @@ class LocalStore:
         try:
             projection.promote(now)
             for ticket in lapsed:
-                self._lapse(ticket, _LEASE_ENDED)
+                self._lapse(ticket, LEASE_ENDED)
             for ticket in expired:
                 self._execute((Expire(ticket.id),), CLOCK, now)  # not later: the clock may have been set back since
             if self._commits.may_grow():

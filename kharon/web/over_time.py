@@ -1,8 +1,8 @@
 """A queue over time, from one pass over its records: how deep it was, what came and went, how long things took.
 
 In slots of one width, at most `Slots.LIMIT` of them: as time goes by they are merged into wider ones, so the memory
-does not grow with the log. Counts, waits and runs are those of `kharon.audit.measures`, phases those of
-`kharon.audit.timelines`. Nothing is drawn here, and no file is read.
+does not grow with the log. Counts, waits and runs are those of `kharon.audit.measure`, phases those of
+`kharon.audit.timeline`. Nothing is drawn here, and no file is read.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Final
 
 import attrs
 
-from kharon.audit.measures import _NAMES, Counter, Sketch
-from kharon.audit.timelines import Phase, _backs_off
+from kharon.audit.measure import _NAMES, Counter, Sketch
+from kharon.audit.timeline import Phase, _backs_off
 from kharon.log.record import Record
 from kharon.model import events as e
 from kharon.model.ticket import Status, Ticket

@@ -25,11 +25,12 @@ import msgspec
 from msgspec import UNSET
 
 from kharon.audit.fields import event_fields, state_of
-from kharon.audit.histories import history
-from kharon.audit.measures import COUNTS, Group, Sketch
-from kharon.audit.reading import _start, check_path, read
+from kharon.audit.history import history
+from kharon.audit.measure import COUNTS, Group, Sketch
+from kharon.audit.read import check_queue, read
+from kharon.audit.replay import state_at_start
 from kharon.audit.safe import safe
-from kharon.audit.timelines import Attempt, Life, Span, Step, Timeline, timeline
+from kharon.audit.timeline import Attempt, Life, Span, Step, Timeline, timeline
 from kharon.audit.words import length
 from kharon.cli.why import named, told_gate, unblocked
 from kharon.errors import TicketNotFound
@@ -76,7 +77,7 @@ def report(path: str | os.PathLike[str], id: str | None = None, *, now: datetime
     """
     present = datetime.now(UTC) if now is None else check_instant("now", now)
     queue = Path(path)
-    check_path(queue)
+    check_queue(queue)
     data = {"made": _us(present), "queue": safe(str(path)), "ticket": None, "time": None}
     if id is not None:
         data["ticket"] = _ticket_fields(timeline(_past(queue, id), present))
@@ -336,7 +337,7 @@ def _changes(changes: e.Changes) -> str:
 
 def _time_fields(queue: Path) -> dict[str, Any] | None:
     """Read the log once; None: it has no records."""
-    start = _start(queue, None, None)
+    start = state_at_start(queue)
     told = OverTime(start.tickets.values(), start.at)
     for record in read(queue, start.seq):
         told.add(record)

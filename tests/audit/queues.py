@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from msgspec import Raw
 
-from kharon import audit
+import kharon
 from kharon.errors import KharonError
 from kharon.log import index
 from kharon.log.directory import DirectoryLog, segments
@@ -85,7 +85,7 @@ def _what_is_not_a_ticket(chance: random.Random, now: datetime) -> c.Request:
 def fill(log: DirectoryLog, commits: int, seed: int = 1) -> None:
     """Append so many commits of one to three commands each, of those that the rules allow."""
     chance = random.Random(seed)
-    projection = Projection().fold(audit.read(log.directory))
+    projection = Projection().fold(kharon.read(log.directory))
     now = max(projection.at or NOW, NOW)
     while commits:
         now += timedelta(seconds=chance.choice([0, 0.25, 1, 3]))
@@ -119,7 +119,7 @@ def queue(where: Path, commits: int = 200, *, closed: bool = True) -> DirectoryL
 
 def about(where: Path, id: str) -> list:
     """The records about a ticket, by reading all."""
-    return [record for record in audit.read(where) if is_about(record, id)]
+    return [record for record in kharon.read(where) if is_about(record, id)]
 
 
 def segments_of(where: Path) -> list[Path]:

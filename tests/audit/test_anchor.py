@@ -9,7 +9,9 @@ from msgspec import Raw
 from queues import NOW, fill, moment, queue, segments_of
 
 import kharon
-from kharon import Anchor, AnchorMissing, audit
+from kharon import Anchor, AnchorMissing
+from kharon.audit.anchor import AnchorCheck
+from kharon.audit.read import LogPass
 from kharon.errors import CorruptLog, InvalidAnchor, KharonError
 from kharon.log.directory import DirectoryLog
 from kharon.log.record import Chain
@@ -23,13 +25,15 @@ def where(tmp_path):
 
 def at(where: Path, seq: int) -> Anchor:
     """The anchor of a record, by reading all."""
-    return next(Anchor(audit.verify(where).log, seq, record.hash) for record in audit.read(where) if record.seq == seq)
+    return next(
+        Anchor(kharon.verify(where).log, seq, record.hash) for record in kharon.read(where) if record.seq == seq
+    )
 
 
 def rewritten(where: Path) -> None:
     """Write the whole log anew, with one record changed, so that every hash, crc and seal is right."""
-    chain, log = Chain(), audit.verify(where).log
-    records = list(audit.read(where))
+    chain, log = Chain(), kharon.verify(where).log
+    records = list(kharon.read(where))
     (where / "log").rename(where.with_name("old"))
     (where / "log").mkdir()
     path = where / "log" / f"{1:020}.jsonl"
@@ -68,7 +72,7 @@ def test_the_text_of_an_anchor_is_one_line_that_parses():
     ],
 )
 def test_what_is_no_anchor_is_refused_clearly(text):
-    with pytest.raises(InvalidAnchor, match="is no anchor; one is a line like 'kharon-anchor <log id") as caught:
+    with pytest.raises(InvalidAnchor, match="is not an anchor; one is a line like 'kharon-anchor <log id") as caught:
         Anchor.parse(text)
     assert isinstance(caught.value, ValueError)
     assert isinstance(caught.value, KharonError)
@@ -87,7 +91,7 @@ def test_an_anchor_is_of_the_newest_record_that_a_line_vouches_for(where):
     for number in range(60):
         log.append([TicketAdded(f"t{number}", "x", Raw(b"null"), "default", 512, NOW)] * 2, moment(number), "app")
         log.write()
-        vouched = max([0, *(record.durable for record in audit.read(where)), int(segments_of(where)[-1].stem) - 1])
+        vouched = max([0, *(record.durable for record in kharon.read(where)), int(segments_of(where)[-1].stem) - 1])
         anchor = kharon.anchor(where)
         assert anchor == (at(where, vouched) if vouched else Anchor(id, 0, "0" * 64))
         kharon.verify(where, anchor)
@@ -95,7 +99,7 @@ def test_an_anchor_is_of_the_newest_record_that_a_line_vouches_for(where):
             log.sync()
     assert len(segments_of(where)) > 5
     log.close(NOW)
-    assert kharon.anchor(where).seq == audit.verify(where).last - 1
+    assert kharon.anchor(where).seq == kharon.verify(where).last - 1
 
 
 def test_a_crash_takes_nothing_that_was_anchored(where):
@@ -111,11 +115,11 @@ def test_a_crash_takes_nothing_that_was_anchored(where):
     log.abandon()
     tail = segments_of(where)[-1]
     data = tail.read_bytes()
-    record = {record.seq: record for record in audit.read(where)}[log.durable + 1]
+    record = {record.seq: record for record in kharon.read(where)}[log.durable + 1]
     tail.write_bytes(data[: data.index(record.hash.encode()) - 9])  # all of what was not synced is lost
     for anchor in anchors:
         assert kharon.verify(where, anchor).last == log.durable
-    newest = audit.verify(where)
+    newest = kharon.verify(where)
     assert any(anchor.seq == newest.last for anchor in anchors)
 
 
@@ -139,15 +143,15 @@ def test_only_the_last_segment_is_read(where):
 
 def test_every_record_is_an_anchor_for_ever(where):
     queue(where, 60)
-    anchors = [at(where, record.seq) for record in audit.read(where)]
-    before = audit.verify(where)
+    anchors = [at(where, record.seq) for record in kharon.read(where)]
+    before = kharon.verify(where)
     log = DirectoryLog(where, 4096)
     list(log.open(NOW))
     fill(log, 30, 5)
     log.close(log._chain.at)
     for anchor in anchors:
         report = kharon.verify(where, anchor=anchor)
-        assert report == audit.verify(where)
+        assert report == kharon.verify(where)
         assert report.last > before.last
 
 
@@ -159,7 +163,7 @@ def test_a_log_that_was_written_anew_is_noticed(where):
     log.close(log._chain.at)
     anchor, early = kharon.anchor(where), at(where, 4)
     rewritten(where)
-    assert [record.by for record in audit.read(where)][4] == "eve"
+    assert [record.by for record in kharon.read(where)][4] == "eve"
     kharon.verify(where)
     kharon.verify(where, early)  # nothing was changed up to there
     with pytest.raises(AnchorMissing, match=rf"record {anchor.seq} has the hash .* the log was rewritten") as caught:
@@ -203,19 +207,18 @@ def test_a_log_that_lost_its_end_is_noticed(where):
     lines = tail.read_bytes().splitlines(keepends=True)
     tail.write_bytes(b"".join(lines[:2]))
     kharon.verify(where)
-    with pytest.raises(AnchorMissing, match=rf"{tail.name}.* ends at record {tail.stem.lstrip('0')}; .*was cut off"):
+    with pytest.raises(AnchorMissing, match=rf"{tail.name}.* ends at record {tail.stem.lstrip('0')}; .*were cut off"):
         kharon.verify(where, anchor)
 
 
 def test_an_anchor_that_was_trimmed_away_cannot_be_proved(where):
     queue(where)
     anchor = at(where, 3)
-    reading = audit.reading._Pass(where).reading
+    reading, check = LogPass(where).reading, AnchorCheck(anchor)
     assert sum(1 for _ in reading.records())
-    anchored = audit.reading._Anchored(anchor)
     del reading.places[0]  # as in a log that begins later
     with pytest.raises(AnchorMissing, match=r"history begins at record \d+; the anchor is record 3, which was trimmed"):
-        anchored.check(reading)
+        check.finish(reading)
 
 
 def test_damage_comes_first(where, tmp_path):

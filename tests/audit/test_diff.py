@@ -11,7 +11,6 @@ from msgspec import Raw
 from queues import NOW, moment, queue, segments_of
 
 import kharon
-from kharon import audit
 from kharon.errors import CorruptLog, InvalidTicket
 from kharon.log.directory import DirectoryLog
 from kharon.model.events import TicketAdded, TicketDone, TicketEvent
@@ -37,7 +36,7 @@ def states(where) -> list[dict[str, Ticket]]:
     """The tickets after each record, folded by hand: one dict a record, the first before any."""
     tickets: dict[str, Ticket] = {}
     found = [dict(tickets)]
-    for record in audit.read(where):
+    for record in kharon.read(where):
         if isinstance(record.event, TicketEvent):
             new = evolve(tickets.pop(record.event.id, None), record.event, record.seq, record.at)
             if new is not None:
@@ -49,7 +48,7 @@ def states(where) -> list[dict[str, Ticket]]:
 def test_as_of_every_seq_is_folding_by_hand(where, record_property):
     """And as of every instant: the state behind the last record of that time."""
     by_hand = states(where)
-    records = list(audit.read(where))
+    records = list(kharon.read(where))
     for seq, tickets in enumerate(by_hand):
         then = kharon.replay(where, until=seq)
         assert dict(then.tickets) == tickets
@@ -73,7 +72,7 @@ def expected(old: dict[str, Ticket], new: dict[str, Ticket]) -> tuple[set[str], 
 
 def test_a_diff_is_the_difference_of_two_states(where, record_property):
     by_hand = states(where)
-    records = [None, *audit.read(where)]
+    records = [None, *kharon.read(where)]
     last = len(by_hand) - 1
     count = 0
     for a, b in [
@@ -103,7 +102,7 @@ def test_a_diff_is_the_difference_of_two_states(where, record_property):
 
 
 def test_between_instants(where):
-    records = list(audit.read(where))
+    records = list(kharon.read(where))
     for first, second in itertools.pairwise(sorted({record.at for record in records})[::20]):
         a = max(record.seq for record in records if record.at <= first)
         b = max(record.seq for record in records if record.at <= second)
@@ -117,7 +116,7 @@ def test_between_instants(where):
 
 
 def test_beyond_the_end_is_the_end(where):
-    last = audit.verify(where).last
+    last = kharon.verify(where).last
     late = moment(10**8)
     for a, b in [(last, 10**9), (10**9, 10**9), (10**9, late), (late, 10**9), (late, late)]:
         diff = kharon.diff(where, a, b)
@@ -126,7 +125,7 @@ def test_beyond_the_end_is_the_end(where):
 
 
 def test_a_behind_b_is_refused(where):
-    records = list(audit.read(where))
+    records = list(kharon.read(where))
     middle = records[len(records) // 2].at
     before = max(record.seq for record in records if record.at < middle)
     for a, b in [(5, 4), (moment(1), NOW), (middle, before), (records[-1].seq, middle), (10**9, middle)]:
@@ -169,7 +168,7 @@ async def test_what_json_tells_apart_is_told_apart(tmp_path):
 
 MEASURE = """
 import sys, tracemalloc
-import kharon, kharon.audit
+import kharon
 def warm():  # imports and caches are not what is measured
     kharon.verify(sys.argv[1])
     kharon.history(sys.argv[1], "nobody", index=False)

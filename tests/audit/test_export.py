@@ -14,7 +14,7 @@ import pytest
 from msgspec import Raw
 from queues import queue
 
-from kharon import audit
+import kharon
 from kharon.audit.export import COLUMNS, SUFFIXES, ExportRefused, export
 from kharon.audit.fields import record_fields
 from kharon.log.record import Record
@@ -164,7 +164,7 @@ def test_a_queue_of_several_batches(tmp_path, monkeypatch, suffix):
 
     monkeypatch.setattr(module, "_BATCH", 50)
     queue(tmp_path / "queue")
-    records = list(audit.read(tmp_path / "queue"))
+    records = list(kharon.read(tmp_path / "queue"))
     assert len(records) > 150
     to = tmp_path / f"out{suffix}"
     assert export(iter(records), to) == len(records)

@@ -13,13 +13,12 @@ from msgspec import Raw
 from queues import IDS, NOW, about, fill, forge, indexes_of, moment, queue, segments_of
 
 import kharon
-from kharon import audit
-from kharon.audit.histories import latest, search_tail
+from kharon.audit.history import latest, search_tail
 from kharon.errors import CorruptLog, InvalidTicket, KharonError
-from kharon.log import index, snapshot
+from kharon.log import index, snapshot_process
 from kharon.log.directory import DirectoryLog
 from kharon.log.files import OS_FILES, OsFiles
-from kharon.log.indexed import IndexedReader
+from kharon.log.live import IndexedReader
 from kharon.log.record import Chain, link
 from kharon.log.segment import is_about
 from kharon.model.events import EVENTS, Changes, TicketAdded, TicketDeleted, TicketUpdated
@@ -54,7 +53,7 @@ def read_all(log: DirectoryLog, id: str, after: int = 0, limit: int = 256) -> li
 
 def test_the_sample_has_every_event_of_a_ticket(where):
     queue(where)
-    seen = {type(record.event).__name__ for record in audit.read(where)}
+    seen = {type(record.event).__name__ for record in kharon.read(where)}
     moves = {"SegmentCompressed", "SegmentArchived", "SegmentTrimmed"}
     assert seen == set(EVENTS) - moves - {"TailCut", "LogRepaired"}
 
@@ -62,7 +61,7 @@ def test_the_sample_has_every_event_of_a_ticket(where):
 def test_it_is_what_reading_all_gives(where):
     queue(where)
     assert len(segments_of(where)) > 15
-    records = list(audit.read(where))
+    records = list(kharon.read(where))
     for _ in range(2):  # the first makes the index
         for id in [*IDS, "nobody", "t", "é\U0001f600"]:
             assert kharon.history(where, id) == [record for record in records if is_about(record, id)]
@@ -86,7 +85,7 @@ def test_a_ticket_is_what_its_own_records_make_it(where):
     removed = set()
     for seed in range(2, 12):
         fill(log, 7, seed)
-        tickets = audit.replay(where).tickets
+        tickets = kharon.replay(where).tickets
         for id in [*IDS, "nobody"]:
             ticket, records = latest(where, id)
             assert ticket == tickets.get(id)
@@ -105,7 +104,7 @@ def test_a_ticket_whose_beginning_was_trimmed(where):
     list(log.open(NOW))
     log.append([TicketDeleted("t1"), TicketUpdated("t3", Changes(nice=1))], NOW, "ann")
     log.close(NOW)
-    tickets = audit.replay(where).tickets
+    tickets = kharon.replay(where).tickets
     assert (tickets["t3"].nice, tickets["t5"].nice) == (1, 512)
     for id in [*tickets, "t1", "nobody"]:
         assert latest(where, id) == (tickets.get(id), about(where, id))
@@ -126,7 +125,7 @@ def test_a_ticket_whose_beginning_an_index_hides(where):
         forge(where, hidden, lambda pairs: [pair for pair in pairs if pair[0] != index._key("t1")])
     with pytest.raises(KharonError, match=rf"record {left[0].seq}: .* of ticket 't1', which does not exist there"):
         latest(where, "t1")
-    assert audit.verify(where).bad_indexes
+    assert kharon.verify(where).bad_indexes
 
 
 def test_records_about_no_ticket_are_nobodys(where):
@@ -135,7 +134,7 @@ def test_records_about_no_ticket_are_nobodys(where):
     list(log.open(NOW))
     fill(log, 60, 7)
     log.close(NOW)
-    assert {"LogClosed"} < {type(record.event).__name__ for record in audit.read(where)}
+    assert {"LogClosed"} < {type(record.event).__name__ for record in kharon.read(where)}
     assert {id: kharon.history(where, id) for id in IDS} == {id: about(where, id) for id in IDS}
 
 
@@ -183,7 +182,7 @@ def test_a_damaged_record_is_not_shown(where):
     queue(where)
     path = segments_of(where)[0]
     data = path.read_bytes()
-    id = next(record.event.id for record in audit.read(where) if record.seq == 3)
+    id = next(record.event.id for record in kharon.read(where) if record.seq == 3)
     (first, *_) = [record for record in kharon.history(where, id) if record.seq >= 3]
     byte = data.index(first.hash.encode()) - 9
     end = data.index(b"\n", byte)
@@ -601,14 +600,14 @@ def test_the_snapshots_process_writes_them(where, monkeypatch, capsys):
     queue(where)
     monkeypatch.setattr("sys.argv", ["snapshot", str(where)])
     monkeypatch.setattr(os, "nice", lambda _: 0)
-    assert snapshot.main() == 0
+    assert snapshot_process.main() == 0
     assert len(indexes_of(where)) == len(segments_of(where)) - 1
     assert len(list((where / "snapshots").iterdir())) == 1
     for path in indexes_of(where):
         path.unlink()
     (where / "index").rmdir()
     (where / "index").write_text("in the way")
-    assert snapshot.main() == 2
+    assert snapshot_process.main() == 2
     assert "index" in capsys.readouterr().err
 
 
@@ -725,6 +724,6 @@ async def test_history_of_an_open_queue(where):
 
 def test_folding_a_history_gives_the_ticket(where):
     queue(where)
-    now = audit.replay(where)
+    now = kharon.replay(where)
     for id in IDS:
         assert Projection().fold(kharon.history(where, id)).get(id) == now.get(id)

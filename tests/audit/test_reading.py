@@ -12,7 +12,8 @@ import attrs
 import pytest
 from log_steps import NOW, added, moment, put, seal, segment_of, two_segments
 
-from kharon import audit
+import kharon
+from kharon.audit.read import FixedSizeFile
 from kharon.errors import CorruptLog, InvalidTicket, KharonError, UnknownFormat
 from kharon.log import scan
 from kharon.log.directory import DirectoryLog
@@ -20,6 +21,8 @@ from kharon.log.record import Chain
 from kharon.model.events import TicketClaimed, TicketDeleted, TicketDone
 from kharon.model.projection import Projection
 from kharon.model.ticket import Status
+
+PACKAGE = Path(kharon.__file__).parent
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def log(where):
 
 
 def seqs(where: Path, after: int = 0) -> list[int]:
-    return [record.seq for record in audit.read(where, after)]
+    return [record.seq for record in kharon.read(where, after)]
 
 
 # --- read -------------------------------------------------------------------------------------------------------------
@@ -44,11 +47,11 @@ def seqs(where: Path, after: int = 0) -> list[int]:
 def test_reading_while_it_is_open(where, log):
     reader = log.reader()
     try:
-        assert list(audit.read(where)) == reader.read(99, 5)
+        assert list(kharon.read(where)) == reader.read(99, 5)
     finally:
         reader.close()
-    assert list(audit.read(str(where))) == list(audit.read(where))
-    assert [type(record.event).__name__ for record in audit.read(where, after=3)] == ["TicketDone", "TicketDeleted"]
+    assert list(kharon.read(str(where))) == list(kharon.read(where))
+    assert [type(record.event).__name__ for record in kharon.read(where, after=3)] == ["TicketDone", "TicketDeleted"]
     assert seqs(where, after=5) == []
     put(log, added("c"), at=4)
     assert seqs(where, after=5) == [6]
@@ -62,8 +65,8 @@ def test_reading_changes_nothing(where, log):
     before = look()
     segment_of(where).chmod(0o400)
     assert seqs(where) == [1, 2, 3, 4, 5]
-    audit.replay(where)
-    audit.verify(where)
+    kharon.replay(where)
+    kharon.verify(where)
     assert look() == before
     assert sorted(path for path in where.rglob("*") if path.is_file()) == files
 
@@ -98,7 +101,7 @@ def test_the_records_before_the_damage_are_given(where, log):
     log.close(moment(9))
     data = segment_of(where).read_bytes()
     segment_of(where).write_bytes(data.replace(b'"id":"b"}', b'"id":"c"}'))
-    records = audit.read(where)
+    records = kharon.read(where)
     assert [next(records).seq for _ in range(4)] == [1, 2, 3, 4]
     with pytest.raises(CorruptLog, match=r"line 6 .*crc.*a later line says that it had been on disk") as caught:
         next(records)
@@ -106,14 +109,14 @@ def test_the_records_before_the_damage_are_given(where, log):
     assert caught.value.byte == data.index(b"\n", data.index(b'"TicketDone"')) + 1
 
 
-@pytest.mark.parametrize("use", [audit.read, audit.replay, audit.verify])
+@pytest.mark.parametrize("use", [kharon.read, kharon.replay, kharon.verify])
 @pytest.mark.parametrize(
     ("name", "why"),
     [
         ("nowhere", "nowhere does not exist; a queue is a directory: name the one that was given to kharon.open"),
         ("file", "file is a file; a queue is a directory"),
-        ("empty", "empty is no queue: there is no segment in .*log; name the directory"),
-        ("foreign", "foreign is no queue"),
+        ("empty", "empty is not a queue: there is no segment in .*log; name the directory"),
+        ("foreign", "foreign is not a queue"),
     ],
 )
 def test_what_is_no_queue(tmp_path, use, name, why):
@@ -134,10 +137,10 @@ def test_a_later_version(where):
     (where / "log").mkdir(parents=True)
     head = seal(body, data[9:73].decode())
     (where / "log" / f"{1:020}.jsonl").write_bytes(data + head)
-    for look in (audit.replay, lambda path: list(audit.read(path))):
+    for look in (kharon.replay, lambda path: list(kharon.read(path))):
         with pytest.raises(UnknownFormat, match="record 1 is TicketDeleted in version 2"):
             look(where)
-    (unknown,) = audit.verify(where).unknown  # its place in the chain needs no knowledge of it
+    (unknown,) = kharon.verify(where).unknown  # its place in the chain needs no knowledge of it
     assert (unknown.event, unknown.version, unknown.records) == ("TicketDeleted", 2, 1)
 
 
@@ -159,17 +162,17 @@ def test_what_is_written_during_the_reading_is_not_taken_for_damage(where, log, 
 
     real = scan.judge
     monkeypatch.setattr(scan, "judge", judge)
-    report = audit.verify(where)
+    report = kharon.verify(where)
     assert (report.last, report.unfinished) == (4, len(whole) - 30 - report.bytes)
     assert report.unfinished > 0
     monkeypatch.undo()
-    assert audit.verify(where).last == 6
+    assert kharon.verify(where).last == 6
 
 
 def test_a_file_is_read_as_long_as_it_was(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"one\ntwo")
-    with audit.reading._Still(path) as still, io.BufferedReader(still) as file:
+    with FixedSizeFile(path) as still, io.BufferedReader(still) as file:
         assert still.stat.st_size == 7
         with path.open("ab") as writer:
             writer.write(b"!\nthree\n")
@@ -183,7 +186,7 @@ def test_a_file_is_read_as_long_as_it_was(tmp_path):
 def test_reading_across_a_recovery(where, log):
     """Who has begun to read goes on in the old file, whole as it was."""
     log.abandon()
-    records = audit.read(where)
+    records = kharon.read(where)
     first = next(records)
     other = DirectoryLog(where)
     list(other.open(moment(9)))
@@ -197,8 +200,8 @@ def test_reading_across_a_recovery(where, log):
 
 
 def test_replaying_all(where, log):
-    projection = audit.replay(where)
-    assert projection == Projection().fold(audit.read(where))
+    projection = kharon.replay(where)
+    assert projection == Projection().fold(kharon.read(where))
     assert (projection.seq, projection.at) == (5, moment(3))
     assert {id: ticket.status for id, ticket in projection.tickets.items()} == {"a": Status.DONE}
     projection.check()
@@ -224,23 +227,23 @@ def test_replaying_all(where, log):
     ],
 )
 def test_replaying_until(where, log, until, seq, ids):
-    projection = audit.replay(where, until)
+    projection = kharon.replay(where, until)
     assert (projection.seq, sorted(projection.tickets)) == (seq, ids)
-    assert projection == Projection().fold(record for record in audit.read(where) if record.seq <= seq)
+    assert projection == Projection().fold(record for record in kharon.read(where) if record.seq <= seq)
 
 
 def test_a_naive_instant_is_refused(where, log):
     with pytest.raises(InvalidTicket, match=r"until: .* has no timezone"):
-        audit.replay(where, moment(1).replace(tzinfo=None))
+        kharon.replay(where, moment(1).replace(tzinfo=None))
 
 
 def test_damage_behind_the_seq_asked_for_does_not_matter(where, log):
     log.close(moment(9))
     data = segment_of(where).read_bytes()
     segment_of(where).write_bytes(data.replace(b'"id":"b"}', b'"id":"c"}'))
-    assert audit.replay(where, 4).seq == 4
+    assert kharon.replay(where, 4).seq == 4
     with pytest.raises(CorruptLog):
-        audit.replay(where, 5)
+        kharon.replay(where, 5)
 
 
 # --- verify -----------------------------------------------------------------------------------------------------------
@@ -249,7 +252,7 @@ def test_damage_behind_the_seq_asked_for_does_not_matter(where, log):
 def test_the_report_of_an_open_log(where, log):
     data = segment_of(where).read_bytes()
     last = data.splitlines()[-1]
-    assert audit.verify(str(where)) == audit.Report(
+    assert kharon.verify(str(where)) == kharon.Report(
         path=where,
         log=data[data.index(b'"log":"') + 7 :][:32].decode(),
         follows="0" * 64,
@@ -266,16 +269,16 @@ def test_the_report_of_an_open_log(where, log):
 
 def test_a_report_cannot_be_changed(where, log):
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        audit.verify(where).last = 9
+        kharon.verify(where).last = 9
 
 
 def test_the_report_of_a_closed_log(where, log):
     log.close(moment(9))
-    report = audit.verify(where)
+    report = kharon.verify(where)
     assert (report.last, report.records, report.closed, report.unfinished) == (6, 6, True, 0)
     with segment_of(where).open("ab") as file:
         file.write(b"{")
-    report = audit.verify(where)
+    report = kharon.verify(where)
     assert (report.last, report.closed, report.unfinished) == (6, False, 1)
     assert report.bytes + report.unfinished == segment_of(where).stat().st_size
 
@@ -285,7 +288,7 @@ def test_a_closed_log_that_went_on_is_not_closed(where, log):
     other = DirectoryLog(where)
     list(other.open(moment(10)))
     put(other, added("c"), at=11)
-    assert (audit.verify(where).last, audit.verify(where).closed) == (7, False)
+    assert (kharon.verify(where).last, kharon.verify(where).closed) == (7, False)
     other.abandon()
 
 
@@ -293,7 +296,7 @@ def test_the_report_of_an_unfinished_commit(where, log):
     data = segment_of(where).read_bytes()
     second = data.index(b"\n", data.index(b'"part":[2,3]')) + 1
     segment_of(where).write_bytes(data[: second + 10])
-    report = audit.verify(where)
+    report = kharon.verify(where)
     whole = data.index(b"\n", data.index(b'"seq":1,')) + 1
     assert (report.last, report.records, report.bytes) == (1, 1, whole)
     assert report.unfinished == second + 10 - whole
@@ -303,7 +306,7 @@ def test_the_report_of_an_unfinished_commit(where, log):
 def test_the_report_of_a_log_without_records(where):
     log = DirectoryLog(where)
     list(log.open(NOW))
-    report = audit.verify(where)
+    report = kharon.verify(where)
     log.abandon()
     assert (report.first, report.last, report.records, report.closed) == (1, 0, 0, False)
     assert report.bytes == segment_of(where).stat().st_size
@@ -312,7 +315,7 @@ def test_the_report_of_a_log_without_records(where):
 
 def test_the_report_of_several_segments(where):
     paths = two_segments(where)
-    report = audit.verify(where)
+    report = kharon.verify(where)
     assert (report.log, report.first, report.last, report.records) == ("e" * 32, 1, 4, 4)
     assert (report.segments, report.closed) == (2, True)
     assert report.bytes == sum(path.stat().st_size for path in paths)
@@ -328,14 +331,14 @@ def test_every_altered_byte_of_a_closed_log_is_refused(where, log):
         altered[byte] ^= 1 << (byte % 8)
         path.write_bytes(altered)
         with pytest.raises(CorruptLog):
-            audit.verify(where)
+            kharon.verify(where)
 
 
 # --- without Trio -----------------------------------------------------------------------------------------------------
 
 
 def test_it_names_no_trio():
-    for path in Path(audit.__file__).parent.glob("*.py"):
+    for path in (PACKAGE / "audit").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
@@ -348,13 +351,15 @@ package = types.ModuleType("kharon")  # the real one may import the runtime, for
 package.__path__ = [sys.argv[1]]
 sys.modules["kharon"] = package
 sys.modules["trio"] = None  # importing it raises
-from kharon.audit import read, replay, verify
+from kharon.audit.read import read
+from kharon.audit.replay import replay
+from kharon.audit.verify import verify
 print(len(list(read(sys.argv[2]))), replay(sys.argv[2]).seq, verify(sys.argv[2]).last)
 """
 
 
 def test_it_works_where_trio_cannot_be_imported(where, log):
-    package = Path(audit.__file__).parents[1]
+    package = PACKAGE
     said = subprocess.run(
         [sys.executable, "-c", WITHOUT_TRIO, str(package), str(where)],
         check=True,
@@ -368,4 +373,4 @@ def test_it_works_where_trio_cannot_be_imported(where, log):
 @pytest.mark.parametrize("until", ["2026-01-01", 1.0, NOW.date(), True])
 def test_until_something_else_is_refused(where, until):
     with pytest.raises(InvalidTicket, match="until: a seq, a timezone-aware datetime, or None"):
-        audit.replay(where, until=until)
+        kharon.replay(where, until=until)

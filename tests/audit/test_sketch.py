@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kharon.audit.measures import Sketch
+from kharon.audit.measure import Sketch
 
 durations = st.lists(st.floats(0, 1e6) | st.just(0.0), max_size=30)
 

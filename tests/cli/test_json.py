@@ -10,7 +10,7 @@ import scenario
 
 import kharon as k
 from kharon.audit.fields import record_fields, ticket_fields
-from kharon.audit.measures import COUNTS, measure
+from kharon.audit.measure import COUNTS, measure
 from kharon.model import commands as c
 from kharon.model.events import ScheduleEvent, TicketClaimed, TicketEvent, TubeEvent
 from kharon.model.projection import Projection

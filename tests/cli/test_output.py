@@ -197,7 +197,7 @@ print(code, sorted(set({names!r}) & set(sys.modules)), file=sys.stderr)
 """
 
 
-def started(arguments, *, missing=(), names=("trio", "kharon._face", "kharon.runtime", "kharon.audit", "rich.console")):
+def started(arguments, *, missing=(), names=("trio", "kharon._face", "kharon.runtime", "kharon.log", "rich.console")):
     program = PROGRAM.format(
         arguments=[str(argument) for argument in arguments], missing=list(missing), names=list(names)
     )
@@ -219,7 +219,7 @@ def test_help_imports_nothing_that_it_does_not_need():
 
 def test_looking_needs_no_trio(queue_of_a_night):
     ran = started(["ls", queue_of_a_night, "--json"])
-    assert ran.stderr == "0 ['kharon.audit']\n"
+    assert ran.stderr == "0 ['kharon.log']\n"
 
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])

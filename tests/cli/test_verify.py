@@ -93,7 +93,7 @@ def test_what_cannot_be_asked_is_2(run, copy, tmp_path):
     for anchor in ("nowhere", copy / "kept", copy):
         ran = run("verify", "queue", "--anchor", anchor)
         assert (ran.code, ran.out) == (2, ""), anchor
-    assert "'no anchor' is no anchor" in run("verify", "queue", "--anchor", copy / "kept").err
+    assert "'no anchor' is not an anchor" in run("verify", "queue", "--anchor", copy / "kept").err
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])

@@ -375,16 +375,16 @@ class _PathInMemory(PurePosixPath):
 
 
 def _page() -> CodeType:
-    page = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "format.md").read_text()
     source = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[-1]
-    return compile(source.replace(", pathlib,", ","), "docs/format.md", "exec")
+    return compile(source.replace(", pathlib,", ","), "docs/reference/format.md", "exec")
 
 
 PAGE: Final = _page()
 
 
 def _check_with_the_page(contents: dict[str, bytes], verified: list[Record]) -> bool:
-    """What Kharon takes for whole the fifty lines of docs/format.md take for whole too, and for the same.
+    """What Kharon takes for whole the fifty lines of docs/reference/format.md take for whole too, and for the same.
 
     Return whether they said anything, which is seen to by `test_corpus`.
 

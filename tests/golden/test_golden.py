@@ -26,7 +26,7 @@ from kharon.model.versions import VERSIONS
 
 HERE = Path(__file__).parent
 NAMES = sorted(path.parent.name for path in HERE.glob("*/expected.json"))
-PAGE = HERE.parents[1] / "docs" / "format.md"
+PAGE = HERE.parents[1] / "docs" / "reference" / "format.md"
 VERIFIER = compile(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[-1], "verify.py", "exec")
 
 

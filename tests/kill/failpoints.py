@@ -41,9 +41,9 @@ from pathlib import Path
 
 import trio
 
-from kharon.log import snapshot
+from kharon.log import snapshot, snapshot_process
 from kharon.log.files import File, Lock, OsFiles
-from kharon.store.helper import Done, Helper
+from kharon.store.sync_helper import Done, Helper
 
 Die = Callable[[str], object]
 
@@ -531,5 +531,5 @@ def snapshot_program() -> int:
     os.nice = lambda _step: 0  # on a busy machine the test would wait for it
     dying = Dying(name, 1, die)
     dying.passes("snapshot.begin.before")
-    snapshot.take = functools.partial(snapshot.take, files=DyingFiles(Path(sys.argv[-1]), dying))
-    return snapshot.main(lifeline=0)
+    snapshot_process.take = functools.partial(snapshot.take, files=DyingFiles(Path(sys.argv[-1]), dying))
+    return snapshot_process.main(lifeline=0)

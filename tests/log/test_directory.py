@@ -611,7 +611,7 @@ def test_a_file_among_the_segments_that_has_no_segment_s_name(where, name):
     log.close(NOW)
     path = where / "log" / name
     path.write_bytes(segment_of(where).read_bytes())
-    for read in (lambda: records_in(where), lambda: kharon.audit.verify(where), lambda: kharon.repair(where)):
+    for read in (lambda: records_in(where), lambda: kharon.verify(where), lambda: kharon.repair(where)):
         with pytest.raises(CorruptLog, match="its name is not that of a segment") as caught:
             read()
         assert caught.value.file == str(path)

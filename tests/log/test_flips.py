@@ -34,7 +34,7 @@ from log_steps import added, moment, put
 from msgspec import Raw
 from simulated_files import SimulatedFiles
 
-import kharon.audit
+import kharon
 from kharon.errors import CorruptLog
 from kharon.log.directory import DirectoryLog
 from kharon.log.record import Record
@@ -437,7 +437,7 @@ class Trial:
         try:
             if verdict.outcome == "refused":
                 with pytest.raises(CorruptLog) as caught:
-                    kharon.audit.verify(self._where)
+                    kharon.verify(self._where)
                 path, line, byte = verdict.damage
                 assert (caught.value.file, caught.value.line, caught.value.byte) == (
                     str(self._where / path),
@@ -445,7 +445,7 @@ class Trial:
                     byte,
                 )
                 return "refused"
-            report = kharon.audit.verify(self._where)
+            report = kharon.verify(self._where)
         finally:
             for path in changes:
                 self._place(path, self.original[path])

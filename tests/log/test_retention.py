@@ -11,7 +11,7 @@ from log_steps import NOW, added, always, carry_out, moment, opened, put
 
 import kharon
 import kharon.testing
-from kharon import audit
+from kharon.audit import read as audit_read
 from kharon.errors import CorruptLog, KharonError
 from kharon.log import zstd
 from kharon.log.directory import DirectoryLog, segments
@@ -21,13 +21,13 @@ from kharon.log.live import LiveReader
 from kharon.log.locations import ARCHIVE
 from kharon.log.protocol import LogReader
 from kharon.log.record import Record
-from kharon.log.retention import Limit, Policy, Retention, Sealed, never, next_step
+from kharon.log.retention import Limit, Retention, Rules, Sealed, never, next_step
 from kharon.model.events import LogClosed, SegmentArchived, SegmentCompressed, SegmentTrimmed
 
 SEGMENT_BYTES = 2600  # so that the records of what is done to a segment are smaller than one
 ALL = Limit(bytes=0)
-COMPRESS, ARCHIVE_ALL, TRIM = Policy(compress=ALL), Policy(archive=ALL), Policy(trim=ALL)
-BOTH = Policy(compress=ALL, archive=ALL)
+COMPRESS, ARCHIVE_ALL, TRIM = Rules(compress=ALL), Rules(archive=ALL), Rules(trim=ALL)
+BOTH = Rules(compress=ALL, archive=ALL)
 OURS = (SegmentCompressed, SegmentArchived, SegmentTrimmed)
 
 
@@ -85,7 +85,7 @@ def sealed(*ends: int, suffix: str = "", folder: Path = LOG, size: int = 100) ->
     ]
 
 
-def steps(found: list[Sealed], policy: Policy, may_trim=always, tail: int = 50) -> tuple[str, int] | None:
+def steps(found: list[Sealed], policy: Rules, may_trim=always, tail: int = 50) -> tuple[str, int] | None:
     step = next_step(found, tail, policy, LOG, moment(1000), may_trim)
     return None if step is None else (step.action, step.segment.first)
 
@@ -105,14 +105,14 @@ def steps(found: list[Sealed], policy: Policy, may_trim=always, tail: int = 50) 
     ],
 )
 def test_the_limits(action, limit, first):
-    policy = Policy(**{action: limit})
+    policy = Rules(**{action: limit})
     assert steps(sealed(30, 20, 10), policy) == (None if first is None else (action, first))
     assert bool(policy) == bool(limit) == (limit != Limit())
 
 
 def test_the_order_of_the_steps():
     three = sealed(30, 20, 10)
-    everything = Policy(ALL, ALL, ALL)
+    everything = Rules(ALL, ALL, ALL)
     assert steps(three, everything) == ("trim", 1)
     assert steps(three, everything, never) == ("compress", 1), "trimming first, unless the state needs it"
     small = sealed(30, suffix=".zst") + three[1:]
@@ -125,7 +125,7 @@ def test_the_order_of_the_steps():
 
 
 def test_what_is_left_out_keeps_nothing_else_from_being_planned(log):
-    retention = Retention(log, Policy(ALL, ALL, ALL), may_trim=always)
+    retention = Retention(log, Rules(ALL, ALL, ALL), may_trim=always)
     found = [retention.plan(moment(100), without) for without in ([], ["trim"], ["trim", "compress"])]
     assert [step.action for step in found] == ["trim", "compress", "archive"]
     assert retention.plan(moment(100), ["archive", "trim", "compress"]) is None
@@ -133,7 +133,7 @@ def test_what_is_left_out_keeps_nothing_else_from_being_planned(log):
 
 
 def test_only_the_oldest_is_trimmed_and_only_if_the_state_does_not_need_it():
-    assert steps(sealed(5, 30), Policy(trim=Limit(seconds=20))) is None, "a hole is never made"
+    assert steps(sealed(5, 30), Rules(trim=Limit(seconds=20))) is None, "a hole is never made"
     asked = []
 
     def may_trim(upto: int) -> bool:
@@ -155,7 +155,7 @@ def test_what_is_too_large_to_be_unpacked_again_is_not_compressed():
 
 def test_nothing_is_done_unless_told(where, log):
     before = {path: path.read_bytes() for path in segments(where)}
-    assert carry_out(log, Retention(log, Policy())) == []
+    assert carry_out(log, Retention(log, Rules())) == []
     assert carry_out(log, Retention(log, TRIM)) == [], "without a snapshot every record is needed"
     assert {path: path.read_bytes() for path in segments(where)} == before
 
@@ -171,7 +171,7 @@ def test_compressing(where, log):
         with zstd.open_segment(OsFiles().read, path) as file:
             assert file.read() == plain[path.stem], "the very same bytes"
         assert path.stat().st_mode & 0o777 == 0o600
-    events = [record.event for record in audit.read(where) if isinstance(record.event, SegmentCompressed)]
+    events = [record.event for record in kharon.read(where) if isinstance(record.event, SegmentCompressed)]
     first = events[0]
     data = plain[f"{1:020}.jsonl"]
     last = before[log._places[1].first - 2]
@@ -183,15 +183,15 @@ def test_compressing(where, log):
 
 @pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, BOTH])
 def test_everything_is_read_as_if_nothing_had_happened(where, log, policy):
-    before, state = live(log), audit.replay(where)
+    before, state = live(log), kharon.replay(where)
     assert carry_out(log, Retention(log, policy))
     assert told(live(log)) == before
     assert live(log, id="b3") == [record for record in before if record.event.id == "b3"]
     assert told(live(log, after=7)) == before[7:]
-    assert told(list(audit.read(where))) == before
-    assert list(audit.read(where, after=3))[:4] == before[3:7]
-    assert audit.replay(where).tickets == state.tickets
-    report = audit.verify(where)
+    assert told(list(kharon.read(where))) == before
+    assert list(kharon.read(where, after=3))[:4] == before[3:7]
+    assert kharon.replay(where).tickets == state.tickets
+    report = kharon.verify(where)
     assert (report.first, report.follows, report.last) == (1, "0" * 64, log.seq)
     log.close(moment(200))
     other, records = opened(where)
@@ -199,7 +199,7 @@ def test_everything_is_read_as_if_nothing_had_happened(where, log, policy):
     assert told(live(other)) == before
     put(other, added("later"), at=300)
     other.close(moment(301))
-    assert audit.verify(where).closed
+    assert kharon.verify(where).closed
 
 
 def test_archiving(where, log):
@@ -209,7 +209,7 @@ def test_archiving(where, log):
     assert len(names(where / "log")) == 1
     assert (where / ARCHIVE).read_text() == f"archive/{log.log_id}\n"
     assert names(where / "archive" / log.log_id)[0] == f"{1:020}.jsonl.zst"
-    event = next(record.event for record in audit.read(where) if isinstance(record.event, SegmentArchived))
+    event = next(record.event for record in kharon.read(where) if isinstance(record.event, SegmentArchived))
     assert (event.file, event.kept_as) == (f"log/{1:020}.jsonl.zst", f"archive/{log.log_id}/{1:020}.jsonl.zst")
 
 
@@ -229,12 +229,12 @@ def test_an_archive_elsewhere_may_be_shared_and_may_change(where, log, tmp_path)
     assert names(one / log.log_id) == [f"{1:020}.jsonl", "OWNER"]
     assert len(names(one)) == 2
     assert (where / ARCHIVE).read_text() == f"{one / log.log_id}\n{two / log.log_id}\n"
-    assert told(list(audit.read(where))) == before
-    assert audit.verify(tmp_path / "other").first == 1
+    assert told(list(kharon.read(where))) == before
+    assert kharon.verify(tmp_path / "other").first == 1
     other.abandon()
     (one / log.log_id).rename(tmp_path / "hidden")
     with pytest.raises(CorruptLog, match=r"no record says that it was trimmed.*if they are in an archive, make that"):
-        audit.verify(where)
+        kharon.verify(where)
     log.abandon()
     with pytest.raises(CorruptLog, match="no snapshot"):
         opened(where)
@@ -248,14 +248,14 @@ def test_trimming(where, log):
     assert carry_out(log, retention) == ["trim", "trim"]
     assert [path.name for path in segments(where)] == [place.path.name for place in places[2:]]
     assert (log.first, log._places[0].first) == (upto + 1, upto + 1)
-    assert told(live(log)) == told(list(audit.read(where))) == before[upto:]
-    report = audit.verify(where)
+    assert told(live(log)) == told(list(kharon.read(where))) == before[upto:]
+    report = kharon.verify(where)
     assert (report.first, report.follows) == (upto + 1, before[upto - 1].hash)
-    events = [record.event for record in audit.read(where) if isinstance(record.event, SegmentTrimmed)]
+    events = [record.event for record in kharon.read(where) if isinstance(record.event, SegmentTrimmed)]
     end = before[places[1].first - 2]
     assert events[0] == SegmentTrimmed(f"log/{1:020}.jsonl", 1, end.seq, end.hash)
-    with pytest.raises(KharonError, match=f"begins at record {upto + 1}.*no usable snapshot stands to begin with"):
-        audit.replay(where)
+    with pytest.raises(KharonError, match=f"begins at record {upto + 1}.*no usable snapshot to begin with"):
+        kharon.replay(where)
     log.close(moment(200))
     with pytest.raises(CorruptLog, match="no snapshot was loaded of what came before"):
         opened(where)
@@ -268,7 +268,7 @@ def test_trimming_what_was_archived(where, log):
     upto = log._places[1].first - 1
     assert carry_out(log, Retention(log, TRIM, may_trim=lambda seq: seq <= upto)) == ["trim"]
     assert not path.exists()
-    assert audit.verify(where).first == upto + 1
+    assert kharon.verify(where).first == upto + 1
 
 
 def test_trimming_by_hand_is_noticed(where, log):
@@ -276,7 +276,7 @@ def test_trimming_by_hand_is_noticed(where, log):
     assert carry_out(log, Retention(log, TRIM, may_trim=lambda seq: seq <= upto))
     segments(where)[0].unlink()
     with pytest.raises(CorruptLog, match=f"begins at record {log._places[1].first}, and no record says that it was"):
-        audit.verify(where)
+        kharon.verify(where)
 
 
 def test_a_beginning_that_was_written_anew_is_noticed(where, log):
@@ -285,7 +285,7 @@ def test_a_beginning_that_was_written_anew_is_noticed(where, log):
     put(log, SegmentTrimmed("log/x", 1, places[1].first - 1, "ab" * 32), at=50)
     places[0].path.unlink()
     with pytest.raises(CorruptLog, match=f"a record says that it follows the hash {'ab' * 32}; it begins behind"):
-        audit.verify(where)
+        kharon.verify(where)
 
 
 def test_a_first_segment_without_its_header(where, log):
@@ -293,7 +293,7 @@ def test_a_first_segment_without_its_header(where, log):
     one.unlink()
     two.write_bytes(b"nonsense\n" + two.read_bytes())
     with pytest.raises(CorruptLog, match=r"line 1 .*not a line of this log"):
-        audit.verify(where)
+        kharon.verify(where)
 
 
 def test_neither_the_tail_nor_a_later_one_is_trimmed(log):
@@ -357,7 +357,7 @@ def test_a_copy_is_compared_before_it_counts(where):
 @pytest.mark.parametrize("read", [1, 5, 9, 23])
 def test_readers_under_way_go_on(where, log, policy, read):
     before = live(log)
-    reader, records = log.reader(), audit.read(where)
+    reader, records = log.reader(), kharon.read(where)
     some = reader.read(read, read)
     more = [next(records) for _ in range(read)]
     assert some == more == before[:read]
@@ -372,8 +372,8 @@ def test_a_file_that_moves_between_the_listing_and_the_opening(where, log, monke
     old = segments(where)
     stale = [old]
     assert carry_out(log, Retention(log, COMPRESS))
-    monkeypatch.setattr(audit.reading, "segments", lambda folder: stale.pop() if stale else segments(folder))
-    reading = audit.reading._Pass(where)  # which looks whether there are any, and takes the list away
+    monkeypatch.setattr(audit_read, "segments", lambda folder: stale.pop() if stale else segments(folder))
+    reading = audit_read.LogPass(where)  # which looks whether there are any, and takes the list away
     stale.append(old)
     assert told(list(reading.reading.records())) == before
     assert stale == []
@@ -381,7 +381,7 @@ def test_a_file_that_moves_between_the_listing_and_the_opening(where, log, monke
 
 def test_readers_that_fell_behind_a_trim_are_told(where, log):
     before = live(log)
-    inside, early, records = log.reader(), log.reader(), audit.read(where)
+    inside, early, records = log.reader(), log.reader(), kharon.read(where)
     assert inside.read(2, 2) == [next(records), next(records)] == before[:2]
     upto = log._places[2].first - 1
     assert carry_out(log, Retention(log, TRIM, may_trim=lambda seq: seq <= upto))
@@ -422,10 +422,10 @@ def test_a_file_that_is_listed_and_cannot_be_found_is_an_error(where, log):
     one.unlink()
     one.symlink_to("nowhere")
     with pytest.raises(FileNotFoundError):
-        audit.verify(where)
+        kharon.verify(where)
     one.unlink()
     one.write_bytes(data)
-    assert audit.verify(where).first == 1
+    assert kharon.verify(where).first == 1
 
 
 def test_the_live_reader_looks_for_the_file_when_it_needs_it(log):
@@ -444,7 +444,7 @@ def test_the_extra_is_named(where, log, monkeypatch):
     log.abandon()
     monkeypatch.setattr(zstd, "_LIBRARIES", ("no.such.library",))
     with pytest.raises(KharonError, match=r"0001\.jsonl\.zst needs zstd.*pip install 'kharon\[zstd\]'"):
-        audit.verify(where)
+        kharon.verify(where)
     with pytest.raises(KharonError, match=r"0001\.jsonl\.zst needs zstd"):
         opened(where)
     with pytest.raises(KharonError, match=r"Settings\.compress_after.*kharon\[zstd\]"):
@@ -461,15 +461,15 @@ def test_a_compressed_segment_that_is_damaged(where, log):
     for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
         with pytest.raises(CorruptLog):
-            audit.verify(where)
+            kharon.verify(where)
     for byte in range(0, len(whole), 3):
         path.write_bytes(whole[:byte] + bytes([whole[byte] ^ 0x10]) + whole[byte + 1 :])
         try:
-            assert audit.verify(where).last == log.seq, "if it is taken, it holds the very same bytes"
+            assert kharon.verify(where).last == log.seq, "if it is taken, it holds the very same bytes"
         except CorruptLog as refused:
             assert refused.file == str(path) or "sealed with another header" in str(refused)  # noqa: PT017 - either is right
     path.write_bytes(whole)
-    audit.verify(where)
+    kharon.verify(where)
 
 
 def test_a_compressed_segment_without_its_seal(where, log):
@@ -479,7 +479,7 @@ def test_a_compressed_segment_without_its_seal(where, log):
     path.unlink()
     path.with_name(path.name + ".zst").write_bytes(b"".join(zstd.packed(iter([unsealed]))))
     with pytest.raises(CorruptLog, match="its seal is missing"):
-        audit.verify(where)
+        kharon.verify(where)
 
 
 def test_a_small_file_cannot_stand_for_endless_reading(tmp_path, monkeypatch):

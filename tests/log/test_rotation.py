@@ -24,7 +24,7 @@ from log_steps import (
 )
 from simulated_files import Plan, SimulatedFiles
 
-from kharon import audit
+import kharon
 from kharon.errors import CorruptLog, StorageFull
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES
@@ -86,8 +86,8 @@ def test_it_goes_on_where_it_was(where, log):
     again.close(moment(19))
     records = records_in(where)
     assert [record.seq for record in records] == list(range(1, 8))
-    assert audit.verify(where).segments == 3
-    assert records == list(audit.read(where))
+    assert kharon.verify(where).segments == 3
+    assert records == list(kharon.read(where))
 
 
 def test_a_commit_is_never_divided(where, log):
@@ -134,7 +134,7 @@ def test_a_reader_follows_while_the_log_grows(where, log):
     found += reader.read(99, log.written)
     reader.close()
     assert [record.event.id for record in found] == [f"t{number}" for number in range(11)]
-    assert found == list(audit.read(where))
+    assert found == list(kharon.read(where))
 
 
 @pytest.mark.parametrize("after", range(9))
@@ -164,7 +164,7 @@ def test_a_reader_says_in_which_segment_the_damage_is(where, log):
 def assert_refused(where: Path, match: str) -> None:
     """Both opening and verifying refuse, and nothing is changed."""
     before = {path: path.read_bytes() for path in segments(where)}
-    for use in (opened, audit.verify):
+    for use in (opened, kharon.verify):
         with pytest.raises(CorruptLog, match=match):
             use(where)
     assert {path: path.read_bytes() for path in segments(where)} == before
@@ -252,10 +252,10 @@ def test_what_stands_where_a_seal_should_be_is_no_longer_than_one(where):
     whole = b"".join(lines)
     for length in range(len(last) + 1):
         one.write_bytes(whole + last[:length])
-        assert audit.verify(where).unfinished == (length if length < len(last) else 0)
+        assert kharon.verify(where).unfinished == (length if length < len(last) else 0)
     for garbage in (b"\0" * len(last), b"x" * (len(last) - 1) + b"\n"):
         one.write_bytes(whole + garbage)
-        assert audit.verify(where).last == 2
+        assert kharon.verify(where).last == 2
     one.write_bytes(whole + b"\0" * (len(last) + 1))
     assert_refused(where, r"line 4 .*not the last, so it had been finished")
 
@@ -327,7 +327,7 @@ def test_closing_behind_a_rotation(where, log):
     records = records_in(where)
     assert records[-1].event == LogClosed()
     assert len(lines_of(segments(where)[1])) == 2
-    assert audit.verify(where).closed
+    assert kharon.verify(where).closed
 
 
 def test_a_torn_tail_in_a_later_segment_is_cut_and_kept(where, log):
@@ -349,9 +349,9 @@ def test_a_torn_tail_in_a_later_segment_is_cut_and_kept(where, log):
 def test_the_anchor_of_a_log_that_has_just_rotated_is_its_last_record(where, log):
     put(log, added("a"))
     put(log, added("b"))
-    report = audit.verify(where)
+    report = kharon.verify(where)
     assert len(lines_of(segments(where)[1])) == 1
-    *_, last = audit.read(where)
+    *_, last = kharon.read(where)
     assert (report.last, report.hash) == (last.seq, last.hash)
 
 

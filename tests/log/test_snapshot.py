@@ -15,13 +15,13 @@ import pytest
 from log_steps import NOW, added, snapshot_in
 
 import kharon
-from kharon import audit
 from kharon.errors import CorruptLog
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, OsFiles
 from kharon.log.record import Chain, link
-from kharon.log.snapshot import KEPT, Snapshot, main, newest, take
+from kharon.log.snapshot import KEPT, Snapshot, newest, take
 from kharon.log.snapshot import _write as write
+from kharon.log.snapshot_process import main
 from kharon.model.events import TicketClaimed, TicketDeleted, TicketDone, TicketFailed
 from kharon.model.projection import Projection
 from kharon.model.ticket import Draft, Gate, Status, Ticket, draft_of, seal
@@ -413,7 +413,12 @@ def test_a_damaged_segment_makes_no_snapshot(where):
 
 def test_as_a_program(where):
     fill(where, 20)
-    command = [sys.executable, "-c", "import sys; from kharon.log.snapshot import main; sys.exit(main())", str(where)]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from kharon.log.snapshot_process import main; sys.exit(main())",
+        str(where),
+    ]
     subprocess.run(command, check=True)
     assert len(snapshots_in(where)) == 1
     shutil.rmtree(where / "log")
@@ -560,7 +565,7 @@ def test_one_with_nothing_but_a_header_behind_it_is_passed_over(where, caplog):
     assert "has just been begun" in caplog.text
     log.append([added("more")], NOW, "app")
     log.close(NOW)
-    assert audit.verify(where).last == log.seq
+    assert kharon.verify(where).last == log.seq
 
 
 def test_the_program_says_what_is_wrong_in_one_line(where, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import pytest
 from log_steps import NOW, added, snapshot_in
 from test_snapshot import opened, relinked, same
 
-from kharon import audit
+import kharon
 from kharon.errors import CorruptLog
 from kharon.log.files import OS_FILES
 from kharon.log.snapshot import _write as write
@@ -76,11 +76,11 @@ def test_a_snapshot_says_nothing_of_tubes_that_nobody_told_anything(tmp_path):
 
 
 def test_a_snapshot_that_says_something_else_of_a_tube_than_the_log_is_found(queue, path):
-    assert audit.verify(queue).snapshots == 1
+    assert kharon.verify(queue).snapshots == 1
     snapshot = snapshot_in(path)
     del snapshot.others[0]
     write(OS_FILES, path, snapshot)
-    (bad,) = audit.verify(queue).bad_snapshots
+    (bad,) = kharon.verify(queue).bad_snapshots
     assert "what it says besides tickets is not what the log gives" in bad
 
 

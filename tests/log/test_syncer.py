@@ -193,7 +193,7 @@ def test_it_does_not_hear_what_is_meant_for_its_parent(helper, tmp_path):
 
 PARENT = """
 import os, sys, trio, kharon
-from kharon.store.helper import Helper
+from kharon.store.sync_helper import Helper
 
 class Slow:
     slow = True

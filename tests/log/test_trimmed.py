@@ -12,7 +12,8 @@ import pytest
 from log_steps import NOW, added, always, carry_out, load, moment, put
 
 import kharon
-from kharon import audit
+from kharon.audit import read as audit_read
+from kharon.audit import replay as audit_replay
 from kharon.errors import Closed, CorruptLog, KharonError
 from kharon.log import zstd
 from kharon.log.directory import DirectoryLog, segments
@@ -21,13 +22,14 @@ from kharon.log.index import write_missing
 from kharon.log.locations import ARCHIVE, OWNER, name_archive, open_moving
 from kharon.log.record import Record
 from kharon.log.replace import write_new
-from kharon.log.retention import Limit, Policy, Retention
+from kharon.log.retention import Limit, Retention, Rules
 from kharon.log.scan import Reading
-from kharon.log.snapshot import kept_since, main, newest, take, trimmable
+from kharon.log.snapshot import kept_since, newest, take, trimmable
+from kharon.log.snapshot_process import main
 from kharon.model.events import LogRepaired, SegmentTrimmed, TicketDeleted
 
 ALL = Limit(bytes=0)
-COMPRESS, ARCHIVE_ALL, TRIM = Policy(compress=ALL), Policy(archive=ALL), Policy(trim=ALL)
+COMPRESS, ARCHIVE_ALL, TRIM = Rules(compress=ALL), Rules(archive=ALL), Rules(trim=ALL)
 FILES = OsFiles()
 
 
@@ -56,7 +58,7 @@ def state(where: Path) -> tuple[dict[str, kharon.Ticket], int]:
     return dict(projection.tickets), projection.seq
 
 
-def keep(log: DirectoryLog, policy: Policy, archive: Path | None = None, steps: int = 99) -> None:
+def keep(log: DirectoryLog, policy: Rules, archive: Path | None = None, steps: int = 99) -> None:
     """Carry out a policy; what no two snapshots hold is not trimmed."""
     carry_out(log, Retention(log, policy, archive, lambda seq: seq <= trimmable(log.directory)), steps, at=9999)
 
@@ -99,7 +101,7 @@ def spoil(path: Path, byte: int = -400) -> None:
 
 def test_it_is_trimmed_up_to_the_older_snapshot_and_no_further(where):
     older, newer = (int(path.stem) for path in snapshots(where))
-    assert audit.verify(where).first == older + 1 < newer
+    assert kharon.verify(where).first == older + 1 < newer
     assert trimmable(where) == kept_since(FILES, where) == older
 
 
@@ -142,33 +144,34 @@ def test_a_snapshot_is_taken_of_it_and_what_was_passed_over_goes(where):
 
 def test_replaying_it_is_replaying_the_whole(where, whole):
     older = int(snapshots(where)[0].stem)
-    last = audit.verify(whole).last
+    last = kharon.verify(whole).last
     for until in (older, older + 1, older + 9, last):
-        assert audit.replay(where, until).tickets == audit.replay(whole, until).tickets
+        assert kharon.replay(where, until).tickets == kharon.replay(whole, until).tickets
     for seq in (older, older + 20):  # the first: the very instant of the snapshot
-        at = next(record.at for record in audit.read(whole) if record.seq == seq)
-        assert audit.replay(where, at).tickets == audit.replay(whole, at).tickets
-    assert "last" in audit.replay(where).tickets
+        at = next(record.at for record in kharon.read(whole) if record.seq == seq)
+        assert kharon.replay(where, at).tickets == kharon.replay(whole, at).tickets
+    assert "last" in kharon.replay(where).tickets
     for early in (older - 1, moment(0)):
         with pytest.raises(
-            KharonError, match=f"begins at record {older + 1}; .* no usable snapshot stands at .* or before"
+            KharonError, match=f"begins at record {older + 1}; .* no usable snapshot at or before .* to begin with"
         ):
-            audit.replay(where, early)
-    expected = audit.replay(where).tickets
+            kharon.replay(where, early)
+    expected = kharon.replay(where).tickets
     one, two = snapshots(where)
     for bad in (one, two):
         data = bad.read_bytes()
         spoil(bad)
-        assert audit.replay(where).tickets == expected, "the other one does"
+        assert kharon.replay(where).tickets == expected, "the other one does"
         bad.write_bytes(data)
 
 
 def test_a_replay_that_is_overtaken_by_a_trim_says_so(where, monkeypatch):
     older = int(snapshots(where)[0].stem)
     looks = iter([segments(where)] * 2)  # whether it is a queue, and where it begins; then the first one is trimmed
-    monkeypatch.setattr(audit.reading, "segments", lambda folder: next(looks, segments(folder)[1:]))
+    for module in (audit_read, audit_replay):
+        monkeypatch.setattr(module, "segments", lambda folder: next(looks, segments(folder)[1:]))
     with pytest.raises(KharonError, match=rf"record {older + 1} was trimmed just now: replay it again"):
-        audit.replay(where)
+        kharon.replay(where)
 
 
 def test_the_program_says_what_may_be_trimmed(where, monkeypatch, capsys):
@@ -182,7 +185,7 @@ def test_a_snapshot_follows_segments_that_are_moved(where):
     log = begin(where)
     fill(log, "d")
     stale = segments(where)
-    keep(log, Policy(compress=ALL, archive=ALL), steps=12)
+    keep(log, Rules(compress=ALL, archive=ALL), steps=12)
     for path in stale[:-1]:
         with open_moving(FILES, where, path) as file:
             assert file.readline().startswith(b'{"hash":"')
@@ -220,12 +223,12 @@ def test_an_archive_that_cannot_be_reached(where, tmp_path, caplog):
     assert state(where)
     assert "cannot be reached; what lies there is not read" in caplog.text
     with pytest.raises(CorruptLog, match=r"no record says that it was trimmed.*if they are in an archive"):
-        audit.verify(where)
+        kharon.verify(where)
     refused_without = rf"no snapshot was loaded .*; it may be in {archive}/\w+, which cannot be reached: mount that"
     with pytest.raises(CorruptLog, match=refused_without):
         list(DirectoryLog(where).open(NOW))
     (tmp_path / "elsewhere").rename(archive)
-    assert audit.verify(where).first > 1
+    assert kharon.verify(where).first > 1
 
 
 class Unsynced(OsFiles):
@@ -314,7 +317,7 @@ def test_two_copies_of_a_queue_with_one_archive(log, tmp_path):
     two.abandon()
     two = begin(copy)
     assert sorted((archive / one.log_id).glob("*.jsonl")) == both, "the other's copy is left alone"
-    assert audit.verify(copy).last == two.seq
+    assert kharon.verify(copy).last == two.seq
     fill(one, "one", 20)
     fill(two, "two", 20)
     for _ in range(3):
@@ -322,8 +325,8 @@ def test_two_copies_of_a_queue_with_one_archive(log, tmp_path):
         keep(two, ARCHIVE_ALL, archive, steps=2)
     assert [path.name for path in sorted(archive.iterdir())] == [one.log_id, f"{one.log_id}-2"]
     for queue in (one, two):
-        assert audit.verify(queue.directory).last == queue.seq
-        assert len(list(audit.read(queue.directory))) == queue.seq
+        assert kharon.verify(queue.directory).last == queue.seq
+        assert len(list(kharon.read(queue.directory))) == queue.seq
     retention = Retention(two, TRIM, may_trim=always)
     with pytest.raises(KharonError, match="this archive is another queue's, of which this one is a copy"):
         retention.prepare(retention.plan(moment(9999)))
@@ -331,7 +334,7 @@ def test_two_copies_of_a_queue_with_one_archive(log, tmp_path):
     two.abandon()
     spoil(segments(copy)[0], 900)
     kharon.repair(copy, confirm=True)
-    assert audit.verify(copy).segments == 1
+    assert kharon.verify(copy).segments == 1
     assert sorted(path.name for path in (archive / one.log_id).iterdir())[: len(both)] == [path.name for path in both]
 
 
@@ -463,13 +466,13 @@ def test_the_last_segment_is_not_compressed(log):
     write_new(FILES, tail.with_name(tail.name + ".zst"), zstd.packed(iter([tail.read_bytes()])))
     tail.unlink()
     with pytest.raises(CorruptLog, match="its seal is missing"):
-        audit.verify(log.directory)
+        kharon.verify(log.directory)
     refused(log.directory, "its seal is missing")
     path = segments(log.directory)[-1]
     data = zstd.open_segment(FILES.read, path).read()
     write_new(FILES, path, zstd.packed(iter([data[:-9]])))
     with pytest.raises(CorruptLog, match="it had been finished"):
-        audit.verify(log.directory)
+        kharon.verify(log.directory)
     refused(log.directory, "it had been finished")
 
 
@@ -489,16 +492,16 @@ def test_a_hole(log):
     log.abandon()
     segments(log.directory)[1].unlink()
     with pytest.raises(CorruptLog, match="is missing in front of it; if that is in an archive, make it reachable"):
-        audit.verify(log.directory)
+        kharon.verify(log.directory)
     spoil(segments(log.directory)[1], 5)
     with pytest.raises(CorruptLog, match=r"line 1 .*not a line of this log"):
-        audit.verify(log.directory)
+        kharon.verify(log.directory)
 
 
 # --- what a crash left half done (everywhere: in crashes/test_everywhere.py) ------------------------------------------
 
 
-def half_done(log: DirectoryLog, policy: Policy, *, record: bool, archive: Path | None = None) -> tuple[Path, Path]:
+def half_done(log: DirectoryLog, policy: Rules, *, record: bool, archive: Path | None = None) -> tuple[Path, Path]:
     """Stop in the middle of a step; where the segment was, and where it is to be."""
     retention = Retention(log, policy, archive)
     step = retention.plan(moment(9999))
@@ -515,10 +518,10 @@ def test_it_is_finished_if_a_record_says_so_else_undone(log, policy, record):
     old, new = half_done(log, policy, record=record)
     assert old.exists()
     assert new.exists()
-    last = audit.verify(log.directory).last
+    last = kharon.verify(log.directory).last
     begin(log.directory).abandon()
     assert (old.exists(), new.exists()) == (not record, record)
-    assert audit.verify(log.directory).last == last
+    assert kharon.verify(log.directory).last == last
 
 
 @pytest.mark.parametrize("record", [True, False])
@@ -539,7 +542,7 @@ def test_of_two_that_differ_none_is_removed_unless_the_other_was_read(log, caplo
     assert new.exists()
     assert "should hold the same; one of them is damaged" in caplog.text
     old.unlink()
-    assert audit.verify(log.directory).records > 50
+    assert kharon.verify(log.directory).records > 50
 
 
 def test_a_segment_in_three_places(log):
@@ -577,13 +580,13 @@ def test_nothing_more_is_trimmed_before_what_was_to_be_removed_is_gone(tmp_path)
     assert again.segment.first > step.segment.first
     with pytest.raises(PermissionError):
         retention.prepare(again)
-    audit.verify(log.directory)
+    kharon.verify(log.directory)
     files.stubborn = False
     put(log, retention.prepare(again), at=9999)
     assert not step.segment.path.exists()
     retention.settle(again)
     retention.finish(again)
-    assert audit.verify(log.directory).first == again.segment.last + 1
+    assert kharon.verify(log.directory).first == again.segment.last + 1
     log.abandon()
 
 
@@ -606,7 +609,7 @@ def test_a_copy_that_nobody_speaks_of_does_not_come_back_when_the_segment_is_tri
         log.abandon()
         log = begin(log.directory)
     keep(log, TRIM, archive)
-    report = audit.verify(log.directory)
+    report = kharon.verify(log.directory)
     assert report.first == log.first > 10
     log.abandon()
 
@@ -688,17 +691,17 @@ def repaired(where: Path) -> kharon.Repair:
     for cut in done.cuts:
         assert before[where / cut.file][cut.byte :] == (where / cut.kept_as).read_bytes()
     assert kharon.repair(where).damage is None
-    audit.verify(where)
+    kharon.verify(where)
     state(where)
     return done
 
 
-@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, Policy(compress=ALL, archive=ALL)])
+@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, Rules(compress=ALL, archive=ALL)])
 @pytest.mark.parametrize("how", ["cut", "altered"])
 def test_a_segment_that_was_moved_is_damaged(log, policy, how):
     keep(log, policy, steps=9)
     log.abandon()
-    before = list(audit.read(log.directory))
+    before = list(kharon.read(log.directory))
     path = segments(log.directory)[2]
     data = path.read_bytes()
     if how == "cut":
@@ -706,11 +709,11 @@ def test_a_segment_that_was_moved_is_damaged(log, policy, how):
     else:
         spoil(path, len(data) // 2)
     with pytest.raises(CorruptLog):
-        audit.verify(log.directory)
+        kharon.verify(log.directory)
     done = repaired(log.directory)
     first = int(path.name.partition(".")[0])
     assert first - 1 <= done.last < first + 30
-    assert list(audit.read(log.directory))[: done.last] == before[: done.last]
+    assert list(kharon.read(log.directory))[: done.last] == before[: done.last]
     assert not path.exists() or path == log.directory / "log" / path.name
     if path.suffix == ".zst":
         assert done.cuts[0].byte == 0
@@ -730,7 +733,7 @@ def test_both_places_of_a_segment_that_is_cut_are_removed(log):
     assert sorted((log.directory / "log").iterdir()) == [first, second]
 
 
-@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, Policy(compress=ALL, archive=ALL)])
+@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, Rules(compress=ALL, archive=ALL)])
 def test_a_segment_that_was_moved_and_lacks_its_seal_is_given_one_where_it_is(log, policy):
     keep(log, policy, steps=20)
     log.abandon()
@@ -764,16 +767,16 @@ def test_damage_behind_the_older_snapshot_of_a_trimmed_log(where):
         if int(segment.stem) > int(snapshots(where)[1].stem):
             break
     spoil(segment)
-    expected = audit.replay(where, int(segment.stem) - 1)
+    expected = kharon.replay(where, int(segment.stem) - 1)
     done = repaired(where)
     assert done.last >= int(segment.stem) - 1
     assert done.missing == (1, older), "the records that said it was trimmed are cut"
     tickets, _ = state(where)
     assert expected.tickets.keys() <= tickets.keys()
-    last = list(audit.read(where))[-2:]
+    last = list(kharon.read(where))[-2:]
     assert [type(record.event) for record in last] == [LogRepaired, SegmentTrimmed]
     assert last[1].event.last == older
-    assert audit.verify(where).first == older + 1
+    assert kharon.verify(where).first == older + 1
 
 
 def test_damage_in_front_of_the_first_usable_snapshot_of_a_trimmed_log(where):
@@ -803,7 +806,7 @@ def test_damage_behind_the_record_of_a_trim(where):
     path.write_bytes(b"".join([*lines[:-2], lines[-2][:-9] + b"\n", lines[-1]]))
     done = repaired(where)
     assert done.missing is None, "the record is kept"
-    assert type(list(audit.read(where))[-1].event) is LogRepaired
+    assert type(list(kharon.read(where))[-1].event) is LogRepaired
 
 
 def test_a_beginning_that_was_removed_by_hand(where):
@@ -813,11 +816,11 @@ def test_a_beginning_that_was_removed_by_hand(where):
         if path.name < first.name:
             path.unlink()
     with pytest.raises(CorruptLog, match="no record says that it was trimmed"):
-        audit.verify(where)
+        kharon.verify(where)
     last = state(where)[1]
     done = repaired(where)
     assert (done.last, done.missing, done.cuts, done.seals) == (last, (1, int(first.stem) - 1), (), ())
-    assert audit.verify(where).first == int(first.stem)
+    assert kharon.verify(where).first == int(first.stem)
 
 
 def test_a_beginning_of_which_nothing_is_whole(where):
@@ -833,7 +836,7 @@ def test_a_beginning_that_a_record_contradicts(where):
     log = begin(where)
     put(log, SegmentTrimmed("log/x", 1, log.first - 1, "ab" * 32), at=9999)
     log.abandon()
-    whole = audit.verify(where)
+    whole = kharon.verify(where)
     assert whole.first > 1, "the first record to speak of it counts"
     path = segments(where)[0]
     log = begin(where)
@@ -841,7 +844,7 @@ def test_a_beginning_that_a_record_contradicts(where):
     log.abandon()
     path.unlink()
     with pytest.raises(CorruptLog, match="it begins behind"):
-        audit.verify(where)
+        kharon.verify(where)
     with pytest.raises(KharonError, match=f"says that the log follows {'cd' * 32}, which is not what its header says"):
         kharon.repair(where)
 

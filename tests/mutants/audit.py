@@ -6,13 +6,13 @@ from typing import Final
 
 from .mutant import Mutant
 from .places import (
-    AUDIT_READING,
+    AUDIT_ANCHOR,
+    AUDIT_HISTORY,
+    AUDIT_INDEXES,
     AUDIT_SUBJECTS,
-    HISTORIES,
+    CLI_VERIFY,
     INDEX,
-    INDEXED,
-    INDEXES,
-    PROOFS,
+    LIVE,
     SAFE,
     SNAPSHOTS,
     TEST_ANCHOR,
@@ -72,7 +72,7 @@ MUTANTS: Final = (
     Mutant(
         name="index-that-is-believed-for-its-size",
         thought="An index whose sums are right and that has as many entries as it should is the one that was written.",
-        file=INDEXES,
+        file=AUDIT_INDEXES,
         before="        if data == packed:\n",
         after="        if len(data) == len(packed):\n",
         tests=(TEST_INDEXES,),
@@ -80,7 +80,7 @@ MUTANTS: Final = (
     Mutant(
         name="forged-index-that-is-taken-for-a-damaged-one",
         thought="An index with a part that is damaged is not used, so it hides nothing.",
-        file=INDEXES,
+        file=AUDIT_INDEXES,
         before=" and all(data[block] == packed[block] for block in used):\n",
         after=" and len(used) < len(blocks):\n",
         tests=(TEST_INDEXES,),
@@ -88,7 +88,7 @@ MUTANTS: Final = (
     Mutant(
         name="table-of-an-index-that-is-not-compared",
         thought="What an index says of its segment stands in its entries.",
-        file=INDEXES,
+        file=AUDIT_INDEXES,
         before="        if data == packed:\n",
         after="        if data[table.begin :] == packed[table.begin :]:\n",
         tests=(TEST_INDEXES,),
@@ -96,7 +96,7 @@ MUTANTS: Final = (
     Mutant(
         name="index-without-the-events-of-later-versions",
         thought="An event that is not known is about no ticket.",
-        file=INDEXES,
+        file=AUDIT_INDEXES,
         before="                _add_unknown(places, record, line, byte)\n",
         after="                pass\n",
         tests=(TEST_INDEXES,),
@@ -104,7 +104,7 @@ MUTANTS: Final = (
     Mutant(
         name="verify-that-exits-with-zero-for-an-index-that-hides",
         thought="An index is a cache, so it says nothing about the log.",
-        file=PROOFS,
+        file=CLI_VERIFY,
         before="    if report.bad_indexes:\n",
         after="    if report.bad_indexes and report.bad_snapshots:\n",
         tests=(TEST_VERIFY,),
@@ -112,7 +112,7 @@ MUTANTS: Final = (
     Mutant(
         name="ticket-of-a-trimmed-log-by-what-is-left",
         thought="A ticket is what its records make it.",
-        file=HISTORIES,
+        file=AUDIT_HISTORY,
         before="    if first_of(segments(Path(path))[0]) > 1:",
         after="    if not records:",
         tests=(TEST_HISTORY,),
@@ -120,9 +120,9 @@ MUTANTS: Final = (
     Mutant(
         name="history-without-what-was-trimmed",
         thought="What was trimmed is gone, so a reader goes on with the oldest segment that is left.",
-        file=INDEXED,
-        before="        place, following = place_of(self._places, self.seq + 1)\n",
-        after="        place, following = place_of(self._places, self.seq + 1, begin=True)\n",
+        file=LIVE,
+        before="        place, following = place_of(self._places, self.seq + 1)\n        self._ends = 0 if",
+        after="        place, following = place_of(self._places, self.seq + 1, begin=True)\n        self._ends = 0 if",
         tests=(TEST_RETENTION,),
     ),
     Mutant(
@@ -136,7 +136,7 @@ MUTANTS: Final = (
     Mutant(
         name="anchor-that-a-crash-may-take",
         thought="The newest record is the best anchor.",
-        file=AUDIT_READING,
+        file=AUDIT_ANCHOR,
         before="            durable = max(durable, record.durable)\n",
         after="            durable = record.seq\n",
         tests=(TEST_ANCHOR,),

@@ -7,7 +7,7 @@ from typing import Final
 from .mutant import Mutant
 from .places import (
     ATTEMPTS,
-    AUDIT_READING,
+    AUDIT_READ,
     HEARTBEAT,
     LOCAL_STORE,
     TEST_CANCELLING,
@@ -44,8 +44,8 @@ MUTANTS: Final = (
         name="lapsed-attempt-taken-for-done",
         thought="A handler that ended without an exception has returned.",
         file=WORKERS,
-        before="        if attempt.scope.cancelled_caught:\n            return self._lapse(ticket)\n",
-        after="",
+        before="policy.lapse(ticket, LEASE_ENDED) if attempt.scope.cancelled_caught else policy.returned(ticket)",
+        after="policy.returned(ticket)",
         tests=(TEST_WORKERS,),
     ),
     Mutant(
@@ -99,7 +99,7 @@ MUTANTS: Final = (
     Mutant(
         name="audit-reads-what-is-being-written",
         thought="A file is read to its end.",
-        file=AUDIT_READING,
+        file=AUDIT_READ,
         before="count = super().readinto(view[: max(0, self.stat.st_size - self.tell())])",
         after="count = super().readinto(view)",
         tests=(TEST_READING,),

@@ -7,15 +7,14 @@ from typing import Final
 from .mutant import Mutant
 from .places import (
     ATOMIC,
+    CALENDAR,
     COMMIT,
-    FIRING,
     LOCAL_STORE,
     SCHEDULES,
     TEST_CALENDAR,
     TEST_CALENDAR_FIRING,
     TEST_SCHEDULE,
     TEST_SCHEDULES,
-    TIMES,
 )
 
 __all__ = ["MUTANTS"]
@@ -65,7 +64,7 @@ MUTANTS: Final = (
     Mutant(
         name="million-missed-are-all-tickets",
         thought="All means all.",
-        file=FIRING,
+        file=CALENDAR,
         before="        start = times.newest(due, now, MAX_CAUGHT_UP)\n",
         after="        start = due\n",
         tests=(TEST_CALENDAR_FIRING,),
@@ -73,7 +72,7 @@ MUTANTS: Final = (
     Mutant(
         name="grace-without-end",
         thought="What was missed by a minute is not missed.",
-        file=FIRING,
+        file=CALENDAR,
         before='    if schedule.catch_up == "none" and due < now - GRACE:\n',
         after='    if schedule.catch_up == "none" and due > now:\n',
         tests=(TEST_CALENDAR_FIRING,),
@@ -81,7 +80,7 @@ MUTANTS: Final = (
     Mutant(
         name="what-cannot-fire-is-tried-all-the-time",
         thought="What is due is tried at each look at the clock.",
-        file=FIRING,
+        file=CALENDAR,
         before="            self._stuck[name] = schedule, time + RETRY_SECONDS\n",
         after="            self._stuck[name] = schedule, time\n",
         tests=(TEST_CALENDAR_FIRING,),
@@ -89,7 +88,7 @@ MUTANTS: Final = (
     Mutant(
         name="doubled-hour-goes-back",
         thought="What a calendar gives next is later.",
-        file=TIMES,
+        file=CALENDAR,
         before="                if found > due:\n                    return found\n",
         after="                return found\n",
         tests=(TEST_CALENDAR,),
@@ -97,7 +96,7 @@ MUTANTS: Final = (
     Mutant(
         name="cron-in-utc",
         thought="Inside of the queue all instants are UTC.",
-        file=TIMES,
+        file=CALENDAR,
         before="start.astimezone(self._zone), reverse)",
         after="start.astimezone(UTC), reverse)",
         tests=(TEST_CALENDAR,),

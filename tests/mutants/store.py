@@ -7,8 +7,8 @@ from typing import Final
 from .mutant import Mutant
 from .places import (
     COMMITS,
-    HELPER,
     LOCAL_STORE,
+    SYNC_HELPER,
     TEST_LOCAL,
     TEST_RECORDING,
     TEST_ROTATION_ELSEWHERE,
@@ -147,7 +147,7 @@ MUTANTS: Final = (
     Mutant(
         name="lost-answer-taken-for-success",
         thought="A helper that has ended has no error to tell.",
-        file=HELPER,
+        file=SYNC_HELPER,
         before='done(AnswerLost("the helper process ended before it said how a sync went"), 0.0)',
         after="done(None, 0.0)",
         tests=(TEST_SYNC_HELPER,),
@@ -179,7 +179,7 @@ MUTANTS: Final = (
     Mutant(
         name="helpers-errno-dropped",
         thought="The helper answers when it has synced.",
-        file=HELPER,
+        file=SYNC_HELPER,
         before="done(OSError(failure, os.strerror(failure)) if failure else None, seconds)",
         after="done(None, seconds)",
         tests=(TEST_SYNC_HELPER,),

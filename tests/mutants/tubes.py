@@ -114,8 +114,8 @@ MUTANTS: Final = (
         name="tube-claimed-by-another-clock",
         thought="The time of a claim is when it is carried out.",
         file=LOCAL_STORE,
-        before="claimed = self._execute((Claim(ticket.id, worker),), worker, now)",
-        after="claimed = self._execute((Claim(ticket.id, worker),), worker)",
+        before="claimed = self._execute((Claim(ticket.id, worker),), worker, now, lease)",
+        after="claimed = self._execute((Claim(ticket.id, worker),), worker, lease=lease)",
         tests=(TEST_TUBES_IN_STORE,),
     ),
     Mutant(

@@ -13,7 +13,6 @@ from .places import (
     GROUPS,
     LOCAL_STORE,
     PROJECTION,
-    REGISTRY,
     REQUESTS,
     SNAPSHOT,
     TEST_ATOMIC,
@@ -22,6 +21,7 @@ from .places import (
     TEST_GROUPS,
     TEST_GROUPS_DURABLE,
     TEST_SNAPSHOT,
+    WAITS,
 )
 
 __all__ = ["MUTANTS"]
@@ -202,7 +202,7 @@ MUTANTS: Final = (
     Mutant(
         name="cancelled-wait-leaves-a-trace",
         thought="What waits leaves when it has been told.",
-        file=REGISTRY,
+        file=WAITS,
         before="        try:\n            yield waiter\n        finally:\n            waiters = self.by_name[name]\n"
         "            waiters.remove(waiter)\n            if not waiters:\n                del self.by_name[name]\n",
         after="        yield waiter\n        waiters = self.by_name[name]\n        waiters.remove(waiter)\n"

@@ -8,8 +8,8 @@ from .mutant import Mutant
 from .places import (
     DIRECTORY,
     FILES,
-    GUARD,
     NEW_FILE,
+    OWNERSHIP,
     SYNCER,
     TEST_DIRECTORY,
     TEST_FAILING_DISK,
@@ -266,7 +266,7 @@ MUTANTS: Final = (
     Mutant(
         name="writable-by-the-group",
         thought="A group is trusted by whoever made it.",
-        file=GUARD,
+        file=OWNERSHIP,
         before="_OTHERS_WRITE: Final = 0o022",
         after="_OTHERS_WRITE: Final = 0o002",
         tests=(TEST_FAILING_DISK,),

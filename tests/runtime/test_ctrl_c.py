@@ -12,7 +12,7 @@ from kharon import Ticket
 from kharon.log.memory import MemoryLog
 from kharon.runtime.snapshots import Snapshots
 from kharon.runtime.workers import Crew
-from kharon.store.waiting import wait_out
+from kharon.store.tasks import wait_out
 
 pytestmark = pytest.mark.usefixtures("ctrl_c")
 

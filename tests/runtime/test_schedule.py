@@ -13,7 +13,7 @@ import kharon
 from kharon import Schedule, Settings, Ticket
 from kharon.log.memory import MemoryLog
 from kharon.model.events import ScheduleFired, ScheduleSet, TicketAdded
-from kharon.store import firing, times
+from kharon.store import calendar
 from kharon.testing import EPOCH, FailingLog, TrioClock
 
 DAY = 86400
@@ -286,12 +286,12 @@ async def test_without_the_time_zone_the_queue_opens_and_all_else_runs(
     async with kharon.open(where, clock=clock) as kh:
         await kh.schedule("s", "*/2 * * * *", ticket=template(), tz="Europe/Berlin")
         await kh.schedule("every", every=60, ticket=template())
-    real = times._zone
+    real = calendar._zone
 
     def missing(name):
         raise kharon.InvalidTicket(f"tz: there is no time zone {name!r} here")
 
-    monkeypatch.setattr(times, "_zone", missing)
+    monkeypatch.setattr(calendar, "_zone", missing)
     kharon.verify(where)
     with caplog.at_level(logging.WARNING, "kharon"):
         async with kharon.open(where, clock=clock) as kh, trio.open_nursery() as nursery:
@@ -299,8 +299,8 @@ async def test_without_the_time_zone_the_queue_opens_and_all_else_runs(
             await trio.sleep(301)
             assert seen.instants == [60, 120, 180, 240, 300]
             assert kharon.replay(where).schedules.get("s").next == at(120)
-            monkeypatch.setattr(times, "_zone", real)
-            await trio.sleep(firing.RETRY_SECONDS)
+            monkeypatch.setattr(calendar, "_zone", real)
+            await trio.sleep(calendar.RETRY_SECONDS)
             assert seen.instants[5:] == [240], "one of those that were missed"
             nursery.cancel_scope.cancel()
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [
@@ -311,9 +311,9 @@ async def test_without_the_time_zone_the_queue_opens_and_all_else_runs(
 async def test_a_tick_that_cannot_fire_does_not_spin(autojump_clock, clock, monkeypatch):
     async with kharon.open(":memory:", clock=clock) as kh:
         await kh.schedule("s", "* * * * *", ticket=template())
-        monkeypatch.setattr(firing, "times_of", lambda *_args: (_ for _ in ()).throw(kharon.KharonError("no")))
+        monkeypatch.setattr(calendar, "times_of", lambda *_args: (_ for _ in ()).throw(kharon.KharonError("no")))
         await trio.sleep(61)
-        assert await kh._store.tick() == pytest.approx(firing.RETRY_SECONDS, abs=1e-3)
+        assert await kh._store.tick() == pytest.approx(calendar.RETRY_SECONDS, abs=1e-3)
 
 
 async def test_snapshots_and_trims_keep_schedules(tmp_path):
@@ -422,7 +422,7 @@ async def test_a_cron_expression_that_never_fires_is_refused():
 
     async with kharon.open(":memory:", clock=TrioClock()) as kh:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(times, "_load", Never)
+            patch.setattr(calendar, "_load", Never)
             with pytest.raises(
                 kharon.InvalidTicket, match="schedule 's' would never fire: no instant fits '0 0 31 2 1'"
             ):

@@ -11,7 +11,7 @@ import trio
 from msgspec import Raw
 
 import kharon
-from kharon.audit.measures import COUNTS, measure
+from kharon.audit.measure import COUNTS, measure
 from kharon.errors import InvalidSettings
 from kharon.log.record import Record
 from kharon.model import events as e

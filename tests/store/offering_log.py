@@ -2,7 +2,7 @@
 
 from watched_log import WatchedLog
 
-from kharon.store.helper import AnswerLost
+from kharon.store.sync_helper import AnswerLost
 
 FD = 4711  # nothing opens it: the syncer is a fake
 

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 import kharon
-from kharon import Settings, Ticket, audit
+from kharon import Settings, Ticket
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OsFiles
 from kharon.log.record import Record
@@ -57,7 +57,7 @@ async def test_a_queue_compresses_and_archives_while_it_is_used(where, fsync):
     async with kharon.open(where, settings) as kh:
         assert len(await kh.list(limit=None)) == 40
         assert (await kh.get("t0")).payload == "x" * 300
-    assert audit.verify(where).closed
+    assert kharon.verify(where).closed
     assert any(path.suffix == ".zst" for path in segments(where))
 
 
@@ -72,7 +72,7 @@ async def test_relative_paths_are_found_once_wherever_the_process_goes(tmp_path,
         await until(kh, SegmentArchived, 2)
         assert len(await kh.history("t0")) == 1
     assert list((tmp_path / "there").iterdir()) == []
-    assert audit.verify(tmp_path / "here" / "queue").closed
+    assert kharon.verify(tmp_path / "here" / "queue").closed
 
 
 @pytest.mark.parametrize("archived", [True, False])
@@ -90,7 +90,7 @@ async def test_a_queue_trims_what_two_snapshots_hold(where, archived):
         expected = await kh.list(limit=None)
         assert [type(record.event).__name__ for record in await kh.history("t0")][-1:] == ["TicketAdded"]
     older = min((where / "snapshots").iterdir())
-    report = audit.verify(where)
+    report = kharon.verify(where)
     assert 50 <= report.first <= int(older.stem) + 1
     async with kharon.open(where) as kh:
         assert await kh.list(limit=None) == expected
@@ -107,7 +107,7 @@ async def test_a_queue_that_is_opened_again_trims_with_the_snapshots_that_are_th
     settings = Settings(snapshot_bytes=1 << 30, trim_after=0.001, fsync="never", **SMALL)
     async with kharon.open(where, settings) as kh:
         await until(kh, SegmentTrimmed, 1)
-    assert audit.verify(where).first > 1
+    assert kharon.verify(where).first > 1
 
 
 async def test_a_queue_trims_though_its_index_cannot_be_written(where, caplog):
@@ -121,7 +121,7 @@ async def test_a_queue_trims_though_its_index_cannot_be_written(where, caplog):
             while kh.first_record == 1:
                 await fill(kh, 10)
     assert "no index of" in caplog.text
-    assert audit.verify(where).first > 1
+    assert kharon.verify(where).first > 1
 
 
 async def test_nothing_is_trimmed_that_only_one_snapshot_holds_or_that_is_not_there_any_more(where):
@@ -165,7 +165,7 @@ async def test_without_room_for_it_retention_waits_and_nothing_else_does(where, 
         await kh.add(Ticket("last", "email"))
         await kh.ack("t0")
     assert {path.suffix for path in (where / "log").iterdir()} == {".jsonl"}
-    assert audit.verify(where).closed
+    assert kharon.verify(where).closed
 
 
 class Failing(OsFiles):
@@ -212,7 +212,7 @@ async def test_a_failed_sync_of_its_record_breaks_the_queue_and_a_user_hears_of_
         await kh._queue.keeper._ended.wait()
     await queue.__aexit__(None, None, None)
     files.fails = False
-    assert audit.verify(where).last >= 8
+    assert kharon.verify(where).last >= 8
 
 
 async def test_closing_does_not_wait_for_what_is_being_written(where, monkeypatch):
@@ -239,7 +239,7 @@ async def test_closing_does_not_wait_for_what_is_being_written(where, monkeypatc
 
         monkeypatch.setattr(kh._queue.keeper._retention, "stop", stop_and_go)
     assert {path.name[20:] for path in (where / "log").iterdir()} == {".jsonl"}
-    assert not any(isinstance(record.event, SegmentCompressed) for record in audit.read(where))
+    assert not any(isinstance(record.event, SegmentCompressed) for record in kharon.read(where))
     assert threading.active_count() <= before + 2, "Trio keeps idle threads for a while; none of ours is left"
 
 
@@ -423,5 +423,5 @@ async def test_archives_elsewhere_may_be_shared(tmp_path):
             await until(kh, SegmentArchived, 2)
     assert len(list(root.iterdir())) == 2
     for where in queues:
-        assert audit.verify(where).closed
-        assert audit.verify(where).first == 1
+        assert kharon.verify(where).closed
+        assert kharon.verify(where).first == 1

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from kharon.errors import InvalidTicket, KharonError
-from kharon.store.times import times_of
+from kharon.store.calendar import times_of
 from kharon.testing import EPOCH
 
 # The nights in which clocks are put, with what a fixed time in the hour that is skipped, or comes twice, is in UTC.

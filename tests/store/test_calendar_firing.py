@@ -12,8 +12,8 @@ from msgspec import Raw
 from kharon.errors import KharonError
 from kharon.model.commands import FireSchedule, SkipSchedule
 from kharon.model.schedules import Schedule, Schedules
-from kharon.store import firing, times
-from kharon.store.firing import COMMIT_LIMIT, GRACE, MAX_CAUGHT_UP, RETRY_SECONDS, Firing, commands
+from kharon.store import calendar
+from kharon.store.calendar import COMMIT_LIMIT, GRACE, MAX_CAUGHT_UP, RETRY_SECONDS, Firing, commands
 from kharon.testing import EPOCH
 
 
@@ -65,7 +65,7 @@ def test_all_goes_on_in_the_next_commit(timing):
 def count_asking(monkeypatch):
     """Note each time that the calendar is asked what comes after an instant."""
     asked = []
-    for kind in (times._Period, times._Cron):
+    for kind in (calendar._Period, calendar._Cron):
         after = kind.after
         monkeypatch.setattr(kind, "after", lambda self, due, after=after: asked.append(due) or after(self, due))
     return asked
@@ -112,7 +112,7 @@ class Now:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Now()
-    monkeypatch.setattr(firing, "trio", clock)
+    monkeypatch.setattr(calendar, "trio", clock)
     return clock
 
 
@@ -164,14 +164,14 @@ def test_what_cannot_fire_here_waits_holds_nothing_up_and_is_said_once(clock, mo
 
 def test_it_fires_when_the_machine_has_what_was_missing(clock, monkeypatch, caplog):
     one, _kept = made(schedule(cron="* * * * *"))
-    real = firing.times_of
+    real = calendar.times_of
 
     def missing(*_args):
         raise KharonError("not installed")
 
-    monkeypatch.setattr(firing, "times_of", missing)
+    monkeypatch.setattr(calendar, "times_of", missing)
     assert list(one.due(at(80), 99)) == []
-    monkeypatch.setattr(firing, "times_of", real)
+    monkeypatch.setattr(calendar, "times_of", real)
     assert list(one.due(at(80), 99)) == [], "not yet"
     clock.time += RETRY_SECONDS
     assert list(one.due(at(80), 99)) == [[fire(60)]]

@@ -815,5 +815,5 @@ async def test_replay_equals_the_live_projection(tmp_path, autojump_clock):
         assert len(live.tickets) >= 1
         replayed = Projection().fold([record async for record in kh.records()])
         assert replayed == live
-    assert kharon.audit.reading.replay(where).tickets == live.tickets
+    assert kharon.replay(where).tickets == live.tickets
     assert live.at >= EPOCH

@@ -11,8 +11,7 @@ from store_steps import Slow
 import kharon
 from kharon import Closed, CommitOutcomeUnknown, Settings, StorageFull, Ticket
 from kharon.log.memory import MemoryLog
-from kharon.model.ending import grows
-from kharon.model.events import SegmentTrimmed
+from kharon.model.events import SegmentTrimmed, grows
 from kharon.testing import FailingLog
 
 EVENT = SegmentTrimmed("log/x", 1, 2, "ab")

@@ -13,7 +13,7 @@ import kharon
 from kharon import Ticket
 from kharon.log.directory import DirectoryLog
 from kharon.log.files import OsFiles
-from kharon.store.helper import AnswerLost
+from kharon.store.sync_helper import AnswerLost
 
 SEGMENT_BYTES = 1500  # a few records fill one
 STEPS = ["segment", "names", "sealed"]  # what the helper syncs for a rotation, behind the group that filled the tail

@@ -26,8 +26,7 @@ from kharon.log.files import OsFiles
 from kharon.log.memory import MemoryLog
 from kharon.model import commands as c
 from kharon.model.commit import Commit
-from kharon.model.ending import grows
-from kharon.model.events import TicketEvent
+from kharon.model.events import TicketEvent, grows
 from kharon.model.projection import Projection
 from kharon.testing import EPOCH, FailingLog, TrioClock
 

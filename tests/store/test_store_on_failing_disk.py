@@ -34,7 +34,7 @@ from kharon.errors import Closed, CommitOutcomeUnknown, StorageFull, TicketNotFo
 from kharon.log.directory import DirectoryLog
 from kharon.model.projection import Projection
 from kharon.model.ticket import Status
-from kharon.store.helper import AnswerLost
+from kharon.store.sync_helper import AnswerLost
 from kharon.testing import EPOCH, TrioClock
 
 pytestmark = pytest.mark.usefixtures("quiet")

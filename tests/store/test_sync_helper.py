@@ -22,10 +22,9 @@ from kharon import Settings, Ticket
 from kharon.log import syncer as syncer_module
 from kharon.log.directory import DirectoryLog
 from kharon.store import group_commit as commits_module
-from kharon.store import helper as helper_module
-from kharon.store import local
-from kharon.store.helper import Helper
-from kharon.store.pace import CALM_SYNCS, Pace
+from kharon.store import local, tasks
+from kharon.store import sync_helper as helper_module
+from kharon.store.sync_helper import CALM_SYNCS, Helper, Pace
 from kharon.testing import TrioClock
 
 blocked = trio.testing.wait_all_tasks_blocked
@@ -860,7 +859,7 @@ async def test_a_helper_that_cannot_be_started_is_missed_once(tmp_path, monkeypa
 
 async def test_a_helper_that_does_not_end_is_killed(monkeypatch):
     """One whose sync takes for ever, here by sleeping: closing does not wait for that."""
-    monkeypatch.setattr(helper_module, "REAP_SECONDS", 0.05)
+    monkeypatch.setattr(tasks, "REAP_SECONDS", 0.05)
     helper = Helper(["3600"])
     helper.start()
     await until(lambda: helper.ready)
@@ -870,8 +869,8 @@ async def test_a_helper_that_does_not_end_is_killed(monkeypatch):
     os.close(writing)
     os.close(reading)
     await trio.sleep(0.05)
-    monkeypatch.setattr(helper_module, "REAP_SECONDS", 30)  # for the wait after the kill
-    monkeypatch.setattr(helper_module.trio, "move_on_after", impatient_once(helper_module.trio.move_on_after))
+    monkeypatch.setattr(tasks, "REAP_SECONDS", 30)  # for the wait after the kill
+    monkeypatch.setattr(tasks.trio, "move_on_after", impatient_once(tasks.trio.move_on_after))
     with trio.fail_after(30):
         await helper.close()
     assert isinstance(lost[0][0], helper_module.AnswerLost)
@@ -905,7 +904,7 @@ async def test_a_forked_child_takes_no_answer_from_its_parent(tmp_path):
     await helper.close()
     assert answers == []
     assert processes[0]._proc.returncode is None, "it was left to its parent"
-    await helper_module.reap(processes[0])
+    await tasks.reap(processes[0])
 
 
 async def test_closing_while_it_starts_leaves_nothing_behind():

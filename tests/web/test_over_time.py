@@ -13,8 +13,8 @@ import written
 from written import added, at
 
 import kharon as k
-from kharon.audit.measures import COUNTS, measure
-from kharon.audit.timelines import Phase
+from kharon.audit.measure import COUNTS, measure
+from kharon.audit.timeline import Phase
 from kharon.model import events as e
 from kharon.web.over_time import PHASES, OverTime, Slots
 from kharon.web.report import report

@@ -16,13 +16,13 @@ from kharon.errors import CorruptLog
 from kharon.log import retention
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, Files
-from kharon.log.retention import Limit, Policy, Retention
+from kharon.log.retention import Limit, Retention, Rules
 from kharon.log.zstd import packed
 from kharon.model.events import SegmentArchived, SegmentCompressed, SegmentTrimmed
 from kharon.runtime.retention import Keeper
 
 ALL = Limit(bytes=0)
-COMPRESS, ARCHIVE, TRIM = Policy(compress=ALL), Policy(archive=ALL), Policy(trim=ALL)
+COMPRESS, ARCHIVE, TRIM = Rules(compress=ALL), Rules(archive=ALL), Rules(trim=ALL)
 
 
 class Later:

@@ -1,0 +1,189 @@
+"""What changed in a queue between two places in its log: tickets added, removed and changed.
+
+One pass over the log, with one projection: of what changes on the way only the tickets as they were are kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Generator, Iterator, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import attrs
+
+from kharon.audit.read import read
+from kharon.errors import InvalidTicket
+from kharon.log.record import Record
+from kharon.model.checks import check_instant
+from kharon.model.projection import Projection
+from kharon.model.ticket import Ticket
+
+__all__ = ["Diff", "TicketChange", "diff"]
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class TicketChange:
+    """A ticket that is there before and after, and is not the same.
+
+    Attributes:
+        before, after: the ticket then.
+        fields: the fields that differ: name to (before, after).
+    """
+
+    before: Ticket
+    after: Ticket
+    fields: Mapping[str, tuple[Any, Any]]
+
+    @property
+    def id(self) -> str:
+        """The ticket's id."""
+        return self.after.id
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Diff:
+    """What `diff` found.
+
+    Attributes:
+        a, b: the seqs of the last records before and after.
+        a_at, b_at: their times; None: there was no record yet.
+        added: the tickets that are there after and were not before, in the order of adding.
+        removed: the tickets that were there before and are not after, in that order.
+        changed: the tickets that are there both times and differ, in the order of adding. What changed and changed
+            back is not there; what was removed and added again is, since its `ctime` differs.
+    """
+
+    a: int
+    b: int
+    a_at: datetime | None
+    b_at: datetime | None
+    added: tuple[Ticket, ...]
+    removed: tuple[Ticket, ...]
+    changed: tuple[TicketChange, ...]
+
+
+def diff(path: str | os.PathLike[str], a: int | datetime, b: int | datetime) -> Diff:
+    """Return what changed in a queue from `a` to `b`.
+
+    Args:
+        path: the queue's directory; it may be open in any process.
+        a: a seq, or an instant (a timezone-aware datetime): the state after the records up to it.
+        b: the same, not before `a`.
+
+    Raises:
+        InvalidTicket: `a` or `b` is neither, or `b` lies before `a`.
+        CorruptLog, UnknownFormat, KharonError, OSError: as `replay`.
+
+    Cost: that of one `replay` until `b`, and the memory of the tickets that changed.
+    """
+    since, until = _Until("a", a), _Until("b", b)
+    since.check_not_behind(until)
+    projection = Projection()
+    before: dict[str, Ticket | None] = {}
+    start: tuple[int, datetime | None] | None = None
+    end: tuple[int, datetime | None] = 0, None
+
+    def watched(records: Iterator[Record]) -> Iterator[Record]:
+        nonlocal start, end
+        for record in records:
+            if start is None and not since.holds(record):
+                start = end
+            if not until.holds(record):
+                if start is None:
+                    raise since.behind(until)
+                return
+            id = getattr(record.event, "id", None) if start is not None else None
+            if id is not None:
+                before.setdefault(id, projection.get(id))
+            yield record  # folded when the next one is asked for
+            if id is not None and before[id] is None and projection.get(id) is None:
+                del before[id]  # came and went
+            end = record.seq, record.at
+            if record.seq == until.seq and (start is not None or since.seq is not None):
+                return  # what is behind it, even if damaged, does not matter
+
+    with contextlib.closing(_records(path)) as records:
+        projection.fold(watched(records))
+    a_seq, a_at = end if start is None else start
+    return _compared(before, projection, a_seq, a_at, end)
+
+
+def _records(path: str | os.PathLike[str]) -> Generator[Record, None, None]:
+    yield from read(path)
+
+
+class _Until:
+    """A place in a log: a seq or an instant.
+
+    Attributes:
+        seq: None if it is an instant.
+        at: None if it is a seq.
+    """
+
+    def __init__(self, name: str, value: object) -> None:
+        if not isinstance(value, (int, datetime)) or isinstance(value, bool):
+            raise InvalidTicket(f"{name}: a seq or a timezone-aware datetime; not {value!r}")
+        self.value = value
+        self.seq = value if isinstance(value, int) else None
+        self.at = check_instant(name, value) if isinstance(value, datetime) else None
+
+    def holds(self, record: Record) -> bool:
+        """Return whether a record lies before this place, or at it."""
+        return record.seq <= self.seq if self.seq is not None else self.at is not None and record.at <= self.at
+
+    def check_not_behind(self, other: _Until) -> None:
+        """Compare two seqs, or two instants; how one of each lies only the log can tell."""
+        if self.seq is not None and other.seq is not None and self.seq > other.seq:
+            raise self.behind(other)
+        if self.at is not None and other.at is not None and self.at > other.at:
+            raise self.behind(other)
+
+    def behind(self, other: _Until) -> InvalidTicket:
+        return InvalidTicket(f"a: {self.value} lies behind b, {other.value}; give the earlier one first")
+
+
+_FIELDS: Final = {
+    # Not what changes with every event (version, mtime), nor what follows from an adding (order) or a claim (claim).
+    **{name: name for name in ("type", "tube", "nice", "runat", "group", "status", "attempts", "ctime")},
+    **{name: name for name in ("lease_until", "worker", "expire_at", "error_reason", "successor")},
+    **{name: name for name in ("after", "after_group", "on_failure", "blocked", "blocked_by")},
+    "payload": "_payload",  # compared as JSON: 1 and true are equal in Python
+    "result": "_result",
+}
+
+
+def _compared(
+    before: Mapping[str, Ticket | None],
+    projection: Projection,
+    a: int,
+    a_at: datetime | None,
+    end: tuple[int, datetime | None],
+) -> Diff:
+    added, removed, changed = [], [], []
+    for id, old in before.items():
+        new = projection.get(id)
+        if new is None:
+            assert old is not None  # else it came and went
+            removed.append(old)
+        elif old is None:
+            added.append(new)
+        else:
+            names = [name for name, raw in _FIELDS.items() if getattr(old, raw) != getattr(new, raw)]
+            fields = {name: (getattr(old, name), getattr(new, name)) for name in names}
+            if fields:
+                changed.append(TicketChange(before=old, after=new, fields=fields))
+    return Diff(
+        a=a,
+        b=end[0],
+        a_at=a_at,
+        b_at=end[1],
+        added=tuple(sorted(added, key=_by_order)),
+        removed=tuple(sorted(removed, key=_by_order)),
+        changed=tuple(sorted(changed, key=lambda change: change.after.order)),
+    )
+
+
+def _by_order(ticket: Ticket) -> int:
+    return ticket.order
