@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from kharon.audit.explanations import Reason
+from kharon.audit.explain import Reason
 from kharon.errors import (
     InvalidTicket,
     InvalidTransition,
