@@ -24,8 +24,8 @@ from kharon.log.directory import DirectoryLog
 from kharon.log.files import File, OsFiles
 from kharon.log.syncer import bring_to_disk
 from kharon.model import commands as c
-from kharon.runtime.clock import WallClock
 from kharon.store.local import LocalStore
+from kharon.store.opening import WallClock
 from kharon.store.sync_helper import Done, Helper, Syncer
 
 STRETCHES = (20e-6, 100e-6, 300e-6, 1e-3)

@@ -178,7 +178,7 @@ def test_the_rings_are_all_there():
         ("kharon.store.local", "from kharon.audit import verify", "kharon.audit"),
         ("kharon.store.local", "if TYPE_CHECKING:\n    from kharon.runtime.workers import W", "kharon.runtime"),
         ("kharon.audit.replay", "from kharon.store.local import Local", "kharon.store"),
-        ("kharon.audit.replay", "from kharon.runtime.clock import Clock", "kharon.runtime"),
+        ("kharon.audit.replay", "from kharon.runtime.queue import Queue", "kharon.runtime"),
         ("kharon.runtime.kharon", "from kharon.cli import main", "kharon.cli"),
         ("kharon.runtime.kharon", "import kharon.web.app", "kharon.web"),
         ("kharon.runtime.kharon", "from kharon import metrics", "kharon.metrics"),

@@ -1,12 +1,13 @@
-"""What the indexes beside finished segments say, held against the segments.
+"""Comparison of the indexes of finished segments with the segments, for `verify`.
 
-An index proves nothing, and is never needed to verify a log. But `history` asks it which records are about a ticket,
-and checks only those: an index that leaves some out hides them, and its sums have no secret in them. So what each must
-say is gathered while its segment is read anyway, and the file is compared with that. Nothing here writes.
+An index proves nothing, and is never needed to verify a log. But `history` takes from it which records are about a
+ticket, and checks only those. So an index that omits records hides them, and anybody can compute its checksums. While
+its segment is read for `verify`, the right contents of the index are gathered, and the file is compared with them. This
+module writes nothing.
 
-An index that is not there, or that nobody uses because it is unfinished, damaged, or of another segment or version,
-hides nothing: `history` reads the segment then. That goes block by block: where one block is damaged, the others are
-used, and have to be right.
+An index that is missing hides nothing, and neither does one that is not used because it is unfinished, damaged, or of
+another segment or version: `history` reads the segment instead. This holds for each block: if one block is damaged, the
+others are used, and must be right.
 """
 
 from __future__ import annotations
@@ -31,34 +32,32 @@ _ENTRY: Final = struct.Struct("=QQ")
 
 
 class IndexCheck:
-    """The indexes of a queue's directory, compared with its segments as these are read.
+    """Compares the indexes of a queue's directory with its segments while these are read.
 
     Args:
         directory: the queue's.
 
     Attributes:
-        good: how many say what their segment says.
-        bad: of the others, what is wrong with each, beginning with its path.
-        unused: of the rest, why `history` does not use it, or not all of it, beginning with its path.
+        good: how many agree with their segments.
+        bad: for each index that does not: its path and what is wrong.
+        unused: for each index that `history` does not use, or only in part: its path and why.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._begun: tuple[int, str, LineOffsets] | None = (
-            None  # a segment with an index: where it begins, and what it says
-        )
+        self._begun: tuple[int, str, LineOffsets] | None = None  # the segment being read: first seq, hash before it
         self.good = 0
         self.bad: list[str] = []
         self.unused: list[str] = []
 
     def watch(self, reading: LogScan, path: Path) -> OnRecord | None:
-        """Compare the index of the segment that has just been read; return what takes down what the next one says.
+        """Compare the index of the segment just read; return a function to be called with the next one's records.
 
-        The last segment has no index yet, and nobody asks the file that has its name.
+        The last segment has no index yet, and a file with the name of its index is never used.
 
         Args:
             reading: of the log.
-            path: of the segment that comes next.
+            path: of the next segment.
 
         Cost: O(records of the segment), if it has an index; the memory of `LineOffsets`.
         """
@@ -115,17 +114,17 @@ class IndexCheck:
 
 
 def _add_unknown(places: LineOffsets, record: Record, line: bytes, byte: int) -> None:
-    """Take down an event that is of no ticket, or not known: then its line says whether it is of one."""
+    """Add the place of an unknown event, if its line has the id of a ticket."""
     try:
         id = id_of_line(line, record.seq)
-    except BadLine:  # a later event whose `id` is no text
+    except BadLine:  # a later event whose `id` is not text
         return
     if isinstance(id, str):
         places.add(id, byte)
 
 
 def _difference(segment: FinishedSegment, places: LineOffsets, entries: array[int], data: bytes) -> str:
-    """Return what an index says that its segment does not."""
+    """Return how an index differs from its segment."""
     right, said = set(_ENTRY.iter_unpack(entries.tobytes())), set(_ENTRY.iter_unpack(data))
     hidden = sorted(byte for _, byte in right - said)
     if hidden:
@@ -135,5 +134,5 @@ def _difference(segment: FinishedSegment, places: LineOffsets, entries: array[in
         )
     more = len(said - right)
     if more:
-        return f"it names {more:,} places in {segment.path.name} at which no record about that ticket begins"
-    return "its entries are in an order, or have a table in front, by which some of them are not found"
+        return f"it names {more:,} places in {segment.path.name} where no record about that ticket begins"
+    return "its entries are in an order, or have a table before them, by which some of them are not found"

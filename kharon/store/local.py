@@ -22,11 +22,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from typing import Final
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from kharon.errors import Closed, InvalidTransition, StorageFull
+from kharon.errors import Closed, CorruptLog, InvalidTransition, StorageFull
 from kharon.log.protocol import EventLog, HasSnapshots
 from kharon.log.record import CLOCK, Record
 from kharon.model.commands import Claim, Command, Context, Expire, Release, Request, Settle
@@ -38,6 +39,7 @@ from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Tube
 from kharon.settings import Settings
+from kharon.store.background import Background
 from kharon.store.calendar import Firing, first_firing
 from kharon.store.group_commit import TRY_SECONDS, Commits, unknown_outcome
 from kharon.store.protocol import Clock, Deliver
@@ -48,6 +50,10 @@ __all__ = ["LocalStore"]
 
 _logger = logging.getLogger("kharon")
 _PROCESS_ENDED = "the process that ran it ended"
+_REMEDY: Final = (
+    "nothing was changed. kharon.repair(path) says what mending it would lose, and kharon.repair(path, confirm=True) "
+    "mends it; a copy of the directory from before the damage may lose less"
+)
 _TICK_LIMIT = 200  # lapses, or expiries, of one tick: about 3 ms
 _REPLAY_SLICE = 1000  # records between two looks at whether opening was cancelled
 _READ_SLICE = 256  # records between two checkpoints of a reader: below 1 ms
@@ -65,6 +71,7 @@ class LocalStore:
         closed: called when nothing will be delivered any more: the store was closed, or broke. Perhaps twice.
         in_thread: whether the log may be opened in a thread, so that a long replay does not stop the loop.
         helper: makes what syncs instead of the loop, once the disk has been found slow.
+        background: what runs beside it from `open` to `close`; None: nothing.
     """
 
     def __init__(
@@ -77,12 +84,14 @@ class LocalStore:
         *,
         in_thread: bool,
         helper: Callable[[], Syncer] = Helper,
+        background: Background | None = None,
     ) -> None:
         self._log = log
         self._settings = settings
         self._clock = clock
         self._notify_closed = closed
         self._in_thread = in_thread
+        self._background = background
         self._projection = Projection()
         self._commits = Commits(
             log,
@@ -131,7 +140,9 @@ class LocalStore:
                 self._replay(now, None)
             self._closed = None
             await self._lapse_all()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, CorruptLog):
+                error.add_note(_REMEDY)
             self._closed = "the queue could not be opened"
             try:
                 await self._commits.stop()  # lapses on a slow disk have started the helper
@@ -140,6 +151,8 @@ class LocalStore:
             raise
         if self._settings.sync_interval is not None:
             self._commits.start(self._settings.sync_interval)
+        if self._background is not None:
+            self._background.start(self.record)
 
     def _replay(self, now: datetime, check_cancelled: Callable[[], None] | None) -> None:
         if isinstance(self._log, HasSnapshots) and (snapshot := self._log.load_snapshot()) is not None:
@@ -163,6 +176,8 @@ class LocalStore:
         Raises:
             CommitOutcomeUnknown: a write or a sync failed, now or before, and nobody has heard of it yet.
         """
+        if self._background is not None:
+            await self._background.stop()
         commits = self._commits
         if self._closed is not None and commits.failure is None:
             await trio.lowlevel.cancel_shielded_checkpoint()

@@ -122,7 +122,7 @@ def test_an_index_with_something_added(where, caplog):
         if len(index.build_index(OS_FILES, segment).offsets.entries()) < 2 * (segment.last - segment.first + 1)
     )
     path = forge(where, number, lambda pairs: [*pairs, (2**64 - 1, 7)])
-    why = f"{path.name}: it names 1 places in {segments[number].path.name} at which no record about that ticket begins"
+    why = f"{path.name}: it names 1 places in {segments[number].path.name} where no record about that ticket begins"
     assert verdict(where, caplog)[1] == [why]
 
 
@@ -130,7 +130,7 @@ def test_an_index_whose_entries_are_not_in_order(where, caplog):
     path = forge(where, 2, lambda pairs: pairs[::-1])
     assert any(kharon.history(where, id) != about(where, id) for id in IDS)
     forge(where, 2, lambda pairs: pairs[::-1])  # history may have made it again
-    why = "its entries are in an order, or have a table in front, by which some of them are not found"
+    why = "its entries are in an order, or have a table before them, by which some of them are not found"
     assert verdict(where, caplog)[1] == [f"{path.name}: {why}"]
 
 
@@ -142,7 +142,7 @@ def test_an_index_whose_table_leads_past_its_entries(where, caplog):
     data[head + 12 : head + 16] = index._crc_bytes(bytes(data[: head + 12]))
     path.write_bytes(data)
     assert any(kharon.history(where, id) != about(where, id) for id in IDS)
-    why = "its entries are in an order, or have a table in front, by which some of them are not found"
+    why = "its entries are in an order, or have a table before them, by which some of them are not found"
     assert verdict(where, caplog)[1] == [f"{path.name}: {why}"]
 
 

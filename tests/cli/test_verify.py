@@ -318,8 +318,8 @@ def test_what_is_exported_can_be_asked(run, copy, tmp_path):
     [
         ("audit.xlsx", "'.xlsx' is none of .csv, .jsonl, .sqlite, .parquet, .duckdb"),
         ("audit", "'none' is none of"),
-        ("nowhere/audit.csv", "nowhere is no directory"),
-        ("queue/log.csv/x.csv", "is no directory"),
+        ("nowhere/audit.csv", "nowhere is not a directory"),
+        ("queue/log.csv/x.csv", "is not a directory"),
         ("directory.csv", "directory.csv is a directory"),
     ],
 )

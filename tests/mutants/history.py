@@ -11,14 +11,13 @@ from .mutant import Mutant
 from .places import (
     AUDIT_FOLLOW,
     AUDIT_SNAPSHOTS,
+    BACKGROUND,
     DIRECTORY,
-    KEEPER,
     MOVES,
     NEW_FILE,
     READING,
     RETENTION,
     SNAPSHOT,
-    SNAPSHOTS,
     TEST_AUDIT_SNAPSHOTS,
     TEST_BACKGROUND_RETENTION,
     TEST_BACKGROUND_SNAPSHOTS,
@@ -123,25 +122,25 @@ MUTANTS: Final = (
     Mutant(
         name="original-removed-before-its-record",
         thought="The copy is complete and on disk, so the original can go, and the record can follow.",
-        file=KEEPER,
+        file=BACKGROUND,
         before="""\
-            await self._record(event)
+            await record(event)
             retention.switch(step)
             await trio.to_thread.run_sync(retention.finish, step)
 """,
         after="""\
             retention.switch(step)
             await trio.to_thread.run_sync(retention.finish, step)
-            await self._record(event)
+            await record(event)
 """,
         tests=(TEST_CRASHES_RETENTION,),
     ),
     Mutant(
         name="trimmed-without-a-record",
         thought="A record says where a segment is now; of one that is gone there is nothing to say.",
-        file=KEEPER,
-        before="            await self._record(event)\n",
-        after='            if step.action != "trim":\n                await self._record(event)\n',
+        file=BACKGROUND,
+        before="            await record(event)\n",
+        after='            if step.action != "trim":\n                await record(event)\n',
         tests=(TEST_CRASHES_RETENTION,),
     ),
     Mutant(
@@ -219,7 +218,7 @@ MUTANTS: Final = (
     Mutant(
         name="refused-step-keeps-the-rest-waiting",
         thought="What comes first is to be done first, so the rest waits until it can be.",
-        file=KEEPER,
+        file=BACKGROUND,
         before="self._clock.now(), tuple(self._refused))",
         after="self._clock.now())",
         tests=(
@@ -245,7 +244,7 @@ MUTANTS: Final = (
     Mutant(
         name="finished-while-a-snapshot-was-taken-counted-twice",
         thought="What the snapshot holds is subtracted once it is there.",
-        file=SNAPSHOTS,
+        file=BACKGROUND,
         before="""\
                     self._log.unsaved = 0  # taken or not: what could not be saved now is tried again with what comes
                     await self._take()
@@ -319,7 +318,7 @@ MUTANTS: Final = (
     Mutant(
         name="trimmed-behind-snapshots-that-nobody-verified",
         thought="Two snapshots are there, and a snapshot is verified when it is written.",
-        file=SNAPSHOTS,
+        file=BACKGROUND,
         before="return upto <= self._trimmable and upto <= kept_since(",
         after="return upto <= kept_since(",
         tests=(f"{TEST_BACKGROUND_SNAPSHOTS}::test_nothing_may_be_trimmed_by_snapshots_that_nobody_has_verified",),
@@ -327,9 +326,9 @@ MUTANTS: Final = (
     Mutant(
         name="recorded-step-given-up-when-stopped",
         thought="A step that is cancelled is done again when the queue is opened next.",
-        file=KEEPER,
-        before="        with trio.CancelScope(shield=True):\n            await self._record(event)\n",
-        after="        with trio.CancelScope():\n            await self._record(event)\n",
+        file=BACKGROUND,
+        before="        with trio.CancelScope(shield=True):\n            await record(event)\n",
+        after="        with trio.CancelScope():\n            await record(event)\n",
         tests=(f"{TEST_BACKGROUND_RETENTION}::test_a_step_that_was_recorded_when_it_is_stopped_is_finished",),
     ),
 )

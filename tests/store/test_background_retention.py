@@ -16,7 +16,7 @@ from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OsFiles
 from kharon.log.record import Record
 from kharon.model.events import SegmentArchived, SegmentCompressed, SegmentTrimmed
-from kharon.runtime.retention import Keeper
+from kharon.store.background import RetentionTask
 from kharon.testing import TrioClock
 
 SMALL = {"segment_bytes": 4096, "max_poll_interval": 0.05}
@@ -127,7 +127,7 @@ async def test_a_queue_trims_though_its_index_cannot_be_written(where, caplog):
 async def test_nothing_is_trimmed_that_only_one_snapshot_holds_or_that_is_not_there_any_more(where):
     settings = Settings(snapshot_bytes=1 << 30, trim_beyond_bytes=1, fsync="never", **SMALL)
     async with kharon.open(where, settings) as kh:
-        snapshots = kh._queue.snapshots
+        snapshots = kh._store._background.snapshots
         with trio.fail_after(60):
             await fill(kh)
             assert not snapshots.may_trim(1)
@@ -142,7 +142,7 @@ async def test_nothing_is_trimmed_that_only_one_snapshot_holds_or_that_is_not_th
 async def test_a_queue_without_settings_keeps_all_as_it_is(where):
     async with kharon.open(where, Settings(segment_bytes=4096)) as kh:
         await fill(kh)
-        assert kh._queue.keeper is None
+        assert kh._store._background.retention is None
     assert {path.suffix for path in segments(where)} == {".jsonl"}
 
 
@@ -209,7 +209,7 @@ async def test_a_failed_sync_of_its_record_breaks_the_queue_and_a_user_hears_of_
         with pytest.raises((kharon.CommitOutcomeUnknown, kharon.Closed)):  # noqa: PT012 - whenever it is noticed
             while True:
                 await fill(kh)
-        await kh._queue.keeper._ended.wait()
+        await kh._store._background.retention._ended.wait()
     await queue.__aexit__(None, None, None)
     files.fails = False
     assert kharon.verify(where).last >= 8
@@ -231,13 +231,13 @@ async def test_closing_does_not_wait_for_what_is_being_written(where, monkeypatc
         await fill(kh)
         with trio.fail_after(60):
             await trio.to_thread.run_sync(begun.wait)
-        stop = kh._queue.keeper._retention.stop
+        stop = kh._store._background.retention._retention.stop
 
         def stop_and_go():
             stop()
             go_on.set()
 
-        monkeypatch.setattr(kh._queue.keeper._retention, "stop", stop_and_go)
+        monkeypatch.setattr(kh._store._background.retention._retention, "stop", stop_and_go)
     assert {path.name[20:] for path in (where / "log").iterdir()} == {".jsonl"}
     assert not any(isinstance(record.event, SegmentCompressed) for record in kharon.read(where))
     assert threading.active_count() <= before + 2, "Trio keeps idle threads for a while; none of ours is left"
@@ -287,8 +287,8 @@ async def keeping(planned: Planned):
     async def record(_event):
         await trio.lowlevel.checkpoint()
 
-    keeper = Keeper(planned, record, TrioClock(), 15)
-    keeper.start()
+    keeper = RetentionTask(planned, TrioClock(), 15)
+    keeper.start(record)
     await planned_by(keeper)
     try:
         yield keeper
@@ -305,8 +305,8 @@ async def test_a_step_that_was_recorded_when_it_is_stopped_is_finished(mock_cloc
         keeper._scope.cancel()
         await trio.lowlevel.checkpoint()
 
-    keeper = Keeper(planned, record, TrioClock(), 15)
-    keeper.start()
+    keeper = RetentionTask(planned, TrioClock(), 15)
+    keeper.start(record)
     keeper.wake()
     await keeper._ended.wait()
     assert finished == ACTIONS[:1] == list(planned.done)
@@ -321,7 +321,7 @@ async def while_true(condition) -> None:
     raise TimeoutError
 
 
-async def planned_by(keeper: Keeper) -> None:
+async def planned_by(keeper: RetentionTask) -> None:
     """Wait until it has done what there is to do: in threads, while the clock stands still."""
     for _ in range(2):  # the second time is noticed once the work of the first is done
         keeper.wake()
