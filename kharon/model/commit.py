@@ -1,6 +1,6 @@
 """A commit: commands decided and folded one after the other, all or none of them.
 
-`decide` sees one ticket. RetentionRules about several tickets are here: which of the tickets to wait for are pending, and that
+`decide` sees one ticket. Rules about several tickets are here: which of the tickets to wait for are pending, and that
 no ticket waits for itself. When a ticket ends, those that wait for it are unblocked, or cancelled, which is an end
 again. Likewise, a firing schedule adds its ticket. All of that belongs to the commit of the command that caused it.
 
