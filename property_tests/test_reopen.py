@@ -28,7 +28,7 @@ from kharon.model.commit import Commit
 from kharon.model.events import Changes
 from kharon.model.evolve import evolve
 from kharon.model.ticket import waits_of
-from kharon.runtime.requests import set_schedule
+from kharon.runtime import requests
 from kharon.store.local import LocalStore
 from kharon.testing import EPOCH
 
@@ -187,7 +187,7 @@ class Reopening(RuleBasedStateMachine):
         command = c.RemoveSchedule(name)
         if every is not None:
             ticket = Ticket(name, "mail")
-            command = set_schedule(name, None, every=every, ticket=ticket, tz="UTC", catch_up=catch_up)
+            command = requests.schedule(name, every=every, ticket=ticket, catch_up=catch_up)
         assert trio.run(self.submit, command)
 
     @rule(data=st.data(), number=st.integers(0, 5))

@@ -24,7 +24,7 @@ from kharon.model.commit import Commit
 from kharon.model.delays import BackoffDelay, FixedDelay
 from kharon.model.projection import Effect, Projection
 from kharon.model.ticket import Status, Ticket, memberships, waits_of
-from kharon.runtime.requests import set_schedule
+from kharon.runtime import requests
 from kharon.runtime.waits import GroupWaits
 from kharon.store import calendar
 from kharon.testing import EPOCH
@@ -580,7 +580,7 @@ class Rules(RuleBasedStateMachine):
             return
         ticket = Ticket(name, **fields)
         self.first = self.book.schedule(name, fields, every, catch_up)
-        command = set_schedule(name, None, every=every, ticket=ticket, tz="UTC", catch_up=catch_up)
+        command = requests.schedule(name, every=every, ticket=ticket, catch_up=catch_up)
         self.step(command, None)
         if taken is not None:
             upcoming = self.book.schedules[name]["next"]

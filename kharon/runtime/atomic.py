@@ -12,9 +12,8 @@ import trio
 from kharon.errors import InvalidTransition
 from kharon.model import commands as c
 from kharon.model.ticket import Ticket
-from kharon.runtime import requests
 from kharon.runtime.attempts import Attempts
-from kharon.runtime.requests import CatchUp, Seconds, Verbs
+from kharon.runtime.requests import Verbs
 from kharon.runtime.verbs import Gathered, carry_out
 from kharon.store.protocol import Store
 
@@ -24,22 +23,22 @@ _ANOTHER: Final = "begin another with `async with kh.atomic() as tx:`"
 
 
 class Atomic(Verbs, Gathered, AbstractAsyncContextManager["Atomic"]):
-    """Commands that gather until the block ends, and are then one commit, or nothing.
+    """Commands that gather until the block ends, and then are one commit, or nothing.
 
     The verbs are those of `Kharon`, with the same arguments; none is awaited, and none returns anything. A wrong
-    argument raises at once. At the end of the block the commands are decided in their order, each seeing what those
-    before it did, and only when all of it is durable does the block end. If one is refused nothing has happened, and
-    its error is raised, saying which it was. If the block raises, nothing happens either.
+    argument raises at once. At the end of the block the commands are decided in their order, each seeing the effects of
+    those before it, and the block ends when all of it is durable. If one is refused, nothing has happened, and its
+    error is raised, saying which command it was. If the block raises, nothing happens either.
 
-    In a handler, settling the ticket and adding what follows from it in one block makes a step that cannot be lost:
-    after a crash either both happened, or the ticket runs again.
+    In a handler, settling the ticket and adding the next ones in one block makes a step that cannot be lost: after a
+    crash either both happened, or the ticket runs again.
 
     Attributes:
-        tickets: after the block, for each command its ticket, as the commit left it; None if it removed it, or is about
-            a tube or a schedule.
+        tickets: after the block, for each command its ticket, as the commit left it; None if the commit removed it, or
+            if the command is about a tube or a schedule.
 
     Raises, at the end of the block:
-        KharonError: as the verb of the command that is refused does.
+        KharonError: as the verb of the refused command raises.
 
     Raises, from its verbs and on entering:
         InvalidTransition: it is used before it has begun or after its end, or begun twice.
@@ -84,20 +83,3 @@ class Atomic(Verbs, Gathered, AbstractAsyncContextManager["Atomic"]):
     def _take(self, commands: Sequence[c.Request]) -> None:
         self._check()
         self._commands += commands
-
-    def schedule(
-        self,
-        name: str,
-        cron: str | None = None,
-        *,
-        every: Seconds | None = None,
-        ticket: Ticket,
-        tz: str = "UTC",
-        catch_up: CatchUp = "one",
-    ) -> None:
-        """As `Kharon.schedule`; what comes first counts from the end of the block, and may be refused there, too."""
-        self._take((requests.set_schedule(name, cron, every=every, ticket=ticket, tz=tz, catch_up=catch_up),))
-
-    def unschedule(self, name: str) -> None:
-        """As `Kharon.unschedule`."""
-        self._take((requests.remove_schedule(name),))

@@ -19,22 +19,13 @@ from kharon.model import commands as c
 from kharon.model.checks import check_json, check_name, check_reason
 from kharon.model.delays import Delay, as_seconds, delay_seconds
 from kharon.model.events import Changes
-from kharon.model.schedules import CATCH_UP, check_every, check_schedule_name
+from kharon.model.schedules import CATCH_UP, check_every, check_schedule_name, template_of
 from kharon.model.ticket import CHECKS, Ticket, draft_of, seal
 from kharon.model.tubes import MAX_CLAIMS
 from kharon.runtime.verbs import Verb, many, nothing, one, perhaps
 from kharon.store.calendar import times_of
 
-__all__ = [
-    "CatchUp",
-    "OnConflict",
-    "OnFailure",
-    "Seconds",
-    "Verbs",
-    "id_of",
-    "remove_schedule",
-    "set_schedule",
-]
+__all__ = ["CatchUp", "OnConflict", "OnFailure", "Seconds", "Verbs", "id_of"]
 
 CatchUp: TypeAlias = Literal["one", "all", "none"]
 OnConflict: TypeAlias = Literal["replace", "skip", "raise"]
@@ -343,18 +334,43 @@ def limit(
     )
 
 
-def set_schedule(
+def schedule(
     name: str,
-    cron: str | None,
+    cron: str | None = None,
     *,
-    every: float | timedelta | None,
+    every: Seconds | None = None,
     ticket: Ticket,
-    tz: str,
-    catch_up: str,
+    tz: str = "UTC",
+    catch_up: CatchUp = "one",
 ) -> c.SetSchedule:
-    """Return the command of `Kharon.schedule`.
+    """Add a ticket again and again: by a cron expression, or every so many seconds.
 
-    A schedule that cannot be read is refused here; whether it ever fires is decided with the command.
+    The ticket of an instant is named after it, as `report@2026-11-24T13:05:00Z`, and has it as its `runat`. It is added
+    by `clock`, in the commit that records the firing, so no crash and no step of the clock makes an instant fire twice.
+    Schedules fire while `run` runs, here or at the next start, whether the ticket before is still pending or not.
+
+    Call it at each start: the same values change nothing. Other values replace the old ones; if `cron`, `every` and
+    `tz` are the same, the next instant stays. In an atomic block the first instant counts from the end of the block,
+    and may be refused there.
+
+    Args:
+        name: the name of the schedule and, with an instant, of its tickets; 1 to 172 bytes of printable text.
+        cron: five fields, as in Debian's cron (`kharon[cron]`). In a time zone with daylight saving time, a skipped
+            time fires right after the gap, and a time that comes twice fires once. An expression whose minute or hour
+            begins with `*` goes by the time that the clock shows.
+        every: seconds, at least 1, or a timedelta, in place of `cron`: elapsed time, counted from now.
+        ticket: the ticket to add. Its `id` does not count, and it has no `runat`.
+        tz: the time zone of `cron`, as "Europe/Berlin".
+        catch_up: what happens to instants that were missed: because the queue was closed, not being run or without
+            room, or because the clock was set forward. "one": one ticket, of the latest. "all": one each, oldest first,
+            of the newest 1000. "none": one each of those at most 60 s old. An instant that has been passed over does
+            not come again.
+
+    Raises:
+        InvalidTicket: an argument has a wrong value; the expression never fires; the time zone is not known.
+        KharonError: the cron library is not installed.
+
+    Cost: O(log n).
     """
     name = check_schedule_name(name)
     if (cron is None) == (every is None):
@@ -375,18 +391,11 @@ def set_schedule(
         cron = " ".join(cron.split())
     period = None if every is None else check_every(every)
     times_of(cron, period, tz)
-    return c.SetSchedule(
-        *(name, ticket.type, Raw(ticket._payload), ticket.tube, ticket.nice),
-        group=ticket.group,
-        cron=cron,
-        every=period,
-        tz=tz,
-        catch_up=catch_up,
-    )
+    return c.SetSchedule(name, cron=cron, every=period, tz=tz, catch_up=catch_up, **template_of(ticket))
 
 
-def remove_schedule(name: str) -> c.RemoveSchedule:
-    """Return the command; arguments and errors are those of `Kharon.unschedule`."""
+def unschedule(name: str) -> c.RemoveSchedule:
+    """Fire no more under this name; if there is no such schedule, nothing happens. Its tickets stay. O(log n)."""
     return c.RemoveSchedule(check_name("name", name))
 
 
@@ -466,3 +475,5 @@ class Verbs:
     pause = Verb(pause, nothing)
     resume = Verb(resume, nothing)
     limit = Verb(limit, nothing)
+    schedule = Verb(schedule, nothing)
+    unschedule = Verb(unschedule, nothing)

@@ -27,7 +27,7 @@ import trio
 
 from kharon.errors import Closed, CommitOutcomeUnknown
 from kharon.log.directory import DirectoryLog
-from kharon.log.retention import Action, Limit, Retention, Rules, Step
+from kharon.log.retention import Action, Retention, RetentionRules, Step, Threshold
 from kharon.log.snapshot import kept_since
 from kharon.model.events import Event
 from kharon.settings import Settings
@@ -64,10 +64,10 @@ class Background:
     """
 
     def __init__(self, log: DirectoryLog, settings: Settings, clock: Clock) -> None:
-        rules = Rules(
-            Limit(settings.compress_after, settings.compress_beyond_bytes),
-            Limit(settings.archive_after, settings.archive_beyond_bytes),
-            Limit(settings.trim_after, settings.trim_beyond_bytes),
+        rules = RetentionRules(
+            Threshold(settings.compress_after, settings.compress_beyond_bytes),
+            Threshold(settings.archive_after, settings.archive_beyond_bytes),
+            Threshold(settings.trim_after, settings.trim_beyond_bytes),
         )
         self.snapshots: SnapshotTask | None = None
         self.retention: RetentionTask | None = None
@@ -77,7 +77,7 @@ class Background:
             archive = settings.archive_directory
             retention = Retention(log, rules, None if archive is None else Path(archive), self._may_trim)
             self.retention = RetentionTask(retention, clock, settings.max_poll_interval)
-        log.begun = self._segment_begun
+        log.on_new_segment = self._segment_begun
 
     def start(self, record: Record) -> None:
         """Begin, once the log is open; `record` appends an event about the log."""
@@ -312,7 +312,7 @@ class RetentionTask:
         await trio.lowlevel.checkpoint_if_cancelled()
         with trio.CancelScope(shield=True):
             await record(event)
-            retention.settle(step)
+            retention.switch(step)
             await trio.to_thread.run_sync(retention.finish, step)
 
     def _warn(self, what: str, error: Exception) -> None:

@@ -418,7 +418,9 @@ class Commits:
                 self.fail(failure)
                 break
             fd = step.twin()
-            if fd is not None and self._ask(fd, functools.partial(self._rotated, rotation, step), names=step.names):
+            if fd is not None and self._ask(
+                fd, functools.partial(self._rotated, rotation, step), names=step.is_directory
+            ):
                 return
             error = _error_of(step)
         self._rotation = None

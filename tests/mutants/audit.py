@@ -121,8 +121,9 @@ MUTANTS: Final = (
         name="history-without-what-was-trimmed",
         thought="What was trimmed is gone, so a reader goes on with the oldest segment that is left.",
         file=LIVE,
-        before="        place, following = place_of(self._places, self.seq + 1)\n        self._ends = 0 if",
-        after="        place, following = place_of(self._places, self.seq + 1, begin=True)\n        self._ends = 0 if",
+        before="        place, following = segment_of(self._places, self.seq + 1)\n        self._ends = 0 if",
+        after="        place, following = segment_of(self._places, self.seq + 1, begin=True)\n"
+        "        self._ends = 0 if",
         tests=(TEST_RETENTION,),
     ),
     Mutant(

@@ -125,11 +125,11 @@ MUTANTS: Final = (
         file=BACKGROUND,
         before="""\
             await record(event)
-            retention.settle(step)
+            retention.switch(step)
             await trio.to_thread.run_sync(retention.finish, step)
 """,
         after="""\
-            retention.settle(step)
+            retention.switch(step)
             await trio.to_thread.run_sync(retention.finish, step)
             await record(event)
 """,
@@ -187,8 +187,8 @@ MUTANTS: Final = (
         name="copy-counts-before-the-original",
         thought="Of a segment that is there twice the newer file is the better one.",
         file=DIRECTORY,
-        before="return [paths[0] for _, paths in sorted(places_of(self._where, self._files, self._archives).items())]",
-        after="return [paths[-1] for _, paths in sorted(places_of(self._where, self._files, self._archives).items())]",
+        before="[paths[0] for _, paths in sorted(locate_segments(self._where, self._files, self._archives)",
+        after="[paths[-1] for _, paths in sorted(locate_segments(self._where, self._files, self._archives)",
         tests=(f"{TEST_RETENTION}::test_a_copy_that_does_not_unpack_is_no_reason_to_remove_the_original",),
     ),
     Mutant(
@@ -237,7 +237,7 @@ MUTANTS: Final = (
         name="due-snapshot-looked-for-behind-commits-only",
         thought="A segment is begun because something was committed, so it is enough to look behind that.",
         file=DIRECTORY,
-        before="        self.begun()\n",
+        before="        self.on_new_segment()\n",
         after="",
         tests=(TEST_ROTATION_ELSEWHERE,),
     ),
@@ -303,8 +303,8 @@ MUTANTS: Final = (
         name="unknown-event-passed-over-when-opening",
         thought="What a later version wrote is no concern of this one, and the chain is whole.",
         file=DIRECTORY,
-        before="            reading = Reading(self._list, self._read)\n",
-        after="            reading = Reading(self._list, self._read, lenient=True)\n",
+        before="            reading = LogScan(self._list, self._read)\n",
+        after="            reading = LogScan(self._list, self._read, lenient=True)\n",
         tests=(f"{TEST_VERSIONS_ON_DISK}::test_what_a_later_one_wrote_is_not_opened_and_not_touched",),
     ),
     Mutant(

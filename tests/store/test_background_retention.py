@@ -180,7 +180,7 @@ class Failing(OsFiles):
 class _Failing:
     def __init__(self, files, file):
         self._files, self._file = files, file
-        self.write, self.size, self.mark, self.close = file.write, file.size, file.mark, file.close
+        self.write, self.size, self.identity, self.close = file.write, file.size, file.identity, file.close
         self.truncate, self.allocate = file.truncate, file.allocate
         self.twin = lambda: None  # else a helper would sync it, on a slow disk, and that does not fail
 
@@ -217,7 +217,7 @@ async def test_a_failed_sync_of_its_record_breaks_the_queue_and_a_user_hears_of_
 
 async def test_closing_does_not_wait_for_what_is_being_written(where, monkeypatch):
     begun, go_on = threading.Event(), threading.Event()
-    source = kharon.log.retention.chunks
+    source = kharon.log.retention.read_chunks
 
     def slow(*args, **kwargs):
         for chunk in source(*args, **kwargs):
@@ -225,7 +225,7 @@ async def test_closing_does_not_wait_for_what_is_being_written(where, monkeypatc
             go_on.wait(60)
             yield chunk
 
-    monkeypatch.setattr(kharon.log.retention, "chunks", slow)
+    monkeypatch.setattr(kharon.log.retention, "read_chunks", slow)
     before = threading.active_count()
     async with kharon.open(where, Settings(compress_beyond_bytes=1, **SMALL)) as kh:
         await fill(kh)
@@ -269,7 +269,7 @@ class Planned:
             raise self.refused[self.action]
         return self.action
 
-    def settle(self, _step):
+    def switch(self, _step):
         self.done.add(self.action)
 
     def finish(self, _step):
@@ -405,7 +405,7 @@ async def test_a_bug_in_it_is_a_warning(where, caplog, monkeypatch):
     def bug(*_args):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(kharon.log.retention, "write_new", bug)
+    monkeypatch.setattr(kharon.log.retention, "replace_file", bug)
     with caplog.at_level(logging.WARNING):
         async with kharon.open(where, Settings(compress_beyond_bytes=1, **SMALL)) as kh:
             await fill(kh)

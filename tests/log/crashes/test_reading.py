@@ -13,7 +13,7 @@ from log_steps import added, moment, put
 from simulated_files import SimulatedFiles, check_named
 
 import kharon
-from kharon.audit import reading
+from kharon.audit import read as audit_read
 from kharon.log.directory import DirectoryLog
 from kharon.log.files import OS_FILES, naming
 from kharon.log.record import Record
@@ -85,11 +85,11 @@ def test_every_operation_of_reading_fails(read, record_property):
     assert count > 100
 
 
-def failing(number: int, error: int | None) -> type[reading._Still]:
+def failing(number: int, error: int | None) -> type[audit_read.FixedSizeFile]:
     """A file that fails at the n-th read of a pass, or from there on gives less than was asked for."""
     count = itertools.count()
 
-    class Failing(reading._Still):
+    class Failing(audit_read.FixedSizeFile):
         def readinto(self, buffer):
             with naming(self.path):
                 if next(count) >= number:
@@ -117,7 +117,7 @@ def test_every_read_of_an_audit_fails(tmp_path, monkeypatch, read):
     for error in (*ERRORS[:3], None):
         for number in itertools.count():
             with monkeypatch.context() as patch:
-                patch.setattr(reading, "_Still", failing(number, error))
+                patch.setattr(audit_read, "FixedSizeFile", failing(number, error))
                 try:
                     assert read(where) == expected
                 except OSError as caught:
@@ -143,7 +143,7 @@ def test_an_error_of_reading_names_the_file(open_file, size):
     assert caught.value.errno == errno.EIO
 
 
-class Endless(reading._Still):
+class Endless(audit_read.FixedSizeFile):
     def __init__(self, path):
         super().__init__(path)
         self.stat = os.stat_result([*self.stat[:6], 1 << 20, *self.stat[7:]])  # it says that it has no bytes
