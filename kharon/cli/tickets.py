@@ -12,7 +12,7 @@ import attrs
 from msgspec import Raw
 
 from kharon.audit.diff import Diff, diff
-from kharon.audit.explanations import explain
+from kharon.audit.explain import explain
 from kharon.audit.fields import STATES, payload_json, result_json, state_of, ticket_fields
 from kharon.audit.history import latest
 from kharon.audit.words import blockers, listed, other_fields_text

@@ -93,7 +93,7 @@ def _added(ticket: Ticket | None, event: e.TicketAdded, seq: int, at: datetime) 
         new.joined = _joined(ticket, event.group, seq)
     if event.after or event.after_group is not None:
         new.blocked_by = event.blocked_by
-        new.gate = Gate(event.after, event.after_group, event.on_failure, _waiting_since(ticket, event, seq))
+        new.gate = Gate(event.after, event.after_group, event.on_failure, _blocked_since(ticket, event, seq))
     if ticket is None or ticket.claim is None:
         return seal(new)
     running = _next(ticket, seq, at)
@@ -108,7 +108,7 @@ def _joined(before: Ticket | None, group: str | None, seq: int) -> int:
     return next((joined for name, joined in memberships(before) if name == group), seq) if before is not None else seq
 
 
-def _waiting_since(before: Ticket | None, event: e.TicketAdded, seq: int) -> int:
+def _blocked_since(before: Ticket | None, event: e.TicketAdded, seq: int) -> int:
     """Return the seq since which a ticket waits for a group, or 0; adding it again does not change it."""
     if not event.blocked_by_group:
         return 0
