@@ -28,7 +28,7 @@ import kharon
 from kharon.log.directory import DirectoryLog
 from kharon.log.files import OS_FILES
 from kharon.log.live import IndexedReader
-from kharon.log.segment import Place
+from kharon.log.segment import SegmentFile
 from kharon.model import events as e
 from kharon.testing import EPOCH
 
@@ -127,7 +127,7 @@ def later_looks(where: Path, tickets: int, chance: random.Random) -> None:
 
 def slices(where: Path) -> None:
     """A reader as the event loop of a live queue uses it, slice by slice."""
-    places = [Place(int(path.stem), path) for path in sorted((where / "log").iterdir())]
+    places = [SegmentFile(int(path.stem), path) for path in sorted((where / "log").iterdir())]
     reader = IndexedReader(OS_FILES, where, places, 0, "ticket-0000007")
     until = kharon.anchor(where).seq
     times = []

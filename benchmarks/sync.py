@@ -24,8 +24,8 @@ from kharon.log.directory import DirectoryLog
 from kharon.log.files import File, OsFiles
 from kharon.log.syncer import bring_to_disk
 from kharon.model import commands as c
-from kharon.runtime.clock import WallClock
 from kharon.store.local import LocalStore
+from kharon.store.opening import WallClock
 from kharon.store.sync_helper import Done, Helper, Syncer
 
 STRETCHES = (20e-6, 100e-6, 300e-6, 1e-3)
@@ -135,7 +135,7 @@ async def measure(where: str, way: str, slower_by: float, seconds: float, *, bus
         log,
         kharon.Settings(),
         WallClock(),
-        lambda _effects: None,
+        lambda _commit: None,
         lambda: None,
         in_thread=False,
         helper=made.get(way, Helper),

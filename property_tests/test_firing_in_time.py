@@ -15,10 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec import Raw
 
 from kharon.model import commands as c
-from kharon.model import events as e
 from kharon.model.commit import Commit
 from kharon.model.projection import Projection
-from kharon.store.calendar import GRACE, MAX_CAUGHT_UP, commands, times_of
+from kharon.store.calendar import GRACE, MAX_CAUGHT_UP, commands, first_firing, times_of
 from kharon.testing import EPOCH
 
 NAMES = st.sampled_from("ab")
@@ -54,7 +53,7 @@ class Book(RuleBasedStateMachine):
         self.fired = {"a": [], "b": []}  # by hand: the instants that have become tickets
 
     def commit(self, found, *, kept=True):
-        commit = Commit(self.projection, c.Context(self.now))
+        commit = Commit(self.projection, c.Context(self.now), first_firing)
         commit.run(found)
         if kept:
             commit.keep()
@@ -67,8 +66,7 @@ class Book(RuleBasedStateMachine):
         old = self.projection.schedules.get(name)
         since = max(self.now, (old.last if old else None) or self.now)
         first = times_of(*timing).first(since)
-        event = e.ScheduleSet(name, "t", Raw(b"1"), "d", 1, first, None, *timing, catch_up)
-        self.commit([c.SetSchedule(name, event)])
+        self.commit([c.SetSchedule(name, "t", Raw(b"1"), "d", 1, None, None, *timing, catch_up)])
         new = self.projection.schedules.get(name)
         if old is not None and (old.cron, old.every, old.tz) == timing:
             assert new == msgspec.structs.replace(old, catch_up=catch_up)

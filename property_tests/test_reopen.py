@@ -28,7 +28,7 @@ from kharon.model.commit import Commit
 from kharon.model.events import Changes
 from kharon.model.evolve import evolve
 from kharon.model.ticket import waits_of
-from kharon.runtime.requests import set_schedule
+from kharon.runtime import requests
 from kharon.store.local import LocalStore
 from kharon.testing import EPOCH
 
@@ -186,8 +186,8 @@ class Reopening(RuleBasedStateMachine):
         """Set a schedule, or remove it."""
         command = c.RemoveSchedule(name)
         if every is not None:
-            since, ticket = self.store.fires_after, Ticket(name, "mail")
-            command = set_schedule(since, name, None, every=every, ticket=ticket, tz="UTC", catch_up=catch_up)
+            ticket = Ticket(name, "mail")
+            command = requests.schedule(name, every=every, ticket=ticket, catch_up=catch_up)
         assert trio.run(self.submit, command)
 
     @rule(data=st.data(), number=st.integers(0, 5))

@@ -8,7 +8,7 @@ on with what a replay, or a snapshot, gives.
 
 import io
 from collections import Counter
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from book import LEASE, Book, after, blocked, groups_of, waiting
 from hypothesis import event, settings
@@ -24,7 +24,8 @@ from kharon.model.commit import Commit
 from kharon.model.delays import BackoffDelay, FixedDelay
 from kharon.model.projection import Effect, Projection
 from kharon.model.ticket import Status, Ticket, memberships, waits_of
-from kharon.runtime.requests import set_schedule
+from kharon.runtime import requests
+from kharon.runtime.waits import GroupWaits
 from kharon.store import calendar
 from kharon.testing import EPOCH
 
@@ -175,6 +176,17 @@ def note(situation: str) -> None:
     event(situation)
 
 
+class Counted:
+    """Stands for one who waits for a group: keeps the number of its members by what it is told of each commit."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def changed(self, _seq: int, difference: int) -> None:
+        assert difference
+        self.count += difference
+
+
 class Rules(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -183,6 +195,7 @@ class Rules(RuleBasedStateMachine):
         self.facts: list[Effect] = []
         self.claims: list[tuple[str, int]] = []
         self.commands_of: dict[str, list[c.ScheduleCommand]] = {}
+        self.first: datetime | None = None  # of the schedule that is being set, by the book
         self.twice = False
 
     # -- one step on both sides
@@ -190,7 +203,9 @@ class Rules(RuleBasedStateMachine):
     def step(self, commands: c.Request | list, error: str | None) -> None:
         """Make a commit of it; the book has had its turn, and says which error is due."""
         commands = commands if isinstance(commands, list) else [commands]
-        groups = [group for group in GROUPS if self.projection.groups.pending_count(group)]
+        watched = GroupWaits()
+        counted = {group: Counted(self.projection.groups.pending_count(group)) for group in GROUPS}
+        watched.by_name |= {group: {count} for group, count in counted.items()}
         if self.twice:
             tickets, others = list(self.projection.tickets.items()), self.projection.others()
             before = (self.projection.seq, self.projection.at)
@@ -210,17 +225,25 @@ class Rules(RuleBasedStateMachine):
             commit.keep()
             self.facts += commit.effects
             self.check_what_follows(commit.effects[main:])
-            emptied = {group for effect in commit.effects for group in effect.emptied}
-            assert emptied == {group for group in groups if not self.members(group)}
+            if commit.effects:
+                watched.deliver(commit.effects)
+            assert {group: found.count for group, found in counted.items()} == {
+                group: len(self.members(group)) for group in GROUPS
+            }
         self.book.begin()
 
     def decided(self, commands: list) -> tuple[Commit, KharonError | None]:
-        commit = Commit(self.projection, c.Context(self.book.now, JITTER, LEASE))
+        commit = Commit(self.projection, c.Context(self.book.now, JITTER, LEASE), self.first_firing)
         try:
             commit.run(commands)
         except KharonError as caught:
             return commit, caught
         return commit, None
+
+    def first_firing(self, command: c.SetSchedule, since: datetime) -> datetime:
+        found = calendar.first_firing(command, since)
+        assert found == self.first
+        return found
 
     def check_what_follows(self, effects: list[Effect]) -> None:
         """Hold what a commit did besides what it was asked for against what the book was told; take over its seqs."""
@@ -555,12 +578,9 @@ class Rules(RuleBasedStateMachine):
             self.book.unschedule(name)
             self.step(c.RemoveSchedule(name), None)
             return
-        old = self.projection.schedules.get(name)
         ticket = Ticket(name, **fields)
-        since = self.book.now if old is None or old.last is None else max(self.book.now, old.last)
-        first = self.book.schedule(name, fields, every, catch_up)
-        command = set_schedule(lambda _name: since, name, None, every=every, ticket=ticket, tz="UTC", catch_up=catch_up)
-        assert command.event.next_due == first
+        self.first = self.book.schedule(name, fields, every, catch_up)
+        command = requests.schedule(name, every=every, ticket=ticket, catch_up=catch_up)
         self.step(command, None)
         if taken is not None:
             upcoming = self.book.schedules[name]["next"]

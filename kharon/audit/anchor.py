@@ -19,7 +19,7 @@ from kharon.errors import AnchorMissing, InvalidAnchor
 from kharon.log.directory import segments
 from kharon.log.index import read_header
 from kharon.log.record import Chain, Record
-from kharon.log.scan import Reading
+from kharon.log.scan import LogScan
 
 __all__ = ["Anchor", "AnchorCheck", "anchor"]
 
@@ -109,7 +109,7 @@ class AnchorCheck:
         if record.seq == self._anchor.seq:
             self._hash = record.hash
 
-    def finish(self, reading: Reading) -> None:
+    def finish(self, reading: LogScan) -> None:
         """Check that a log that has been read contains the anchor.
 
         Raises:

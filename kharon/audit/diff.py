@@ -1,6 +1,6 @@
-"""What changed in a queue between two places in its log: tickets added, removed and changed.
+"""The changes of a queue between two places in its log: tickets added, removed and changed (`diff`).
 
-One pass over the log, with one projection: of what changes on the way only the tickets as they were are kept.
+One pass over the log, with one projection. Besides it, only the earlier versions of the changed tickets are kept.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import attrs
 
+from kharon.audit.fields import OTHER_FIELDS
 from kharon.audit.read import read
 from kharon.errors import InvalidTicket
 from kharon.log.record import Record
@@ -25,11 +26,11 @@ __all__ = ["Diff", "TicketChange", "diff"]
 
 @attrs.frozen(slots=True, kw_only=True)
 class TicketChange:
-    """A ticket that is there before and after, and is not the same.
+    """A ticket that exists before and after, and differs.
 
     Attributes:
-        before, after: the ticket then.
-        fields: the fields that differ: name to (before, after).
+        before, after: the ticket before and after.
+        fields: the fields that differ, by name: (before, after).
     """
 
     before: Ticket
@@ -44,15 +45,15 @@ class TicketChange:
 
 @attrs.frozen(slots=True, kw_only=True)
 class Diff:
-    """What `diff` found.
+    """The result of `diff`.
 
     Attributes:
-        a, b: the seqs of the last records before and after.
+        a, b: the seqs of the last records of the state before, and of the state after.
         a_at, b_at: their times; None: there was no record yet.
-        added: the tickets that are there after and were not before, in the order of adding.
-        removed: the tickets that were there before and are not after, in that order.
-        changed: the tickets that are there both times and differ, in the order of adding. What changed and changed
-            back is not there; what was removed and added again is, since its `ctime` differs.
+        added: the tickets that exist only after, in the order of adding.
+        removed: the tickets that exist only before, in that order.
+        changed: the tickets that exist both times and differ, in that order. A ticket that changed and changed back is
+            left out; one that was removed and added again is not, since its `ctime` differs.
     """
 
     a: int
@@ -65,20 +66,20 @@ class Diff:
 
 
 def diff(path: str | os.PathLike[str], a: int | datetime, b: int | datetime) -> Diff:
-    """Return what changed in a queue from `a` to `b`.
+    """Return the changes of a queue from `a` to `b`.
 
     Args:
         path: the queue's directory; it may be open in any process.
         a: a seq, or an instant (a timezone-aware datetime): the state after the records up to it.
-        b: the same, not before `a`.
+        b: likewise; not before `a`.
 
     Raises:
         InvalidTicket: `a` or `b` is neither, or `b` lies before `a`.
-        CorruptLog, UnknownFormat, KharonError, OSError: as `replay`.
+        CorruptLog, UnknownFormat, KharonError, OSError: as for `replay`.
 
     Cost: that of one `replay` until `b`, and the memory of the tickets that changed.
     """
-    since, until = _Until("a", a), _Until("b", b)
+    since, until = _End("a", a), _End("b", b)
     since.check_not_behind(until)
     projection = Projection()
     before: dict[str, Ticket | None] = {}
@@ -102,7 +103,7 @@ def diff(path: str | os.PathLike[str], a: int | datetime, b: int | datetime) -> 
                 del before[id]  # came and went
             end = record.seq, record.at
             if record.seq == until.seq and (start is not None or since.seq is not None):
-                return  # what is behind it, even if damaged, does not matter
+                return  # damage after it does not matter
 
     with contextlib.closing(_records(path)) as records:
         projection.fold(watched(records))
@@ -114,7 +115,7 @@ def _records(path: str | os.PathLike[str]) -> Generator[Record, None, None]:
     yield from read(path)
 
 
-class _Until:
+class _End:
     """A place in a log: a seq or an instant.
 
     Attributes:
@@ -130,25 +131,25 @@ class _Until:
         self.at = check_instant(name, value) if isinstance(value, datetime) else None
 
     def holds(self, record: Record) -> bool:
-        """Return whether a record lies before this place, or at it."""
+        """Return whether a record lies at or before this place."""
         return record.seq <= self.seq if self.seq is not None else self.at is not None and record.at <= self.at
 
-    def check_not_behind(self, other: _Until) -> None:
-        """Compare two seqs, or two instants; how one of each lies only the log can tell."""
+    def check_not_behind(self, other: _End) -> None:
+        """Compare two seqs, or two instants. The order of one of each is known only from the log."""
         if self.seq is not None and other.seq is not None and self.seq > other.seq:
             raise self.behind(other)
         if self.at is not None and other.at is not None and self.at > other.at:
             raise self.behind(other)
 
-    def behind(self, other: _Until) -> InvalidTicket:
-        return InvalidTicket(f"a: {self.value} lies behind b, {other.value}; give the earlier one first")
+    def behind(self, other: _End) -> InvalidTicket:
+        return InvalidTicket(f"a: {self.value} is later than b, {other.value}; give the earlier one first")
 
 
 _FIELDS: Final = {
-    # Not what changes with every event (version, mtime), nor what follows from an adding (order) or a claim (claim).
+    # Without fields that change with every event (version, mtime), or follow from an adding (order) or a claim (claim).
     **{name: name for name in ("type", "tube", "nice", "runat", "group", "status", "attempts", "ctime")},
     **{name: name for name in ("lease_until", "worker", "expire_at", "error_reason", "successor")},
-    **{name: name for name in ("after", "after_group", "on_failure", "blocked", "blocked_by")},
+    **{name: name for name in ("after", "after_group", "on_failure", "blocked", "blocked_by", *OTHER_FIELDS)},
     "payload": "_payload",  # compared as JSON: 1 and true are equal in Python
     "result": "_result",
 }

@@ -1,13 +1,13 @@
-"""A log's records as one table, in a file that other tools open: CSV, JSON Lines, SQLite, Parquet, DuckDB.
+"""Export of a log's records as one table, to CSV, JSON Lines, SQLite, Parquet or DuckDB.
 
-    export(records, Path("audit.parquet"))        the suffix says which; one row for each record, in order
+    export(records, Path("audit.parquet"))        # the suffix selects the format; one row for each record, in order
 
-The table is called `records`. Every event's fields are columns, named as in the log, empty where an event has no such
-field; payloads, results, changes and lists are columns of JSON text, and fields that only later or rarer events have
-are one object in `more`. Instants are timestamps where the format has such, else text in ISO 8601 and UTC. Records are
-taken in batches and never held. The file appears under its name when it is whole: it is written beside it and renamed.
+The table is called `records`. The fields of events are columns, named as in the log, and empty where an event lacks the
+field. Payloads, results, changes and lists are columns of JSON text; fields of rare events are one JSON object in
+`more`. Instants are timestamps where the format has them, otherwise text in ISO 8601 and UTC. Records are written in
+batches and never all held. The file appears under its name when it is complete: a temporary file is renamed.
 
-CSV, JSON Lines and SQLite need nothing but Python; Parquet needs pyarrow, and DuckDB duckdb besides: `kharon[export]`.
+CSV, JSON Lines and SQLite need only Python. Parquet needs pyarrow, and DuckDB also duckdb: `kharon[export]`.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ __all__ = ["COLUMNS", "SUFFIXES", "Column", "ExportRefused", "check_target", "ex
 
 
 class ExportRefused(KharonError):
-    """The file cannot be written as asked. The message says what would do."""
+    """The file cannot be written as requested. The message says what to do."""
 
 
 class Column(NamedTuple):
-    """A column of the table: its name, and what is in it: "integer", "text", "instant", "flag" or "json"."""
+    """A column of the table: its name, and its kind: "integer", "text", "instant", "flag" or "json"."""
 
     name: str
     kind: str
@@ -77,7 +77,7 @@ COLUMNS: Final = (
     Column("durable", "integer"),
     Column("hash", "text"),
 )
-"""The columns, in order. `part` is the record's number in its commit, `parts` how many that has."""
+"""The columns, in order. `part` is the record's number in its commit, `parts` the number of the commit's records."""
 
 _NAMES: Final = frozenset(column.name for column in COLUMNS)
 _BATCH: Final = 5000
@@ -108,18 +108,18 @@ def _instant(value: datetime) -> str:
 
 
 def export(records: Iterable[Record], to: Path, *, force: bool = False) -> int:
-    """Write records to a file; return how many there were.
+    """Write records to a file; return their number.
 
     Args:
         records: in order.
-        to: the file; its suffix says in which format (`SUFFIXES`).
-        force: whether to replace a file that is there.
+        to: the file; its suffix selects the format (`SUFFIXES`).
+        force: whether to replace an existing file.
 
     Raises:
-        ExportRefused: the suffix is none of these; the file exists; or the package for this format is missing.
-        OSError: it cannot be written; whatever was under its name is still there.
+        ExportRefused: the suffix is unknown; the file exists; or the package for this format is missing.
+        OSError: it cannot be written. An existing file is unchanged.
 
-    Cost: O(records); the memory of a few thousand.
+    Cost: O(records); the memory of 5,000 records.
     """
     writer = check_target(to, force=force)
     temporary = to.with_name(f".{to.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -129,7 +129,7 @@ def export(records: Iterable[Record], to: Path, *, force: bool = False) -> int:
         if force:
             temporary.replace(to)
         else:
-            os.link(temporary, to)  # unlike a rename, it never replaces a file that came in the meantime
+            os.link(temporary, to)  # unlike a rename, it never replaces a file that was created meanwhile
     except FileExistsError:
         raise _exists(to) from None
     finally:
@@ -139,17 +139,17 @@ def export(records: Iterable[Record], to: Path, *, force: bool = False) -> int:
 
 
 def check_target(to: Path, *, force: bool) -> Callable[[Iterable[Record], Path], None]:
-    """Return what writes this format, after checking all that can be checked before a record is read.
+    """Return the writer of a file's format, after all checks that need no record.
 
     Raises:
-        ExportRefused: as `export`.
+        ExportRefused: as for `export`.
     """
     entry = _FORMATS.get(to.suffix.lower())
     if entry is None:
         known = ", ".join(SUFFIXES)
-        raise ExportRefused(f"{to}: the suffix says the format, and {to.suffix or 'none'!r} is none of {known}")
+        raise ExportRefused(f"{to}: the suffix selects the format, and {to.suffix or 'none'!r} is none of {known}")
     if not to.absolute().parent.is_dir():
-        raise ExportRefused(f"{to}: {to.absolute().parent} is no directory; make it first")
+        raise ExportRefused(f"{to}: {to.absolute().parent} is not a directory; make it first")
     if to.is_dir():
         raise ExportRefused(f"{to} is a directory; name a file")
     if to.exists() and not force:
@@ -168,7 +168,7 @@ def _exists(to: Path) -> ExportRefused:
 
 
 class _Counted:
-    """The records, counted as they go by."""
+    """An iterable of records that counts them."""
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._records = records
@@ -200,7 +200,7 @@ def _write_jsonl(records: Iterable[Record], to: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A value as a format without timestamps has it."""
+    """Return a value for a format without timestamps."""
     return _instant(value) if isinstance(value, datetime) else value
 
 
@@ -222,7 +222,7 @@ _SQLITE: Final = {"integer": "INTEGER", "flag": "INTEGER"}
 def _write_sqlite(records: Iterable[Record], to: Path) -> None:
     to.touch(exist_ok=False)
     with contextlib.closing(sqlite3.connect(to)) as database:
-        database.execute("PRAGMA journal_mode = OFF")  # what is not finished is thrown away whole
+        database.execute("PRAGMA journal_mode = OFF")  # an unfinished file is thrown away as a whole
         columns = ", ".join(f'"{column.name}" {_SQLITE.get(column.kind, "TEXT")}' for column in COLUMNS)
         database.execute(f"CREATE TABLE records ({columns}, PRIMARY KEY (seq))")
         insert = f"INSERT INTO records VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - question marks
@@ -264,7 +264,7 @@ _DUCKDB: Final = {"integer": "BIGINT", "flag": "BOOLEAN", "instant": "TIMESTAMPT
 
 def _write_duckdb(records: Iterable[Record], to: Path) -> None:
     import duckdb  # noqa: PLC0415 - an extra
-    import pyarrow as pa  # noqa: PLC0415 - through which a row takes microseconds; one by one it takes DuckDB milliseconds
+    import pyarrow as pa  # noqa: PLC0415 - a batch takes µs a row, single inserts ms
 
     schema = _arrow_schema()
     with contextlib.closing(duckdb.connect(str(to))) as database:
@@ -285,4 +285,4 @@ _FORMATS: Final[Mapping[str, tuple[tuple[str, ...], Callable[[Iterable[Record], 
 }
 
 SUFFIXES: Final = tuple(_FORMATS)
-"""What a file to export to may be called."""
+"""The suffixes of the formats."""

@@ -1,8 +1,7 @@
-"""Records and tickets as plain fields, for whoever shows or exports them: one flat mapping each, the names of the log.
+"""Records, tickets and measures as plain fields, for output and export: one flat mapping each, with the log's names.
 
-The values are str, int, bool, None, UTC datetimes, lists of str, and `msgspec.Raw` for what is JSON (payload, result,
-changes), which is passed on as the ASCII bytes that stand in the log and is never parsed. `msgspec.json` writes all of
-these as the log does.
+The values are str, int, float, bool, None, UTC datetimes and lists of str. JSON (payload, result, changes) is a
+`msgspec.Raw` of the ASCII bytes in the log, and is never parsed. `msgspec.json` writes all of these as the log does.
 """
 
 from __future__ import annotations
@@ -14,14 +13,37 @@ from typing import Any, Final
 import msgspec
 from msgspec import NODEFAULT, Raw, structs
 
+from kharon.audit.measure import Group
 from kharon.log.record import Record
 from kharon.model.events import EVENTS, Changes, Event
-from kharon.model.ticket import Status, Ticket
+from kharon.model.ticket import FIELDS, Status, Ticket
 
-__all__ = ["STATES", "event_fields", "record_fields", "state_of", "ticket_fields"]
+__all__ = [
+    "OTHER_FIELDS",
+    "PERCENTS",
+    "STATES",
+    "event_fields",
+    "group_fields",
+    "payload_json",
+    "record_fields",
+    "result_json",
+    "state_of",
+    "ticket_fields",
+]
 
 STATES: Final = ("ready", "claimed", "delayed", "blocked", "done", "failed", "cancelled")
-"""What `state_of` can say."""
+"""The values of `state_of`."""
+
+PERCENTS: Final = (50, 90, 99)
+"""The percentiles that are shown."""
+
+_FIRST: Final = (
+    *("id", "type", "status", "state", "tube", "nice", "runat", "group", "attempts", "ctime", "mtime", "lease_until"),
+    *("worker", "expire_at", "error_reason", "after", "after_group", "on_failure", "blocked", "blocked_by"),
+)
+_LAST: Final = ("version", "payload", "result")
+OTHER_FIELDS: Final = tuple(field.name for field in FIELDS if field.told and field.name not in {*_FIRST, *_LAST})
+"""The fields of a ticket without a label or place of their own in output: each is shown under its name."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -30,7 +52,7 @@ _FIELDS: Final = {cls: [(f.name, f.encode_name, f.default) for f in structs.fiel
 
 
 def event_fields(event: Event) -> dict[str, Any]:
-    """Return an event's own fields by their names in the log, those left out that are absent there. O(fields)."""
+    """Return an event's own fields by their names in the log, without those that are absent there. O(fields)."""
     fields: dict[str, Any] = {}
     for name, written, default in _FIELDS[type(event)]:
         value = getattr(event, name)
@@ -54,36 +76,27 @@ def record_fields(record: Record) -> dict[str, Any]:
 
 
 def ticket_fields(ticket: Ticket, now: datetime) -> Mapping[str, Any]:
-    """Return a ticket as one flat mapping, every field in every ticket, with its `state` at `now`. O(fields)."""
-    return {
-        "id": ticket.id,
-        "type": ticket.type,
-        "status": ticket.status.value,
-        "state": state_of(ticket, now),
-        "tube": ticket.tube,
-        "nice": ticket.nice,
-        "runat": ticket.runat,
-        "group": ticket.group,
-        "attempts": ticket.attempts,
-        "ctime": ticket.ctime,
-        "mtime": ticket.mtime,
-        "lease_until": ticket.lease_until,
-        "worker": ticket.worker,
-        "expire_at": ticket.expire_at,
-        "error_reason": ticket.error_reason,
-        "after": list(ticket.after),
-        "after_group": ticket.after_group,
-        "on_failure": ticket.on_failure,
-        "blocked": ticket.blocked,
-        "blocked_by": list(ticket.blocked_by),
-        "version": ticket.version,
-        "payload": Raw(ticket._payload),
-        "result": None if ticket._result is None else Raw(ticket._result),
-    }
+    """Return a ticket as one flat mapping with all fields, and its `state` at `now`. O(fields)."""
+    fields = {name: None if name == "state" else getattr(ticket, name) for name in (*_FIRST, *OTHER_FIELDS, "version")}
+    fields["status"] = ticket.status.value
+    fields["state"] = state_of(ticket, now)
+    fields["after"], fields["blocked_by"] = list(ticket.after), list(ticket.blocked_by)
+    fields["payload"], fields["result"] = payload_json(ticket), result_json(ticket)
+    return fields
+
+
+def payload_json(ticket: Ticket) -> Raw:
+    """Return a ticket's payload as the ASCII JSON in the log. O(1)."""
+    return Raw(ticket._payload)
+
+
+def result_json(ticket: Ticket) -> Raw | None:
+    """Return a ticket's result as the ASCII JSON in the log; None if it has none. O(1)."""
+    return None if ticket._result is None else Raw(ticket._result)
 
 
 def state_of(ticket: Ticket, now: datetime) -> str:
-    """Return where a ticket stands at `now`: its status, or, for a pending one, what follows from its fields. O(1)."""
+    """Return the state of a ticket at `now`: its status, or, if pending, one of the first four of `STATES`. O(1)."""
     if ticket.status is not Status.PENDING:
         return ticket.status.value
     if ticket.claim is not None:
@@ -91,3 +104,16 @@ def state_of(ticket: Ticket, now: datetime) -> str:
     if ticket.blocked:
         return "blocked"
     return "ready" if ticket.runat is None or ticket.runat <= now else "delayed"
+
+
+def group_fields(group: Group) -> dict[str, Any]:
+    """Return the counts of a group, its failure rate, and its waits and run times in seconds. O(buckets)."""
+    fields: dict[str, Any] = {**group.counts, "failure_rate": group.failure_rate}
+    for name, sketch in (("waited", group.waited), ("ran", group.ran)):
+        fields[name] = {
+            "count": sketch.count,
+            "mean": sketch.mean,
+            **{f"p{percent}": sketch.percentile(percent) for percent in PERCENTS},
+            "longest": sketch.longest if sketch.count else None,
+        }
+    return fields

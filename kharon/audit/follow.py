@@ -1,19 +1,20 @@
-"""Following a live log from another process: `follow`. Without Trio, without the lock; nothing is written.
+"""Following a live log from another process: `follow`. It needs no Trio and no lock, and writes nothing.
 
-What is durable, only the writer knows; to an outsider a record is as soon as the log itself says so:
+Only the writer knows which records are durable. To another process, a record is durable once the log itself vouches for
+it, by one of these:
 
 - a later line's `durable` is its seq or more: each line says what was known to be on disk when it was written;
-- or a later segment is there: a segment is begun once all before it is on disk.
+- a later segment exists: a segment is begun once all earlier records are on disk.
 
-So of a queue that falls silent the last commit group is not vouched for until the next one comes, the segment ends, or
-the queue is closed: `LogClosed` vouches for all before it (and nothing for it, until the queue is opened again). Who
-would rather have every whole commit at once says `durable=False`: a loss of power may then take back records that were
-given; the follower says so if it sees it.
+So if a queue falls silent, nothing vouches for its last commit group until the next one comes, the segment ends, or the
+queue is closed. `LogClosed` vouches for all records before it, and nothing for it until the queue is opened again. With
+`durable=False` every whole commit is returned at once. A loss of power may then take back returned records; the
+follower raises if it sees that.
 
-The follower keeps its place as a segment, an offset and the hash of the line in front, and reads on from there. What is
-not vouched for may be taken back, by a writer that finds no room or by a loss of power. So where a segment was written
-anew, or does not go on as it should, it is read again from its header, and what was held of it is dropped. Only the
-last record that was given must be found again, by its hash.
+The follower keeps its place as a segment, an offset and the hash of the line before, and reads on from there. A record
+that nothing vouches for may be taken back, by a writer without room or by a loss of power. So if a segment was
+rewritten, or does not continue as it should, it is read again from its header, and the records held back are dropped.
+Only the last returned record must be found again, by its hash.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ from kharon.log.directory import segments
 from kharon.log.record import Chain, Header, Record, Seal
 from kharon.log.segment import (
     HEADER_LINES,
-    Broken,
+    BrokenSegment,
     first_of,
-    judge,
     read_records,
     read_segment,
+    refuse_damage,
     stem,
     stem_of,
-    trusted_start,
+    unproved_start,
 )
 from kharon.log.zstd import open_segment
 from kharon.model.delays import as_seconds
@@ -59,18 +60,18 @@ def follow(
     poll_interval: float | timedelta = 0.1,
     durable: bool = True,
 ) -> Follower:
-    """Follow the log of a queue that another process may have open: give its records, and wait for more.
+    """Return an iterator over the records of a log that another process may be writing; it waits for more.
 
     Args:
         path: the queue's directory.
-        after: the records up to this seq are passed over; 0: none, from where the history begins.
+        after: records up to this seq are skipped; 0: none, from the beginning of the history.
         poll_interval: seconds, or a timedelta, between two looks at the directory while nothing comes.
-        durable: whether to give only records that the log itself says were on disk; else every whole commit.
+        durable: whether to return only records for which the log vouches; otherwise every whole commit.
 
     Raises:
         InvalidTicket: `poll_interval` is not more than 0 seconds.
 
-    See `Follower` for what reading raises. Cost of beginning: that of the segment that holds the record behind `after`.
+    See `Follower` for the errors of reading. Cost of the first record: O(bytes) of the segment that holds it.
     """
     seconds = as_seconds("poll_interval", poll_interval)
     if not 0 < seconds < math.inf:
@@ -79,23 +80,23 @@ def follow(
 
 
 class Follower:
-    """An iterator over the records of a live log: it waits for the next one, and ends when it is told to stop.
+    """An iterator over the records of a live log. It waits for the next one, and ends after `stop`.
 
         for record in kharon.follow("queue", after=97): ...
 
-    Each line is checked like `read` checks it: its hash, and its place. Rotation, compression, archiving and trimming
-    are followed. Use it from one thread; `stop` from any.
+    Each line is checked as `read` does: its hash, and its place. Rotation, compression, archiving and trimming are
+    followed. Use it from one thread; call `stop` from any.
 
     Raises, from iterating and from `poll`:
         CorruptLog: the log is damaged where it is read.
-        LogReplaced: the log was replaced by another, or lacks a record that was given: it was rewound; or, unless
-            `durable`, the writer found no room and took it back, or a loss of power did.
+        LogReplaced: the log was replaced by another, or lacks a returned record: it was rewound; or, unless `durable`,
+            the writer had no room and took the record back, or a loss of power did.
         UnknownFormat: a later version of Kharon wrote it.
-        KharonError: there is not a queue there; or what comes next was trimmed before it was read.
+        KharonError: there is not a queue there; or the next records were trimmed before they were read.
         OSError: it cannot be read.
 
     Attributes:
-        seq: of the last record given; `after` before the first.
+        seq: of the last returned record; before the first, `after`.
     """
 
     def __init__(self, path: str | os.PathLike[str], after: int, poll_interval: float, *, durable: bool) -> None:
@@ -105,18 +106,18 @@ class Follower:
         self._stopped = threading.Event()
         self._log = ""
         self._stem = ""
-        self._begun = Chain()  # what the segment follows
+        self._begun = Chain()  # the record that the segment follows
         self._place = _Place(Chain(), 0, 0)
         self._listed: AbstractSet[str] = frozenset()
         self._sealed = False
-        self._doubt: tuple[int, str] | None = None  # the end of the chain behind which something did not follow
-        self._again = False  # the segment is to be read from its header once more
-        self._stat = self._seen = (0, 0, 0, 0)  # how the file is, and was when it was last looked at
+        self._doubt: tuple[int, str] | None = None  # the end of the chain after which something did not follow
+        self._again = False  # whether to read the segment again from its header
+        self._stat = self._seen = (0, 0, 0, 0)  # the state of the file, now and when it was last read
         self._file: BinaryIO | None = None
         self._items: Iterator[Header | Record | Seal] = iter(())
-        self._held: deque[Record] = deque()  # read, and not vouched for
+        self._held: deque[Record] = deque()  # read, but not vouched for
         self._ready: deque[Record] = deque()
-        self._given = ""  # the hash of the last record given
+        self._given = ""  # the hash of the last returned record
         self.seq = after
 
     def __iter__(self) -> Self:
@@ -138,11 +139,11 @@ class Follower:
         self.close()
 
     def stop(self) -> None:
-        """End the iterator, at the latest when it would wait. May be called from another thread, or on a signal."""
+        """End the iterator, at the latest when it would wait. Other threads and signal handlers may call this."""
         self._stopped.set()
 
     def close(self) -> None:
-        """Stop, and give back what the follower holds. May be called twice."""
+        """Stop, and close the file that the follower holds open. May be called twice."""
         self._stopped.set()
         self._leave()
 
@@ -152,10 +153,10 @@ class Follower:
             self._file = None
 
     def poll(self, limit: int = _LIMIT) -> list[Record]:
-        """Return the next records, `limit` at most, without waiting; none if there are none now.
+        """Return the next records, at most `limit`, without waiting; none if there are none now.
 
-        Cost: O(bytes read), the last segment's from its header if it was written anew or does not go on as it should; a
-        look at the directory if nothing is new. The memory of what is not vouched for.
+        Cost: O(bytes read), those of the last segment again if it was rewritten or does not continue as it should; a
+        listing of the directory if nothing is new. The memory of the records that nothing vouches for.
         """
         while len(self._ready) < limit and not self._stopped.is_set() and self._advance():
             pass
@@ -164,7 +165,7 @@ class Follower:
             self.seq, self._given = records[-1].seq, records[-1].hash
         return records
 
-    # --- reading on ---------------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     def _advance(self) -> bool:
         """Open a file, or read one item of it; return False if there is none now."""
@@ -172,13 +173,13 @@ class Follower:
             return self._enter() if self._file is None else self._read_on(self._file)
         except BaseException:
             self._leave()
-            self._again = True  # whoever asks once more is told once more, and misses nothing after an interrupt
+            self._again = True  # the next call raises again, and misses nothing after an interrupt
             raise
 
     def _read_on(self, file: BinaryIO) -> bool:
         try:
             item = next(self._items, None)
-        except Broken as broken:
+        except BrokenSegment as broken:
             return self._look_at(file, broken)
         if item is None:
             self._place.byte = file.tell()
@@ -197,30 +198,30 @@ class Follower:
             self._vouch(record.durable if self._durable else record.seq)
         elif record.seq == self.seq and self._given not in ("", record.hash):
             raise LogReplaced(
-                f"{self._directory}: record {record.seq} was given with the hash {self._given}, and now it has "
-                f"{record.hash}: the log was rewound, or written anew"
+                f"{self._directory}: record {record.seq} was returned with the hash {self._given}, and now it has "
+                f"{record.hash}: the log was rewound or rewritten"
             )
 
     def _vouch(self, upto: int) -> None:
         while self._held and self._held[0].seq <= upto:
             self._ready.append(self._held.popleft())
 
-    def _look_at(self, file: BinaryIO, broken: Broken) -> bool:
-        """What comes next is not whole: it is being written, or was left by a crash, or the file is another one now."""
+    def _look_at(self, file: BinaryIO, broken: BrokenSegment) -> bool:
+        """Handle an incomplete line: it is being written, or was left by a crash, or the file was replaced."""
         goes_on = True
         if self._is_certain():
             self._place.byte = broken.commit_byte
-            # If its successor is there by name, all of its records were read: its seal is torn.
+            # If the next segment is listed, all records of this one were read: its seal is torn.
             goes_on = stem(broken.commit_seq) in self._listed - {self._stem}
             if not goes_on:
-                judge(file, broken, last=max(self._listed) == self._stem)
+                refuse_damage(file, broken, last=max(self._listed) == self._stem)
         self._leave()
         return goes_on
 
     def _is_certain(self) -> bool:
-        """Return whether reading the segment once more led to this very place, behind which something does not follow.
+        """Return whether reading the segment again led to this same place, after which something does not follow.
 
-        If not, see to it that it is read once more: it may have been cut, and written anew, since it was read.
+        If not, have it read again: it may have been cut and rewritten since it was read.
         """
         here = (self._place.chain.seq, self._place.chain.hash)
         certain = self._doubt == here
@@ -228,12 +229,12 @@ class Follower:
         self._again = not certain
         return certain
 
-    # --- where to read on ---------------------------------------------------------------------------------------------
+    # --- where to read --------------------------------------------------------------------------------------------
 
     def _enter(self) -> bool:
-        """Open the file in which the next record stands, or will; return False if nothing has changed."""
+        """Open the file that has, or will have, the next record; return False if nothing has changed."""
         paths = self._look()
-        self._listed = paths.keys()  # before opening: one that has a successor will not grow any more
+        self._listed = paths.keys()  # before opening: a segment with a successor does not grow any more
         following = paths.get(stem(self._place.chain.seq + 1))
         if not self._stem:
             path = self._first(list(paths.values()))
@@ -248,19 +249,19 @@ class Follower:
             path = paths[self._stem]
         try:
             self._file = open_segment(self._open, path)
-        except FileNotFoundError:  # it was moved, or trimmed, since: the next look says which
+        except FileNotFoundError:  # it was moved or trimmed since: the next listing shows which
             return False
         return self._go_on(self._file, path) if stem_of(path) == self._stem else self._begin(self._file, path)
 
     def _look(self) -> dict[str, Path]:
-        """List the segments, by their stems. If one is missing, look twice: it may have been moved meanwhile."""
+        """List the segments by their stems. If one is missing, list twice: it may have been moved meanwhile."""
         paths = self._list()
         if stem(self._place.chain.seq + 1) in paths or (max(paths) == self._stem and not self._sealed):
             return paths
         return self._list()
 
     def _open(self, path: Path) -> BinaryIO:
-        fixed = FixedSizeFile(path)  # its end stays where it is, so that what is being written is not taken for damage
+        fixed = FixedSizeFile(path)  # its end is fixed, so that bytes being written are not taken for damage
         stat = fixed.stat
         self._stat = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
         return io.BufferedReader(fixed)
@@ -277,18 +278,18 @@ class Follower:
         return {stem_of(path): path for path in paths}
 
     def _first(self, paths: list[Path]) -> Path:
-        """Return the segment to begin with: the one that holds the record behind `after`, by its name."""
+        """Return the segment to begin with: by its name, the one that holds the record after `after`."""
         first = first_of(paths[0])
         if self.seq and self.seq + 1 < first:
             raise KharonError(
                 f"{self._directory}: the history begins at record {first}, so {self.seq + 1} was trimmed before it "
-                f"was read; begin at 0 to have what is left"
+                f"was read; begin at 0 to read the rest"
             )
         return max((path for path in paths if first_of(path) <= self.seq + 1), key=first_of, default=paths[0])
 
     def _begin(self, file: BinaryIO, path: Path) -> bool:
-        """Begin a segment at its header, or begin it again; return True."""
-        start = trusted_start(file, path)
+        """Read a segment from its header, for the first time or again; return True."""
+        start = unproved_start(file, path)
         if start.seq + 1 != first_of(path):
             raise CorruptLog(str(path), 1, 0, f"its name is not that of the segment that begins at {start.seq + 1}")
         again = stem_of(path) == self._stem
@@ -301,7 +302,7 @@ class Follower:
                 return True
             raise LogReplaced(
                 f"{path}: it follows record {start.seq} with the hash {start.hash}; that of record {chain.seq} was "
-                f"{chain.hash}: the log was rewound and written anew"
+                f"{chain.hash}: the log was rewound and rewritten"
             )
         place = _Place(Chain(chain.seq, chain.hash, chain.at), 0, HEADER_LINES)
         items = read_segment(file, str(path), place.chain, None)
@@ -309,7 +310,7 @@ class Follower:
         assert isinstance(header, Header)
         if self._log not in ("", header.log):
             raise LogReplaced(f"{path}: its log id is {header.log}; the log that was being followed is {self._log}")
-        self._vouch(chain.seq)  # a segment is begun once all before it is on disk
+        self._vouch(chain.seq)  # a segment is begun once all earlier records are on disk
         self._held.clear()
         while self._ready and self._ready[-1].seq > chain.seq:
             self._ready.pop()
@@ -319,7 +320,7 @@ class Follower:
         return True
 
     def _go_on(self, file: BinaryIO, path: Path) -> bool:
-        """Go on in a segment at the place that was reached; return False if nothing has changed."""
+        """Continue a segment at the current place; return False if nothing has changed."""
         place = self._place
         device, inode, size, _ = self._stat
         if self._again:
@@ -338,18 +339,18 @@ class Follower:
 
     def _check_reached(self) -> None:
         if self._place.chain.seq < self.seq:
-            what = f"record {self.seq} was given" if self._given else f"was to be followed after {self.seq}"
+            what = f"record {self.seq} was returned" if self._given else f"was to be followed after {self.seq}"
             raise LogReplaced(
-                f"{self._directory}: the log ends at record {self._place.chain.seq}, and {what}: it was rewound, or "
+                f"{self._directory}: the log ends at record {self._place.chain.seq}, and {what}: it was rewound or "
                 f"replaced"
             )
 
     def _gone(self, paths: list[Path]) -> KharonError:
-        """Return the error for a segment that is not there any more, and neither is its successor."""
+        """Return the error for a segment that is missing, together with its successor."""
         first, last = first_of(paths[0]), max(self.seq, self._begun.seq)
         if first > last + 1:
             return KharonError(
-                f"{self._directory}: record {last + 1} was trimmed before it was given; the history now begins at "
+                f"{self._directory}: record {last + 1} was trimmed before it was returned; the history now begins at "
                 f"record {first}: read faster, or trim later"
             )
         return LogReplaced(
@@ -359,7 +360,7 @@ class Follower:
 
 
 class _Place:
-    """How far a segment was read: the end of the chain there, the offset, and the lines in front of it."""
+    """A place in a segment: the end of the chain there, the offset, and the number of lines before it."""
 
     __slots__ = ("byte", "chain", "lines")
 

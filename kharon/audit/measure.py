@@ -1,11 +1,11 @@
-"""What a log's records come to: counts, waits and run times, and how they are spread over types, tubes and hours.
+"""Counts, waits and run times of a log's records, in total and by type, tube or hour: `measure`.
 
-`measure(records)` folds records one by one. It keeps the tickets that live (their waits depend on their fields) and,
-for each group, some counters and two sketches of a fixed size, and never the records. It reads no file and no clock.
+`measure` folds records one by one. It keeps the tickets that live, on whose fields the waits depend. For each group it
+keeps counters and two sketches of fixed size; it never keeps records. It reads no file and no clock.
 
-Waits and run times are kept as sketches of logarithmic buckets, each 2 % wider than the one before, so a percentile is
-at most 1 % off the duration that stands at that rank, whatever the durations are, down to a microsecond. (DDSketch:
-Masson, Rim and Lee, "DDSketch: A Fast and Fully-Mergeable Quantile Sketch with Relative-Error Guarantees", VLDB 2019.)
+Waits and run times are kept as sketches of logarithmic buckets, each 2 % wider than the one before. So a percentile is
+at most 1 % off the duration at that rank, for durations of any size, down to a microsecond. (DDSketch: Masson, Rim and
+Lee, "DDSketch: A Fast and Fully-Mergeable Quantile Sketch with Relative-Error Guarantees", VLDB 2019.)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import attrs
 
@@ -24,23 +24,26 @@ from kharon.model import events as e
 from kharon.model.evolve import evolve
 from kharon.model.ticket import Status, Ticket
 
-__all__ = ["RELATIVE_ERROR", "By", "Group", "Measures", "Series", "Sketch", "measure"]
+__all__ = ["COUNTS", "RELATIVE_ERROR", "By", "Counted", "Counter", "Group", "Measures", "Series", "Sketch", "measure"]
 
 By: TypeAlias = Literal["type", "tube", "hour"]
 
 RELATIVE_ERROR: Final = 0.01
 """How far a percentile may be off, as a share of itself."""
 
+COUNTS: Final = tuple(event.word for event in e.EVENTS.values() if issubclass(event, e.TicketEvent))
+"""The events that are counted, by their words: all events of tickets."""
+
 _GAMMA: Final = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
 _LOG_GAMMA: Final = math.log(_GAMMA)
-_LEAST: Final = 1e-6  # the resolution of an instant; what is shorter is 0
+_LEAST: Final = 1e-6  # the resolution of an instant; a shorter duration is 0
 
 
 class Sketch:
-    """Durations in seconds, remembered as how many were in each of at most some 1,800 buckets.
+    """Durations in seconds, kept as the numbers of durations in at most about 1,800 buckets.
 
     Attributes:
-        count: how many.
+        count: the number of durations.
         total: their sum.
         longest: the longest; 0 if there is none.
     """
@@ -55,7 +58,7 @@ class Sketch:
         self._buckets: dict[int, int] = {}
 
     def add(self, seconds: float) -> None:
-        """Count one duration; one below 0 is taken for 0. O(1)."""
+        """Count one duration; a negative one counts as 0. O(1)."""
         seconds = max(0.0, seconds)
         self.count += 1
         self.total += seconds
@@ -67,7 +70,7 @@ class Sketch:
             self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
 
     def merge(self, other: Sketch) -> None:
-        """Count all durations that another sketch has counted. O(buckets)."""
+        """Count all durations of another sketch. O(buckets)."""
         self.count += other.count
         self.total += other.total
         self.longest = max(self.longest, other.longest)
@@ -77,13 +80,13 @@ class Sketch:
 
     @property
     def mean(self) -> float | None:
-        """The mean, exactly; None if there is no duration."""
+        """The exact mean; None if there is no duration."""
         return self.total / self.count if self.count else None
 
     def percentile(self, percent: float) -> float | None:
         """Return the duration that `percent` of all do not exceed, by nearest rank; None if there is none.
 
-        It is off by `RELATIVE_ERROR` of itself at most. Cost: O(buckets).
+        It is off by at most `RELATIVE_ERROR` of itself. Cost: O(buckets log buckets).
         """
         if not self.count:
             return None
@@ -96,7 +99,7 @@ class Sketch:
 
 
 class Series:
-    """How often something happened over time, in at most `LIMIT` slots of one width, which grows as time goes by.
+    """Counts over time, in at most `LIMIT` slots of one width. The width grows as time passes.
 
     Attributes:
         width: of a slot, in seconds.
@@ -113,7 +116,7 @@ class Series:
         self._low = self._high = 0  # the first slot and the last
 
     def add(self, at: datetime, count: int = 1) -> None:
-        """Count something that happened at an instant; with a count of 0 only make room for it. O(1) amortised."""
+        """Add to the count of the slot of an instant; a count of 0 only makes the slots reach it. O(1) amortised."""
         slot = int(at.timestamp()) // self.width
         if not self._counts:
             self._low = self._high = slot
@@ -123,7 +126,7 @@ class Series:
             self._widen()
 
     def _widen(self) -> None:
-        """Each width is a multiple of the one before it; beyond the last of them it is doubled."""
+        """Take the next width, a multiple of this one; beyond the last of them, twice this one."""
         wider = next((width for width in self._WIDTHS if width > self.width), 2 * self.width)
         merged: dict[int, int] = {}
         for slot, count in self._counts.items():
@@ -139,62 +142,48 @@ class Series:
 
     @property
     def begin(self) -> datetime | None:
-        """When the first slot begins, UTC."""
+        """When the first slot begins, UTC; None if there is none."""
         return datetime.fromtimestamp(self._low * self.width, UTC) if self._counts else None
 
 
 @attrs.define(slots=True)
 class Group:
-    """What was counted for all tickets, or for those of one type or tube, or in one hour.
+    """Counts and durations of all tickets, or of those of one type or tube, or in one hour.
 
     Attributes:
-        added, claimed, extended, done, failed, cancelled, retried, released, lapsed, restarted, updated, unblocked,
-            deleted, expired: events of that kind.
-        waited: from when a ticket was due and not blocked to its claim, in seconds; so that its tube was paused, or at
-            its limit, is part of it.
-        ran: from a claim to what ended it, in seconds.
+        counts: the number of events by word, for each of `COUNTS`.
+        waited: seconds from when a ticket was due and unblocked to its claim, including the time for which its tube was
+            paused or at its limit.
+        ran: seconds from a claim to its end.
     """
 
-    added: int = 0
-    claimed: int = 0
-    extended: int = 0
-    done: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    retried: int = 0
-    released: int = 0
-    lapsed: int = 0
-    restarted: int = 0
-    updated: int = 0
-    unblocked: int = 0
-    deleted: int = 0
-    expired: int = 0
+    counts: dict[str, int] = attrs.field(factory=lambda: dict.fromkeys(COUNTS, 0))
     waited: Sketch = attrs.field(factory=Sketch)
     ran: Sketch = attrs.field(factory=Sketch)
 
     @property
+    def ended(self) -> int:
+        """How many tickets were done or failed."""
+        return self.counts["done"] + self.counts["failed"]
+
+    @property
     def failure_rate(self) -> float | None:
         """Failed tickets as a share of those that were done or failed; None if there are none."""
-        ended = self.done + self.failed
-        return self.failed / ended if ended else None
-
-
-COUNTS: Final = tuple(field.name for field in attrs.fields(Group) if field.name not in {"waited", "ran"})
-"""The names of a group's counters."""
+        return self.counts["failed"] / self.ended if self.ended else None
 
 
 @attrs.define(slots=True)
 class Measures:
-    """What `measure` found.
+    """The result of `measure`.
 
     Attributes:
         by: what `groups` are by; None: there are none.
-        records: how many records were counted.
+        records: the number of counted records.
         first, last: the seqs of the first and the last of them; 0 if there was none.
         first_at, last_at: their times; None if there was none.
         total: everything.
-        groups: the same by type, by tube, or by hour (its beginning, UTC); in the order in which they came first.
-        added, ended, failed: over time: tickets added; done, failed or cancelled; failed. Of the same slots all three.
+        groups: the same by type, by tube, or by hour (its beginning, UTC); in the order of their first records.
+        added, ended, failed: over time, in the same slots: tickets added; done, failed or cancelled; failed.
     """
 
     by: By | None
@@ -217,38 +206,19 @@ class Measures:
         return (self.last_at - self.first_at).total_seconds()
 
 
-_NAMES: Final[Mapping[type[e.Event], str]] = {
-    e.TicketAdded: "added",
-    e.TicketClaimed: "claimed",
-    e.LeaseExtended: "extended",
-    e.TicketDone: "done",
-    e.TicketFailed: "failed",
-    e.TicketCancelled: "cancelled",
-    e.TicketRetried: "retried",
-    e.TicketReleased: "released",
-    e.TicketLapsed: "lapsed",
-    e.TicketRestarted: "restarted",
-    e.TicketUpdated: "updated",
-    e.TicketUnblocked: "unblocked",
-    e.TicketDeleted: "deleted",
-    e.TicketExpired: "expired",
-}
-_ENDS: Final = frozenset({"done", "failed", "cancelled"})
-
-
 def measure(
     records: Iterable[Record],
     by: By | None = None,
     since: datetime | None = None,
     tickets: Iterable[Ticket] = (),
 ) -> Measures:
-    """Count records.
+    """Return counts, waits and run times of records.
 
     Args:
-        records: in the log's order, from its beginning, or from where `tickets` stand.
-        by: what to group by besides the total.
-        since: records before this instant are folded, and not counted.
-        tickets: those that lived before the first record, if the log's beginning is not there.
+        records: in the log's order, from its beginning, or from the record after the state of `tickets`.
+        by: what to group by, besides the total.
+        since: records before this instant are folded, but not counted.
+        tickets: those that lived before the first record, if the log's beginning is missing.
 
     Raises:
         KharonError: a record cannot follow from those before it.
@@ -261,37 +231,63 @@ def measure(
     return counter.measures
 
 
-class Counter:
-    """`measure`, for whoever has the records one by one.
+class Counted(NamedTuple):
+    """What `Counter.add` learned from a ticket's record.
 
     Attributes:
-        measures: what has been counted so far.
+        before, after: the ticket before and after it; None: there was none.
+        waited: if it is a claim: for how many seconds the ticket had been due and unblocked.
+        ran: if it ended a claim: how many seconds that lasted.
+    """
+
+    before: Ticket | None
+    after: Ticket | None
+    waited: float | None
+    ran: float | None
+
+
+class Counter:
+    """`measure`, for callers that have the records one by one.
+
+    Attributes:
+        measures: the counts so far.
+        tickets: the tickets that live now, by id. Do not change it.
     """
 
     def __init__(self, by: By | None = None, since: datetime | None = None, tickets: Iterable[Ticket] = ()) -> None:
         self.measures = Measures(by)
         self._since = since
         self._tickets = {ticket.id: ticket for ticket in tickets}
-        self._waiting: dict[str, datetime] = {}  # since when a pending ticket has not been claimed
-        self._running: dict[str, datetime] = {}  # since when a claimed one has
+        self._claimable: dict[str, datetime] = {}  # since when a ticket has been unblocked and unclaimed
+        self._claimed: dict[str, datetime] = {}  # since when a ticket has been claimed
         for ticket in self._tickets.values():
-            waits = _claimable(ticket)
-            if waits is not None and ticket.mtime is not None:
-                (self._waiting if waits else self._running)[ticket.id] = ticket.mtime
+            claimable = _is_claimable(ticket)
+            if claimable is not None and ticket.mtime is not None:
+                (self._claimable if claimable else self._claimed)[ticket.id] = ticket.mtime
 
-    def add(self, record: Record) -> None:
-        """Count one record. O(1)."""
+    @property
+    def tickets(self) -> Mapping[str, Ticket]:
+        return self._tickets
+
+    def add(self, record: Record) -> Counted | None:
+        """Count one record; return what it said of its ticket, None if it is about none. O(1).
+
+        Raises:
+            KharonError: it cannot follow from those before it.
+        """
         counted = self._since is None or record.at >= self._since
         if counted:
             self._begin(record)
         event = record.event
         if not isinstance(event, e.TicketEvent):
-            return
+            return None
         before = self._tickets.get(event.id)
         after = evolve(before, event, record.seq, record.at)
+        found = Counted(before, after, self._waited(event, before, record.at), self._ran(before, after, record.at))
         if counted:
-            self._count(record, event, before, after)
+            self._count(record, event, found)
         self._follow(event.id, before, after, record.at)
+        return found
 
     def _begin(self, record: Record) -> None:
         measures = self.measures
@@ -302,58 +298,55 @@ class Counter:
         for series in (measures.added, measures.ended, measures.failed):
             series.add(record.at, 0)
 
-    def _count(self, record: Record, event: e.TicketEvent, before: Ticket | None, after: Ticket | None) -> None:
+    def _count(self, record: Record, event: e.TicketEvent, found: Counted) -> None:
         measures = self.measures
-        name = _NAMES.get(type(event))
-        # What an adding replaces may have been of another type: it counts for the new one.
-        subject = event if isinstance(event, e.TicketAdded) else before or after
+        # An added ticket counts by its new type, which may differ from that of the ticket that it replaces.
+        subject = event if isinstance(event, e.TicketAdded) else found.before or found.after
         assert subject is not None
         groups = [measures.total]
         if measures.by is not None:
             key = _hour(record.at) if measures.by == "hour" else getattr(subject, measures.by)
             groups.append(measures.groups.setdefault(key, Group()))
-        waited, ran = self._waited(event, before, record.at), self._ran(before, after, record.at)
         for group in groups:
-            if name is not None:
-                setattr(group, name, getattr(group, name) + 1)
-            if waited is not None:
-                group.waited.add(waited)
-            if ran is not None:
-                group.ran.add(ran)
-        if name == "added":
+            group.counts[event.word] += 1
+            if found.waited is not None:
+                group.waited.add(found.waited)
+            if found.ran is not None:
+                group.ran.add(found.ran)
+        if isinstance(event, e.TicketAdded):
             measures.added.add(record.at)
-        elif name in _ENDS:
+        elif isinstance(event, (e.TicketDone, e.TicketFailed, e.TicketCancelled)):
             measures.ended.add(record.at)
-            if name == "failed":
+            if isinstance(event, e.TicketFailed):
                 measures.failed.add(record.at)
 
     def _waited(self, event: e.TicketEvent, before: Ticket | None, at: datetime) -> float | None:
         if before is None or not isinstance(event, e.TicketClaimed):
             return None
-        since = self._waiting.get(event.id, at)
+        since = self._claimable.get(event.id, at)
         return (at - max(since, before.runat or since)).total_seconds()
 
     def _ran(self, before: Ticket | None, after: Ticket | None, at: datetime) -> float | None:
         if before is None or before.claim is None or (after is not None and after.claim == before.claim):
             return None
-        return (at - self._running.get(before.id, at)).total_seconds()
+        return (at - self._claimed.get(before.id, at)).total_seconds()
 
     def _follow(self, id: str, before: Ticket | None, after: Ticket | None, at: datetime) -> None:
-        """Keep the ticket, and since when it is what it is."""
-        was, is_ = _claimable(before), _claimable(after)
+        """Keep the ticket, and since when it has been claimable or claimed."""
+        was, is_ = _is_claimable(before), _is_claimable(after)
         if after is None:
             self._tickets.pop(id, None)
         else:
             self._tickets[id] = after
         if is_ is not was or (before is not None and after is not None and after.claim != before.claim):
-            self._waiting.pop(id, None)
-            self._running.pop(id, None)
+            self._claimable.pop(id, None)
+            self._claimed.pop(id, None)
             if is_ is not None:
-                (self._waiting if is_ else self._running)[id] = at
+                (self._claimable if is_ else self._claimed)[id] = at
 
 
-def _claimable(ticket: Ticket | None) -> bool | None:
-    """Return whether a ticket waits to be claimed (True) or is claimed (False); None: neither."""
+def _is_claimable(ticket: Ticket | None) -> bool | None:
+    """Return True for a ticket that is unblocked and unclaimed, False for a claimed one, None for any other."""
     if ticket is None or ticket.status is not Status.PENDING or ticket.blocked:
         return None
     return ticket.claim is None

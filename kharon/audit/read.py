@@ -1,8 +1,8 @@
-"""Reading the log of a directory while another process may write it: `read`, and the pass beneath every other reader.
+"""LogScan the log of a directory while another process may write it: `read`, and the pass beneath every other reader.
 
 `kharon.log.segment` knows how to read a line and a segment. This module chains the segments. It takes no lock and
 writes nothing. Each segment is read up to the size that it had when it was opened, so that bytes written later are not
-taken for damage. Reading stops at a commit that is unfinished by then.
+taken for damage. LogScan stops at a commit that is unfinished by then.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from kharon.errors import KharonError
 from kharon.log.directory import segments
 from kharon.log.files import naming
 from kharon.log.record import Chain, Record
-from kharon.log.scan import Reading
-from kharon.log.segment import See
+from kharon.log.scan import LogScan
+from kharon.log.segment import OnRecord
 from kharon.log.zstd import open_segment
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class LogPass:
 
     Args:
         path: the directory.
-        chain, log, lenient, watch: as for `Reading`.
+        chain, log, lenient, watch: as for `LogScan`.
 
     Attributes:
         reading: the pass, and how far it has come.
@@ -69,12 +69,12 @@ class LogPass:
         log: str | None = None,
         *,
         lenient: bool = False,
-        watch: Callable[[Reading, Path], See | None] = lambda _reading, _path: None,
+        watch: Callable[[LogScan, Path], OnRecord | None] = lambda _reading, _path: None,
     ) -> None:
         directory = Path(path)
         check_queue(directory)
         self.sizes: dict[str, int] = {}
-        self.reading = Reading(
+        self.reading = LogScan(
             lambda: segments(directory),
             lambda path: open_segment(self._open, path),
             chain,

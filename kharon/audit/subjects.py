@@ -1,14 +1,14 @@
-"""What each record of a log is about: tickets of which type, in which tube, in which group.
+"""The subjects of each record: the types, tubes and groups of the tickets that it is about.
 
-A record names its ticket and says what has changed, so what the ticket is must be known from the records before it.
-`Subjects` folds them one by one. A record is about
+A record names its ticket and the changes, so the ticket's other fields must be known from earlier records. `Subjects`
+folds the records one by one. A record is about
 
-    its ticket as it was before it, and as it is after it: one that moves a ticket is about both tubes;
-    what a running ticket will be after it settles, if it was added again, and the record set, changed or ended that;
-    its tube, if it is about one: of any type, so of none that could be asked for;
-    what its schedule adds, and, if the schedule was set anew, added before.
+    its ticket before and after it: one that moves a ticket is about both tubes;
+    the successor of a running ticket that was added again, if the record sets, changes or ends that successor;
+    its tube, for an event of a tube: such a record has no type;
+    the tickets that its schedule adds, and, if the schedule was replaced, those that it added before.
 
-What is about the log itself is about none of them. It reads no file and no clock.
+A record about the log itself has no subject. This module reads no file and no clock.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ __all__ = ["Subject", "Subjects"]
 
 
 class Subject(NamedTuple):
-    """Something that a record is about.
+    """A subject of a record.
 
     Attributes:
-        type: the type of the tickets; None: it is a tube, whatever is in it.
+        type: the type of the tickets; None: the subject is a tube.
         tube: the tube.
-        group: the group that the tickets are members of; None: none.
+        group: the group of the tickets; None: none.
     """
 
     type: str | None
@@ -41,15 +41,15 @@ class Subject(NamedTuple):
 
 
 class Subjects:
-    """Says of each record what it is about.
+    """Finds the subjects of each record.
 
     Args:
-        start: the queue as it was before the first record; it is left as it is.
+        start: the state before the first record. It is not changed.
 
     Attributes:
         seq: of the last record.
 
-    Memory: that of the tickets that live, and of the schedules.
+    Memory: the tickets that live, and the schedules.
     """
 
     def __init__(self, start: Projection) -> None:
@@ -59,12 +59,12 @@ class Subjects:
         self._schedules.load(start.schedules.values())
 
     def of(self, record: Record) -> list[Subject]:
-        """Fold the next record; return what it is about, nothing in particular first.
+        """Fold the next record; return its subjects, in no particular order.
 
         Raises:
             KharonError: it is not the next one, or cannot follow from those before it.
 
-        Cost: O(1); O(log n) for one about a schedule.
+        Cost: O(1); O(log n) for a schedule's record.
         """
         if record.seq != self.seq + 1:
             raise KharonError(f"record {self.seq + 1} was trimmed just now, before it was read: ask again")

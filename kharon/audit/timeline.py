@@ -1,7 +1,7 @@
-"""The life of one ticket as spans of time: what it waited for, when it ran, how each attempt ended, and who did it.
+"""The life of one ticket as spans of time: its phases, its attempts, how each ended, and who did it: `timeline`.
 
-A fold over the ticket's records, and nothing else: what a ticket is after each of them says `evolve`, and from that and
-the time follows its phase up to the next. No file is read here.
+A fold over the ticket's records: `evolve` gives the state after each record, and from that state and the time follow
+the phases up to the next record. This module reads no file.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from kharon.model.events import (
 from kharon.model.evolve import evolve
 from kharon.model.ticket import Status, Ticket
 
-__all__ = ["Attempt", "Life", "Outcome", "Phase", "Span", "Step", "Timeline", "Totals", "Who", "timeline"]
+__all__ = ["Attempt", "Life", "Outcome", "Phase", "Span", "Step", "Timeline", "Totals", "Who", "backs_off", "timeline"]
 
 
 class Phase(enum.StrEnum):
-    """What a ticket was in, from one record to the next.
+    """The phase of a ticket.
 
-    Delayed, until the `runat` that it was given; ready, due and free to be claimed, if its tube gives it; blocked by
-    other tickets, due or not; running, claimed by a worker; backing off, between two attempts; kept, once it is done,
-    failed or cancelled.
+    Delayed: its `runat` has not come. Ready: due and unblocked, even if its tube is paused or at its limit. Blocked by
+    other tickets, due or not. Running: claimed by a worker. Backing off: between two attempts. Kept: done, failed or
+    cancelled.
     """
 
     DELAYED = "delayed"
@@ -55,7 +55,7 @@ class Phase(enum.StrEnum):
 
 
 class Who(enum.StrEnum):
-    """Who did something: a worker or its handler; an operator, which is whoever else called the queue; or the clock."""
+    """Who did something: a worker or its handler; the clock; or an operator, which is any other caller."""
 
     WORKER = "worker"
     OPERATOR = "operator"
@@ -63,7 +63,7 @@ class Who(enum.StrEnum):
 
 
 class Outcome(enum.StrEnum):
-    """How an attempt ended. Acked is done and removed; of a ticket that was added again meanwhile, both mean done."""
+    """How an attempt ended. Acked: done and removed. If the ticket was added again meanwhile, both just mean done."""
 
     RUNNING = "running"
     ACKED = "acked"
@@ -78,16 +78,16 @@ class Outcome(enum.StrEnum):
 
 @attrs.frozen(slots=True, kw_only=True)
 class Span:
-    """A stretch of a ticket's life in which it was in one phase.
+    """A stretch of a ticket's life in one phase.
 
     Attributes:
-        phase: which.
-        begin, end: from when to when, UTC; `begin` < `end`.
+        phase: the phase.
+        begin, end: its limits, UTC; `begin` < `end`.
         seq: of the record that it follows.
-        attempt: the number of the attempt that runs, or after which it backs off; else None.
-        by: who brought it about: the `by` of the record that it follows.
+        attempt: the number of the attempt that runs, or after which the ticket backs off; otherwise None.
+        by: the `by` of the record that it follows.
         status: the ticket's.
-        open: whether it was not over by the `now` that was asked for, which is its `end`.
+        open: whether it goes on at `now`, which is its `end` then.
     """
 
     phase: Phase
@@ -101,7 +101,7 @@ class Span:
 
     @property
     def length(self) -> timedelta:
-        """How long it lasted."""
+        """Its duration."""
         return self.end - self.begin
 
 
@@ -111,9 +111,9 @@ class Step:
 
     Attributes:
         record: the record.
-        who: what kind of actor its `by` was.
+        who: the kind of actor that its `by` is.
         ticket: the ticket after it; None if it was removed.
-        spans: what follows it, up to the next record or to `now`; none if that is the same instant.
+        spans: the time up to the next record or to `now`; none if that is the same instant.
     """
 
     record: Record
@@ -124,19 +124,19 @@ class Step:
 
 @attrs.frozen(slots=True, kw_only=True)
 class Attempt:
-    """One run: from a claim to what ended it.
+    """One run, from a claim to its end.
 
     Attributes:
-        number: as the queue counts, from 1; again from 1 after a restart or another adding. A released attempt is not
-            counted: the next one has the same number.
+        number: counted as the queue does, from 1; from 1 again after a restart or another adding. A released attempt is
+            not counted: the next one has the same number.
         claim: the seq of the claim.
-        worker: who ran it.
-        begin: when it was claimed, UTC.
-        end: when the claim ended; None: it had not by then.
+        worker: the worker that ran it.
+        begin: when the ticket was claimed, UTC.
+        end: when the claim ended; None: it runs.
         outcome: how it ended.
-        error_reason: why it failed, lapsed, was cancelled or is tried again, if that was said.
-        by: who ended it; None: nobody had.
-        who: what kind of actor that was.
+        error_reason: the reason given for its failure, lapse, cancellation or retry; None: none.
+        by: who ended it; None: it runs.
+        who: the kind of actor that `by` is; None: it runs.
     """
 
     number: int
@@ -152,7 +152,7 @@ class Attempt:
 
 @attrs.frozen(slots=True, kw_only=True)
 class Totals:
-    """How much time a life spent in each phase. `waiting` is the sum of delayed, ready and blocked; `all` of all."""
+    """How much time a life spent in each phase."""
 
     delayed: timedelta = timedelta(0)
     ready: timedelta = timedelta(0)
@@ -161,28 +161,28 @@ class Totals:
     backing_off: timedelta = timedelta(0)
     kept: timedelta = timedelta(0)
 
-    @property
-    def waiting(self) -> timedelta:
-        """Before it was claimed, if it was not backing off."""
-        return self.delayed + self.ready + self.blocked
+    def of(self, phase: Phase) -> timedelta:
+        """Return the time in one phase."""
+        spent: timedelta = getattr(self, phase.name.lower())
+        return spent
 
     @property
     def all(self) -> timedelta:
-        """All of it."""
-        return self.waiting + self.running + self.backing_off + self.kept
+        """The sum of all phases."""
+        return sum((self.of(phase) for phase in Phase), timedelta(0))
 
 
 @attrs.frozen(slots=True, kw_only=True)
 class Life:
-    """A ticket from its adding to its removal.
+    """The life of a ticket, from its adding to its removal.
 
     Attributes:
         begin: when it was added, UTC.
-        end: when it was removed; if it was not, the `now` that was asked for.
-        removed: whether it was.
+        end: when it was removed; if it was not, `now`.
+        removed: whether it was removed.
         steps: its records in order, each with the spans that follow it.
         attempts: its claims in order.
-        totals: how long it was in which phase; they sum up to `end` - `begin`.
+        totals: the time in each phase; the sum is `end` - `begin`.
     """
 
     begin: datetime
@@ -200,14 +200,14 @@ class Life:
 
 @attrs.frozen(slots=True, kw_only=True)
 class Timeline:
-    """What `timeline` makes of a ticket's records.
+    """The result of `timeline`.
 
     Attributes:
         id: the ticket's.
-        now: up to when.
-        lives: its lives, oldest first: one, and one more for each time that it was added again after it was removed.
-        before: the records whose beginning is not there (it was trimmed, or memory dropped it): nothing can be said of
-            the time between them.
+        now: the end of the time that is covered.
+        lives: its lives, oldest first; a new one begins when the ticket is added again after its removal.
+        before: the records of a life whose beginning is missing (it was trimmed, or dropped from memory). Nothing is
+            known about the time between them.
     """
 
     id: str
@@ -220,11 +220,11 @@ def timeline(records: Iterable[Record], now: datetime | None = None) -> Timeline
     """Return the life of a ticket as spans of time.
 
     Args:
-        records: all about one ticket, as `history` gives them.
-        now: up to when what is not over is drawn; None, or before the last record: up to that.
+        records: all records about one ticket, as `history` returns them.
+        now: the end of the last span; None, or earlier than the last record: the last record's time.
 
     Raises:
-        InvalidTicket: `now` is no timezone-aware datetime, or the records are about several tickets, or none.
+        InvalidTicket: `now` is not a timezone-aware datetime, or the records are about several tickets, or none.
         KharonError: a record cannot follow from those before it.
 
     Cost: O(records).
@@ -233,7 +233,7 @@ def timeline(records: Iterable[Record], now: datetime | None = None) -> Timeline
     for record in records:
         folded.add(record)
     if folded.last is None:
-        raise InvalidTicket("records: there are none, so it is nobody's timeline; give what history returned")
+        raise InvalidTicket("records: there are none; pass the records that history returned")
     end = folded.last.at if now is None else max(check_instant("now", now), folded.last.at)
     folded.pass_until(end, open=True)
     folded.end_life(end, removed=False)
@@ -241,7 +241,7 @@ def timeline(records: Iterable[Record], now: datetime | None = None) -> Timeline
 
 
 class _Folded:
-    """The records so far, and the life that goes on."""
+    """A timeline that is being built: the finished lives, and the records of the one that goes on."""
 
     def __init__(self) -> None:
         self.id = ""
@@ -258,7 +258,7 @@ class _Folded:
     def add(self, record: Record) -> None:
         event = record.event
         self._check(record, event)
-        assert isinstance(event, TicketEvent)  # `_check` has seen to it
+        assert isinstance(event, TicketEvent)  # `_check` raised otherwise
         if self.last is not None:
             self.pass_until(record.at, open=False)
         self.last = record
@@ -271,7 +271,7 @@ class _Folded:
         ticket = self._ticket = evolve(old, event, record.seq, record.at)
         who = self._who(record, event)
         self._follow_attempt(record, who, old, ticket)
-        self._backs_off = _backs_off(event, old, ticket, before=self._backs_off)
+        self._backs_off = backs_off(event, old, ticket, before=self._backs_off)
         self._steps.append(Step(record=record, who=who, ticket=ticket, spans=()))
         if ticket is None:
             self.end_life(record.at, removed=True)
@@ -282,7 +282,7 @@ class _Folded:
             raise InvalidTicket(f"records: record {record.seq}, {type(event).__name__}, is about no ticket")
         if self.last is not None and (id != self.id or record.seq <= self.last.seq):
             raise InvalidTicket(
-                f"records: record {record.seq} of ticket {id!r} stands behind record {self.last.seq} of {self.id!r}; a "
+                f"records: record {record.seq} of ticket {id!r} follows record {self.last.seq} of {self.id!r}; a "
                 f"timeline is of one ticket, in the order of the log"
             )
         self.id = id
@@ -292,7 +292,7 @@ class _Folded:
             return Who.CLOCK
         if isinstance(event, TicketClaimed):
             self._workers.add(record.by)
-        # By its name too: a handler that adds or settles another ticket never claims that one.
+        # By its name, too: a handler may add or settle another ticket, which its worker never claimed.
         return Who.WORKER if record.by in self._workers or _WORKER.fullmatch(record.by) else Who.OPERATOR
 
     def _follow_attempt(self, record: Record, who: Who, old: Ticket | None, ticket: Ticket | None) -> None:
@@ -321,7 +321,7 @@ class _Folded:
             )
 
     def pass_until(self, end: datetime, *, open: bool) -> None:
-        """Time passes, up to the next record or, if that is still `open`, to the end."""
+        """Add the spans after the last record: up to the next record or, if `open`, up to `now`."""
         if self._steps:
             step = self._steps[-1]
             phases = _phases(step, end, backs_off=self._backs_off)
@@ -343,17 +343,17 @@ class _Folded:
     def end_life(self, end: datetime, *, removed: bool) -> None:
         if self._begin is None:
             return
-        sums: dict[str, timedelta] = {}
+        sums = dict.fromkeys(Phase, timedelta(0))
         for step in self._steps:
             for span in step.spans:
-                sums[span.phase.name.lower()] = sums.get(span.phase.name.lower(), timedelta(0)) + span.length
+                sums[span.phase] += span.length
         life = Life(
             begin=self._begin,
             end=end,
             removed=removed,
             steps=tuple(self._steps),
             attempts=tuple(self._attempts),
-            totals=Totals(**sums),
+            totals=Totals(**{phase.name.lower(): spent for phase, spent in sums.items()}),
         )
         self.lives.append(life)
         self._begin, self._steps, self._attempts = None, [], []
@@ -366,7 +366,7 @@ _WORKER: Final = re.compile(r"worker-\d+")  # as `Kharon.run` names them
 def _phases(
     step: Step, end: datetime, *, backs_off: bool
 ) -> Iterator[tuple[Ticket, Phase, datetime, datetime, int | None]]:
-    """Give the phases of a ticket from a record on, as long as no other comes: each with its attempt, if it has one."""
+    """Yield the phases of a ticket between a record and `end`, each with its limits and its attempt, if it has one."""
     ticket, begin = step.ticket, step.record.at
     if ticket is None or begin == end:
         return
@@ -387,8 +387,15 @@ def _phases(
             yield ticket, Phase.READY, due, end, None
 
 
-def _backs_off(event: TicketEvent, old: Ticket | None, ticket: Ticket | None, *, before: bool) -> bool:
-    """Return whether the time until the ticket is due is a wait between two attempts, and not what somebody set."""
+def backs_off(event: TicketEvent, old: Ticket | None, ticket: Ticket | None, *, before: bool) -> bool:
+    """Return whether the ticket backs off until it is due, rather than being delayed by a caller.
+
+    Args:
+        event: the last event of the ticket.
+        old: the ticket before it; None: there was none.
+        ticket: the ticket after it; None: it was removed.
+        before: what this function returned for the event before.
+    """
     if old is None or ticket is None or ticket.order != old.order:  # added anew, or restarted
         return False
     if isinstance(event, (TicketRetried, TicketLapsed)):
@@ -397,7 +404,7 @@ def _backs_off(event: TicketEvent, old: Ticket | None, ticket: Ticket | None, *,
 
 
 def _outcome(event: Event) -> Outcome:
-    """Return how the event ended the claim that it ended."""
+    """Return how an event ended a claim."""
     if isinstance(event, TicketDone):
         return Outcome.DONE if event.keep else Outcome.ACKED
     return _OUTCOMES[type(event)]

@@ -16,7 +16,7 @@ from kharon.audit.read import LogPass
 from kharon.audit.verify_indexes import IndexCheck
 from kharon.audit.verify_snapshots import SnapshotCheck
 from kharon.log.record import Record
-from kharon.log.zstd import PACKED
+from kharon.log.zstd import ZSTD_SUFFIX
 from kharon.model.versions import Unknown
 
 __all__ = ["Report", "UnknownEvents", "verify"]
@@ -170,6 +170,6 @@ def _unfinished(log: LogPass) -> int:
     """Return how many bytes an unfinished last commit and an unfinished seal have."""
     broken, before = log.reading.broken, log.reading.before
     unfinished = 0 if broken is None else log.sizes[broken.path] - broken.commit_byte
-    if before is not None and before.path.suffix != PACKED:  # a compressed one is whole, or was refused
+    if before is not None and before.path.suffix != ZSTD_SUFFIX:  # a compressed one is whole, or was refused
         unfinished += log.sizes[str(before.path)] - before.whole
     return unfinished

@@ -1,12 +1,13 @@
-"""What the indexes beside finished segments say, held against the segments.
+"""Comparison of the indexes of finished segments with the segments, for `verify`.
 
-An index proves nothing, and is never needed to verify a log. But `history` asks it which records are about a ticket,
-and checks only those: an index that leaves some out hides them, and its sums have no secret in them. So what each must
-say is gathered while its segment is read anyway, and the file is compared with that. Nothing here writes.
+An index proves nothing, and is never needed to verify a log. But `history` takes from it which records are about a
+ticket, and checks only those. So an index that omits records hides them, and anybody can compute its checksums. While
+its segment is read for `verify`, the right contents of the index are gathered, and the file is compared with them. This
+module writes nothing.
 
-An index that is not there, or that nobody uses because it is unfinished, damaged, or of another segment or version,
-hides nothing: `history` reads the segment then. That goes block by block: where one block is damaged, the others are
-used, and have to be right.
+An index that is missing hides nothing, and neither does one that is not used because it is unfinished, damaged, or of
+another segment or version: `history` reads the segment instead. This holds for each block: if one block is damaged, the
+others are used, and must be right.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from array import array
 from pathlib import Path
 from typing import Final
 
-from kharon.log.index import BLOCK_BYTES, Finished, Places, id_in, index_path, pack, read_table
+from kharon.log.index import BLOCK_BYTES, FinishedSegment, LineOffsets, encode_index, id_of_line, index_path, read_table
 from kharon.log.record import BadLine, Record
-from kharon.log.scan import Reading
-from kharon.log.segment import See, first_of
+from kharon.log.scan import LogScan
+from kharon.log.segment import OnRecord, first_of
 from kharon.model.events import TicketEvent
 
 __all__ = ["IndexCheck"]
@@ -31,45 +32,45 @@ _ENTRY: Final = struct.Struct("=QQ")
 
 
 class IndexCheck:
-    """The indexes of a queue's directory, compared with its segments as these are read.
+    """Compares the indexes of a queue's directory with its segments while these are read.
 
     Args:
         directory: the queue's.
 
     Attributes:
-        good: how many say what their segment says.
-        bad: of the others, what is wrong with each, beginning with its path.
-        unused: of the rest, why `history` does not use it, or not all of it, beginning with its path.
+        good: how many agree with their segments.
+        bad: for each index that does not: its path and what is wrong.
+        unused: for each index that `history` does not use, or only in part: its path and why.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._begun: tuple[int, str, Places] | None = None  # a segment with an index: where it begins, and what it says
+        self._begun: tuple[int, str, LineOffsets] | None = None  # the segment being read: first seq, hash before it
         self.good = 0
         self.bad: list[str] = []
         self.unused: list[str] = []
 
-    def watch(self, reading: Reading, path: Path) -> See | None:
-        """Compare the index of the segment that has just been read; return what takes down what the next one says.
+    def watch(self, reading: LogScan, path: Path) -> OnRecord | None:
+        """Compare the index of the segment just read; return a function to be called with the next one's records.
 
-        The last segment has no index yet, and nobody asks the file that has its name.
+        The last segment has no index yet, and a file with the name of its index is never used.
 
         Args:
             reading: of the log.
-            path: of the segment that comes next.
+            path: of the next segment.
 
-        Cost: O(records of the segment), if it has an index; the memory of `Places`.
+        Cost: O(records of the segment), if it has an index; the memory of `LineOffsets`.
         """
         if self._begun is not None:
             first, previous, places = self._begun
             ended, log = reading.before, reading.log
             assert ended is not None
             assert log is not None
-            self._compare(Finished(ended.path, log, previous, first, ended.last, ended.hash), places)
+            self._compare(FinishedSegment(ended.path, log, previous, first, ended.last, ended.hash), places)
         if not os.path.lexists(index_path(self._directory, first_of(path))):
             self._begun = None
             return None
-        places = Places()
+        places = LineOffsets()
         self._begun = (first_of(path), reading.chain.hash, places)
 
         def see(record: Record, line: bytes, byte: int) -> None:
@@ -81,7 +82,7 @@ class IndexCheck:
 
         return see
 
-    def _compare(self, segment: Finished, places: Places) -> None:
+    def _compare(self, segment: FinishedSegment, places: LineOffsets) -> None:
         path = index_path(self._directory, segment.first)
         try:
             with path.open("rb") as file:
@@ -97,7 +98,7 @@ class IndexCheck:
             self.unused.append(f"{path}: it is unfinished, damaged, or of another segment or version")
             return
         entries = places.entries()
-        packed = pack(segment, entries)
+        packed = encode_index(segment, entries)
         if data == packed:
             self.good += 1
             return
@@ -112,18 +113,18 @@ class IndexCheck:
         self.bad.append(why)
 
 
-def _add_unknown(places: Places, record: Record, line: bytes, byte: int) -> None:
-    """Take down an event that is of no ticket, or not known: then its line says whether it is of one."""
+def _add_unknown(places: LineOffsets, record: Record, line: bytes, byte: int) -> None:
+    """Add the place of an unknown event, if its line has the id of a ticket."""
     try:
-        id = id_in(line, record.seq)
-    except BadLine:  # a later event whose `id` is no text
+        id = id_of_line(line, record.seq)
+    except BadLine:  # a later event whose `id` is not text
         return
     if isinstance(id, str):
         places.add(id, byte)
 
 
-def _difference(segment: Finished, places: Places, entries: array[int], data: bytes) -> str:
-    """Return what an index says that its segment does not."""
+def _difference(segment: FinishedSegment, places: LineOffsets, entries: array[int], data: bytes) -> str:
+    """Return how an index differs from its segment."""
     right, said = set(_ENTRY.iter_unpack(entries.tobytes())), set(_ENTRY.iter_unpack(data))
     hidden = sorted(byte for _, byte in right - said)
     if hidden:
@@ -133,5 +134,5 @@ def _difference(segment: Finished, places: Places, entries: array[int], data: by
         )
     more = len(said - right)
     if more:
-        return f"it names {more:,} places in {segment.path.name} at which no record about that ticket begins"
-    return "its entries are in an order, or have a table in front, by which some of them are not found"
+        return f"it names {more:,} places in {segment.path.name} where no record about that ticket begins"
+    return "its entries are in an order, or have a table before them, by which some of them are not found"

@@ -1,12 +1,12 @@
-"""What the snapshots of a queue say, held against the log that they were made from.
+"""Comparison of the snapshots of a queue with the log from which they were made, for `verify`.
 
-A snapshot proves nothing, and is never needed to verify a log. But opening begins with the newest one, and looks at
-nothing in front of it: so one that says anything else than the log would be believed. Its own chain cannot show that,
-since whoever can write a file can write a chain; folding the log up to it can. Nothing here writes.
+A snapshot proves nothing, and is never needed to verify a log. But opening begins with the newest one, and reads no
+earlier record, so a snapshot that differs from the log would be trusted. Its own chain cannot show this, since anybody
+who can write a file can write a chain; folding the log up to the snapshot can. This module writes nothing.
 
-Of a log whose beginning was trimmed only a snapshot says what the rest is to be folded onto. The oldest that fits the
-chain is taken for that, its *base*. Whether its tickets are right nobody can tell; that the others agree with it, or do
-not, is all that can be said.
+If the beginning of a log was trimmed, only a snapshot holds the state onto which the rest is folded. The oldest one
+that fits the chain is used for that, as the *base*. Nothing can show whether its tickets are right, only whether the
+later snapshots agree with it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from kharon.errors import CorruptLog, KharonError, UnknownFormat
 from kharon.log.files import OS_FILES
 from kharon.log.record import Chain, Record
-from kharon.log.scan import Reading
+from kharon.log.scan import LogScan
 from kharon.log.snapshot import Snapshot, _paths, read_snapshot
 from kharon.model.projection import Projection
 from kharon.model.versions import Unknown
@@ -30,15 +30,15 @@ _logger = logging.getLogger("kharon")
 
 
 class SnapshotCheck:
-    """The snapshots that a queue's directory has when this is made.
+    """Compares the snapshots that a queue's directory has now with its log.
 
     Args:
         directory: the queue's.
 
     Attributes:
-        good: how many say what the log says.
-        bad: of the others, what is wrong with each, beginning with its path.
-        unjudged: of the rest, why nobody can tell, beginning with its path.
+        good: how many agree with the log.
+        bad: for each snapshot that does not: its path and what is wrong.
+        unjudged: for each snapshot that cannot be judged: its path and why.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -47,17 +47,17 @@ class SnapshotCheck:
         self.bad: list[str] = []
         self.unjudged: list[str] = []
 
-    def compare(self, reading: Reading, records: Iterator[Record]) -> None:
-        """Read all of a log; fold it up to each snapshot on the way, and compare.
+    def compare(self, reading: LogScan, records: Iterator[Record]) -> None:
+        """Read a whole log; fold it up to each snapshot, and compare.
 
         Args:
             reading: of the log, from its beginning.
-            records: those of the reading, in passing.
+            records: those of the reading.
 
         Raises:
             CorruptLog, UnknownFormat: the log is not whole, or is of a later version.
             KharonError: it was trimmed faster than it was read; or some of it is compressed, and zstd is not installed.
-            OSError: the log or a snapshot cannot be read. A snapshot that is gone by now is passed over.
+            OSError: the log or a snapshot cannot be read. A snapshot that was removed meanwhile is skipped.
 
         Cost: if there are snapshots O(records), and the memory of the tickets.
         """
@@ -74,7 +74,7 @@ class SnapshotCheck:
             pass
 
     def _read(self, path: Path) -> Snapshot | None:
-        """Return a snapshot that is whole and has its own name: by that it was put in its place, before it is read."""
+        """Return a snapshot if it is whole and has the right name. The name gave its place among the others."""
         try:
             with path.open("rb") as file:
                 snapshot = read_snapshot(file, str(path))
@@ -94,13 +94,13 @@ class SnapshotCheck:
     def _judge(self, path: Path, snapshot: Snapshot, log: str | None, fold: _Fold) -> None:
         seq, end = snapshot.seq, fold.end
         if snapshot.log != log or (seq == end.seq and not _stands_at(snapshot, end)):
-            self._bad(f"{path}: it follows from another record {seq} than the log's: it is of another log")
+            self._bad(f"{path}: it follows from a record {seq} that is not the log's: it belongs to another log")
         elif seq < end.seq:
             self.unjudged.append(f"{path}: record {seq}, from which it follows, has been trimmed")
         elif seq > end.seq:
             self._bad(f"{path}: the log has no record {seq}")
         elif fold.unknown:
-            self.unjudged.append(f"{path}: it stands behind an event that this version does not know")
+            self.unjudged.append(f"{path}: it follows an event that this version does not know")
         elif fold.projection is None or (fold.base is not None and fold.failure is not None):
             self._leave(fold)
             fold.begin_with(path, snapshot)
@@ -112,20 +112,20 @@ class SnapshotCheck:
             self._bad(f"{path}: {differs} the log gives at record {seq}")
         else:
             self._bad(
-                f"{path}: {differs} {fold.base} and the log behind that give at record {seq}: the "
-                f"two disagree, and nobody can tell which of them is right, since what was before has been trimmed"
+                f"{path}: {differs} {fold.base} and the log after that give at record {seq}: the two disagree, and "
+                f"nothing shows which of them is right, since earlier records have been trimmed"
             )
 
     def _leave(self, fold: _Fold) -> None:
-        """Say of the base, now that it is done with, what it was."""
+        """Report on the base, which is not needed any more."""
         if fold.base is None:
             return
         if fold.failure is not None and not fold.unknown:
-            self._bad(f"{fold.base}: the log behind it cannot follow from its tickets: {fold.failure}")
+            self._bad(f"{fold.base}: the log after it cannot follow from its tickets: {fold.failure}")
         else:
             self.unjudged.append(
-                f"{fold.base}: it stands for what was before it and has been trimmed, so nothing shows whether its "
-                f"tickets are right; it fits the chain, and any later snapshot was held against it"
+                f"{fold.base}: it stands for the trimmed records before it, so nothing shows whether its tickets are "
+                f"right; it fits the chain, and every later snapshot was compared with it"
             )
 
     def _bad(self, why: str) -> None:
@@ -134,26 +134,26 @@ class SnapshotCheck:
 
 
 def _stands_at(snapshot: Snapshot, end: Chain) -> bool:
-    """Return whether a snapshot follows from the record with its seq. The time of one that was trimmed is not known."""
+    """Return whether a snapshot follows from the record with its seq. The time of a trimmed record is not known."""
     return snapshot.hash == end.hash and end.at in {None, snapshot.at}
 
 
 def _difference(snapshot: Snapshot, projection: Projection) -> str | None:
-    """Return the beginning of what to say of a snapshot that is not what it should be; None: it is."""
+    """Return the beginning of a sentence on how a snapshot differs from a projection; None: it does not."""
     if snapshot.tickets != list(projection.tickets.values()):
         return "its tickets are not those that"
-    return None if snapshot.others == projection.others() else "what it says besides tickets is not what"
+    return None if snapshot.others == projection.others() else "its contents besides tickets are not those that"
 
 
 class _Fold:
-    """A log that is folded piece by piece.
+    """A log that is folded in steps.
 
     Attributes:
-        end: the last record that was read, or what the log begins behind; then without its time.
-        projection: what it has been folded to; None: there is nothing yet to fold it onto.
-        base: the snapshot that it is folded onto; None: it begins at the first record, or there is none yet.
-        failure: why a record cannot follow from those before it; the projection says nothing then.
-        unknown: whether an event that is not known was read; the projection says nothing then either.
+        end: the last record that was read; before the first, the one that it follows, without its time.
+        projection: the state at `end`; None: there is no state yet onto which to fold.
+        base: the snapshot onto which the log is folded; None: the log begins at record 1, or there is no base yet.
+        failure: why a record cannot follow from those before it; the projection is meaningless then.
+        unknown: whether an unknown event was read; the projection is meaningless then, too.
     """
 
     def __init__(self, records: Iterator[Record], end: Chain) -> None:
@@ -166,13 +166,13 @@ class _Fold:
         self.unknown = False
 
     def begin_with(self, path: Path, snapshot: Snapshot) -> None:
-        """Fold what comes onto a snapshot at the place that was reached."""
+        """Take a snapshot at `end` as the base."""
         self.projection = Projection()
         self.projection.load(snapshot.tickets, snapshot.seq, snapshot.at, snapshot.others)
         self.base, self.failure = path, None
 
     def go_on_to(self, seq: int) -> None:
-        """Read the records up to `seq`, and fold them if there is something to fold them onto."""
+        """Read the records up to `seq`, and fold them if there is a state onto which to fold."""
         if self.projection is not None and self.failure is None:
             try:
                 self.projection.fold(self._up_to(seq))

@@ -1,9 +1,9 @@
-"""The command `kharon`: a queue's directory, looked at from a shell. `main` is its entry.
+"""The command `kharon`, which reads a queue's directory from a shell. `main` is its entry.
 
-It needs the extra `kharon[cli]` (Typer, Rich). Nothing here takes a queue's lock, writes more in it than the index of
-`history`, or minds an application that writes it at the same time. What a queue is asked is in `kharon.audit`; here are
-arguments, tables and exit codes. Whatever is not needed to print a help text is imported when it is: `kharon --help`
-must not wait for Trio.
+It needs the extra `kharon[cli]` (Typer, Rich). No command takes a queue's lock, or writes anything in it except the
+index of `history`; an application may write the queue at the same time. `kharon.audit` answers the questions; this
+package has the arguments, tables and exit codes. Modules that a help text does not need are imported by the commands,
+since `kharon --help` must not wait for Trio.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _MISSING = "kharon: the command needs Typer and Rich, which come with an extra: 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code (`kharon.cli.failures` says which there are).
+    """Run one command; return its exit code (`kharon.cli.failures` lists them).
 
     Args:
-        arguments: those of the command line, without the program's name; None: the process's.
+        arguments: the command line without the program's name; None: the process's.
     """
     try:
-        import rich  # noqa: F401, PLC0415 - to know at once, not when the first table is drawn
+        import rich  # noqa: F401, PLC0415 - to fail here, not at the first table
         import typer  # noqa: F401, PLC0415
     except ModuleNotFoundError as error:
         if error.name not in {"rich", "typer"}:

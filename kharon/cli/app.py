@@ -1,11 +1,11 @@
-"""The commands, their arguments, and what becomes of an error: declared with Typer.
+"""The commands, their arguments, and the handling of errors, declared with Typer.
 
-Typer, and not Cyclopts: its help text is there in less than half of the time (measured 60 ms of processor time against
-140 ms), plain, in 80 columns and without markup; that a command costs more (160 ms against 70 ms, for the pydantic that
-it validates with) weighs less beside the reading of a log. Each function here only declares a command and hands over to
-the module that does it, which is imported then.
+Typer rather than Cyclopts: its help text takes less than half of the time (measured 60 ms of processor time against
+140 ms), and is plain, in 80 columns and without markup. A command costs more (160 ms against 70 ms, for the pydantic
+with which it validates), which matters less beside the reading of a log. Each function here only declares a command. It
+imports the module that runs it, and calls that.
 
-Data goes to stdout and talk to stderr. An error is one line on stderr, `kharon: …`; with `--json` one object,
+Data goes to stdout, messages to stderr. An error is one line on stderr, `kharon: …`; with `--json` one object,
 `{"error":"TicketNotFound","message":"…"}`. Exit codes are in `failures`.
 """
 
@@ -22,8 +22,8 @@ from typer.core import TyperGroup
 
 from kharon import __version__
 from kharon.cli.failures import UNABLE, Usage, as_json, code_of, line_of
-from kharon.cli.output import Output, forgiving
-from kharon.cli.times import NOW, instant, now, seconds, seq_or_instant
+from kharon.cli.output import Output, replace_unencodable
+from kharon.cli.times import NOW, now, parse_duration, parse_instant, parse_place
 from kharon.errors import KharonError
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ __all__ = ["run"]
 
 _EPILOG = (
     "A TIME is ISO 8601 with a timezone (2026-03-11T04:00Z, '2026-03-11 04:00+01'), how long ago (90s, 15m, 2h, 3d, "
-    f"1h30m), or now; {NOW} in the environment says what now is. No command takes the queue's lock, or writes more "
-    "than the index of history, which may be deleted; all may be run while an application writes the queue. Exit "
-    "codes: 0 done; 1 the log says no (no such ticket, damaged, altered, anchor missing); 2 it could not be asked."
+    f"1h30m), or now; the environment variable {NOW} sets now. No command takes the queue's lock, or writes anything "
+    "except the index of history, which may be deleted; an application may write the queue at the same time. Exit "
+    "codes: 0 done; 1 the log says no (no such ticket, damaged, altered, anchor missing); 2 it could not be read."
 )
 
 
-class _Gone(Exception):
-    """Whoever read the output went away: said so because Typer would end the process with a code of its own."""
+class _OutputClosed(Exception):
+    """The reader of the output closed it. Typer would end the process with its own exit code for a BrokenPipeError."""
 
 
 class _Commands(TyperGroup):
@@ -49,7 +49,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            raise _Gone from None
+            raise _OutputClosed from None
 
 
 app = typer.Typer(
@@ -61,7 +61,7 @@ app = typer.Typer(
 )
 
 
-def _say_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         sys.stdout.write(f"kharon {__version__}\n")
         raise typer.Exit
@@ -71,10 +71,10 @@ def _say_version(wanted: bool) -> None:
 def _kharon(
     *,
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_say_version)
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    """Look at a queue: what is in it, what happened, why, and whether anybody altered it."""
+    """Inspect a queue: what is in it, what happened, why, and whether it was altered."""
 
 
 Queue = Annotated[Path, typer.Argument(metavar="QUEUE", help="The queue's directory.", show_default=False)]
@@ -89,8 +89,8 @@ Status_ = Annotated[
 Type_ = Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Only this type.")]
 Tube = Annotated[str | None, typer.Option("--tube", metavar="TUBE", help="Only this tube.")]
 Group_ = Annotated[str | None, typer.Option("--group", metavar="GROUP", help="Only this group.")]
-Due = Annotated[bool, typer.Option("--due", help="Only what could be claimed, in the order in which it would be.")]
-Limit = Annotated[int | None, typer.Option("--limit", metavar="N", min=0, help="At most so many.")]
+Due = Annotated[bool, typer.Option("--due", help="Only tickets that can be claimed now, in claim order.")]
+Limit = Annotated[int | None, typer.Option("--limit", metavar="N", min=0, help="At most this many.")]
 Place = Annotated[str, typer.Argument(metavar="TIME|SEQ", help="A time, or a record's seq.", show_default=False)]
 
 
@@ -114,25 +114,25 @@ def ls(
     json: Json = False,
 ) -> None:
     """List tickets."""
-    from kharon.cli.tickets import listed
+    from kharon.cli.tickets import print_tickets
 
-    listed(Output(json=json), queue, _filter(status, type, tube, group, limit, due=due), now())
+    print_tickets(Output(json=json), queue, _filter(status, type, tube, group, limit, due=due), now())
 
 
 @app.command()
 def show(queue: Queue, id: Id, json: Json = False) -> None:
     """Show one ticket, with payload and result."""
-    from kharon.cli.tickets import shown
+    from kharon.cli.tickets import print_ticket
 
-    shown(Output(json=json), queue, id, now())
+    print_ticket(Output(json=json), queue, id, now())
 
 
 @app.command()
 def history(queue: Queue, id: Id, json: Json = False) -> None:
-    """Tell a ticket's life: records, attempts, where time went."""
-    from kharon.cli.records import told_history
+    """Print a ticket's life: records, attempts, time per phase."""
+    from kharon.cli.records import print_history
 
-    told_history(Output(json=json), queue, id, now())
+    print_history(Output(json=json), queue, id, now())
 
 
 @app.command()
@@ -144,7 +144,7 @@ def why(
         typer.Option(
             metavar="N",
             min=0,
-            help="The queue's Settings.max_attempts: the log does not know it. 0: no end; default: 25.",
+            help="The queue's Settings.max_attempts, which is not in the log. 0: no end; default: 25.",
         ),
     ] = None,
     tubes: Annotated[
@@ -152,13 +152,13 @@ def why(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say why a ticket is, or is not, running now."""
-    from kharon.cli.tickets import explained
+    """Explain why a ticket is, or is not, running now."""
+    from kharon.cli.tickets import print_explanation
 
     known: dict[str, Any] = {"tubes": None if tubes is None else tuple(tubes.split(","))}
     if max_attempts is not None:
         known["max_attempts"] = max_attempts or None
-    explained(Output(json=json), queue, id, now(), known)
+    print_explanation(Output(json=json), queue, id, now(), known)
 
 
 @app.command("as-of")
@@ -174,10 +174,10 @@ def as_of(
     json: Json = False,
 ) -> None:
     """List tickets as they were after a record, or at a time."""
-    from kharon.cli.tickets import as_of as listed_as_of
+    from kharon.cli.tickets import print_tickets_as_of
 
     wanted = _filter(status, type, tube, group, limit, due=due)
-    listed_as_of(Output(json=json), queue, seq_or_instant(when, "TIME|SEQ", now()), wanted)
+    print_tickets_as_of(Output(json=json), queue, parse_place(when, "TIME|SEQ", now()), wanted)
 
 
 @app.command()
@@ -187,35 +187,35 @@ def diff(
     b: Annotated[str, typer.Argument(metavar="B", help="To: the same, not earlier.", show_default=False)],
     json: Json = False,
 ) -> None:
-    """Say what was added, removed, changed from A to B."""
-    from kharon.cli.tickets import told_difference
+    """List what was added, removed, changed from A to B."""
+    from kharon.cli.tickets import print_difference
 
     present = now()
-    told_difference(Output(json=json), queue, seq_or_instant(a, "A", present), seq_or_instant(b, "B", present))
+    print_difference(Output(json=json), queue, parse_place(a, "A", present), parse_place(b, "B", present))
 
 
 @app.command()
 def tubes(queue: Queue, json: Json = False) -> None:
-    """List tubes: what is in each, and what is paused or limited."""
-    from kharon.cli.tubes import told_tubes
+    """List tubes: their tickets by state, pauses, limits."""
+    from kharon.cli.tubes import print_tubes
 
-    told_tubes(Output(json=json), queue, now())
+    print_tubes(Output(json=json), queue, now())
 
 
 @app.command()
 def schedules(queue: Queue, json: Json = False) -> None:
-    """List what adds tickets again and again: when, next, last."""
-    from kharon.cli.tubes import told_schedules
+    """List schedules: when, what each adds, next, last."""
+    from kharon.cli.tubes import print_schedules
 
-    told_schedules(Output(json=json), queue, now())
+    print_schedules(Output(json=json), queue, now())
 
 
 @app.command()
 def tail(
     queue: Queue,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes, until Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with new records, until Ctrl-C.")] = False,
     after: Annotated[
-        int | None, typer.Option(metavar="SEQ", min=0, help="All behind this seq; 0: from the beginning.")
+        int | None, typer.Option(metavar="SEQ", min=0, help="All after this seq; 0: from the beginning.")
     ] = None,
     since: Annotated[str | None, typer.Option(metavar="TIME", help="All from this time on.")] = None,
     lines: Annotated[
@@ -223,9 +223,7 @@ def tail(
     ] = None,
     id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Only this ticket.")] = None,
     event: Annotated[str | None, typer.Option(metavar="EVENT", help="Only this event: failed, TicketFailed, …")] = None,
-    by: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only what this worker or person did; or clock.")
-    ] = None,
+    by: Annotated[str | None, typer.Option(metavar="NAME", help="Only by this worker or person; or clock.")] = None,
     type: Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Only about tickets of this type.")] = None,
     tube: Annotated[
         str | None, typer.Option("--tube", metavar="TUBE", help="Only about this tube, or tickets in it.")
@@ -235,33 +233,32 @@ def tail(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Print the last records, and those that come.
+    """Print the last records, and new ones.
 
-    A record is about its ticket as it was before and as it is after: one that moves a ticket is about both tubes. One
-    about a schedule is about what that adds. --type, --tube and --group hold together, and read the log from its start.
+    A record is about its ticket before and after it: one that moves a ticket is about both tubes. The record of a
+    schedule is about the tickets that it adds. --type, --tube and --group must all match, and read the log from its
+    start.
     """
-    from kharon.cli.records import Wanted, tailed
+    from kharon.cli.records import Wanted, print_tail
 
-    begin = None if since is None else instant(since, "--since", now())
+    begin = None if since is None else parse_instant(since, "--since", now())
     last = 10 if lines is None and after is None and begin is None else lines
     wanted = Wanted(after=after, since=begin, last=last, id=id, by=by, event=event, type=type, tube=tube, group=group)
-    tailed(Output(json=json), queue, wanted, go_on=follow)
+    print_tail(Output(json=json), queue, wanted, go_on=follow)
 
 
 @app.command()
 def stats(
     queue: Queue,
-    since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Count only what came at this time or later.")
-    ] = None,
-    by: Annotated[str | None, typer.Option(metavar="type|tube|hour", help="One line for each.")] = None,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="Count only records from this time on.")] = None,
+    by: Annotated[str | None, typer.Option(metavar="type|tube|hour", help="One line for each one.")] = None,
     json: Json = False,
 ) -> None:
     """Count events, and measure waits, runs and failures."""
-    from kharon.cli.stats import told_stats
+    from kharon.cli.stats import print_stats
 
-    begin = None if since is None else instant(since, "--since", now())
-    told_stats(Output(json=json), queue, _by(by), begin)
+    begin = None if since is None else parse_instant(since, "--since", now())
+    print_stats(Output(json=json), queue, _by(by), begin)
 
 
 def _by(text: str | None) -> By | None:
@@ -275,23 +272,21 @@ def _by(text: str | None) -> By | None:
 @app.command()
 def verify(
     queue: Queue,
-    anchor: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What kharon anchor printed once; - is stdin.")
-    ] = None,
+    anchor: Annotated[Path | None, typer.Option(metavar="FILE", help="What kharon anchor printed; - is stdin.")] = None,
     json: Json = False,
 ) -> None:
     """Prove that the log is what was written."""
-    from kharon.cli.verify import verified
+    from kharon.cli.verify import print_verification
 
-    verified(Output(json=json), queue, anchor)
+    print_verification(Output(json=json), queue, anchor)
 
 
 @app.command()
 def anchor(queue: Queue, json: Json = False) -> None:
-    """Print what verify --anchor needs, to be kept elsewhere."""
-    from kharon.cli.verify import anchored
+    """Print an anchor for verify --anchor, to be kept elsewhere."""
+    from kharon.cli.verify import print_anchor
 
-    anchored(Output(json=json), queue)
+    print_anchor(Output(json=json), queue)
 
 
 @app.command()
@@ -300,13 +295,13 @@ def export(
     to: Annotated[
         Path, typer.Option(metavar="FILE", help="….parquet, .duckdb, .sqlite, .csv or .jsonl", show_default=False)
     ],
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     json: Json = False,
 ) -> None:
     """Write all records as a table for other tools."""
-    from kharon.cli.verify import exported
+    from kharon.cli.verify import write_export
 
-    exported(Output(json=json), queue, to, force=force)
+    write_export(Output(json=json), queue, to, force=force)
 
 
 @app.command()
@@ -317,14 +312,14 @@ def report(
     ] = None,
     to: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="The page, HTML; - is stdout.", show_default=False)
-    ] = ...,  # type: ignore[assignment]  # Typer's way to say that it must be given
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    ] = ...,  # type: ignore[assignment]  # Typer's notation for a required option
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     json: Json = False,
 ) -> None:
     """Draw the queue over time, or a ticket, as an HTML page."""
-    from kharon.cli.report import reported
+    from kharon.cli.report import write_report
 
-    reported(Output(json=json), queue, id, to, now(), force=force)
+    write_report(Output(json=json), queue, id, to, now(), force=force)
 
 
 @app.command()
@@ -346,23 +341,23 @@ def simulate(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Run what was recorded under other settings, and compare.
+    """Run recorded work under other settings, and compare.
 
-    What tickets were told to wait for, and pauses and limits of tubes, hold as recorded. Schedules are left out: the
-    tickets that they added are added when they were.
+    Dependencies of tickets, and pauses and limits of tubes, are as recorded. Schedules are left out: the tickets that
+    they added are added at the recorded times.
     """
-    from kharon.cli.stats import told_simulation
+    from kharon.cli.stats import print_simulation
 
     changes: dict[str, Any] = {}
     if workers is not None:
         changes["workers"] = workers
     if process_time is not None:
-        changes["process_time"] = seconds(process_time, "--process-time")
+        changes["process_time"] = parse_duration(process_time, "--process-time")
     if backoff is not None:
         changes["backoff"] = _backoff(backoff)
     if max_attempts is not None:
         changes["max_attempts"] = max_attempts or None
-    told_simulation(Output(json=json), queue, changes, backoff)
+    print_simulation(Output(json=json), queue, changes, backoff)
 
 
 def _backoff(text: str) -> Any:
@@ -370,39 +365,39 @@ def _backoff(text: str) -> Any:
 
     base, *rest = text.split(":")
     if not rest:
-        return FixedDelay(seconds(base, "--backoff"))
+        return FixedDelay(parse_duration(base, "--backoff"))
     if len(rest) > 2:
         raise Usage(f"--backoff: {text!r} has too many parts; write DURATION, or BASE:MAX, or BASE:MAX:JITTER")
     try:
         number = float(base)
     except ValueError:
-        raise Usage(f"--backoff: {base!r} is no number; the base is what the delay grows by, such as 1.5") from None
-    most, *jitter = (seconds(part, "--backoff") for part in rest)
+        raise Usage(f"--backoff: {base!r} is not a number; the delay grows by this factor, such as 1.5") from None
+    most, *jitter = (parse_duration(part, "--backoff") for part in rest)
     return BackoffDelay(number, most, *jitter)
 
 
-# --- running one ------------------------------------------------------------------------------------------------------
+# --- running a command ------------------------------------------------------------------------------------------------
 
 
 def run(arguments: list[str]) -> int:
     """Run one command; return its exit code."""
-    forgiving(sys.stdout)
-    forgiving(sys.stderr)
+    replace_unencodable(sys.stdout)
+    replace_unencodable(sys.stderr)
     try:
         code = _run(arguments or ["--help"])
         sys.stdout.flush()
-    except (_Gone, BrokenPipeError):
+    except (_OutputClosed, BrokenPipeError):
         code = 141
-        _let_go()
+        _discard_output()
     except OSError as error:  # the output could not be written
         code = UNABLE
         Output(json="--json" in arguments).refuse(line_of(error), as_json(error))
-        _let_go()
+        _discard_output()
     return code
 
 
-def _let_go() -> None:
-    """Give what is left in stdout's buffer somewhere to go when Python ends."""
+def _discard_output() -> None:
+    """Point stdout at /dev/null, so that Python can flush the rest of its buffer when it ends."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -411,7 +406,7 @@ def _run(arguments: list[str]) -> int:
     output = Output(json="--json" in arguments)
     try:
         code = app(args=arguments, prog_name="kharon", standalone_mode=False)
-    except (_Gone, BrokenPipeError):
+    except (_OutputClosed, BrokenPipeError):
         raise
     except (KharonError, Usage, OSError, typer.TyperException) as error:
         sys.stdout.flush()
@@ -420,7 +415,7 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if os.environ.get("KHARON_TRACEBACK"):
             raise
-        text = f"{type(error).__name__}: {error}; this is a mistake of Kharon's: KHARON_TRACEBACK=1 shows where"
+        text = f"{type(error).__name__}: {error}; this is a bug in Kharon: KHARON_TRACEBACK=1 shows the traceback"
         output.refuse(text, {"error": "InternalError", "message": text})
         return UNABLE
     return code if isinstance(code, int) else 0

@@ -1,9 +1,9 @@
-"""What a command that could not do its work ends with: one line on stderr, and an exit code.
+"""How a failed command ends: one line on stderr, and an exit code.
 
-0   done; for `verify`: the log is whole, and nothing that is believed beside it says anything else
-1   the log says no: there is no such ticket, it, a snapshot or an index is damaged or altered, it lacks the anchor
-2   it could not be asked: a wrong argument, no queue there, no permission, a later version's log, a full disk
-130 ended by Ctrl-C        141 whoever read the output went away
+0   done; for `verify`: the log is whole, and its snapshots and indexes agree with it
+1   the log says no: no such ticket; the log, a snapshot or an index is damaged or altered; the anchor is missing
+2   the log could not be read: a wrong argument, no queue there, no permission, a later version's log, a full disk
+130 ended by Ctrl-C        141 the reader of the output closed it
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ UNABLE = 2
 
 
 class Usage(Exception):
-    """An argument cannot be so. The message names it and says what could."""
+    """An argument is wrong. The message names it and says what is accepted."""
 
 
 def code_of(error: Exception) -> int:
@@ -28,7 +28,7 @@ def code_of(error: Exception) -> int:
 
 
 def line_of(error: Exception) -> str:
-    """Return one line for an error; what of it comes from a log has still to be made `safe`."""
+    """Return one line of text for an error. The caller must escape it (`safe`)."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}"
@@ -40,17 +40,17 @@ def line_of(error: Exception) -> str:
 
 
 def _remedy(error: Any) -> str:
-    """Return what helps against an error of Typer's, which says no more than what is wrong."""
+    """Return how to correct an error that Typer found, which only says what is wrong."""
     context = getattr(error, "ctx", None)
     if context is None:
         return ""
     command = "kharon" if context.parent is None else f"kharon {context.info_name}"
-    dash = " What begins with - and is no option goes behind --." if getattr(error, "option_name", None) else ""
+    dash = " Put an argument that begins with - after --." if getattr(error, "option_name", None) else ""
     return f"{dash} See {command} --help"
 
 
 def as_json(error: Exception) -> dict[str, Any]:
-    """Return an error as `--json` gives it on stderr."""
+    """Return an error as `--json` prints it on stderr."""
     fields: dict[str, Any] = {"error": type(error).__name__, "message": line_of(error)}
     if isinstance(error, CorruptLog):
         fields |= {"file": error.file, "line": error.line, "byte": error.byte, "why": error.why}

@@ -1,8 +1,8 @@
-"""Where a command's output goes: data to stdout, talk to stderr; tables, lines, JSON, and a bar where somebody waits.
+"""A command's output: data on stdout, messages on stderr, as tables, lines or JSON; and a progress bar.
 
-Every cell and every line that is not JSON passes `safe` in here, so no caller can forget it. Colour is for a terminal
-without `NO_COLOR`, and so is cutting a table at the terminal's edge: what goes into a pipe or a file is plain and
-whole. JSON is ASCII, one object a line.
+Every cell and every line that is not JSON passes `safe` here, so that no caller can forget it. Only a terminal without
+`NO_COLOR` gets colour, and only a terminal gets tables cut at its edge: output to a pipe or a file is plain and whole.
+JSON is ASCII, one object a line.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from kharon.model.checks import ascii_json
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["Bar", "Output", "Styled", "forgiving", "is_terminal"]
+__all__ = ["Bar", "Output", "Styled", "is_terminal", "replace_unencodable"]
 
 _GAP: Final = "  "
-_LEAST: Final = 20  # columns of a table's last cell, which says what happened, wherever the terminal's edge is
+_LEAST: Final = 20  # columns that a table's last cell always gets, wherever the terminal's edge is
 _encode = msgspec.json.Encoder().encode
 
 
 class Styled(str):
-    """Text, and the style (in Rich's words) that it has on a terminal."""
+    """Text with a style, in Rich's notation, for a terminal."""
 
     __slots__ = ("style",)
     style: str
@@ -44,7 +44,7 @@ class Styled(str):
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Return whether a person looks at a stream."""
+    """Return whether a stream is a terminal."""
     try:
         return stream.isatty()
     except ValueError:  # closed
@@ -60,11 +60,12 @@ class Output:
 
     Args:
         json: whether data, and errors, are JSON.
-        stdout, stderr: where to write; None: the process's.
+        stdout, stderr: where to write; None: the process's streams.
 
     Attributes:
         json: as given.
-        width: how many columns the terminal has; None if stdout is none.
+        width: the columns of the terminal; None if stdout is not a terminal.
+        charts: whether stdout can encode block characters.
     """
 
     def __init__(self, *, json: bool, stdout: TextIO | None = None, stderr: TextIO | None = None) -> None:
@@ -78,35 +79,35 @@ class Output:
     # --- data ---------------------------------------------------------------------------------------------------------
 
     def object(self, fields: object) -> None:
-        """Write one object as a line of JSON. `msgspec.Raw` inside of it is taken to be ASCII JSON already."""
+        """Write one object as a line of JSON. A `msgspec.Raw` in it must be ASCII JSON."""
         self._out.write(_json_line(fields))
 
     def line(self, *cells: str) -> None:
-        """Write one line of cells without anything between them."""
+        """Write cells on one line, with nothing between them."""
         self._out.write("".join(self._shown(safe(cell), cell) for cell in cells).rstrip() + "\n")
 
     def page(self, text: str) -> None:
-        """Write a whole file that is ASCII, as it is: it is meant for a file or a program, and makes itself safe."""
+        """Write a whole file in ASCII unchanged. It must be safe already."""
         self._out.write(text)
 
     def table(
         self, heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = (), cut: bool = True
     ) -> None:
-        """Write rows under heads, columns aligned; nothing at all if there is no row.
+        """Write rows under heads, with columns aligned; nothing if there are no rows.
 
         Args:
-            heads: of the columns.
-            rows: of as many cells each.
+            heads: the heads of the columns.
+            rows: the rows, each with as many cells as there are heads.
             right: the numbers of the columns that are aligned to the right.
-            cut: whether the last column ends at a terminal's edge, with an ellipsis, or 20 columns behind its beginning
-                if there is no room for more; elsewhere nothing is ever cut.
+            cut: whether the last column is cut at a terminal's edge, with an ellipsis, but not below 20 columns.
+                Nothing is cut if stdout is not a terminal.
         """
-        self.growing(heads, right=right, cut=cut)(rows)
+        self.growing_table(heads, right=right, cut=cut)(rows)
 
-    def growing(
+    def growing_table(
         self, heads: Sequence[str], *, right: Iterable[int] = (), cut: bool = True
     ) -> Callable[[Iterable[Sequence[str]]], None]:
-        """Return what writes a table piece by piece: the columns become wider where they must, and never narrower."""
+        """Return a function that writes a table in pieces. Its columns become wider if needed, and never narrower."""
         widths = [0] * len(heads)
         flush = frozenset(right)
         edge = self.width if cut else None
@@ -136,7 +137,7 @@ class Output:
             gap = " " * (widths[column] - width)
             last = column == len(row) - 1
             if last and edge is not None and width > (room := max(edge - used, _LEAST)):
-                text = _cropped(text, room)  # noqa: PLW2901 - what is shown of it
+                text = _cropped(text, room)  # noqa: PLW2901 - the part that is shown
                 gap = ""
             shown = self._shown(text, cell)
             parts.append(gap + shown if column in right else shown + gap)
@@ -152,19 +153,19 @@ class Output:
         return Style.parse(cell.style).render(text, color_system=ColorSystem.STANDARD)
 
     def flush(self) -> None:
-        """Let what was written be read."""
+        """Flush stdout."""
         self._out.flush()
 
-    # --- talk ---------------------------------------------------------------------------------------------------------
+    # --- messages -----------------------------------------------------------------------------------------------------
 
     def say(self, text: str) -> None:
-        """Say something to the person at the terminal."""
+        """Write a message to stderr."""
         self._out.flush()
         self._err.write(safe(text) + "\n")
         self._err.flush()
 
     def refuse(self, text: str, fields: dict[str, Any]) -> None:
-        """Say why the command ends without doing its work: a line, or with `--json` an object."""
+        """Write the error that ends the command to stderr: a line, or with `--json` an object."""
         if self.json:
             self._err.write(_json_line(_text_only(fields)))
         else:
@@ -172,17 +173,17 @@ class Output:
         self._err.flush()
 
     def bar(self, what: str, total: int | None = None) -> Bar:
-        """Return a bar for work that may take long: use it in a `with`."""
+        """Return a progress bar, to be used in a `with`."""
         return Bar(what, total, self._err)
 
 
 def _json_line(fields: object) -> str:
-    """Return an object as a line in which nothing is raw: JSON lets DEL stand, a terminal should not have it."""
+    """Return an object as a line of JSON in printable ASCII; JSON itself allows a raw DEL."""
     return ascii_json(_encode(fields)).decode("ascii").replace("\x7f", "\\u007f") + "\n"
 
 
 def _text_only(value: Any) -> Any:
-    """Replace lone surrogates (of a file's name) by what JSON can hold."""
+    """Return a value in which lone surrogates, which a file name may have, are escaped for JSON."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     return {key: _text_only(inner) for key, inner in value.items()} if isinstance(value, dict) else value
@@ -197,7 +198,7 @@ def _can_write(stream: TextIO, text: str) -> bool:
 
 
 def _width(text: str) -> int:
-    """Return how many columns of a terminal text takes."""
+    """Return how many columns text takes on a terminal."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len  # noqa: PLC0415 - only where there is more than ASCII
@@ -206,7 +207,7 @@ def _width(text: str) -> int:
 
 
 def _cropped(text: str, width: int) -> str:
-    """Return as much of the beginning of text that is wider as goes into so many columns together with an ellipsis."""
+    """Return the beginning of text and an ellipsis, together in at most so many columns."""
     if text.isascii():
         return text[: width - 1] + "…"
     from rich.cells import set_cell_size  # noqa: PLC0415
@@ -215,13 +216,13 @@ def _cropped(text: str, width: int) -> str:
 
 
 class Bar:
-    """How far long work has come: nothing at first, a bar on stderr once a person at a terminal has waited a second.
+    """A progress bar on a terminal. It appears after one second, so that short work shows none.
 
     Args:
-        what: what is being done.
-        total: how much there is to do; None: unknown.
-        stream: where to draw; nothing is drawn if it is no terminal.
-        clock: seconds that only grow.
+        what: the label.
+        total: the amount of work; None: unknown.
+        stream: where to draw; nothing is drawn if it is not a terminal.
+        clock: a monotonic clock, in seconds.
     """
 
     _PATIENCE: Final = 1.0
@@ -246,8 +247,8 @@ class Bar:
             self._progress.stop()
             self._progress = None
 
-    def at(self, done: int, total: int | None = None) -> None:
-        """Say how much has been done, and, if that is known by now, how much there is to do. O(1)."""
+    def update(self, done: int, total: int | None = None) -> None:
+        """Set how much has been done, and, if it is known by now, the total. O(1)."""
         if not self._watched or (self._progress is None and self._clock() - self._begun < self._PATIENCE):
             return
         if total is not None:
@@ -258,7 +259,7 @@ class Bar:
         self._progress.update(self._task, completed=done, total=total)
 
     def _start(self) -> Progress:
-        from rich.console import Console  # noqa: PLC0415 - only if somebody has to wait
+        from rich.console import Console  # noqa: PLC0415 - only for long work
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
         console = Console(file=self._stream, no_color=not _may_colour(self._stream), highlight=False)
@@ -275,7 +276,7 @@ class Bar:
         return progress
 
 
-def forgiving(stream: TextIO) -> None:
-    """Let a stream replace what its encoding does not know, rather than raise."""
+def replace_unencodable(stream: TextIO) -> None:
+    """Make a stream escape characters that its encoding lacks, rather than raise."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")

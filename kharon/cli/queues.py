@@ -1,4 +1,4 @@
-"""Reading a queue for a command: with a bar for whoever waits, and an error for a place that is none."""
+"""Reading a queue for a command: with a progress bar if it takes long."""
 
 from __future__ import annotations
 
@@ -18,63 +18,67 @@ from kharon.log.directory import segments
 from kharon.log.record import Record
 from kharon.model.projection import Projection
 
-__all__ = ["beginning", "past", "reading", "records", "size_of", "state"]
+__all__ = ["history_of", "reading", "size_of", "state_at_start_of", "state_of_queue", "with_records"]
 
 _T = TypeVar("_T")
 
 
 def size_of(queue: Path) -> int:
-    """Return how many bytes a queue's segments have; 0 if there is no queue. O(segments)."""
+    """Return the total size of a queue's segments in bytes; 0 if there is no queue. O(segments)."""
     total = 0
     try:
         for path in segments(queue):
             total += os.stat(path).st_size  # noqa: PTH116 - the same, without another object for each of thousands
     except OSError:
-        return total  # a file that has just been moved; what is read will say what is wrong
+        return total  # a file was moved just now; the reading that follows reports what is wrong
     return total
 
 
 @contextmanager
 def reading(out: Output, queue: Path, what: str = "reading") -> Iterator[None]:
-    """Show a bar, if it takes long, for what is read of a queue in the block."""
+    """Show a progress bar while a queue is read in the block, if that takes long."""
     with out.bar(what, size_of(queue)) as bar:
         done = 0
 
-        def tell(count: int) -> None:
+        def advance(count: int) -> None:
             nonlocal done
             done += count
-            bar.at(done)
+            bar.update(done)
 
-        with watch_bytes(tell):
+        with watch_bytes(advance):
             yield
 
 
-def state(out: Output, queue: Path, until: int | datetime | None = None) -> Projection:
-    """Return a queue as it is, or was."""
+def state_of_queue(out: Output, queue: Path, until: int | datetime | None = None) -> Projection:
+    """Return the state of a queue, now or after `until`."""
     with reading(out, queue):
         return replay(queue, until)
 
 
-def beginning(out: Output, queue: Path, what: str = "counted", asked: int = 0) -> Projection:
-    """Return the state from which a queue's records can be folded: empty, or, if they were trimmed, a snapshot's.
+def state_at_start_of(out: Output, queue: Path, what: str = "counted", asked: int = 0) -> Projection:
+    """Return the state from which a queue's records can be folded: empty, or a snapshot's if they were trimmed.
 
-    If records behind `asked`, which is a seq, are among those that cannot be, it is said from where on they are `what`.
+    Args:
+        out: where to warn if records after `asked` cannot be folded.
+        queue: the queue's directory.
+        what: what is done with the records, for that warning.
+        asked: the seq after which records are asked for.
     """
     check_queue(queue)
     start = state_at_start(queue)
     if start.seq > asked:
-        out.say(f"{what} from record {start.seq + 1} on: what was before was trimmed, or is only in a snapshot")
+        out.say(f"{what} from record {start.seq + 1} on: earlier records were trimmed, or are only in a snapshot")
     return start
 
 
-def past(out: Output, queue: Path, id: str) -> list[Record]:
+def history_of(out: Output, queue: Path, id: str) -> list[Record]:
     """Return all records about a ticket; none if there never was such a ticket."""
     check_queue(queue)
     with reading(out, queue):
         return history(queue, id)
 
 
-def records(out: Output, queue: Path, take: Callable[[Iterator[Record]], _T], after: int = 0) -> _T:
-    """Return what `take` makes of a queue's records."""
+def with_records(out: Output, queue: Path, take: Callable[[Iterator[Record]], _T], after: int = 0) -> _T:
+    """Return the result of `take`, called with a queue's records after a seq."""
     with reading(out, queue):
         return take(read(queue, after))

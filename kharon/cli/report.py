@@ -1,4 +1,4 @@
-"""The command that makes a page: `report`. What is on it is the business of `kharon.web.report`."""
+"""The command that writes a page: `report`. `kharon.web` makes the page."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from kharon.cli.output import Output
 from kharon.cli.queues import reading
 from kharon.web.report import report
 
-__all__ = ["reported"]
+__all__ = ["write_report"]
 
 
-def reported(out: Output, queue: Path, id: str | None, to: Path, now: datetime, *, force: bool) -> None:
+def write_report(out: Output, queue: Path, id: str | None, to: Path, now: datetime, *, force: bool) -> None:
     """Write a page about a queue, or about one of its tickets.
 
     Raises:
-        Usage: there is a file of that name, and it is not to be replaced; or `--json` beside a page on stdout.
+        Usage: the file exists, and `force` is not set; or `--json` is given for a page on stdout.
         TicketNotFound: there never was such a ticket.
     """
     on_stdout = str(to) == "-"
@@ -41,30 +41,30 @@ def reported(out: Output, queue: Path, id: str | None, to: Path, now: datetime, 
 
 
 def _check(to: Path, *, force: bool) -> None:
-    """Refuse before a long log is read what would be refused after it."""
+    """Check the target before a long log is read."""
     if to.is_dir():
         raise Usage(f"-o: {to} is a directory; name a file in it, such as {to / 'report.html'}")
     if not to.parent.is_dir():
         raise Usage(f"-o: there is no directory {to.parent}; make it, or name another place")
     if to.exists() and not force:
-        raise _there(to)
+        raise _exists(to)
 
 
-def _there(to: Path) -> Usage:
-    return Usage(f"-o: {to} is there already; name another file, or say --force to replace it")
+def _exists(to: Path) -> Usage:
+    return Usage(f"-o: {to} exists; name another file, or give --force to replace it")
 
 
 def _write(to: Path, page: str, *, force: bool) -> None:
-    """Write the page beside its place and move it there: nobody ever sees half of it."""
+    """Write a temporary file beside the target and rename it, so that the target is never incomplete."""
     temporary = to.with_name(f".{to.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         temporary.write_text(page, encoding="ascii")
         if force:
             temporary.replace(to)
         else:
-            os.link(temporary, to)  # unlike a rename, it never replaces a file that came in the meantime
+            os.link(temporary, to)  # unlike a rename, it never replaces a file that was created meanwhile
     except FileExistsError:
-        raise _there(to) from None
+        raise _exists(to) from None
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()

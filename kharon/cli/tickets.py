@@ -1,4 +1,4 @@
-"""Commands about tickets: `ls`, `show`, `why`, `as-of`, `diff`."""
+"""The commands that print tickets: `ls`, `show`, `why`, `as-of` and `diff`."""
 
 from __future__ import annotations
 
@@ -9,24 +9,33 @@ from pathlib import Path
 from typing import Any, Final
 
 import attrs
+from msgspec import Raw
 
 from kharon.audit.diff import Diff, diff
-from kharon.audit.explanations import explain
-from kharon.audit.fields import STATES, state_of, ticket_fields
+from kharon.audit.explain import explain
+from kharon.audit.fields import STATES, payload_json, result_json, state_of, ticket_fields
 from kharon.audit.history import latest
+from kharon.audit.words import blockers, listed, other_fields_text
 from kharon.cli.failures import Usage
 from kharon.cli.output import Output, Styled
-from kharon.cli.queues import past, reading, state
-from kharon.cli.times import ago, moment
-from kharon.cli.tubes import limit_fields, told_limit
-from kharon.cli.why import named, waited_for
+from kharon.cli.queues import history_of, reading, state_of_queue
+from kharon.cli.times import ago, local_time
+from kharon.cli.tubes import limit_fields, limit_text
 from kharon.errors import TicketNotFound
 from kharon.log.record import Record
 from kharon.model.projection import Projection
 from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Limit
 
-__all__ = ["STYLES", "Filter", "as_of", "explained", "listed", "shown", "told_difference"]
+__all__ = [
+    "STYLES",
+    "Filter",
+    "print_difference",
+    "print_explanation",
+    "print_ticket",
+    "print_tickets",
+    "print_tickets_as_of",
+]
 
 STYLES: Final = {
     "ready": "cyan",
@@ -37,7 +46,7 @@ STYLES: Final = {
     "failed": "red",
     "cancelled": "dim",
 }
-_WIDE: Final = 60  # JSON that is longer is laid out over several lines
+_WIDE: Final = 60  # longer JSON is laid out over several lines
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -47,9 +56,9 @@ class Filter:
     Attributes:
         status: a status, or a state (`kharon.audit.fields.STATES`); None: any.
         type, tube, group: exactly this one; None: any.
-        due: only those that could be claimed, in the order in which they would be: none from a tube that is paused, and
-            no more from one than its limit leaves.
-        limit: at most so many; None: all.
+        due: only those that can be claimed now, in the order of claims: none from a paused tube, and from a limited
+            tube as many as its limit leaves.
+        limit: the largest number to list; None: all.
     """
 
     status: str | None = None
@@ -64,7 +73,7 @@ class Filter:
         if self.status is not None and self.status not in known:
             raise Usage(f"--status: {self.status!r} is none of {', '.join(known)}")
 
-    def _fits(self, ticket: Ticket, now: datetime) -> bool:
+    def _matches(self, ticket: Ticket, now: datetime) -> bool:
         return (
             self.status in (None, ticket.status.value, state_of(ticket, now))
             and self.type in (None, ticket.type)
@@ -74,17 +83,17 @@ class Filter:
         )
 
     def of(self, projection: Projection, now: datetime) -> tuple[list[Ticket], int]:
-        """Return the tickets that fit, and how many more there are."""
-        found = [ticket for ticket in projection.tickets.values() if self._fits(ticket, now)]
+        """Return the tickets that match, and how many more there are."""
+        found = [ticket for ticket in projection.tickets.values() if self._matches(ticket, now)]
         if self.due:
             found.sort(key=lambda ticket: (ticket.nice, ticket.runat, ticket.order))
-            found = list(_given(projection, found, now))
+            found = list(_claimable(projection, found, now))
         shown = found if self.limit is None else found[: self.limit]
         return shown, len(found) - len(shown)
 
 
-def _given(projection: Projection, ready: list[Ticket], now: datetime) -> Iterator[Ticket]:
-    """Give those that their tubes give, one claimed after the other."""
+def _claimable(projection: Projection, ready: list[Ticket], now: datetime) -> Iterator[Ticket]:
+    """Yield the tickets that their tubes allow to be claimed, one after the other."""
     left: dict[str, int | None] = {}
     for ticket in ready:
         free = left.setdefault(ticket.tube, projection.room(ticket.tube, now))
@@ -94,24 +103,24 @@ def _given(projection: Projection, ready: list[Ticket], now: datetime) -> Iterat
             left[ticket.tube] = free - 1
 
 
-def listed(out: Output, queue: Path, wanted: Filter, now: datetime) -> None:
-    """List a queue's tickets."""
-    _list(out, state(out, queue), wanted, now)
+def print_tickets(out: Output, queue: Path, wanted: Filter, now: datetime) -> None:
+    """Print a queue's tickets."""
+    _print(out, state_of_queue(out, queue), wanted, now)
 
 
-def as_of(out: Output, queue: Path, when: int | datetime, wanted: Filter) -> None:
-    """List a queue's tickets as they were at a seq, or at an instant."""
-    projection = state(out, queue, when)
+def print_tickets_as_of(out: Output, queue: Path, when: int | datetime, wanted: Filter) -> None:
+    """Print a queue's tickets as they were after a seq, or at an instant."""
+    projection = state_of_queue(out, queue, when)
     if isinstance(when, int) and projection.seq < when:
         raise Usage(f"{when} lies ahead: the log ends at record {projection.seq}")
     now = when if isinstance(when, datetime) else projection.at
     if not out.json:
-        out.say(f"after record {projection.seq}" + (f", {moment(projection.at)}" if projection.at else ""))
+        out.say(f"after record {projection.seq}" + (f", {local_time(projection.at)}" if projection.at else ""))
     if now is not None:
-        _list(out, projection, wanted, now)
+        _print(out, projection, wanted, now)
 
 
-def _list(out: Output, projection: Projection, wanted: Filter, now: datetime) -> None:
+def _print(out: Output, projection: Projection, wanted: Filter, now: datetime) -> None:
     tickets, more = wanted.of(projection, now)
     if out.json:
         for ticket in tickets:
@@ -122,11 +131,11 @@ def _list(out: Output, projection: Projection, wanted: Filter, now: datetime) ->
         if not tickets and not more:
             out.say("no such tickets" if projection.tickets else "no tickets")
     if more:
-        out.say(f"{more} more; --limit says how many are shown")
+        out.say(f"{more} more; --limit sets how many are shown")
 
 
 def _state(ticket: Ticket, now: datetime) -> tuple[str, str]:
-    """Return a ticket's state, and what there is to say about it."""
+    """Return a ticket's state, and details of it."""
     name = state_of(ticket, now)
     return Styled(name, STYLES[name]), _about(ticket, name, now)
 
@@ -139,12 +148,12 @@ def _about(ticket: Ticket, name: str, now: datetime) -> str:
         ends = "ends" if ticket.lease_until > now else "ended"
         return f"by {ticket.worker}, attempt {ticket.attempts}, lease {ends} {ago(ticket.lease_until, now)}"
     if name == "blocked":
-        return f"by {waited_for(ticket)}"
+        return f"by {blockers(ticket)}"
     if name in ("ready", "delayed"):
         assert ticket.runat is not None
         return ", ".join(filter(None, (f"due {ago(ticket.runat, now)}", tries))) + reason
     assert ticket.mtime is not None
-    # An update of a ticket that has ended is a change, too: since when it is what it is only its history tells.
+    # Not "done …": an update after the end also sets `mtime`. Only the history has the time of the end.
     return ", ".join(filter(None, (f"changed {ago(ticket.mtime, now)}", tries))) + reason
 
 
@@ -157,15 +166,15 @@ def _absent(id: str, found: list[Record]) -> TicketNotFound:
     last = found[-1]
     return TicketNotFound(
         f"ticket {id!r}: there is none now; record {last.seq}, {type(last.event).__name__} by {last.by}, removed it at "
-        f"{moment(last.at)}. Its {len(found)} records: kharon history"
+        f"{local_time(last.at)}. Its {len(found)} records: kharon history"
     )
 
 
-def shown(out: Output, queue: Path, id: str, now: datetime) -> None:
-    """Show one ticket.
+def print_ticket(out: Output, queue: Path, id: str, now: datetime) -> None:
+    """Print one ticket.
 
     Raises:
-        TicketNotFound: it is not there; the message says whether it was.
+        TicketNotFound: it does not exist; the message says whether it did.
     """
     with reading(out, queue):
         ticket, found = latest(queue, id)
@@ -186,10 +195,10 @@ def _lines(ticket: Ticket, now: datetime) -> Iterator[tuple[str, str]]:
     if ticket.worker is not None:
         yield "claimed by", ticket.worker
     if ticket.blocked:
-        yield "waits for", waited_for(ticket)
+        yield "blocked by", blockers(ticket)
     if ticket.gate is not None:
-        told = [*ticket.after, *([] if ticket.after_group is None else [f"group {ticket.after_group}"])]
-        yield "added after", named(told)
+        after = [*ticket.after, *([] if ticket.after_group is None else [f"group {ticket.after_group}"])]
+        yield "added after", listed(after)
         yield "if one fails", ticket.on_failure
     if ticket.error_reason:
         yield "reason", ticket.error_reason
@@ -206,16 +215,18 @@ def _lines(ticket: Ticket, now: datetime) -> Iterator[tuple[str, str]]:
     ):
         if at is not None:
             more = f", by record {ticket.version}" if label == "changed" else ""
-            yield label, f"{moment(at)} ({ago(at, now)}){more}"
+            yield label, f"{local_time(at)} ({ago(at, now)}){more}"
     yield "attempts", str(ticket.attempts)
-    yield from _json_lines("payload", ticket._payload)
-    if ticket._result is not None:
-        yield from _json_lines("result", ticket._result)
+    yield from other_fields_text(ticket, local_time)
+    yield from _json_lines("payload", payload_json(ticket))
+    result = result_json(ticket)
+    if result is not None:
+        yield from _json_lines("result", result)
 
 
-def _json_lines(label: str, data: bytes) -> Iterator[tuple[str, str]]:
-    """Give JSON as one line if it is short, else laid out. Read with `json`, which takes what it should not, too."""
-    value = json.loads(data)
+def _json_lines(label: str, data: Raw) -> Iterator[tuple[str, str]]:
+    """Yield JSON as one line if it is short, otherwise laid out. `json` reads it, since it accepts NaN, too."""
+    value = json.loads(bytes(data))
     text = json.dumps(value, ensure_ascii=False)
     lines = [text] if len(text) <= _WIDE else json.dumps(value, ensure_ascii=False, indent=2).split("\n")
     for number, line in enumerate(lines):
@@ -223,22 +234,22 @@ def _json_lines(label: str, data: bytes) -> Iterator[tuple[str, str]]:
         yield label if number == 0 else "", " " * indent + line[indent:]
 
 
-def explained(out: Output, queue: Path, id: str, now: datetime, known: dict[str, Any]) -> None:
-    """Say why a ticket is, or is not, running now.
+def print_explanation(out: Output, queue: Path, id: str, now: datetime, known: dict[str, Any]) -> None:
+    """Print why a ticket is, or is not, running now.
 
     Args:
-        out: where to say it.
+        out: where to print.
         queue: the queue's directory.
         id: the ticket's.
         now: the instant.
-        known: what `explain` is to be told that the log does not know.
+        known: further arguments of `explain`, which the log does not know.
 
     Raises:
-        TicketNotFound: it is not there; the message says whether it was.
+        TicketNotFound: it does not exist; the message says whether it did.
     """
-    projection = state(out, queue)
+    projection = state_of_queue(out, queue)
     if id not in projection.tickets:
-        raise _absent(id, past(out, queue, id))
+        raise _absent(id, history_of(out, queue, id))
     found = explain(projection, id, now, **known)
     fields: dict[str, Any] = {field.name: getattr(found, field.name) for field in attrs.fields(type(found))}
     del fields["ticket"]
@@ -251,7 +262,7 @@ def explained(out: Output, queue: Path, id: str, now: datetime, known: dict[str,
     out.line(found.sentence)
     labels = {
         "due_at": "due",
-        "blocked_by": "waits for",
+        "blocked_by": "blocked by",
         "members": f"members of {found.after_group}",
         "on_failure": "if one fails",
         "paused_since": "tube paused",
@@ -269,11 +280,11 @@ def explained(out: Output, queue: Path, id: str, now: datetime, known: dict[str,
     for name, label in labels.items():
         value = getattr(found, name)
         if isinstance(value, datetime):
-            value = f"{moment(value)} ({ago(value, now)})"
+            value = f"{local_time(value)} ({ago(value, now)})"
         elif isinstance(value, tuple):
-            value = named(value, found.members_left if name == "members" else None) or None
+            value = listed(value, found.members_left if name == "members" else None) or None
         elif isinstance(value, Limit):
-            value = f"{told_limit(value)}; {found.tube_claimed} claimed"
+            value = f"{limit_text(value)}; {found.tube_claimed} claimed"
         if name == "paused_since" and value is not None:
             value = f"{value}, by record {found.paused_seq}"
         if value is not None:
@@ -284,26 +295,26 @@ def explained(out: Output, queue: Path, id: str, now: datetime, known: dict[str,
 # --- two states -------------------------------------------------------------------------------------------------------
 
 
-def told_difference(out: Output, queue: Path, a: int | datetime, b: int | datetime) -> None:
-    """Say what changed in a queue between two places."""
+def print_difference(out: Output, queue: Path, a: int | datetime, b: int | datetime) -> None:
+    """Print what changed in a queue between two places."""
     with reading(out, queue):
         found = diff(queue, a, b)
     if out.json:
         _object_difference(out, found)
         return
     for word, seq, at in (("from", found.a, found.a_at), ("to", found.b, found.b_at)):
-        out.say(f"{word:4} record {seq}" + (f", {moment(at)}" if at else ""))
+        out.say(f"{word:4} record {seq}" + (f", {local_time(at)}" if at else ""))
     rows: list[tuple[str, str, str]] = [
         (Styled("-", "red"), ticket.id, _summary(ticket, found.a_at)) for ticket in found.removed
     ]
     rows += [(Styled("+", "green"), ticket.id, _summary(ticket, found.b_at)) for ticket in found.added]
     for change in found.changed:
-        told = "; ".join(
+        changes = "; ".join(
             f"{name} {_value(was)} -> {_value(is_)}"
             for name, (was, is_) in change.fields.items()
             if name not in ("version", "mtime")
         )
-        rows.append((Styled("~", "yellow"), change.id, told or "only its version"))
+        rows.append((Styled("~", "yellow"), change.id, changes or "only its version"))
     out.table(("", "id", ""), rows)
     if not rows:
         out.say("nothing changed")
@@ -316,7 +327,7 @@ def _summary(ticket: Ticket, at: datetime | None) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, datetime):
-        return moment(value)
+        return local_time(value)
     if isinstance(value, (tuple, list)) and all(isinstance(item, str) for item in value):
         return ", ".join(value) or "nothing"
     if value is None:
@@ -335,7 +346,7 @@ def _object_difference(out: Output, found: Diff) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold of a ticket's field."""
+    """Return the value of a ticket's field for JSON."""
     if isinstance(value, Ticket):
         return {"id": value.id, "version": value.version}
     return value.value if isinstance(value, Status) else list(value) if isinstance(value, tuple) else value

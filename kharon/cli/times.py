@@ -1,8 +1,8 @@
-"""Instants and durations as people write and read them; `now`.
+"""Instants and durations on the command line, in arguments and in output; `now`.
 
-An instant is written in ISO 8601 with a timezone, or as how long ago it was (`2h`, `1h30m`, `now`). One without a
-timezone is refused: whether it means UTC or the time on this wall would be a guess, and the message says how to write
-each. What is shown is local time with its offset, `2026-03-11 04:19:49.035+01`, which may be given back as it stands.
+An instant is given in ISO 8601 with a timezone, or as how long ago it was (`2h`, `1h30m`, `now`). One without a
+timezone is refused, since it could mean UTC or local time; the message says how to write each. Instants are shown as
+local time with its offset, `2026-03-11 04:19:49.035+01`, which is accepted as an argument, too.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Final
 
 from kharon.cli.failures import Usage
 
-__all__ = ["NOW", "ago", "instant", "moment", "now", "seconds", "seq_or_instant"]
+__all__ = ["NOW", "ago", "local_time", "now", "parse_duration", "parse_instant", "parse_place"]
 
 NOW: Final = "KHARON_NOW"
-"""The environment variable that says what `now` is: an instant with a timezone. Unset, it is what the clock says."""
+"""The environment variable that sets `now`: an instant with a timezone. If it is unset, `now` is the clock's."""
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
 _DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+", re.ASCII)
@@ -29,40 +29,40 @@ def now() -> datetime:
     """Return the present instant, in UTC.
 
     Raises:
-        Usage: `KHARON_NOW` is set, and is no instant.
+        Usage: `KHARON_NOW` is set to something other than an instant.
     """
     given = os.environ.get(NOW)
-    return instant(given, NOW, datetime.now(UTC)) if given else datetime.now(UTC)
+    return parse_instant(given, NOW, datetime.now(UTC)) if given else datetime.now(UTC)
 
 
-def seconds(text: str, what: str) -> float:
+def parse_duration(text: str, what: str) -> float:
     """Return a duration (`90s`, `1h30m`, `2.5`; a bare number is seconds) in seconds.
 
     Raises:
-        Usage: naming `what`, if it is none.
+        Usage: it is not a duration; the message names `what`.
     """
     if re.fullmatch(r"\d+(?:\.\d+)?", text, re.ASCII):
         amount = float(text)
     elif _DURATION.fullmatch(text):
         amount = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
     else:
-        raise Usage(f"{what}: {text!r} is no duration; write 90s, 15m, 2h, 3d, 1w, 1h30m, or a number of seconds")
+        raise Usage(f"{what}: {text!r} is not a duration; write 90s, 15m, 2h, 3d, 1w, 1h30m, or a number of seconds")
     if amount > _MOST:
         raise Usage(f"{what}: {text!r} is more than a century")
     return amount
 
 
-def instant(text: str, what: str, present: datetime) -> datetime:
+def parse_instant(text: str, what: str, present: datetime) -> datetime:
     """Return an instant, in UTC: ISO 8601 with a timezone, or how long before `present`, or `now`.
 
     Raises:
-        Usage: naming `what`, if it is none; if it has no timezone, with how to write it with one.
+        Usage: it is not an instant, or has no timezone; the message names `what`, and says how to write it.
     """
     if text == "now":
         return present
     if _DURATION.fullmatch(text):
         try:
-            return present - timedelta(seconds=seconds(text, what))
+            return present - timedelta(seconds=parse_duration(text, what))
         except OverflowError:
             raise Usage(f"{what}: {text!r} before now is out of range") from None
     try:
@@ -76,20 +76,21 @@ def instant(text: str, what: str, present: datetime) -> datetime:
         return read.astimezone(UTC)
     except (ValueError, OverflowError):
         raise Usage(
-            f"{what}: {text!r} is no time; write one like 2026-03-11T04:00Z, or how long ago: 90s, 15m, 2h, 3d, or now"
+            f"{what}: {text!r} is not a time; write one like 2026-03-11T04:00Z, or how long ago: 90s, 15m, 2h, 3d, or "
+            f"now"
         ) from None
 
 
-def seq_or_instant(text: str, what: str, present: datetime) -> int | datetime:
-    """Return a seq, if the text is a whole number, else an instant.
+def parse_place(text: str, what: str, present: datetime) -> int | datetime:
+    """Return a seq if the text is a whole number, otherwise an instant.
 
     Raises:
-        Usage: naming `what`, if it is neither.
+        Usage: it is neither; the message names `what`.
     """
     if re.fullmatch(r"\d{1,18}", text, re.ASCII):
         return int(text)
     try:
-        return instant(text, what, present)
+        return parse_instant(text, what, present)
     except Usage as error:
         if "no timezone" in str(error):
             raise
@@ -99,7 +100,7 @@ def seq_or_instant(text: str, what: str, present: datetime) -> int | datetime:
         ) from None
 
 
-def moment(at: datetime, *, exact: bool = True) -> str:
+def local_time(at: datetime, *, exact: bool = True) -> str:
     """Return an instant as local time with its offset, to the millisecond if `exact`: `2026-03-11 04:19:49.035+01`."""
     local = at.astimezone()
     offset = local.strftime("%z")
@@ -109,10 +110,10 @@ def moment(at: datetime, *, exact: bool = True) -> str:
 
 
 def ago(at: datetime, present: datetime) -> str:
-    """Return how far an instant is from the present: `in 5 m`, `2 h ago`, `now`."""
+    """Return the distance of an instant from the present: `in 5 m`, `2 h ago`, `now`."""
     difference = at - present
     if abs(difference) < timedelta(milliseconds=500):
         return "now"
-    from kharon.audit.words import length  # noqa: PLC0415 - the help needs nothing of the audit
+    from kharon.audit.words import length  # noqa: PLC0415 - a help text does not need it
 
     return f"in {length(difference)}" if difference > timedelta(0) else f"{length(-difference)} ago"

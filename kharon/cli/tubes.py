@@ -1,4 +1,4 @@
-"""Commands about what is besides tickets: `tubes`, `schedules`."""
+"""The commands that print tubes and schedules: `tubes` and `schedules`."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any, Final
 from kharon.audit.fields import state_of
 from kharon.audit.words import length
 from kharon.cli.output import Output
-from kharon.cli.queues import state
-from kharon.cli.times import ago, moment
+from kharon.cli.queues import state_of_queue
+from kharon.cli.times import ago, local_time
 from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status
 from kharon.model.tubes import Limit, Tube
 
-__all__ = ["limit_fields", "told_limit", "told_schedules", "told_tubes"]
+__all__ = ["limit_fields", "limit_text", "print_schedules", "print_tubes"]
 
 _STATES: Final = ("ready", "claimed", "delayed", "blocked")
 
 
-def told_tubes(out: Output, queue: Path, now: datetime) -> None:
-    """List the tubes that have pending tickets, or that something was told about: what is in each, what shuts it."""
-    projection = state(out, queue)
+def print_tubes(out: Output, queue: Path, now: datetime) -> None:
+    """Print the tubes that have pending tickets, a pause or a limit: their counts, and what closes them."""
+    projection = state_of_queue(out, queue)
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for ticket in projection.tickets.values():
         if ticket.status is Status.PENDING:
@@ -37,7 +37,7 @@ def told_tubes(out: Output, queue: Path, now: datetime) -> None:
     if not out.json:
         out.table(("tube", *_STATES, ""), rows, right=range(1, 5))
         if not rows:
-            out.say("no pending tickets, and no tube that something was told about")
+            out.say("no pending tickets, and no tube with a pause or a limit")
 
 
 def _tube_fields(tube: Tube, count: Counter[str]) -> dict[str, Any]:
@@ -53,12 +53,12 @@ def _tube_fields(tube: Tube, count: Counter[str]) -> dict[str, Any]:
 
 
 def limit_fields(limit: Limit | None) -> dict[str, Any] | None:
-    """Return a limit as JSON has it."""
+    """Return a limit for JSON."""
     return None if limit is None else {"claimed": limit.claimed, "claims": limit.claims, "period": limit.period}
 
 
-def told_limit(limit: Limit) -> str:
-    """Say what a limit allows."""
+def limit_text(limit: Limit) -> str:
+    """Return what a limit allows."""
     parts = []
     if limit.claimed is not None:
         parts.append(f"{limit.claimed} claimed at once")
@@ -68,12 +68,12 @@ def told_limit(limit: Limit) -> str:
 
 
 def _about(tube: Tube, now: datetime) -> str:
-    """Say whether a tube is shut, why, and until when; and what its limit is."""
+    """Return whether a tube is closed, why, and until when; and its limit."""
     parts = []
     if tube.paused_since is not None:
         parts.append(f"paused {ago(tube.paused_since, now)}, by record {tube.paused_seq}")
     if tube.limit is not None:
-        parts.append(told_limit(tube.limit))
+        parts.append(limit_text(tube.limit))
     if tube.reopens_at is not None:
         parts.append(f"reopens {ago(tube.reopens_at, now)}")
     elif not tube.open and tube.paused_since is None:
@@ -84,10 +84,10 @@ def _about(tube: Tube, now: datetime) -> str:
 # --- schedules --------------------------------------------------------------------------------------------------------
 
 
-def told_schedules(out: Output, queue: Path, now: datetime) -> None:
-    """List what is scheduled: when, what, when next, and when it fired last."""
+def print_schedules(out: Output, queue: Path, now: datetime) -> None:
+    """Print the schedules: when each fires, what it adds, when next, and when it fired last."""
     rows = []
-    for schedule in state(out, queue).schedules.values():
+    for schedule in state_of_queue(out, queue).schedules.values():
         if out.json:
             out.object(_schedule_fields(schedule))
         rows.append((schedule.name, _when(schedule), f"{schedule.type} in {schedule.tube}", *_times(schedule, now)))
@@ -122,7 +122,11 @@ def _when(schedule: Schedule) -> str:
 
 def _times(schedule: Schedule, now: datetime) -> tuple[str, str]:
     coming = (
-        "never again" if schedule.next is None else f"{moment(schedule.next, exact=False)} ({ago(schedule.next, now)})"
+        "never again"
+        if schedule.next is None
+        else f"{local_time(schedule.next, exact=False)} ({ago(schedule.next, now)})"
     )
-    last = "not yet" if schedule.last is None else f"{moment(schedule.last, exact=False)} ({ago(schedule.last, now)})"
+    last = (
+        "not yet" if schedule.last is None else f"{local_time(schedule.last, exact=False)} ({ago(schedule.last, now)})"
+    )
     return coming, last

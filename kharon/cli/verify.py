@@ -1,4 +1,4 @@
-"""Commands that prove something, or keep what proves it: `verify`, `anchor`, `export`."""
+"""The commands that prove a log or copy it: `verify`, `anchor` and `export`."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from kharon.audit.export import check_target, export
 from kharon.audit.verify import Report, verify
 from kharon.cli.failures import Usage
 from kharon.cli.output import Output
-from kharon.cli.queues import reading, records
+from kharon.cli.queues import reading, with_records
 from kharon.errors import CorruptLog, InvalidAnchor, UnknownFormat
 from kharon.log.index import INDEX
 
-__all__ = ["anchored", "exported", "verified"]
+__all__ = ["print_anchor", "print_verification", "write_export"]
 
-_MOST = 4096  # bytes of an anchor's file that are looked at
+_MOST = 4096  # bytes read of an anchor's file
 
 
-def verified(out: Output, queue: Path, anchor_file: Path | None) -> None:
-    """Verify a queue's log, and say what was verified.
+def print_verification(out: Output, queue: Path, anchor_file: Path | None) -> None:
+    """Verify a queue's log, and print what was verified.
 
     Raises:
         CorruptLog: it is damaged or altered, or does not contain the anchor.
@@ -49,8 +49,8 @@ def verified(out: Output, queue: Path, anchor_file: Path | None) -> None:
         ("", ""),
         [
             ("records", f"{report.records:,} ({which}) in {report.segments} segment{'s' * (report.segments != 1)}"),
-            *([("snapshots", f"{report.snapshots}, each what the log says")] if report.snapshots else []),
-            *([("indexes", f"{report.indexes}, each what the log says")] if report.indexes else []),
+            *([("snapshots", f"{report.snapshots}, each agrees with the log")] if report.snapshots else []),
+            *([("indexes", f"{report.indexes}, each agrees with the log")] if report.indexes else []),
             *([("unfinished", f"{report.unfinished:,} bytes of a last commit")] if report.unfinished else []),
             ("last hash", report.hash),
             ("anchor", _told_anchor(kept)),
@@ -59,15 +59,17 @@ def verified(out: Output, queue: Path, anchor_file: Path | None) -> None:
 
 
 def _check_rest(report: Report) -> None:
-    """Refuse to call whole what has a chain that is, if what is believed beside it is not, or not all can be read.
+    """Check the rest of a report on a log whose chain is whole.
 
     Raises:
-        CorruptLog: a snapshot is damaged, or is not of this log; or an index hides records.
+        CorruptLog: a snapshot is damaged, or disagrees with the log; or an index hides records.
         UnknownFormat: there are events that only a later Kharon knows.
     """
     if report.bad_snapshots:
         path, _, why = report.bad_snapshots[0].partition(": ")
-        raise CorruptLog(path, 0, 0, f"{why} (the log itself is whole; remove the snapshot, and another will be made)")
+        raise CorruptLog(
+            path, 0, 0, f"{why} (the log itself is whole; remove the snapshot, and another one will be made)"
+        )
     if report.bad_indexes:
         path, _, why = report.bad_indexes[0].partition(": ")
         others = len(report.bad_indexes) - 1
@@ -100,7 +102,9 @@ def _read_anchor(file: Path) -> Anchor:
     except InvalidAnchor as error:
         raise Usage(f"{file}: {error}") from None
     except (ValueError, KeyError, TypeError):
-        raise Usage(f"{file}: it holds no anchor; one is what kharon anchor printed, with or without --json") from None
+        raise Usage(
+            f"{file}: it does not hold an anchor, which is what kharon anchor printed, with or without --json"
+        ) from None
 
 
 def _head_of(file: Path) -> str:
@@ -108,8 +112,8 @@ def _head_of(file: Path) -> str:
         return opened.read(_MOST)
 
 
-def anchored(out: Output, queue: Path) -> None:
-    """Print an anchor: the name of the newest record that is known to be on disk."""
+def print_anchor(out: Output, queue: Path) -> None:
+    """Print an anchor: the newest record that is known to be on disk."""
     with reading(out, queue):
         found = anchor(queue)
     if out.json:
@@ -118,10 +122,10 @@ def anchored(out: Output, queue: Path) -> None:
         out.line(str(found))
 
 
-def exported(out: Output, queue: Path, to: Path, *, force: bool) -> None:
-    """Write all records to a file of another kind."""
+def write_export(out: Output, queue: Path, to: Path, *, force: bool) -> None:
+    """Write all records to a file of another format."""
     check_target(to, force=force)
-    count = records(out, queue, lambda found: export(found, to, force=force))
+    count = with_records(out, queue, lambda found: export(found, to, force=force))
     if out.json:
         out.object({"to": str(to), "records": count})
     else:

@@ -1,20 +1,20 @@
-"""The directory log: JSON Lines under one directory, held by one process.
+"""The directory log: JSON Lines in one directory, held by one process.
 
     LOCK                                held with flock while the queue is open; never unlinked
     log/<first seq, 20 digits>.jsonl    segments; the last one is the tail, which grows
     log/<first seq, 20 digits>.jsonl.zst   a sealed segment that was compressed
     ARCHIVE                             the directories that segments were moved to
-    archive/, or where ARCHIVE points   sealed segments that were moved out of the way
+    archive/, or where ARCHIVE points   sealed segments that were moved there
     snapshots/                          the state at some seqs, so that opening need not read all of the log
     quarantine/                         bytes that recovery, or the user's repair, cut off
-    index/                              where records about a ticket stand: a cache (`index`)
-    reserve                             room on the disk for settling when there is no other
+    index/                              where the records about each ticket are: a cache (`index`)
+    reserve                             space set aside for settling on a full disk
 
-`DirectoryLog` appends, writes, syncs and begins new segments; a sync may be done elsewhere (`protocol`). When to write
-and sync is the store's decision. Who may open the directory is in `ownership`; what is done to its files after a crash,
-in `recovery`, and about damage, in `repair`; what a line is, in `record`; how segments are read, in `segment`; how
-files come to be, in `replace`; where segments are, in `locations`, and which are compressed, archived or trimmed, in
-`retention`; what a snapshot is, in `snapshot`.
+`DirectoryLog` appends, writes, syncs and begins new segments; another process may do a sync (`protocol`). The store
+decides when to write and sync. Other modules decide who may open the directory (`ownership`), recover its files after a
+crash (`recovery`), and mend damage (`repair`). The rest is in `record` (lines), `segment` (reading them), `replace`
+(creating files), `locations` (where segments are), `retention` (which are compressed, archived or trimmed) and
+`snapshot`.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from typing import BinaryIO, Final, NamedTuple
 from kharon.errors import Closed, CorruptLog, KharonError, StorageFull
 from kharon.log.files import OS_FILES, File, Files, Lock, naming
 from kharon.log.live import IndexedReader, LiveReader
-from kharon.log.locations import ARCHIVE, Archives, Moved, archives, finish_moves, places_of, segments
+from kharon.log.locations import ARCHIVE, Archives, Moved, find_archives, finish_moves, locate_segments, segments
 from kharon.log.ownership import lock_directory
 from kharon.log.protocol import LogReader
-from kharon.log.record import CLOCK, Chain, Record, Seal, check_line, open_record, relink, seal_line
-from kharon.log.recovery import rewrite_tail, seal_again, tidy, trust_tail
-from kharon.log.replace import FileSync, Syncs, at_once, new_file
+from kharon.log.record import CLOCK, Chain, Record, Seal, check_line, parse_record, relink, seal_line
+from kharon.log.recovery import reopen_tail, rewrite_seal, rewrite_tail, tidy
+from kharon.log.replace import FileSync, SyncSteps, replace_file_steps, run_here
 from kharon.log.reserve import NO_ROOM, RESERVE, Reserve
-from kharon.log.scan import Reading
-from kharon.log.segment import Place, first_of, segment_name, stem_of
+from kharon.log.scan import LogScan
+from kharon.log.segment import SegmentFile, first_of, segment_name, stem_of
 from kharon.log.snapshot import Snapshot, has_snapshots, newest
 from kharon.log.zstd import open_segment
 from kharon.model.events import Event, LogClosed, grows
@@ -53,7 +53,7 @@ DEFAULT_SEGMENT_BYTES: Final = 8 << 20
 
 
 class _Unsealed(NamedTuple):
-    """The segment before the tail, while the seal has still to be written: open, its size, and the line."""
+    """The segment before the tail while its seal is unwritten: its open file, its size, and the seal's line."""
 
     path: Path
     file: File
@@ -66,18 +66,17 @@ class DirectoryLog:
 
     Args:
         where: the directory; made, with mode 0700, if it does not exist.
-        segment_bytes: when the tail has so many bytes, a new segment is begun.
+        segment_bytes: the size at which the tail gets a successor.
         files: the file system.
-        reserve_bytes: how much room to set aside for events that end something (`Event.ends`) on a disk without other
-            room; 0: none.
+        reserve_bytes: the space to set aside for events that end something, for when the disk is full; 0: none.
         allow_network_filesystem: whether the directory may be on one.
 
     Attributes:
         directory: the directory.
-        rotates: whether `write` begins a new segment when it is time for one; if not, `rotation` does.
-        unsaved: how many bytes of finished segments no snapshot holds, and were not there when one was last begun:
-            whoever begins one sets it to 0.
-        begun: called when a segment has been begun, and the one before it sealed if there was room for that.
+        rotates: whether `write` begins a new segment when one is due; if not, `rotation` does.
+        unsaved: the number of bytes in segments that were finished since the last snapshot was begun. The caller that
+            begins a snapshot sets it to 0.
+        on_new_segment: called after a segment was begun, and the previous one sealed if there was room for that.
     """
 
     def __init__(
@@ -100,8 +99,8 @@ class DirectoryLog:
         self._lock: Lock | None = None
         self._tail: File | None = None
         self._unsealed: _Unsealed | None = None
-        self._offered: File | None = None  # the tail whose twin was opened before all that is not synced was written
-        self._places: list[Place] = []
+        self._offered: File | None = None  # the tail, if its twin was opened before any unsynced byte was written
+        self._places: list[SegmentFile] = []
         self._size = 0
         self._log_id = ""
         self._chain = Chain()
@@ -110,12 +109,12 @@ class DirectoryLog:
         self._closed_cleanly = False
         self._made = False
         self._snapshot: Snapshot | None = None
-        self._archives = Archives([], [])  # as they were found on opening
+        self._archives = Archives([], [])  # as found on opening
         self.rotates = True
         self.written = 0
         self.durable = 0
         self.unsaved = 0
-        self.begun: Callable[[], None] = lambda: None
+        self.on_new_segment: Callable[[], None] = lambda: None
 
     @property
     def seq(self) -> int:
@@ -130,17 +129,17 @@ class DirectoryLog:
     # --- opening ------------------------------------------------------------------------------------------------------
 
     def open(self, now: datetime) -> Iterator[Record]:
-        """Lock the directory, recover, and give every record in order.
+        """Lock the directory, recover, and yield every record in order.
 
         Raises:
-            QueueLocked: the directory is open already, in this process or another.
-            CorruptLog: the log is damaged otherwise than by an unfinished last commit. Nothing was changed.
+            QueueLocked: the directory is already open, in this process or another.
+            CorruptLog: the log is damaged, by more than an unfinished last commit. Nothing was changed.
             UnknownFormat: a later version wrote it.
-            KharonError: this is no queue's directory, or one that should not be trusted (`ownership`).
+            KharonError: the directory is not a queue's, or should not be trusted (`ownership`).
             OSError: the directory cannot be read or written.
 
-        Cost: O(bytes of the log), or of what is behind the snapshot that was loaded. After an unclean stop the tail is
-        copied once, and the segment before it too if there is no record in the tail.
+        Cost: O(bytes of the log), or of the part after the loaded snapshot. After an unclean stop the tail is copied
+        once, and so is the segment before it if the tail has no records.
         """
         snapshot = self._snapshot
         if self._lock is None:
@@ -151,7 +150,7 @@ class DirectoryLog:
         if not found:
             self._create(now, made=self._made)
         elif snapshot is None and first_of(found[0]) != 1:
-            raise self._beheaded(found[0], "was loaded of what came before it")
+            raise self._beheaded(found[0], "of the records before it was loaded")
         else:
             yield from self._read_and_recover(found, snapshot, now)
         with naming(self._tail_path):
@@ -159,53 +158,53 @@ class DirectoryLog:
         self._use_tail(self._tail_path, self._open_tail(), size)
         self._mark_written()
         self.durable = self.written
-        # Without room for it the queue opens all the same, and takes nothing that lets it grow before there is.
+        # Without room for the reserve the queue still opens, and refuses events that let it grow until there is room.
         self._reserve.fill()
 
     def _read_and_recover(self, found: list[Path], snapshot: Snapshot | None, now: datetime) -> Iterator[Record]:
         if snapshot is None:
-            reading = Reading(self._list, self._read)
+            reading = LogScan(self._list, self._read)
         else:
-            reading = Reading(self._list, self._read, snapshot.end(), snapshot.log)
-            self._snapshot = None  # its tickets are the caller's now
+            reading = LogScan(self._list, self._read, snapshot.end(), snapshot.log)
+            self._snapshot = None  # the caller has its tickets now
         moves = []
         for record in reading.records():
             if isinstance(record.event, Moved):
                 moves.append(record.event)
             yield record
         self._chain, self._log_id = reading.chain, reading.log or ""
-        self._places = [Place(first_of(path), path) for path in found]
+        self._places = [SegmentFile(first_of(path), path) for path in found]
         self._check_tail()
         self.unsaved = reading.finished
         self._closed_cleanly = reading.closed and reading.broken is None
         tidy(self._files, self._where)
         if reading.bare and reading.before is not None:
-            seal_again(self._files, reading.before, self._chain.hash)
+            rewrite_seal(self._files, reading.before, self._chain.hash)
         if self._closed_cleanly:
-            self._tail = trust_tail(self._files, self._tail_path)
+            self._tail = reopen_tail(self._files, self._tail_path)
             self._sync_or_close(self._tail_path, self._tail.sync)
         else:
             self._tail, lines = rewrite_tail(
                 self._files, self._where, self._tail_path, reading.broken, self._chain, now
             )
-            yield from (open_record(line, check_line(line, None)) for line in lines)
+            yield from (parse_record(line, check_line(line, None)) for line in lines)
         read = {stem_of(place.path) for place in reading.places}
         found = finish_moves(self._files, self._where, self._archives, moves, read)
-        self._places = [Place(first_of(path), path) for path in found]
+        self._places = [SegmentFile(first_of(path), path) for path in found]
         for path in self._archives.unreachable:
-            _logger.warning("%s: its archive %s cannot be reached; what lies there is not read", self._where, path)
+            _logger.warning("%s: its archive %s cannot be reached; segments in it are not read", self._where, path)
 
     def _check_tail(self) -> None:
-        """Check that the last segment is where one can be written."""
+        """Check that the last segment is in `log/`, where it can be written."""
         path = self._tail_path
         if path.parent != self._where / "log":
             why = "it is the last segment, and in an archive, where only sealed ones belong; put it back into log/"
             raise CorruptLog(str(path), 0, 0, why)
 
     def load_snapshot(self) -> Snapshot | None:
-        """Lock the directory, and return the newest snapshot that is usable, if there is one.
+        """Lock the directory, and return the newest usable snapshot; None if there is none.
 
-        Called at most once, before `open`, which then gives the records behind the snapshot only.
+        Called at most once, before `open`, which then yields only the records after the snapshot.
 
         Raises:
             CorruptLog: there are snapshots, and no log; or the log's beginning is gone, and no snapshot is usable.
@@ -217,7 +216,7 @@ class DirectoryLog:
         found = self._list()
         self._snapshot = newest(self._files, self._where, found)
         if self._snapshot is None and found and first_of(found[0]) != 1:
-            raise self._beheaded(found[0], "of what came before it is usable")
+            raise self._beheaded(found[0], "of the records before it is usable")
         return self._snapshot
 
     def _beheaded(self, path: Path, what: str) -> CorruptLog:
@@ -231,7 +230,7 @@ class DirectoryLog:
     def _prepare(self) -> None:
         self._process = self._files.process()
         self._lock, self._made = lock_directory(self._where, self._files, allow_network=self._allow_network)
-        self._archives = archives(self._where, self._files)
+        self._archives = find_archives(self._where, self._files)
         if not self._list():
             there = "there are snapshots of it" if has_snapshots(self._files, self._where) else None
             if there is None and self._files.kind(self._where / ARCHIVE) is not None:
@@ -240,7 +239,7 @@ class DirectoryLog:
                 raise CorruptLog(str(self._where / "log"), 0, 0, f"{there}, and no segments")
 
     def _list(self) -> list[Path]:
-        return [paths[0] for _, paths in sorted(places_of(self._where, self._files, self._archives).items())]
+        return [paths[0] for _, paths in sorted(locate_segments(self._where, self._files, self._archives).items())]
 
     def _read(self, path: Path) -> BinaryIO:
         return open_segment(self._files.read, path)
@@ -250,18 +249,18 @@ class DirectoryLog:
         return self._places[-1].path if self._places else self._where
 
     def _create(self, now: datetime, *, made: bool) -> None:
-        try:  # even if it was there: a process that made it may have died before this
+        try:  # even if the directory existed: the process that made it may have died before this sync
             self._files.sync_directory(self._where.absolute().parent)
         except PermissionError:
             if made:
                 raise
-            # Made by the user, in a directory that we may not read: then its name is the user's care.
+            # The user made it in a directory that this process may not read, so its name is the user's business.
         self._log_id = uuid.uuid4().hex
         path = self._where / "log" / segment_name(1)
         line = self._chain.header(self._log_id, now)
-        self._tail = at_once(new_file(self._files, path, [line], replace=False))
-        self._places = [Place(1, path)]
-        self._closed_cleanly = True  # nothing has happened yet that would have to be said closed
+        self._tail = run_here(replace_file_steps(self._files, path, [line], replace=False))
+        self._places = [SegmentFile(1, path)]
+        self._closed_cleanly = True  # there are no records yet, so none that says it was closed
 
     # --- appending ----------------------------------------------------------------------------------------------------
 
@@ -273,29 +272,29 @@ class DirectoryLog:
         return self._chain.at or at
 
     def write(self) -> None:
-        """Write what has been appended to the operating system: one call for all of it.
+        """Write all appended records to the operating system, with one call.
 
-        A full tail gets a successor, unless that is left to `rotation`.
+        A full tail gets a successor, unless `rotates` is False.
 
-        If all of it ends something, room that is missing is taken from the reserve. If not, the reserve must be whole
-        first: nothing is begun that could not be ended.
+        Events that end something may use the reserve. If there are other events, the reserve must be whole first, so
+        that the queue can always settle what it has begun.
 
         Raises:
-            StorageFull: there was no room. Nothing of what was appended since the last `write` is kept.
+            StorageFull: there was no room. Everything appended since the last `write` is discarded.
             KharonError: the tail is not as this log left it; the log is closed for good. Nothing was written.
-            Closed: this is a forked child of the process that opened the log.
-            OSError: the outcome is not known; the log is closed for good.
+            Closed: this process was forked from the one that opened the log.
+            OSError: the outcome is unknown; the log is closed for good.
         """
         if self._pending:
             self._check_alone()
             self._write_pending()
             if self.rotates and (rotation := self.rotation()) is not None:
-                at_once(rotation)
+                run_here(rotation)
 
     def _check_alone(self) -> None:
-        """Check that no other process writes this log: locks may lie. Measured: 7 µs, beside 1400 µs for the sync."""
+        """Check that no other process writes this log: locks may lie. Measured: 7 µs; the sync takes 1400 µs."""
         if self._files.process() != self._process:
-            self.abandon()  # of this process's copies only: the lock stays with the parent
+            self.abandon()  # closes only this process's copies: the parent keeps the lock
             raise Closed(
                 f"{self._where} was opened by process {self._process}, and this is process {self._files.process()}, "
                 f"forked from it: the queue is the parent's. Open queues after forking"
@@ -303,8 +302,8 @@ class DirectoryLog:
         self._open_tail()
         path = self._tail_path
         try:
-            found = self._files.mark(path)
-        except OSError:  # what is pending is refused by this, so no later write may bring it
+            found = self._files.identity(path)
+        except OSError:  # the pending records are refused, so no later write may bring them
             self._close_tail()
             raise
         if found is not None and found == (*self._mark, self._size):
@@ -323,7 +322,7 @@ class DirectoryLog:
     def _write_pending(self) -> None:
         data = b"".join(self._pending)
         try:
-            self._write_seal()  # if there was no room for it when the segment was begun: it comes before any record
+            self._write_seal()  # if there was no room for it earlier: it must come before any record
             if self._grows and not self._reserve.fill():
                 raise OSError(errno.ENOSPC, "the reserve for settling could not be made whole")
             self._write_with_room(self._tail_path, self._open_tail(), self._size, data, may_give=not self._grows)
@@ -333,8 +332,8 @@ class DirectoryLog:
                 raise
             self._take_back()
             raise StorageFull(
-                f"{self._tail_path}: no room for {len(data)} bytes ({error.strerror}); nothing of them was kept. "
-                f"Make room: what was refused can then be asked for again, without opening the queue anew"
+                f"{self._tail_path}: no room for {len(data)} bytes ({error.strerror}); none of them was kept. "
+                f"Make room: what was refused can then be repeated, without opening the queue again"
             ) from error
         self._pending.clear()
         self._grows = False
@@ -342,7 +341,7 @@ class DirectoryLog:
         self._mark_written()
 
     def _write_with_room(self, path: Path, file: File, size: int, data: bytes, *, may_give: bool) -> None:
-        """Write to a file of `size` bytes, at the cost of the reserve if `may_give`; without room cut it to that."""
+        """Append to a file of `size` bytes, using the reserve if `may_give`; without room, cut it back to `size`."""
         while True:
             try:
                 with naming(path):
@@ -351,7 +350,7 @@ class DirectoryLog:
                 if error.errno not in NO_ROOM:
                     raise
                 self._cut(path, file, size)
-                if not (may_give and self._reserve.give(len(data))):
+                if not (may_give and self._reserve.give_up(len(data))):
                     raise
             else:
                 return
@@ -361,10 +360,10 @@ class DirectoryLog:
         self.written = self._chain.seq
 
     def _take_back(self) -> None:
-        """Go back to the last write: what callers are told is not kept must not appear.
+        """Discard everything since the last write: what callers are told was not kept must not reappear.
 
-        Not after a crash either, so this is synced: a commit of which all bytes found room, in front of the one that
-        did not, would be whole. From the file it is gone already (`_write_with_room`).
+        Not after a crash either, so the cut is synced: an earlier commit that did find room would be whole on disk.
+        `_write_with_room` has already cut the file.
         """
         self._sync_or_close(self._tail_path, self._open_tail().sync)
         self.durable = self.written
@@ -377,11 +376,11 @@ class DirectoryLog:
             file.truncate(size)
         except OSError as error:
             self._close_tail()
-            # Never as a lack of room, whatever it was: half a line is in the file.
-            raise OSError(errno.EIO, f"what was written cannot be taken back: {error.strerror}", str(path)) from error
+            # Never reported as a lack of room, whatever the cause: half a line is in the file.
+            raise OSError(errno.EIO, f"a partial write cannot be cut off: {error.strerror}", str(path)) from error
 
     def sync(self) -> None:
-        """Bring what has been written onto the disk. A failure is final: the kernel may have dropped the pages."""
+        """Bring the written records onto the disk. A failure is final: the kernel may have dropped the pages."""
         tail = self._open_tail()
         if self.durable == self.written:
             return
@@ -397,10 +396,10 @@ class DirectoryLog:
             raise
 
     def begin_sync(self) -> int | None:
-        """Return a descriptor whose sync is as good as `sync`; None: everything is on the disk now.
+        """Return a descriptor whose sync is as good as `sync`; None: everything is now on disk.
 
-        The first for each tail is done here: only this file's own description is sure to hear how the writing of what
-        was written before the twin was opened went. A new tail is synced already, and costs nothing.
+        The first sync of each tail is done here: only this file's own description is sure to report a failed
+        write-back from before the twin was opened. A new tail is already synced, so its first one costs nothing.
 
         Raises:
             OSError: as `sync`.
@@ -413,7 +412,7 @@ class DirectoryLog:
         return None if self.durable == self.written else twin
 
     def end_sync(self, seq: int, error: OSError | None) -> None:
-        """Take in how the sync of `begin_sync` went. A failure is as final as one of `sync`.
+        """Take the result of the sync of `begin_sync`. A failure is as final as one of `sync`.
 
         Raises:
             OSError: `error`.
@@ -422,21 +421,21 @@ class DirectoryLog:
             self._close_tail()
             with naming(self._tail_path):
                 raise error
-        self.durable = max(self.durable, seq)  # a new segment may have been begun meanwhile, and synced more
+        self.durable = max(self.durable, seq)  # a segment begun meanwhile may have synced more
 
-    def rotation(self) -> Syncs | None:
-        """Return what begins a new segment behind the tail, if that is full; not while room is short. O(1)."""
+    def rotation(self) -> SyncSteps | None:
+        """Return the steps that begin a new segment if the tail is full and room is not short; else None. O(1)."""
         if self._size < self._segment_bytes or not self._reserve.whole:
             return None
         return self._begin_segment()
 
-    def _begin_segment(self) -> Syncs:
-        """Begin a new segment behind the tail, then seal the one that was it.
+    def _begin_segment(self) -> SyncSteps:
+        """Begin a new segment after the tail, then seal the old tail.
 
-        In this order, and each on disk before the next, so that a sealed segment without a successor is damage, and so
-        is an unsealed one whose successor has records. What was written before is on disk when this begins, so that
-        nothing of it is lost if there is no room: then the next write tries again. Costs three syncs, and one for what
-        was written, once in `segment_bytes`. What is appended in between is written to the new segment.
+        In this order, and each on disk before the next. So a sealed segment without a successor is damage, and so is
+        an unsealed one whose successor has records. Written records are synced first, so that none is lost if there is
+        no room; then the next write tries again. Costs three syncs, and one for the written records, once per
+        `segment_bytes`. Records appended between the steps are written to the new segment.
         """
         old = self._open_tail()
         if self.durable != self.written:
@@ -448,7 +447,7 @@ class DirectoryLog:
         line = ahead.header(self._log_id, end.at)
         path = self._where / "log" / segment_name(end.seq + 1)
         try:
-            tail = yield from new_file(self._files, path, [line], replace=False, failed=self._close_tail)
+            tail = yield from replace_file_steps(self._files, path, [line], replace=False, failed=self._close_tail)
         except OSError as error:
             if error.errno in NO_ROOM and self._may_go_on(path):
                 return
@@ -461,18 +460,18 @@ class DirectoryLog:
         self._pending, hash = relink(ahead.hash, self._pending)
         self._chain = Chain(self._chain.seq, hash, self._chain.at)
         self._use_tail(path, tail, len(line))
-        self._places.append(Place(ahead.seq + 1, path))
+        self._places.append(SegmentFile(ahead.seq + 1, path))
         if not self.rotates and tail.twin() is not None:
-            self._offered = tail  # all of it is on disk, so there is nothing that the twin could have missed
+            self._offered = tail  # all of it is on disk, so the twin misses no failed write-back
         try:
             yield from self._seal_tail()
         except OSError:
             if self._tail is None:
                 raise
-        self.begun()
+        self.on_new_segment()
 
-    def _synced(self, step: FileSync) -> Syncs:
-        """Have a file synced. A failure is final."""
+    def _synced(self, step: FileSync) -> SyncSteps:
+        """Yield the sync of a file. A failure is final."""
         try:
             with naming(step.path):
                 yield step
@@ -481,20 +480,20 @@ class DirectoryLog:
             raise
 
     def _may_go_on(self, successor: Path) -> bool:
-        """Return whether the tail is still the last segment, and no sync has failed."""
+        """Return whether the tail is still the last segment and no sync has failed."""
         try:
             return self._tail is not None and self._files.kind(successor) is None
         except OSError:
             return False
 
     def _write_seal(self) -> None:
-        """Seal the segment before the tail, if it is not yet; the reserve may be used.
+        """Seal the segment before the tail if it is unsealed; the reserve may be used.
 
-        After an error but want of room the tail is closed.
+        After any error except a lack of room the tail is closed.
         """
-        at_once(self._seal_tail())
+        run_here(self._seal_tail())
 
-    def _seal_tail(self) -> Syncs:
+    def _seal_tail(self) -> SyncSteps:
         if self._unsealed is None:
             return
         path, file, size, line = self._unsealed
@@ -512,7 +511,7 @@ class DirectoryLog:
         self._tail, self._size = tail, size
         try:
             with naming(path):
-                self._mark = tail.mark()[:2]
+                self._mark = tail.identity()[:2]
         except OSError:
             self._close_tail()
             raise
@@ -525,7 +524,7 @@ class DirectoryLog:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def reader(self, after: int = 0, id: str | None = None) -> LogReader:
-        """Return a reader of all segments. It begins at the segment that holds the record behind `after`."""
+        """Return a reader of the records after the seq `after`: all of them, or those about the ticket `id`."""
         if id is None:
             return LiveReader(self._files, self._places, after, id)
         return IndexedReader(self._files, self._where, self._places, after, id)
@@ -544,26 +543,26 @@ class DirectoryLog:
 
     @property
     def tail_bytes(self) -> int:
-        """How large the last segment is."""
+        """The size of the last segment."""
         return self._size
 
-    def finished(self) -> list[tuple[Place, Place]]:
-        """Return where each sealed segment is, oldest first, with the one behind it. O(segments).
+    def finished(self) -> list[tuple[SegmentFile, SegmentFile]]:
+        """Return each sealed segment's file, oldest first, with its successor's. O(segments).
 
         May be called from another thread while this one begins a segment.
         """
-        places = list(self._places)  # first: what it shows without its seal is not shown as sealed below
+        places = list(self._places)  # copied first, so that the segment without its seal is still the last but one
         if self._unsealed is not None:
             places.pop()
         return list(pairwise(places))
 
     def moved(self, first: int, path: Path) -> None:
-        """Take note that a sealed segment is at `path` from now on. O(segments)."""
+        """Read the sealed segment that begins at `first` from `path` from now on. O(segments)."""
         index = [place.first for place in self._places].index(first)
-        self._places[index] = Place(first, path)
+        self._places[index] = SegmentFile(first, path)
 
     def trimmed(self, first: int) -> None:
-        """Take note that the first segment, which begins at `first`, is being removed. O(segments)."""
+        """Forget the first segment, which begins at `first` and is being removed. O(segments)."""
         assert self._places[0].first == first, "segments are trimmed from the oldest on"
         assert len(self._places) > 1, "the tail is never trimmed"
         del self._places[0]
@@ -571,14 +570,14 @@ class DirectoryLog:
     # --- closing ------------------------------------------------------------------------------------------------------
 
     def close(self, now: datetime) -> None:
-        """Write and sync what is left, record that the log was closed, and unlock. O(1) if nothing is left.
+        """Write and sync the rest, record that the log was closed, and unlock. O(1) if nothing is left to write.
 
         A forked child only closes its copies of the files.
         """
         try:
             if not self._closed_cleanly and self._files.process() == self._process:
                 self.write()
-                self.sync()  # so that the closing record, as the last witness, vouches for everything before it
+                self.sync()  # so that the closing record's `durable` covers everything before it
                 self._say_closed(now)
         finally:
             self.abandon()
@@ -589,12 +588,12 @@ class DirectoryLog:
         try:
             self._write_pending()
         except StorageFull:
-            return  # all that anybody was told of is on disk; only the next opening has to find that out again
+            return  # everything promised to a caller is on disk; the next opening recovers as after a crash
         with naming(self._tail_path):
             try:
                 self._open_tail().sync()
             except OSError:
-                self._open_tail().truncate(whole)  # it was not closed in good order; the next opener is to recover
+                self._open_tail().truncate(whole)  # it is not closed in good order: the next opener must recover
                 raise
         self.durable = self.written
         self._closed_cleanly = True
@@ -607,7 +606,7 @@ class DirectoryLog:
             self._lock = None
 
     def _close_tail(self) -> None:
-        """Make sure that this log writes and syncs no more: after a failure the next opener starts from the file."""
+        """Write and sync no more: after a failure the next opener starts from the file."""
         if self._tail is not None:
             self._tail.close()
             self._tail = None

@@ -1,8 +1,8 @@
-"""The seam to the disk: every file operation of the directory log, its snapshots and archives goes through a `Files`.
+"""The interface to the disk: all file operations of the directory log, its snapshots and archives go through a `Files`.
 
-`OsFiles` is the operating system's. A simulated disk with the same methods can lose, tear and reorder what was not
-synced, and fail on demand, so that recovery is tested against more crashes than any machine would ever have. Paths are
-`Path`s, errors are `OSError`s. Nothing here knows what is in a file.
+`OsFiles` is the operating system's. A simulated disk with the same methods can lose, tear and reorder unsynced bytes,
+and fail on demand, so that tests cover more crashes than any machine would have. Paths are `Path`s, errors are
+`OSError`s. Nothing here knows what a file holds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal, NamedTuple, Protocol
 
 try:
     import fcntl
-except ImportError:  # pragma: no cover - Windows; `can_lock` says no there, and opening is refused with the reason
+except ImportError:  # pragma: no cover - Windows: `can_lock` returns False, and opening is refused with the reason
     fcntl = None  # type: ignore[assignment]
 
 from kharon.log.syncer import UNSUPPORTED, bring_to_disk
@@ -28,14 +28,14 @@ from kharon.log.syncer import UNSUPPORTED, bring_to_disk
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # in the standard library from Python 3.12 on
 
-__all__ = ["OS_FILES", "File", "Files", "Kind", "Lock", "Look", "Mark", "OsFiles", "naming"]
+__all__ = ["OS_FILES", "File", "Files", "Identity", "Kind", "Lock", "OsFiles", "Permissions", "naming"]
 
 Kind = Literal["file", "directory", "other"]
 _LINUX: Final = sys.platform == "linux"
 
 
-class Look(NamedTuple):
-    """What is at a path, links not followed.
+class Permissions(NamedTuple):
+    """Who may use the file at a path.
 
     Attributes:
         link: whether it is a symbolic link.
@@ -48,11 +48,11 @@ class Look(NamedTuple):
     mode: int
 
 
-class Mark(NamedTuple):
-    """What tells one file, as it is now, from another, and from itself when somebody else has written it.
+class Identity(NamedTuple):
+    """Identifies a file, and detects writes by others.
 
     Attributes:
-        device, inode: which file it is.
+        device, inode: the file's identity.
         size: in bytes.
     """
 
@@ -63,7 +63,7 @@ class Mark(NamedTuple):
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an error say which file it is about: those of an open file do not. O(1); measured 0.9 µs."""
+    """Add the file's path to an `OSError` that lacks it, as those of an open file do. O(1); measured 0.9 µs."""
     try:
         yield
     except OSError as error:
@@ -73,13 +73,13 @@ def naming(path: Path) -> Iterator[None]:
 
 
 class File(Protocol):
-    """A file that is open for appending. Its errors may not name it, since its name changes: whoever has it does."""
+    """A file open for appending. Its errors may lack its name, which can change: the caller adds it (`naming`)."""
 
     def write(self, data: bytes) -> None:
-        """Append all of the bytes, or raise: then any part of them may have been appended."""
+        """Append all of the bytes, or raise: after an error any part of them may have been appended."""
 
     def sync(self) -> None:
-        """Bring the file's bytes and size onto the disk. After an error nothing is known of them."""
+        """Bring the file's bytes and size onto the disk. After an error their state is unknown."""
 
     def truncate(self, size: int) -> None:
         """Cut the file to `size` bytes."""
@@ -87,22 +87,22 @@ class File(Protocol):
     def size(self) -> int:
         """Return the size in bytes."""
 
-    def mark(self) -> Mark:
-        """Return which file this is, wherever its name is now."""
+    def identity(self) -> Identity:
+        """Return the file's identity and size, independent of its present name."""
 
     def allocate(self, size: int) -> None:
-        """Make the file `size` bytes long, with room of its own on the disk for each. After an error any part is."""
+        """Make the file `size` bytes long, with disk blocks for each byte. After an error it may have any length."""
 
     def twin(self) -> int | None:
-        """Return a descriptor of the file for somebody else to sync; it is closed with the file. None: there is none.
+        """Return a descriptor of the file that another process can sync; None: there is none. `close` closes it.
 
-        On Linux it is of an open file description of its own, opened at the first call. There the kernel reports a
-        failed write-back once to each description that was open then (errseq_t; fsync(2)): a sync of this file still
-        hears of it after a sync of the twin was told.
+        On Linux it belongs to a separate open file description, opened at the first call. The kernel reports a failed
+        write-back once to each description that was open then (errseq_t; fsync(2)). So a sync of this file still
+        reports it after a sync of the twin has.
         """
 
     def close(self) -> None:
-        """Close it. May be called twice; never raises."""
+        """Close the file. May be called twice; never raises."""
 
 
 class Lock(Protocol):
@@ -118,20 +118,20 @@ class Files(Protocol):
     def kind(self, path: Path) -> Kind | None:
         """Return what is at `path`, following links; None if there is nothing."""
 
-    def look(self, path: Path, *, follow: bool = False) -> Look | None:
-        """Return what is at `path`, a link itself unless `follow`; None if there is nothing."""
+    def permissions(self, path: Path, *, follow: bool = False) -> Permissions | None:
+        """Return the owner and permissions of the file at `path`, of a link itself unless `follow`; None: no file."""
 
-    def mark(self, path: Path) -> Mark | None:
-        """Return which file has the name `path`, not following a link in its last part; None if there is nothing."""
+    def identity(self, path: Path) -> Identity | None:
+        """Return the identity of the file at `path`, of a link itself if its last part is one; None: no file."""
 
     def writable(self, path: Path) -> bool:
-        """Return whether this process may make files in the directory `path`."""
+        """Return whether this process may create files in the directory `path`."""
 
     def user(self) -> int:
-        """Return the id of the user in whose name this process acts; 0 is root."""
+        """Return the id of the effective user of this process; 0 is root."""
 
     def process(self) -> int:
-        """Return the id of this process: another one in a forked child."""
+        """Return the id of this process; a forked child has another."""
 
     def machine(self) -> str:
         """Return the name of this machine."""
@@ -140,28 +140,28 @@ class Files(Protocol):
         """Return whether there are locks that end with the process: flock(2)."""
 
     def file_system_id(self, path: Path) -> int:
-        """Return the id of the file system that `path` is on: the same wherever it is mounted, if it has one."""
+        """Return the id of the file system of `path`: the same wherever it is mounted, if it has one."""
 
     def file_system(self, path: Path) -> str | None:
-        """Return the type of the file system that `path` is on ("ext4", "nfs4" …); None where that cannot be known."""
+        """Return the type of the file system of `path` ("ext4", "nfs4" …); None if it is unknown."""
 
     def list(self, path: Path) -> list[str]:
         """Return the names in a directory, sorted."""
 
     def make_directory(self, path: Path) -> None:
-        """Make a directory, with mode 0700. Its name is on disk once its parent is synced."""
+        """Make a directory with mode 0700. Its name is on disk once its parent is synced."""
 
     def sync_directory(self, path: Path) -> None:
         """Bring a directory's names onto the disk."""
 
     def directory_twin(self, path: Path) -> int | None:
-        """Return a descriptor of a directory for somebody else to sync; the caller closes it. None: there is none."""
+        """Return a descriptor of a directory for another process to sync; the caller closes it. None: there is none."""
 
     def create(self, path: Path) -> File:
-        """Make a new file, with mode 0600, and open it. Its name is on disk once its directory is synced."""
+        """Create a file with mode 0600, and open it. Its name is on disk once its directory is synced."""
 
     def append(self, path: Path) -> File:
-        """Open an existing file."""
+        """Open an existing file for appending."""
 
     def overwrite(self, path: Path, start: int, data: bytes) -> None:
         """Write bytes in the middle of an existing file. They are on disk once the file is synced."""
@@ -170,18 +170,18 @@ class Files(Protocol):
         """Open a file for reading."""
 
     def rename(self, old: Path, new: Path) -> None:
-        """Give a file another name, in place of what had that name: at once, and on disk once the directory is."""
+        """Rename a file atomically, replacing any file named `new`. On disk once the directory is synced."""
 
     def unlink(self, path: Path) -> None:
-        """Remove a file. That there is none is no error."""
+        """Remove a file if it exists."""
 
     def lock(self, path: Path, holder: bytes) -> Lock:
-        """Lock the file `path`, made if need be and never removed, and write `holder` into it.
+        """Lock the file `path` and write `holder` into it. The file is created if needed, and never removed.
 
-        Exclusively, and without waiting: flock(2), so against other openers in this process too.
+        The lock is exclusive and taken without waiting: flock(2), so it also excludes other openers in this process.
 
         Raises:
-            BlockingIOError: it is locked; its text is what the present holder wrote.
+            BlockingIOError: it is locked; the text is what the present holder wrote.
         """
 
 
@@ -194,7 +194,7 @@ class _OsFile:
         view = memoryview(data)
         while view:
             count = os.write(self._fd, view)
-            if not count:  # else this would go on for ever
+            if not count:  # else this loop might never end
                 raise OSError(errno.EIO, "a write wrote nothing and gave no reason")
             view = view[count:]
 
@@ -207,8 +207,8 @@ class _OsFile:
     def size(self) -> int:
         return os.fstat(self._fd).st_size
 
-    def mark(self) -> Mark:
-        return _mark(os.fstat(self._fd))
+    def identity(self) -> Identity:
+        return _identity(os.fstat(self._fd))
 
     def allocate(self, size: int) -> None:
         allocate = getattr(os, "posix_fallocate", None)  # not on macOS
@@ -224,8 +224,8 @@ class _OsFile:
 
     def twin(self) -> int | None:
         if self._twin is None:
-            with contextlib.suppress(OSError):  # no /proc, or no descriptor to spare: then there is no twin
-                # By its number, since its name changes. To read only: whoever syncs it has nothing to write.
+            with contextlib.suppress(OSError):  # no /proc, or no free descriptor: then there is no twin
+                # Opened by its number, since its name changes; for reading only, since a sync needs no more.
                 self._twin = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY) if _LINUX else os.dup(self._fd)
         return self._twin
 
@@ -238,7 +238,7 @@ class _OsFile:
 
 
 class _Reading(io.FileIO):
-    """A file that is open for reading, below its buffer. Its errors name it."""
+    """A file open for reading, below its buffer. Its errors name it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -264,15 +264,15 @@ class _OsLock:
                 os.close(fd)
 
 
-def _mark(stat: os.stat_result) -> Mark:
-    return Mark(stat.st_dev, stat.st_ino, stat.st_size)
+def _identity(stat: os.stat_result) -> Identity:
+    return Identity(stat.st_dev, stat.st_ino, stat.st_size)
 
 
 _ESCAPES: Final = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
 
 
 def file_system_of(path: str, mounts: str) -> str | None:
-    """Return the type of the file system that a path without links is on, by /proc/self/mounts: proc(5), fstab(5)."""
+    """Return the type of a path's file system from the text of /proc/self/mounts; `path` has no links. proc(5)."""
     found, longest = None, -1
     for line in mounts.splitlines():
         _device, point, kind, *_ = line.split(" ")
@@ -296,16 +296,16 @@ class OsFiles:
             return "directory"
         return "file" if stat.S_ISREG(mode) else "other"
 
-    def look(self, path: Path, *, follow: bool = False) -> Look | None:
+    def permissions(self, path: Path, *, follow: bool = False) -> Permissions | None:
         try:
-            found = os.stat(path, follow_symlinks=follow)  # noqa: PTH116 - beside the other look at a path, in `mark`
+            found = os.stat(path, follow_symlinks=follow)  # noqa: PTH116 - like the lstat in `identity`
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return Look(stat.S_ISLNK(found.st_mode), found.st_uid, stat.S_IMODE(found.st_mode))
+        return Permissions(stat.S_ISLNK(found.st_mode), found.st_uid, stat.S_IMODE(found.st_mode))
 
-    def mark(self, path: Path) -> Mark | None:
+    def identity(self, path: Path) -> Identity | None:
         try:
-            return _mark(os.lstat(path))  # not Path.lstat: before each write, and this takes half the time
+            return _identity(os.lstat(path))  # not Path.lstat, which takes twice as long, and this precedes each write
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -335,7 +335,7 @@ class OsFiles:
         return file_system_of(os.path.realpath(path), mounts)
 
     def list(self, path: Path) -> list[str]:
-        return sorted(os.listdir(path))  # noqa: PTH208 - iterdir and glob differ in which errors they pass over
+        return sorted(os.listdir(path))  # noqa: PTH208 - iterdir and glob ignore other errors
 
     def make_directory(self, path: Path) -> None:
         path.mkdir(mode=0o700)
@@ -358,7 +358,7 @@ class OsFiles:
         return _OsFile(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW))
 
     def overwrite(self, path: Path, start: int, data: bytes) -> None:
-        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)  # not in append mode: a write there goes to the end, wherever
+        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)  # not in append mode, where every write goes to the end
         with naming(path), os.fdopen(fd, "wb", buffering=0) as file:
             file.seek(start)
             view = memoryview(data)
@@ -378,7 +378,7 @@ class OsFiles:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.pwrite(fd, holder, 0)  # before cutting: on a full disk its block must not be given away
+            os.pwrite(fd, holder, 0)  # before truncating, so that on a full disk the file keeps its block
             os.ftruncate(fd, len(holder))
         except BlockingIOError:
             present = os.read(fd, 32).decode("ascii", "replace").strip()

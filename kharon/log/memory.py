@@ -1,6 +1,6 @@
-"""The memory log: the newest records, as the same lines that a directory would hold, for as long as the process lives.
+"""The memory log: the newest records, as the lines that a directory would hold, until the process ends.
 
-No file, no thread. It keeps `keep` records and drops the oldest beyond that; `first` says where its history begins.
+It uses no file and no thread. It keeps the newest `keep` records and drops older ones; `first` is the oldest one kept.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from datetime import datetime
 from typing import Final
 
 from kharon.errors import KharonError
-from kharon.log.record import Chain, Record, check_line, open_record
+from kharon.log.record import Chain, Record, check_line, parse_record
 from kharon.log.segment import is_about, needle
 from kharon.model.events import Event
 
-_READ_BYTES: Final = 256 << 10  # what a reader looks at in one slice, in bytes: about 1 ms
+_READ_BYTES: Final = 256 << 10  # the size of a reader's slice: about 1 ms
 
 __all__ = ["MemoryLog"]
 
@@ -38,7 +38,7 @@ class MemoryLog:
 
     @property
     def seq(self) -> int:
-        """The seq of the last record."""
+        """The seq of the last record appended."""
         return self._chain.seq
 
     def open(self, now: datetime) -> Iterator[Record]:
@@ -59,33 +59,33 @@ class MemoryLog:
         return self._chain.at or at
 
     def write(self) -> None:
-        """There is nothing to do."""
+        """Count the appended records as written."""
         self.written = self._chain.seq
         self._written = self._chain.copy()
 
     def take_back(self) -> None:
-        """Forget what was appended since the last `write`, as a log without room does. O(what is forgotten)."""
+        """Discard everything appended since the last `write`, as a log without room does. O(records discarded)."""
         for seq in range(self._written.seq + 1, self._chain.seq + 1):
             self._lines.pop(seq, None)
         self._chain = self._written.copy()
 
     def sync(self) -> None:
-        """There is nothing to do."""
+        """Count the written records as durable."""
         self.durable = self.written
 
     def reader(self, after: int = 0, id: str | None = None) -> _MemoryReader:
-        """Return a reader of the records that are still kept."""
+        """Return a reader of the kept records after the seq `after`: all of them, or those about the ticket `id`."""
         return _MemoryReader(self, after, id)
 
     def line(self, seq: int) -> bytes | None:
-        """Return the line of a record; None if it is not kept any more."""
+        """Return the line of a record; None if it is no longer kept."""
         return self._lines.get(seq)
 
     def close(self, now: datetime) -> None:
-        """There is nothing to do: what was not wanted elsewhere is gone."""
+        """Do nothing: a memory log ends with its process."""
 
     def abandon(self) -> None:
-        """There is nothing to do."""
+        """Do nothing."""
 
 
 class _MemoryReader:
@@ -97,8 +97,8 @@ class _MemoryReader:
         self.seq = after
 
     def read(self, limit: int, until: int) -> list[Record]:
-        # Where the history begins is where a reader may begin. One of all records may not miss any later; what is about
-        # one ticket is whatever is still kept.
+        # Reading may begin at the oldest kept record. After that a reader of all records may miss none; a reader of one
+        # ticket gives whatever is still kept.
         if not self._begun or self._id is not None:
             self.seq = max(self.seq, self._log.first - 1)
             self._begun = True
@@ -116,7 +116,7 @@ class _MemoryReader:
             self.seq = seq
             room -= len(line)
             if self._needle is None or self._needle in line:
-                record = open_record(line, check_line(line, None))
+                record = parse_record(line, check_line(line, None))
                 if is_about(record, self._id):
                     records.append(record)
         return records

@@ -1,8 +1,8 @@
-"""What a log must do for the store: implement this to keep Kharon's records somewhere else.
+"""What a log must do for the store: implement `EventLog` to keep Kharon's records somewhere else.
 
-A log is given commits and keeps them in order, whole, for good. It is called from one thread at a time and never knows
-of Trio. Encoding with `kharon.log.record.Chain` gives it the hash chain; it may keep records in any other way as long
-as a `Record` comes back equal. `kharon.testing.check_log` is the conformance suite that every log must pass.
+A log is given commits, and keeps them whole, in order and for good. One thread at a time calls it, and it knows nothing
+of Trio. `kharon.log.record.Chain` encodes records as lines of the hash chain; a log may store them in any other way, as
+long as each `Record` comes back equal. Every log must pass the conformance suite, `kharon.testing.check_log`.
 """
 
 from __future__ import annotations
@@ -19,32 +19,35 @@ __all__ = ["EventLog", "HasSnapshots", "LogReader", "Rotation", "Sync", "SyncedE
 
 
 class LogReader(Protocol):
-    """A place in a log from which reading goes on, while the log grows.
+    """A position in a log, from which records are read while the log grows.
 
     Attributes:
-        seq: of the last record looked at.
+        seq: the seq of the last record examined.
     """
 
     seq: int
 
     def read(self, limit: int, until: int) -> list[Record]:
-        """Look at the next `limit` records, or fewer, none behind the seq `until`; return those that are wanted.
+        """Examine the next records, at most `limit` and none after the seq `until`; return the wanted ones.
 
         Raises:
-            CorruptLog: what is there is not what was written.
-            KharonError: records that this reader had yet to read have been dropped.
+            CorruptLog: a record is not as it was written.
+            KharonError: records that this reader had not yet read were dropped.
         """
 
     def close(self) -> None:
-        """Give back what the reader holds. May be called twice."""
+        """Release the reader's resources. May be called twice."""
 
 
 @runtime_checkable
 class HasSnapshots(Protocol):
-    """What a log may do besides: save the state at a seq, so that opening need not replay what came before."""
+    """Optional for a log: the state saved at a seq, so that opening does not replay everything before it."""
 
     def load_snapshot(self) -> Snapshot | None:
-        """Take the log for this process alone, and return the newest usable snapshot; `open` then goes on behind it.
+        """Take the log for this process alone and return its newest usable snapshot; `open` then continues after it.
+
+        Returns:
+            The snapshot; None if no snapshot is usable.
 
         Raises:
             QueueLocked, CorruptLog, UnknownFormat, OSError: as `EventLog.open`.
@@ -55,10 +58,10 @@ class EventLog(Protocol):
     """A durable sequence of commits.
 
     Attributes:
-        seq: of the last record appended, written or not.
-        written: the seq up to which records are written.
+        seq: the seq of the last record appended, written or not.
+        written: the seq of the last record written.
         durable: the highest seq known to be on disk.
-        first: the seq at which the history that can be read begins.
+        first: the seq at which the readable history begins.
     """
 
     @property
@@ -71,116 +74,119 @@ class EventLog(Protocol):
     def first(self) -> int: ...
 
     def open(self, now: datetime) -> Iterator[Record]:
-        """Take the log for this process alone, mend what a crash left unfinished, and give every record in order.
+        """Take the log for this process alone, finish what a crash interrupted, and yield every record in order.
 
-        Called once, and read to its end, before anything else. When the iterator ends, `seq`, `written` and `durable`
-        stand at the last record.
+        Called once, before every other method, and read to its end. At the end of the iterator, `seq`, `written` and
+        `durable` are those of the last record.
 
         Args:
-            now: the time for what has to be written, UTC.
+            now: the time of records that recovery writes, UTC.
 
         Raises:
-            QueueLocked: another process, or another opener in this one, has it.
-            CorruptLog: it is damaged otherwise than by an unfinished last commit. Nothing was changed.
-            UnknownFormat: a later version wrote it.
-            OSError: the place cannot be read or written.
+            QueueLocked: another process, or another opener in this process, has the log.
+            CorruptLog: the log is damaged, by more than an unfinished last commit. Nothing was changed.
+            UnknownFormat: a later version wrote the log.
+            OSError: the log cannot be read or written.
         """
 
     def append(self, events: Sequence[Event], at: datetime, by: str) -> datetime:
-        """Append one commit in memory, numbered from `seq` + 1; return its time, which is `at` or, if that lies before
-        the last record's, that one's.
+        """Append one commit in memory, numbered from `seq` + 1, and return its time.
+
+        Returns:
+            `at`; the time of the last record if that is later.
 
         Raises:
-            InvalidTicket: a record is too large. The log is as it was.
+            InvalidTicket: a record is too large. The log is unchanged.
         """
 
     def write(self) -> None:
-        """Write what has been appended, to where it survives the end of this process.
+        """Write the appended records, so that they survive the end of this process.
 
-        Called again after a `StorageFull`: from time to time with events that let the queue grow, and with those that
-        end something (`Event.ends`) as they come. A log may keep room for the latter.
+        After a `StorageFull` it is called again: from time to time with events that let the queue grow, and at once
+        with events that end something (`Event.ends`). A log may reserve room for the latter.
 
         Raises:
-            StorageFull: there was no room. Nothing of what was appended since the last `write` is kept, and `seq` is
-                back where it was then.
-            OSError: the outcome is not known. The log must not be used again, but for `abandon`.
+            StorageFull: there was no room. Everything appended since the last `write` is discarded, and `seq` is what
+                it was then.
+            OSError: the outcome is unknown. Only `abandon` may be called afterwards.
         """
 
     def sync(self) -> None:
-        """Bring what has been written to where it survives a loss of power.
+        """Make the written records survive a loss of power.
 
         Raises:
-            OSError: the outcome is not known. The log must not be used again, but for `abandon`.
+            OSError: the outcome is unknown. Only `abandon` may be called afterwards.
         """
 
     def reader(self, after: int = 0, id: str | None = None) -> LogReader:
-        """Return a reader of the records behind the seq `after`: all, or those about the ticket `id`."""
+        """Return a reader of the records after the seq `after`: all of them, or those about the ticket `id`."""
 
     def close(self, now: datetime) -> None:
-        """Write and sync what is left, say in the log that it was closed, and give up the place."""
+        """Write and sync the rest, record that the log was closed, and release it."""
 
     def abandon(self) -> None:
-        """Give up the place without writing anything. May be called twice, and after a failure."""
+        """Release the log without writing anything. May be called twice, and after a failure."""
 
 
 class Sync(Protocol):
-    """A sync that a log needs before it goes on."""
+    """A sync that a log needs before it can continue."""
 
     @property
-    def names(self) -> bool:
-        """Whether it is of a directory."""
+    def is_directory(self) -> bool:
+        """Whether a directory is synced, not a file."""
 
     def sync(self) -> None:
-        """Do it here.
+        """Sync in this process.
 
         Raises:
-            OSError: it failed, or was done before, elsewhere, and had failed there.
+            OSError: the sync failed; or an earlier one, in another process, failed.
         """
 
     def twin(self) -> int | None:
-        """Return a descriptor for somebody else to sync, open until the log goes on; None: there is none."""
+        """Return a descriptor that another process can sync, open until the log continues; None: there is none."""
 
 
 Rotation: TypeAlias = Generator[Sync, None, None]
-"""The beginning of a new segment: it gives each sync that it needs, and is told of a failure by `throw`.
+"""The steps that begin a new segment: it yields each sync that it needs, and receives a failed one by `throw`.
 
-It raises what ends the log. `append` and reading may come between; `write`, `sync` and `begin_sync` do not.
+It raises the errors that end the log. Between steps, `append` and reading are allowed; `write`, `sync` and `begin_sync`
+are not.
 """
 
 
 @runtime_checkable
 class SyncedElsewhere(Protocol):
-    """What a log may do besides: offer the file that a sync is about, so that a slow one need not stop the event loop.
+    """Optional for a log: the descriptor to sync, so that a slow sync can run in another process.
 
-    A log without these is synced by `sync`. `write`, also one that calls `sync` itself, `append` and reading may come
-    between `begin_sync` and `end_sync`, as may anything else of an `EventLog`; a second `begin_sync` does not.
+    A log without these methods is synced by `sync`. Every method of `EventLog` may be called between `begin_sync` and
+    `end_sync`, including a `write` that itself calls `sync`; a second `begin_sync` may not.
 
     Attributes:
-        rotates: whether `write` begins a new segment by itself when it is time for one, with its syncs. Whoever sets it
-            to False asks `rotation` after each `end_sync`.
+        rotates: whether `write` itself begins a new segment, with its syncs, when one is due. A caller that sets this
+            to False calls `rotation` after each `end_sync`.
     """
 
     rotates: bool
 
     def rotation(self) -> Rotation | None:
-        """Return what begins a new segment, to be gone through now; None: it is not time for one. O(1)."""
+        """Return the steps that begin a new segment, to be run now; None: none is due. O(1)."""
 
     def begin_sync(self) -> int | None:
-        """Return a descriptor whose sync, in another process, brings all that is written now to where `sync` would.
+        """Return a descriptor; syncing it in another process is as good as `sync` for everything written now.
 
-        It stays open until the next call of a method of the log. Where its sync fails, and nobody hears of that, a
-        `sync` that is called then must still fail; on other systems than Linux that is not asked for.
+        It stays open until the next call of a method of the log. If that sync fails and its failure is lost, a `sync`
+        called afterwards must still fail. This is required on Linux only.
 
         Returns:
-            The descriptor; None: nothing is left to be synced, or it has been done in here.
+            The descriptor; None: nothing needs a sync, or it was done in this process.
 
         Raises:
             OSError: as `sync`.
         """
 
     def end_sync(self, seq: int, error: OSError | None) -> None:
-        """Hear how it went; if well, `durable` is at least `seq`, which was `written` at `begin_sync`.
+        """Take the result of that sync. After a success `durable` is at least `seq`, as `written` was at `begin_sync`.
 
         Raises:
-            OSError: `error`, if there is one. The log must not be used again, but for `abandon`.
+            OSError: `error`, if it is not None. Only `abandon` may be called afterwards.
         """

@@ -1,15 +1,15 @@
-r"""The record, its line, and the chain of hashes that binds each line to all before it.
+r"""The record, its line, and the hash chain that binds each line to all lines before it.
 
-A line is ASCII JSON with two fields at fixed offsets in front:
+A line is ASCII JSON that begins with two fields at fixed offsets:
 
-    {"hash":"<64 hex>","crc":"<8 hex>",<body>}\n        body begins at byte 92; here it includes the closing brace
+    {"hash":"<64 hex>","crc":"<8 hex>",<body>}\n        body begins at byte 92 and includes the closing brace
 
     crc  = CRC-32 (ISO-HDLC, as in zlib) of the body
     hash = SHA-256 of (the previous line's hash as 64 hex digits + the body)
 
-so both are checked over the raw bytes, and nothing is serialised again to be checked. A segment's header is a line of
-the same kind and a link of the same chain. This module turns events into lines and lines into records; it opens no
-file. Sources: FIPS 180-4 for SHA-256; Haber and Stornetta, "How to Time-Stamp a Digital Document" (1991) for the chain.
+Both are checked over the raw bytes; nothing is serialised again. A segment's header is a line of the same kind and a
+link of the same chain. This module encodes events as lines and decodes lines into records. It opens no file. Sources:
+FIPS 180-4 for SHA-256; Haber and Stornetta, "How to Time-Stamp a Digital Document" (1991) for the chain.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ __all__ = [
     "check_line",
     "is_seal",
     "link",
-    "open_header",
-    "open_record",
-    "open_seal",
+    "parse_header",
+    "parse_record",
+    "parse_seal",
     "relink",
     "seal_line",
     "unknown_format",
@@ -63,11 +63,11 @@ __all__ = [
 FORMAT: Final = "kharon-log"
 FORMAT_VERSION: Final = 1
 GENESIS: Final = "0" * 64
-"""What stands for the previous hash before the first line of a log."""
+"""The previous hash of the first line of a log."""
 
 _BODY: Final = 92
 _MAX_NESTING: Final = MAX_DEPTH + 2  # a payload, in the changes of an event, in its line
-# Strings as a whole, so that brackets in them do not count.
+# Matches whole strings, so that brackets in them do not count.
 _STRUCTURE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 _encode = msgspec.json.Encoder().encode
 
@@ -77,13 +77,13 @@ class Record(msgspec.Struct, frozen=True):
 
     Attributes:
         seq: its gapless number, from 1.
-        at: when it was decided, UTC; never before the record in front of it.
-        by: who did it: a worker, the actor of the caller, or "clock".
-        event: the event; its class's name is its name in the log.
-        hash: 64 hex digits, binding this record to every one before it.
-        part: (i, n): the i-th of the n records of its commit, from 1.
-        durable: the highest seq known to be on disk when this one was written.
-        version: the version of its event's fields in which it was written; `event` is what that means today.
+        at: the time of the decision, UTC; never before that of the previous record.
+        by: the author: a worker, the caller's actor, or "clock".
+        event: the event; its class name is its name in the log.
+        hash: 64 hex digits that bind this record to every record before it.
+        part: (i, n): the record is the i-th of the n records of its commit, from 1.
+        durable: the highest seq known to be on disk when this record was written.
+        version: the version of the event's fields as written; `event` has been converted to the newest one.
     """
 
     seq: int
@@ -100,10 +100,10 @@ class Header(msgspec.Struct, frozen=True):
     """The first line of a segment.
 
     Attributes:
-        version: of the format.
+        version: the version of the format.
         log: the log's id, 32 hex digits.
         first: the seq of the first record of the segment.
-        previous: the hash of the line in front of it, in the segment before; `GENESIS` in the first.
+        previous: the hash of the last line before the seal of the previous segment; `GENESIS` in the first segment.
         at: when it was written.
         hash: this line's hash.
     """
@@ -117,7 +117,7 @@ class Header(msgspec.Struct, frozen=True):
 
 
 class Seal(msgspec.Struct, frozen=True):
-    """The last line of a segment that has a successor. It is no link of the chain: the successor's header is.
+    """The last line of a segment that has a successor. Not a link of the chain: the successor's header is.
 
     Attributes:
         sealed: the seq of the last record of the segment.
@@ -129,7 +129,7 @@ class Seal(msgspec.Struct, frozen=True):
 
 
 class BadLine(Exception):
-    """These bytes are not a line, or not the line that belongs here."""
+    """Bytes that are not a line, or not the line that belongs here."""
 
 
 class _Envelope(msgspec.Struct, kw_only=True):
@@ -144,7 +144,7 @@ class _Envelope(msgspec.Struct, kw_only=True):
 
 
 class _Format(msgspec.Struct):
-    """What the first line of a file says of its format, in every format that there will be."""
+    """The format of a file, as its first line states it in every version of the format."""
 
     format: str
     version: int
@@ -167,17 +167,17 @@ _format = msgspec.json.Decoder(_Format).decode
 _header = msgspec.json.Decoder(_HeaderBody).decode
 _seal_of = msgspec.json.Decoder(Seal).decode
 CLOCK: Final = "clock"
-"""Who it is `by` if nobody asked for it: lapses, expiries, and what a log says of itself."""
+"""The author (`by`) of events that nobody requested: lapses, expiries, and the log's own records."""
 _SEALED: Final = b'"sealed":'
 
 
 class Chain:
-    """The end of a log: what the next line follows.
+    """The end of a log, which the next line follows.
 
     Attributes:
-        seq: of the last record; 0 before the first.
-        hash: of the last line; `GENESIS` before the first.
-        at: of the last record; None before the first.
+        seq: the seq of the last record; 0 before the first.
+        hash: the hash of the last line; `GENESIS` before the first.
+        at: the time of the last record; None before the first.
     """
 
     __slots__ = ("at", "hash", "seq")
@@ -188,11 +188,11 @@ class Chain:
         self.at = at
 
     def copy(self) -> Chain:
-        """Return another one that stands at the same end, to be moved on by itself."""
+        """Return an independent copy."""
         return Chain(self.seq, self.hash, self.at)
 
     def header(self, log: str, at: datetime) -> bytes:
-        """Return the header line of a segment that begins here, and move on behind it. O(1)."""
+        """Return the header line of a segment that begins here, and advance past it. O(1)."""
         body = _HeaderBody(
             format=FORMAT, version=FORMAT_VERSION, log=log, first=self.seq + 1, previous=self.hash, at=at
         )
@@ -200,16 +200,16 @@ class Chain:
         return line
 
     def commit(self, events: Sequence[Event], at: datetime, by: str, durable: int) -> list[bytes]:
-        """Return the lines of one commit, and move on behind them.
+        """Return the lines of one commit, and advance past them.
 
         Args:
             events: at least one.
-            at: the time of the commit; a time before the last record's is taken to be that one.
-            by: who did it.
+            at: the time of the commit; if it is before the last record's time, that is used.
+            by: the author.
             durable: the highest seq known to be on disk.
 
         Raises:
-            InvalidTicket: a line would be longer than `MAX_LINE_BYTES`. The chain stays where it was.
+            InvalidTicket: a line would be longer than `MAX_LINE_BYTES`. The chain is unchanged.
 
         Cost: O(bytes); measured 3 µs for a record of 300 bytes.
         """
@@ -239,19 +239,19 @@ class Chain:
 
 
 def link(previous: str, body: bytes) -> tuple[bytes, str]:
-    """Return the line that has this body and follows the line whose hash is `previous`, and its hash. O(bytes)."""
+    """Return the line with this body that follows a line with the hash `previous`, and its own hash. O(bytes)."""
     hash = sha256(previous.encode() + body).hexdigest()
     return b'{"hash":"%b","crc":"%08x",%b\n' % (hash.encode(), zlib.crc32(body), body), hash
 
 
 def relink(previous: str, lines: Sequence[bytes]) -> tuple[list[bytes], str]:
-    """Return lines as they are behind another line than the one they were made for, and the hash of the last.
+    """Return the same lines linked to another previous line, and the hash of the last.
 
-    For lines that nobody has seen: a record that has been written is never another.
+    Only for lines that have not been written: a written record never changes.
 
     Args:
-        previous: the hash of the line that they follow now.
-        lines: one behind the other.
+        previous: the hash of the line that they now follow.
+        lines: consecutive lines.
 
     Cost: O(bytes).
     """
@@ -263,26 +263,26 @@ def relink(previous: str, lines: Sequence[bytes]) -> tuple[list[bytes], str]:
 
 
 def seal_line(previous: str, seal: Seal) -> bytes:
-    """Return the line that seals a segment, behind its last line, whose hash is `previous`. O(1)."""
+    """Return the seal of a segment whose last line has the hash `previous`. O(1)."""
     line, _ = link(previous, _encode(seal)[1:])
     return line
 
 
 def is_seal(line: bytes) -> bool:
-    """Return whether a checked line seals a segment. O(1)."""
+    """Return whether a checked line is a seal. O(1)."""
     return line.startswith(_SEALED, _BODY)
 
 
 def check_line(line: bytes, previous: str | None, most: int = MAX_LINE_BYTES) -> str:
-    """Return the hash that a line carries, after checking its shape and crc and, if `previous` is given, the hash.
+    """Check a line's shape, its crc and, if `previous` is given, its hash; return the hash that it carries.
 
     Args:
         line: the line with its newline.
-        previous: the hash of the line in front of it; None to let the line vouch only for itself.
-        most: how many bytes it may have.
+        previous: the hash of the line before it; None: the hash is not checked.
+        most: the largest allowed size in bytes.
 
     Raises:
-        BadLine: saying which of them is wrong.
+        BadLine: the line fails a check; the message says which.
 
     Cost: O(bytes).
     """
@@ -303,26 +303,26 @@ def check_line(line: bytes, previous: str | None, most: int = MAX_LINE_BYTES) ->
     return claimed.decode("ascii", "replace")
 
 
-def open_record(line: bytes, hash: str, *, lenient: bool = False) -> Record:
-    """Return the record in a checked line, its event in the newest version.
+def parse_record(line: bytes, hash: str, *, lenient: bool = False) -> Record:
+    """Return the record in a checked line, with its event in the newest version.
 
     Args:
-        line: a line that `check_line` has passed.
-        hash: what it returned.
-        lenient: whether an event that is not known is given as `Unknown`.
+        line: a line that passed `check_line`.
+        hash: the hash that `check_line` returned.
+        lenient: whether an unknown event is returned as `Unknown`.
 
     Raises:
-        BadLine: the line is no record.
-        UnknownFormat: its event, or that version of it, is not known here, and `lenient` is False.
+        BadLine: the line is not a record.
+        UnknownFormat: its event, or that version of it, is unknown, and `lenient` is False.
 
-    Cost: O(bytes), once more for a version that has to be upcast.
+    Cost: O(bytes); twice that for a version that has to be upcast.
     """
     check_depth(line, _MAX_NESTING, "a record")
     try:
         envelope = _envelope(line)
         read = VERSIONS.readers.get((envelope.event, envelope.v))
         if read is None:
-            return _open_unknown(envelope, hash, lenient=lenient)
+            return _parse_unknown(envelope, hash, lenient=lenient)
         event = read(line)
         _check_values(event)
     except _UNREADABLE as error:
@@ -330,7 +330,7 @@ def open_record(line: bytes, hash: str, *, lenient: bool = False) -> Record:
     return Record(envelope.seq, envelope.at, envelope.by, event, hash, envelope.part, envelope.durable, envelope.v)
 
 
-def _open_unknown(line: _Envelope, hash: str, *, lenient: bool) -> Record:
+def _parse_unknown(line: _Envelope, hash: str, *, lenient: bool) -> Record:
     event = Unknown(line.event, line.v, VERSIONS.newest.get(line.event, 0), line.needs)
     record = Record(line.seq, line.at, line.by, event, hash, line.part, line.durable, line.v)
     if not lenient:
@@ -339,15 +339,15 @@ def _open_unknown(line: _Envelope, hash: str, *, lenient: bool) -> Record:
 
 
 def unknown_format(record: Record) -> UnknownFormat:
-    """Return the error for a record whose event is not known."""
-    return UnknownFormat(f"record {record.seq} is {record.event}; kharon.verify names all that is not known in the log")
+    """Return the error for a record with an unknown event."""
+    return UnknownFormat(f"record {record.seq} is {record.event}; kharon.verify lists everything unknown in the log")
 
 
-def open_seal(line: bytes) -> Seal:
+def parse_seal(line: bytes) -> Seal:
     """Return the seal in a checked line.
 
     Raises:
-        BadLine: the line is no seal.
+        BadLine: the line is not a seal.
     """
     try:
         return _seal_of(line)
@@ -356,12 +356,12 @@ def open_seal(line: bytes) -> Seal:
 
 
 def check_depth(line: bytes, most: int, what: str) -> None:
-    """Refuse what is nested too deep before it is parsed, on every version of Python alike.
+    """Refuse JSON that is nested too deep, before it is parsed: alike on every version of Python.
 
     Raises:
         BadLine: it is nested deeper than `most` levels, so it is not `what`.
 
-    Cost: O(bytes), if there are so many brackets; else next to nothing.
+    Cost: O(bytes) with more than `most` brackets; else almost nothing.
     """
     if line.count(b"[") + line.count(b"{") <= most:
         return
@@ -377,9 +377,10 @@ def check_depth(line: bytes, most: int, what: str) -> None:
 
 
 def _check_values(event: Event) -> None:
-    """Read the JSON values of an event once: the decoder has skipped them, and takes numbers that no float can be.
+    """Parse the JSON values of an event once: the decoder skips them, and so accepts numbers that no float can hold.
 
-    A handler that asks for its payload is the wrong one to find that out. Measured: 0.3 µs for a payload of 60 bytes.
+    Else a handler would be the first to find out, when it reads its payload. Measured: 0.3 µs for a payload of
+    60 bytes.
     """
     if isinstance(event, (TicketAdded, ScheduleSet)):
         from_json(event.payload_json)
@@ -392,11 +393,11 @@ def _check_values(event: Event) -> None:
             from_json(changes.payload_json)
 
 
-def open_header(line: bytes, hash: str) -> Header:
+def parse_header(line: bytes, hash: str) -> Header:
     """Return the header in a checked line.
 
     Raises:
-        BadLine: the line is no header.
+        BadLine: the line is not a header.
         UnknownFormat: the log is in a later format.
     """
     check_format(line, FORMAT, FORMAT_VERSION)
@@ -408,11 +409,11 @@ def open_header(line: bytes, hash: str) -> Header:
 
 
 def check_format(line: bytes, format: str, known: int) -> None:
-    """Check that the first line of a file is of this format, in the version that is known. What follows may be read.
+    """Check that a file's first line states this format in the known version; the rest can then be read.
 
     Raises:
-        BadLine: it is not of this format.
-        UnknownFormat: it is of another version, whatever else stands in the line.
+        BadLine: the line states another format, or none.
+        UnknownFormat: it states another version; the rest of the line is not examined.
     """
     try:
         said = _format(line)

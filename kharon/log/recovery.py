@@ -1,9 +1,9 @@
-"""Recovery: what is done to the files of a log when it is opened, before anything is added to it.
+"""Recovery: makes the files of a log sound when it is opened, before anything is added to it.
 
-A crash may leave half-written files, names that are in the cache only, a tail whose last commit is unfinished, and a
-segment without its seal; and a sync that failed may have left anything in the page cache only, where reading finds it.
-So nothing of the tail is trusted for having been read: it is written to a new inode. What is whole, `segment` finds
-out; the bytes that are cut are kept in `quarantine/`. Each of these steps can be interrupted, and done again.
+A crash may leave half-written files, names that are only cached, an unfinished last commit, and a segment without its
+seal. A failed sync may have left anything in the page cache only, where reading finds it. So nothing of the tail is
+trusted because it could be read: it is written to a new inode. `segment` finds out which part is whole. The bytes that
+are cut are kept in `quarantine/`. Each step can be interrupted and repeated.
 """
 
 from __future__ import annotations
@@ -16,44 +16,52 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kharon.log.files import File, Files
-from kharon.log.locations import ARCHIVE, archives
+from kharon.log.locations import ARCHIVE, find_archives
 from kharon.log.record import CLOCK, Chain, Seal, seal_line
-from kharon.log.replace import at_once, copied, new_file, remove_unfinished, temporary_of, write_new
-from kharon.log.scan import Ended
-from kharon.log.segment import Broken, stem_of
-from kharon.log.zstd import PACKED
+from kharon.log.replace import (
+    copy_chunks,
+    remove_unfinished,
+    replace_file,
+    replace_file_steps,
+    run_here,
+    temporary_path,
+)
+from kharon.log.scan import SegmentEnd
+from kharon.log.segment import BrokenSegment, stem_of
+from kharon.log.zstd import ZSTD_SUFFIX
 from kharon.model.checks import MAX_LINE_BYTES
 from kharon.model.events import TailCut
 
-__all__ = ["quarantine", "rewrite_tail", "seal_again", "tidy", "trust_tail"]
+__all__ = ["quarantine", "reopen_tail", "rewrite_seal", "rewrite_tail", "tidy"]
 
 _logger = logging.getLogger("kharon")
 
 
 def tidy(files: Files, where: Path) -> None:
-    """Remove what was being written when a process died, and bring the names in `log/` onto the disk.
+    """Remove unfinished files of a process that died, and bring the names in `log/` onto the disk.
 
-    It may have died between renaming and syncing, and what follows relies on those names. In an archive elsewhere what
-    was being written is left alone: it may be another queue's.
+    The process may have died between a rename and its sync, and the next steps rely on those names. Unfinished files in
+    an archive elsewhere are left alone: they may be another queue's.
 
     Raises:
-        OSError: it cannot be.
+        OSError: a file cannot be removed, or the directory not synced.
     """
-    inside = [folder for folder in archives(where, files).reachable if folder.is_relative_to(where)]
+    inside = [folder for folder in find_archives(where, files).reachable if folder.is_relative_to(where)]
     for folder in (where / "log", where / "snapshots", where / "quarantine", *inside):
         remove_unfinished(files, folder)
-    files.unlink(temporary_of(where / ARCHIVE))
+    files.unlink(temporary_path(where / ARCHIVE))
     files.sync_directory(where / "log")
 
 
-def trust_tail(files: Files, path: Path) -> File:
-    """Return a tail that was closed, open to be added to, after bringing its last line onto the disk.
+def reopen_tail(files: Files, path: Path) -> File:
+    """Bring the last line of a cleanly closed tail onto the disk, and return the tail open for appending.
 
-    All before the line that says so was on disk when that was written. The line itself may be in the page cache only,
-    and if its sync failed a second one would not bring it to the disk: so it is written over itself first.
+    That line says that the log was closed; everything before it was on disk when it was written. The line itself may
+    be in the page cache only, and after a failed sync a second one would not write it. So it is first overwritten with
+    itself.
 
     Raises:
-        OSError: it could not be done.
+        OSError: the tail could not be read or written.
     """
     with files.read(path) as file:
         size = file.seek(0, os.SEEK_END)
@@ -65,26 +73,26 @@ def trust_tail(files: Files, path: Path) -> File:
 
 
 def rewrite_tail(
-    files: Files, where: Path, path: Path, broken: Broken | None, chain: Chain, now: datetime
+    files: Files, where: Path, path: Path, broken: BrokenSegment | None, chain: Chain, now: datetime
 ) -> tuple[File, list[bytes]]:
-    """Write the whole part of the tail to a new inode: a failed sync may have left it in the page cache only.
+    """Write the whole part of the tail to a new inode, since a failed sync may have left it in the page cache only.
 
-    What says that bytes were cut is in that inode too, so that a crash in here either cuts and says so, or neither.
-    It vouches for all before it, since the inode has its name only once all of it is on disk.
+    The record that bytes were cut is written to that inode too, so a crash leaves both the cut and its record, or
+    neither. Its `durable` covers everything before it: the inode gets its name only once all of it is on disk.
 
     Args:
         files: the file system.
         where: the queue's directory.
-        path: of the tail.
-        broken: where its unfinished last commit stands; None: there is none.
-        chain: its end, which is moved along.
+        path: the tail.
+        broken: its unfinished last commit; None: there is none.
+        chain: its end, which is advanced.
         now: the time.
 
     Returns:
         The tail, open; and the lines that were added to it.
 
     Raises:
-        OSError: it could not be done.
+        OSError: the tail could not be read or written.
 
     Cost: O(bytes of the tail).
     """
@@ -98,38 +106,38 @@ def rewrite_tail(
             _logger.warning("%s: cut %d bytes of an unfinished last commit, kept as %s", path, length, kept_as)
             lines = chain.commit([cut], now, CLOCK, chain.seq)
         old.seek(0)
-        return at_once(new_file(files, path, chained(copied(old, whole, path), lines))), lines
+        return run_here(replace_file_steps(files, path, chained(copy_chunks(old, whole, path), lines))), lines
 
 
 def quarantine(files: Files, where: Path, path: Path, old: BinaryIO, start: int, length: int) -> str:
-    """Keep `length` bytes of a segment, from `start` on, aside; return as what, under the queue's directory.
+    """Copy `length` bytes of a segment, from `start` on, to `quarantine/`; return the copy's path in the directory.
 
     Raises:
-        OSError: it could not be done.
+        OSError: the bytes could not be copied.
     """
     aside = where / "quarantine"
     if files.kind(aside) is None:
         files.make_directory(aside)
-    stem = f"{stem_of(path)}-{start}" + (PACKED if path.suffix == PACKED else "")
+    stem = f"{stem_of(path)}-{start}" + (ZSTD_SUFFIX if path.suffix == ZSTD_SUFFIX else "")
     name, count = stem, 0
-    while files.kind(aside / name) is not None:  # an earlier recovery's: nothing kept aside is overwritten
+    while files.kind(aside / name) is not None:  # an earlier recovery's: nothing in quarantine is overwritten
         count += 1
         name = f"{stem}.{count}"
     old.seek(start)
-    write_new(files, aside / name, copied(old, length, path))
+    replace_file(files, aside / name, copy_chunks(old, length, path))
     files.sync_directory(where)
     return f"quarantine/{name}"
 
 
-def seal_again(files: Files, before: Ended, next_hash: str) -> None:
-    """Write the last segment but one to a new inode, with its seal, which a crash may have kept from it.
+def rewrite_seal(files: Files, before: SegmentEnd, next_hash: str) -> None:
+    """Write the last segment but one to a new inode, with its seal, which a crash may have prevented.
 
-    Even if the seal is there to be read: if its sync failed it is in the page cache only. A record in the tail would
-    prove that it is on disk; there is none.
+    Even if the seal can be read: after a failed sync it is in the page cache only. A record in the tail would prove
+    that it is on disk, but there is none.
 
     Args:
         files: the file system.
-        before: how that segment ends.
+        before: the end of that segment.
         next_hash: the hash of its successor's header.
 
     Raises:
@@ -139,4 +147,4 @@ def seal_again(files: Files, before: Ended, next_hash: str) -> None:
     """
     seal = [] if before.sealed else [seal_line(before.hash, Seal(before.last, next_hash))]
     with files.read(before.path) as old:
-        write_new(files, before.path, chained(copied(old, before.whole, before.path), seal))
+        replace_file(files, before.path, chained(copy_chunks(old, before.whole, before.path), seal))

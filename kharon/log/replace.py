@@ -1,9 +1,10 @@
-"""New files, and files in place of old ones: no file has its name before its bytes are on disk.
+"""Creating and replacing files: no file has its name before its bytes are on disk.
 
-    a temporary name, the bytes, a sync, the name, a sync of the directory          (design, section 6)
+    write under a temporary name, sync the file, rename it, sync the directory
 
-A sync is a step that is yielded, so that a log whose disk is slow may have it done elsewhere (`log.protocol.Sync`);
-`write_new` does each of them here. What a crash leaves has the temporary name, and `remove_unfinished` removes it.
+Each sync is a step that is yielded, so that a log whose disk is slow can have it done in another process
+(`log.protocol.Sync`); `replace_file` does every step here. A crash leaves a file with a temporary name, which
+`remove_unfinished` removes.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from kharon.errors import CorruptLog
 from kharon.log.files import File, Files, naming
 
 __all__ = [
+    "DirectorySync",
     "FileSync",
-    "NamesSync",
-    "Syncs",
-    "at_once",
-    "copied",
-    "new_file",
+    "SyncSteps",
+    "copy_chunks",
     "remove_unfinished",
-    "temporary_of",
-    "write_new",
+    "replace_file",
+    "replace_file_steps",
+    "run_here",
+    "temporary_path",
 ]
 
 _TEMPORARY: Final = ".tmp"
@@ -36,9 +37,9 @@ _Made = TypeVar("_Made")
 
 
 class FileSync:
-    """The sync of a file, as a step."""
+    """A step: the sync of a file."""
 
-    names = False
+    is_directory = False
 
     def __init__(self, path: Path, file: File) -> None:
         self.path = path
@@ -51,10 +52,10 @@ class FileSync:
         return self._file.twin()
 
 
-class NamesSync:
-    """The sync of a directory, as a step."""
+class DirectorySync:
+    """A step: the sync of a directory."""
 
-    names = True
+    is_directory = True
 
     def __init__(self, path: Path, files: Files) -> None:
         self.path = path
@@ -66,24 +67,24 @@ class NamesSync:
 
     def twin(self) -> int | None:
         if self._fd is None:
-            with contextlib.suppress(OSError):  # no descriptor to spare, perhaps: then it is done here
+            with contextlib.suppress(OSError):  # perhaps no free descriptor: then the sync is done here
                 self._fd = self._files.directory_twin(self.path)
         return self._fd
 
     def close(self) -> None:
-        """Close the descriptor that `twin` gave. May be called twice."""
+        """Close the descriptor that `twin` returned. May be called twice."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
 
-_Sync: TypeAlias = FileSync | NamesSync
-Syncs: TypeAlias = Generator[_Sync, None, None]
-"""Work that needs syncs: it gives each of them, and is told of a failure by `throw`."""
+_Sync: TypeAlias = FileSync | DirectorySync
+SyncSteps: TypeAlias = Generator[_Sync, None, None]
+"""Work that needs syncs: it yields each of them, and receives a failed one by `throw`."""
 
 
-def at_once(steps: Generator[_Sync, None, _Made]) -> _Made:
-    """Do every sync here; return what comes of the steps, or raise what they make of a failure."""
+def run_here(steps: Generator[_Sync, None, _Made]) -> _Made:
+    """Run the steps, doing every sync here; return their result, or raise the error that they make of a failed sync."""
     failure: BaseException | None = None
     while True:
         try:
@@ -98,7 +99,7 @@ def at_once(steps: Generator[_Sync, None, _Made]) -> _Made:
             failure = error
 
 
-def new_file(
+def replace_file_steps(
     files: Files,
     path: Path,
     pieces: Iterable[bytes],
@@ -107,23 +108,23 @@ def new_file(
     check: Callable[[Path], None] | None = None,
     failed: Callable[[], None] = lambda: None,
 ) -> Generator[_Sync, None, File]:
-    """Make `path` hold these bytes, by a new inode; return it open. Its name is on disk when that is returned.
+    """Write a new file that replaces `path`; return it, open, once its name is on disk.
 
     Args:
         files: the file system.
         path: the file.
         pieces: its bytes.
-        replace: whether another file may have the name; if not, that is an error, and it stays.
-        check: called with the temporary name, once the bytes are on disk; it raises what the file must not be.
-        failed: called when a sync failed, before that is raised.
+        replace: whether a file at `path` is replaced; if not, one that exists is an error, and stays.
+        check: called with the temporary path once the bytes are on disk; raises to reject the file.
+        failed: called when a sync failed, before its error is raised.
 
     Raises:
-        OSError: it could not be written. A file that had the name before has it still, unless the last sync failed.
+        OSError: the file could not be written. A previous file at `path` is unchanged, unless the last sync failed.
     """
-    temporary = temporary_of(path)
+    temporary = temporary_path(path)
     files.unlink(temporary)
     file = files.create(temporary)
-    names = NamesSync(path.parent, files)
+    names = DirectorySync(path.parent, files)
     try:
         with naming(temporary):
             for piece in pieces:
@@ -131,11 +132,11 @@ def new_file(
         yield from _synced(FileSync(temporary, file), failed)
         if check is not None:
             check(temporary)
-        if not replace and files.kind(path) is not None:  # nobody else makes one: who writes a log holds its lock
+        if not replace and files.kind(path) is not None:  # the lock excludes other writers, so this cannot race
             raise FileExistsError(errno.EEXIST, "exists already, though the directory did not show it", str(path))
         files.rename(temporary, path)
         yield from _synced(names, failed)
-    except GeneratorExit:  # forgotten on the way, perhaps by a forked child: by now the name may be another's
+    except GeneratorExit:  # dropped midway, perhaps by a forked child: the name may by now be another file's
         file.close()
         raise
     except BaseException:
@@ -148,7 +149,7 @@ def new_file(
     return file
 
 
-def _synced(step: _Sync, failed: Callable[[], None]) -> Syncs:
+def _synced(step: _Sync, failed: Callable[[], None]) -> SyncSteps:
     try:
         with naming(step.path):
             yield step
@@ -157,18 +158,18 @@ def _synced(step: _Sync, failed: Callable[[], None]) -> Syncs:
         raise
 
 
-def write_new(
+def replace_file(
     files: Files, path: Path, pieces: Iterable[bytes], *, check: Callable[[Path], None] | None = None
 ) -> None:
-    """Do what `new_file` does, here and now. Arguments and errors are its own."""
-    at_once(new_file(files, path, pieces, check=check)).close()
+    """Do what `replace_file_steps` does, with every sync here. Same arguments and errors."""
+    run_here(replace_file_steps(files, path, pieces, check=check)).close()
 
 
-def copied(source: BinaryIO, length: int, path: Path) -> Iterator[bytes]:
-    """Give the next `length` bytes of a file, in pieces.
+def copy_chunks(source: BinaryIO, length: int, path: Path) -> Iterator[bytes]:
+    """Yield the next `length` bytes of a file, in pieces.
 
     Raises:
-        CorruptLog: it has become shorter than that.
+        CorruptLog: the file has become shorter.
     """
     while length > 0:
         chunk = source.read(min(length, _CHUNK_BYTES))
@@ -178,16 +179,16 @@ def copied(source: BinaryIO, length: int, path: Path) -> Iterator[bytes]:
         length -= len(chunk)
 
 
-def temporary_of(path: Path) -> Path:
-    """Return the name of a file that is being written, and is to be `path`."""
+def temporary_path(path: Path) -> Path:
+    """Return the temporary path of a file that is being written and will be `path`."""
     return path.with_name(path.name + _TEMPORARY)
 
 
 def remove_unfinished(files: Files, folder: Path) -> None:
-    """Remove from a directory, if it is there, what was being written when a process died.
+    """Remove from a directory, if it exists, the files whose writer died before renaming them.
 
     Raises:
-        OSError: it cannot be.
+        OSError: a file cannot be removed.
     """
     if files.kind(folder) == "directory":
         for name in files.list(folder):

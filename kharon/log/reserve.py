@@ -1,8 +1,7 @@
-"""The reserve: a file whose bytes mean nothing and whose room on the disk is given up when there is no other.
+"""The reserve: a file that holds disk space, and gives it up for settling when the disk is full.
 
-So that on a full disk what runs can still be settled. It is given up piece by piece, since whatever is given up is
-anybody's: another program that fills the disk gets a piece at the most, and not all of it. A reserve that is lost in a
-crash is made anew, so it is never synced.
+It is given up piece by piece, since any program may take the freed space: one that fills the disk gets at most a piece
+at a time. A reserve that is lost in a crash is made again, so it is never synced.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ class Reserve:
 
     Args:
         files: the file system.
-        path: of the file.
-        size: how many bytes it should hold; 0: there is none.
+        path: the file.
+        size: how many bytes it should hold; 0: there is no reserve.
 
     Attributes:
-        left: how many it holds.
+        left: how many bytes it holds.
     """
 
     def __init__(self, files: Files, path: Path, size: int) -> None:
@@ -40,20 +39,20 @@ class Reserve:
 
     @property
     def whole(self) -> bool:
-        """Whether it holds all that it should."""
+        """Whether it holds all of its bytes."""
         return self.left >= self._size
 
     def fill(self) -> bool:
-        """Take from the disk what is missing; return whether it is whole. Without room it stays as it was.
+        """Allocate the missing bytes; return whether the reserve is whole. Without room it is unchanged.
 
         Raises:
-            OSError: the disk fails otherwise.
+            OSError: the disk fails in another way.
 
-        Cost: O(1) where the file system can allocate, else O(size).
+        Cost: O(1) if the file system can allocate, else O(size).
         """
         if self.whole:
             return True
-        there = self._files.look(self._path) is not None
+        there = self._files.permissions(self._path) is not None
         try:
             file = self._files.append(self._path) if there else self._files.create(self._path)
         except OSError as error:
@@ -78,8 +77,8 @@ class Reserve:
         else:
             self.left = self._size
 
-    def give(self, size: int) -> bool:
-        """Give up room for `size` bytes and a little more, or all that is left; return whether there was any.
+    def give_up(self, size: int) -> bool:
+        """Free room for `size` bytes and a little more, or all that is left; return whether any was left.
 
         Raises:
             OSError: the disk fails.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import attrs
@@ -86,8 +87,8 @@ def _optional(check: Check) -> Check:
 class Draft:
     """The fields of a ticket while the engine fills them in; `seal` turns it into a `Ticket`.
 
-    The layout is that of `Ticket`, so sealing is one assignment and copies nothing. Measured: 0.4 µs for a sealed
-    draft, 1.4 µs for a frozen attrs class with as many fields.
+    The layout is that of `Ticket`, so sealing is one assignment and copies nothing. Measured: 0.6 µs for a ticket
+    copied and sealed, 1.4 µs for a frozen attrs class with as many fields.
     """
 
     id: str = attrs.field(metadata=_given(checks.check_name))
@@ -270,14 +271,12 @@ FIELDS: Final = tuple(
 CHECKS: Final = {field.name: field.check for field in FIELDS if field.check is not None}
 """By the name of each field that the user sets: the check of a new value."""
 
-_copy: Final[Callable[[Ticket], Draft]] = eval(  # noqa: S307 - made of `FIELDS`, as attrs makes `__init__`
-    f"lambda ticket: Draft({', '.join(f'ticket.{field.attribute}' for field in FIELDS)})", {"Draft": Draft}
-)
+_values_of: Final = attrgetter(*(field.attribute for field in FIELDS))
 
 
 def draft_of(ticket: Ticket) -> Draft:
     """Return a new draft with the fields of a ticket. O(1)."""
-    return _copy(ticket)
+    return Draft(*_values_of(ticket))
 
 
 def waits_of(ticket: Ticket) -> Ticket:

@@ -23,7 +23,7 @@ import trio
 from kharon.model import commands as c
 from kharon.model import events as e
 from kharon.model.ticket import Ticket
-from kharon.store.protocol import Clock, Effect
+from kharon.store.protocol import Change, Clock
 from kharon.store.tasks import say
 
 __all__ = ["Attempt", "Attempts"]
@@ -106,8 +106,8 @@ class Attempts:
         self._clock = clock
         self._running: dict[int, Attempt] = {}
         # A claim and what becomes of it can be in one commit group, which is delivered before the worker goes on. The
-        # newest such effect for each worker: it is about the claim that the worker is about to hear of, if about any.
-        self._early: dict[str, Effect] = {}
+        # newest such change for each worker: it is about the claim that the worker is about to hear of, if about any.
+        self._early: dict[str, Change] = {}
 
     def __iter__(self) -> Iterator[Attempt]:
         return iter(self._running.values())
@@ -133,20 +133,20 @@ class Attempts:
         assert attempt.ticket.claim is not None
         del self._running[attempt.ticket.claim]
 
-    def deliver(self, effects: Sequence[Effect]) -> None:
-        """Let the handlers that run know what became of their claims. O(effects)."""
-        for effect in effects:
-            event = effect.event
+    def deliver(self, commit: Sequence[Change]) -> None:
+        """Let the handlers that run know what became of their claims. O(changes)."""
+        for change in commit:
+            event = change.event
             if type(event) not in _HEARD:
                 continue
-            old = effect.old
+            old = change.old
             if old is None or old.claim is None:
                 continue
             attempt = self._running.get(old.claim)
             if attempt is not None:
-                self._hear(attempt, effect)
+                self._hear(attempt, change)
             else:
-                self._keep_early(old, effect)
+                self._keep_early(old, change)
             if isinstance(event, e.TicketLapsed):
                 say(
                     logging.WARNING,
@@ -157,19 +157,19 @@ class Attempts:
                     event.error_reason,
                 )
 
-    def _keep_early(self, old: Ticket, effect: Effect) -> None:
+    def _keep_early(self, old: Ticket, change: Change) -> None:
         assert old.claim is not None
         assert old.worker is not None
         kept = self._early.get(old.worker)
         if kept is None or kept.old is None or (kept.old.claim or 0) <= old.claim:
-            self._early[old.worker] = effect
+            self._early[old.worker] = change
 
-    def _hear(self, attempt: Attempt, effect: Effect) -> None:
-        how = TAKES.get(type(effect.event))
+    def _hear(self, attempt: Attempt, change: Change) -> None:
+        how = TAKES.get(type(change.event))
         if how is not None:
             attempt.take(how)
-        elif effect.new is not None and effect.new.lease_until is not None:
-            attempt.lease_until = effect.new.lease_until
+        elif change.new is not None and change.new.lease_until is not None:
+            attempt.lease_until = change.new.lease_until
             attempt.extend((attempt.lease_until - self._clock.now()).total_seconds())
 
     def extend(self, ticket: Ticket, seconds: float) -> None:

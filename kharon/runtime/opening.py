@@ -1,32 +1,24 @@
-"""`kharon.open`: a queue is opened, and closed again in good order."""
+"""`kharon.open`: a queue is opened, and closed again in good order.
+
+What it is told is checked here; which store the queue has is decided by `open_store`.
+"""
 
 from __future__ import annotations
 
-import os
+import functools
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from types import TracebackType
-from typing import Final
 
 from trio.lowlevel import enable_ki_protection
 
-from kharon.errors import CorruptLog, InvalidSettings
-from kharon.log.directory import DirectoryLog
-from kharon.log.memory import MemoryLog
-from kharon.log.protocol import EventLog
-from kharon.runtime.clock import WallClock
+from kharon.errors import InvalidSettings
 from kharon.runtime.kharon import Kharon
 from kharon.runtime.queue import Queue
 from kharon.settings import Settings
+from kharon.store.opening import WallClock, Where, open_store
 from kharon.store.protocol import Clock
 
 __all__ = ["open_queue"]
-
-MEMORY: Final = ":memory:"
-_REMEDY: Final = (
-    "nothing was changed. kharon.repair(path) says what mending it would lose, and kharon.repair(path, confirm=True) "
-    "mends it; a copy of the directory from before the damage may lose less"
-)
 
 
 class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kharon.open`
@@ -57,7 +49,7 @@ class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kh
 
     def __init__(
         self,
-        where: str | os.PathLike[str] | EventLog,
+        where: Where,
         settings: Settings | None = None,
         *,
         clock: Clock | None = None,
@@ -69,20 +61,11 @@ class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kh
         if isinstance(clock, type) or not callable(getattr(clock, "now", None)):
             given = f"the class {clock.__name__}" if isinstance(clock, type) else type(clock).__name__
             raise InvalidSettings(f"clock: an object whose now() is an aware datetime, as TrioClock(); not {given}")
-        log, in_thread = _log(where, settings)
-        self._queue = Queue(log, settings, clock, Kharon, in_thread=in_thread)
+        self._queue = Queue(functools.partial(open_store, where), settings, clock, Kharon)
 
     @enable_ki_protection  # what has been opened is closed, in good order, whenever a Ctrl-C comes
     async def __aenter__(self) -> Kharon:
-        try:
-            await self._queue.store.open()
-        except CorruptLog as corrupt:
-            corrupt.add_note(_REMEDY)
-            raise
-        if self._queue.snapshots is not None:
-            self._queue.snapshots.start()
-        if self._queue.keeper is not None:
-            self._queue.keeper.start()
+        await self._queue.store.open()
         return Kharon(self._queue, self._queue.settings.actor)
 
     @enable_ki_protection
@@ -92,28 +75,4 @@ class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kh
         try:
             await self._queue.crew.stop()
         finally:
-            if self._queue.snapshots is not None:
-                await self._queue.snapshots.stop()
-            if self._queue.keeper is not None:
-                await self._queue.keeper.stop()
             await self._queue.store.close()
-
-
-def _log(where: str | os.PathLike[str] | EventLog, settings: Settings) -> tuple[EventLog, bool]:
-    """Return the log for a place, and whether it may be opened in a thread."""
-    if isinstance(where, (str, os.PathLike)):
-        name = os.fspath(where)
-        if name == MEMORY:
-            return MemoryLog(settings.memory_records), False
-        if not name or "://" in name:
-            raise InvalidSettings(f'where: {name!r} is neither a directory nor ":memory:"')
-        log = DirectoryLog(
-            Path(name).absolute(),  # wherever the process goes while the queue is open
-            settings.segment_bytes,
-            reserve_bytes=settings.reserve_bytes,
-            allow_network_filesystem=settings.allow_network_filesystem,
-        )
-        return log, True
-    if not callable(getattr(where, "append", None)) or not callable(getattr(where, "sync", None)):
-        raise InvalidSettings(f'where: a directory, ":memory:", or an EventLog; not {type(where).__name__}')
-    return where, False

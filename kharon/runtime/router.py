@@ -61,10 +61,12 @@ class Route:
 class Router:
     """Which handler runs tickets of which type.
 
-    router = Router()
+        router = Router()
 
-    @router.handler("email")
-    async def send_email(kh: Kharon, ticket: Ticket) -> None: ...
+        @router.handler("email")
+        async def send_email(kh: Kharon, ticket: Ticket) -> None: ...
+
+    An `async def` handler runs in Trio, a `def` handler in a thread.
     """
 
     def __init__(self) -> None:

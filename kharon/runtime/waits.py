@@ -17,8 +17,8 @@ from kharon.errors import TicketFailedError, TicketNotFound
 from kharon.log.record import Record
 from kharon.model.events import TicketAdded, TicketEvent
 from kharon.model.evolve import ended, evolve
-from kharon.model.ticket import Status, Ticket
-from kharon.store.protocol import Effect, Store
+from kharon.model.ticket import Status, Ticket, memberships
+from kharon.store.protocol import Change, Store
 
 __all__ = ["Group", "GroupWait", "GroupWaits", "Wait", "Waits", "last_state", "not_found", "result_of"]
 
@@ -113,20 +113,20 @@ class Waits(_Registry[Wait]):
     def __init__(self) -> None:
         super().__init__(Wait)
 
-    def deliver(self, effects: Sequence[Effect]) -> None:
-        """Tell those who wait what has ended. O(effects), and O(1) while nobody waits."""
+    def deliver(self, commit: Sequence[Change]) -> None:
+        """Tell those who wait what has ended. O(changes), and O(1) while nobody waits."""
         if not self.by_name:
             return
-        for effect in effects:
-            event, old, new = effect.event, effect.old, effect.new
+        for change in commit:
+            event, old, new = change.event, change.old, change.new
             if not isinstance(event, TicketEvent) or event.id not in self.by_name:
                 continue
             if new is not None and new.status is Status.PENDING:
                 continue
-            end = new if new is not None or old is None else ended(old, event, effect.seq, effect.at)
+            end = new if new is not None or old is None else ended(old, event, change.seq, change.at)
             if end is not None:
                 for wait in self.by_name[event.id]:
-                    wait.ended(effect.seq, end)
+                    wait.ended(change.seq, end)
 
 
 def result_of(ticket: Ticket) -> Any:
@@ -171,22 +171,52 @@ def last_state(id: str, records: Iterable[Record]) -> Ticket:
 
 
 class GroupWait:
-    """One who waits for a group.
+    """One task that waits for a group.
 
-    Attributes:
-        event: set when the group has become empty, or when nothing more will be told.
-        emptied: whether it was the former.
+    It counts the members. The store's answer says as of which seq it holds; what is told of later commits is added,
+    those that came before the answer included.
     """
 
-    __slots__ = ("emptied", "event")
+    __slots__ = ("_count", "_early", "_emptied", "_over")
 
     def __init__(self) -> None:
-        self.event = trio.Event()
-        self.emptied = False
+        self._over = trio.Event()
+        self._emptied = False
+        self._count: int | None = None  # None: the store has not answered yet
+        self._early: list[tuple[int, int]] = []
+
+    async def until_empty(self, count: int, seq: int) -> bool:
+        """Wait until no member is pending, or the queue is closed; return whether it is the former.
+
+        Args:
+            count: how many members were pending at that seq.
+            seq: the last record that `count` includes.
+        """
+        self._count, self._emptied = count, count == 0
+        for changed_at, difference in self._early:
+            if changed_at > seq:
+                self._add(difference)
+        if not self._emptied:
+            await self._over.wait()
+        return self._emptied
+
+    def changed(self, seq: int, difference: int) -> None:
+        """Hear that a commit that ends at `seq` has changed the number of pending members. O(1)."""
+        if self._count is None:
+            self._early.append((seq, difference))
+        else:
+            self._add(difference)
+
+    def _add(self, difference: int) -> None:
+        assert self._count is not None
+        self._count += difference
+        if self._count == 0:
+            self._emptied = True
+            self._over.set()
 
     def closed(self) -> None:
         """Hear that nothing more will be told."""
-        self.event.set()
+        self._over.set()
 
 
 class GroupWaits(_Registry[GroupWait]):
@@ -195,15 +225,23 @@ class GroupWaits(_Registry[GroupWait]):
     def __init__(self) -> None:
         super().__init__(GroupWait)
 
-    def deliver(self, effects: Sequence[Effect]) -> None:
-        """Wake those who wait for a group that has become empty, which is durable now. O(effects) if anybody waits."""
+    def deliver(self, commit: Sequence[Change]) -> None:
+        """Tell those who wait how a durable commit changed the number of members. O(changes) if anybody waits.
+
+        Of the commit as a whole: between its changes there is no instant.
+        """
         if not self.by_name:
             return
-        for effect in effects:
-            for group in effect.emptied:
-                for wait in self.by_name.get(group, ()):
-                    wait.emptied = True
-                    wait.event.set()
+        differences: dict[str, int] = {}
+        for change in commit:
+            for ticket, step in ((change.old, -1), (change.new, 1)):
+                for group, _ in () if ticket is None else memberships(ticket):
+                    if group in self.by_name:
+                        differences[group] = differences.get(group, 0) + step
+        for group, difference in differences.items():
+            if difference:
+                for wait in self.by_name[group]:
+                    wait.changed(commit[-1].seq, difference)
 
 
 class Group:
@@ -223,7 +261,7 @@ class Group:
 
     async def pending_count(self) -> int:
         """Return how many members are pending. O(1)."""
-        return await self._store.pending_count(self.name)
+        return (await self._store.pending_count(self.name))[0]
 
     async def all_terminal(self) -> bool:
         """Return whether no member is pending: all are done, failed, cancelled or removed. O(1)."""
@@ -237,8 +275,5 @@ class Group:
         leaves no trace.
         """
         with self._waits.begin(self.name) as wait:
-            if not await self._store.pending_count(self.name):
-                return
-            await wait.event.wait()
-            if not wait.emptied:
-                await self._store.pending_count(self.name)  # it was the queue that ended: raises
+            if not await wait.until_empty(*await self._store.pending_count(self.name)):
+                await self._store.pending_count(self.name)  # raises: the queue is closed

@@ -35,10 +35,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import trio
 
 from kharon.errors import InvalidTicket, KharonError
-from kharon.model.commands import FireSchedule, ScheduleCommand, SkipSchedule
+from kharon.model.commands import FireSchedule, ScheduleCommand, SetSchedule, SkipSchedule
 from kharon.model.schedules import Schedule, Schedules
 
-__all__ = ["COMMIT_LIMIT", "GRACE", "MAX_CAUGHT_UP", "RETRY_SECONDS", "Firing", "Times", "commands", "times_of"]
+__all__ = ["COMMIT_LIMIT", "GRACE", "MAX_CAUGHT_UP", "RETRY_SECONDS", "Firing", "commands", "first_firing", "times_of"]
 
 _logger = logging.getLogger("kharon")
 
@@ -198,6 +198,23 @@ def _load() -> Any:
 
 
 # --- firing -----------------------------------------------------------------------------------------------------------
+
+
+def first_firing(command: SetSchedule, since: datetime) -> datetime:
+    """Return the first instant after `since` at which a schedule that is being set fires.
+
+    Raises:
+        InvalidTicket: there is none; or as `times_of`.
+        KharonError: as `times_of`.
+
+    Cost: that of `times_of`, and one instant.
+    """
+    first = times_of(command.cron, command.every, command.tz).first(since)
+    if first is None:
+        raise InvalidTicket(
+            f"schedule {command.name!r} would never fire: no instant fits {command.cron or command.every!r}"
+        )
+    return first
 
 
 def commands(schedule: Schedule, now: datetime) -> list[ScheduleCommand]:

@@ -35,8 +35,8 @@ from trio.lowlevel import Task, enable_ki_protection
 
 from kharon.errors import CommitOutcomeUnknown, KharonError, StorageFull
 from kharon.log.protocol import EventLog, Rotation, Sync, SyncedElsewhere
-from kharon.model.projection import Projection
-from kharon.store.protocol import Deliver, Effect
+from kharon.model.projection import Effect, Projection
+from kharon.store.protocol import Deliver
 from kharon.store.sync_helper import AnswerLost, Pace, Syncer
 from kharon.store.tasks import no_abort, say, wait_out
 
@@ -61,7 +61,7 @@ class _Group:
     """The commits that will be made durable together.
 
     Attributes:
-        effects: what they did, in order; empty: this stands for a sync in the background.
+        commits: the effects of each, in order; none: this stands for a sync in the background.
         grows: whether any of them lets the queue grow.
         leader: who writes them, and hears what goes wrong in that; None: nobody waits yet.
         held: whether the leader leaves the writing to whoever is told that what is in the way has ended.
@@ -69,12 +69,12 @@ class _Group:
         silent: those of these, and of leaders, who tell no user what becomes of them.
     """
 
-    __slots__ = ("effects", "grows", "held", "leader", "silent", "waiting")
+    __slots__ = ("commits", "grows", "held", "leader", "silent", "waiting")
 
     def __init__(self) -> None:
         self.grows = False
         self.held = False
-        self.effects: list[Effect] = []
+        self.commits: list[Sequence[Effect]] = []
         self.leader: Task | None = None
         self.silent: list[Task] = []
         self.waiting: list[Task] = []
@@ -113,7 +113,7 @@ class Commits:
         log: where they are written.
         projection: from which is taken back what found no room.
         always: whether a group is durable only when it has been synced.
-        deliver: called with each durable group's effects, before those who wait for it go on.
+        deliver: called with the changes of each durable commit, before those who wait for its group go on.
         landed: called when a group has become durable.
         resumed: called when there is room again.
         broke: called, once, with the failure after which nothing will be written any more.
@@ -165,7 +165,7 @@ class Commits:
     # --- groups -------------------------------------------------------------------------------------------------------
 
     def join(self, effects: Sequence[Effect], *, grows: bool) -> None:
-        """Add to the open group what has been done in this stretch, in which the records were appended. O(effects).
+        """Add a commit to the open group, in the stretch in which its records were appended. O(1).
 
         Args:
             effects: at least one.
@@ -175,7 +175,7 @@ class Commits:
         if group is None:
             group = self._group = _Group()
         group.grows = group.grows or grows
-        group.effects += effects
+        group.commits.append(effects)
 
     @enable_ki_protection
     async def durable(self) -> None:
@@ -270,8 +270,8 @@ class Commits:
     def _land(self, group: _Group) -> None:
         """Let out what waited for a group, which is durable now."""
         try:
-            if group.effects:  # else it stands for a sync in the background, which nothing follows from
-                self._deliver(group.effects)
+            for commit in group.commits:
+                self._deliver(commit)
         finally:  # what is delivered gets logged, and a user's logging may raise: those who wait must not pay for it
             for task in group.waiting:
                 trio.lowlevel.reschedule(task)
@@ -315,11 +315,11 @@ class Commits:
 
         Cost: O(its events log n).
         """
-        effects = group.effects
         assert self._group is None
-        assert self._projection.seq == effects[-1].seq
-        for effect in reversed(effects):
-            self._projection.undo(effect)
+        assert self._projection.seq == group.commits[-1][-1].seq
+        for commit in reversed(group.commits):
+            for effect in reversed(commit):
+                self._projection.undo(effect)
         self.group_grew = group.grows
         self._try_at = trio.current_time() + TRY_SECONDS
         begins, self._full = self._full is None, full
@@ -418,7 +418,9 @@ class Commits:
                 self.fail(failure)
                 break
             fd = step.twin()
-            if fd is not None and self._ask(fd, functools.partial(self._rotated, rotation, step), names=step.names):
+            if fd is not None and self._ask(
+                fd, functools.partial(self._rotated, rotation, step), names=step.is_directory
+            ):
                 return
             error = _error_of(step)
         self._rotation = None

@@ -1,1 +1,1 @@
-"""Pages for a browser, made of a queue's log: `kharon.web.report`. Nothing here serves them."""
+"""Pages for a browser, made from a queue's log: `kharon.web.report`. This package serves nothing."""

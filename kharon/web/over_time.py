@@ -1,8 +1,8 @@
-"""A queue over time, from one pass over its records: how deep it was, what came and went, how long things took.
+"""A queue over time, from one pass over its records: how many tickets were in each phase, counts, waits and run times.
 
-In slots of one width, at most `Slots.LIMIT` of them: as time goes by they are merged into wider ones, so the memory
-does not grow with the log. Counts, waits and runs are those of `kharon.audit.measure`, phases those of
-`kharon.audit.timeline`. Nothing is drawn here, and no file is read.
+Time is divided into slots of one width, at most `Slots.LIMIT`. As time passes they are merged into wider ones, so
+memory does not grow with the log. `kharon.audit.measure` counts and measures; the phases are those of
+`kharon.audit.timeline`. This module draws nothing and reads no file.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Final
 
 import attrs
 
-from kharon.audit.measure import _NAMES, Counter, Sketch
-from kharon.audit.timeline import Phase, _backs_off
+from kharon.audit.measure import Counter, Measures, Sketch
+from kharon.audit.timeline import Phase, backs_off
 from kharon.log.record import Record
 from kharon.model import events as e
 from kharon.model.ticket import Status, Ticket
@@ -25,18 +25,18 @@ from kharon.model.ticket import Status, Ticket
 __all__ = ["PHASES", "OverTime", "Slot", "Slots"]
 
 PHASES: Final = (Phase.RUNNING, Phase.READY, Phase.BACKING_OFF, Phase.DELAYED, Phase.BLOCKED)
-"""What a pending ticket can be in."""
+"""The phases of a pending ticket."""
 
 
 @attrs.define(slots=True)
 class Slot:
-    """What happened in a stretch of time.
+    """A stretch of time.
 
     Attributes:
-        counts: how many events of each kind, by the names of `measures.COUNTS`.
-        waited, ran: of the claims, and of the ends of claims, in it.
-        depth: how many tickets were in each of `PHASES` at its end; in the last slot at the last record.
-        most_ready: how many were ready at once, at most.
+        counts: the number of events by word, as in `kharon.audit.measure.COUNTS`.
+        waited, ran: of the claims that began, and of those that ended, in this slot.
+        depth: how many tickets were in each of `PHASES` at its end; in the last slot, at the last record.
+        most_ready: the largest number of tickets that were ready at once.
     """
 
     counts: Tally[str] = attrs.field(factory=Tally)
@@ -46,7 +46,7 @@ class Slot:
     most_ready: int = 0
 
     def merge(self, later: Slot) -> None:
-        """Take the slot that follows into this one."""
+        """Extend this slot by the next one."""
         self.counts.update(later.counts)
         self.waited.merge(later.waited)
         self.ran.merge(later.ran)
@@ -58,11 +58,11 @@ class Slots:
     """Slots of one width, without gaps from the first to the last.
 
     Args:
-        second: where the first one lies, in whole seconds after 1970.
+        second: an instant in the first slot, in whole seconds since 1970.
 
     Attributes:
-        width: of each, in seconds.
-        all: in order.
+        width: of each slot, in seconds.
+        all: the slots, in order.
     """
 
     LIMIT: Final = 120
@@ -73,20 +73,20 @@ class Slots:
     def __init__(self, second: int) -> None:
         self.width = self._WIDTHS[0]
         self.all = [Slot()]
-        self._first = second  # its number: so many widths after 1970
+        self._first = second  # its number: the widths since 1970
 
     @property
     def begin(self) -> int:
-        """Where the first slot begins, in seconds after 1970."""
+        """Where the first slot begins, in seconds since 1970."""
         return self._first * self.width
 
     @property
     def end(self) -> int:
-        """Where the last slot ends, in seconds after 1970."""
+        """Where the last slot ends, in seconds since 1970."""
         return (self._first + len(self.all)) * self.width
 
     def make_room(self, second: int) -> None:
-        """Widen the slots until those up to `second` are at most `LIMIT`. O(slots), seldom."""
+        """Widen the slots until those up to `second` are at most `LIMIT`. O(slots), rarely."""
         while second // self.width - self._first >= self.LIMIT:
             self._widen()
 
@@ -102,17 +102,17 @@ class Slots:
         self.width, self.all, self._first = wider, merged, first
 
 
-class OverTime(Counter):
-    """Counts a queue's records, and keeps how it stood in each slot of time.
+class OverTime:
+    """The state of a queue in each slot of time, and the counts of its records.
 
     Args:
-        tickets: those that lived before the first record, if the log's beginning is not there.
-        since: when they lived; needed if there are any.
+        tickets: those that lived before the first record, if the log's beginning is missing.
+        since: the instant of that state; required if there are any.
 
     Attributes:
         slots: None before the first record.
-        failures: the last tickets that failed or lapsed: their records.
-        incidents: the last records that are about the log, a tube or a schedule; not that a schedule has come round.
+        failures: the records of the last tickets that failed or lapsed.
+        incidents: the last records about the log, a tube or a schedule, except the firings of schedules.
 
     Cost: O(log n) for a record; the memory of the n tickets that live, of `Slots.LIMIT` slots and of the types.
     """
@@ -121,52 +121,49 @@ class OverTime(Counter):
 
     def __init__(self, tickets: Iterable[Ticket] = (), since: datetime | None = None) -> None:
         tickets = list(tickets)
-        super().__init__("type", tickets=tickets)
+        self._counter = Counter("type", tickets=tickets)
         self.slots: Slots | None = None
         self.failures: deque[Record] = deque(maxlen=self.MOST_LISTED)
         self.incidents: deque[Record] = deque(maxlen=self.MOST_LISTED)
         self._phases: dict[str, Phase] = {}
         self._depth = dict.fromkeys(PHASES, 0)
-        self._due: list[tuple[datetime, str]] = []  # of what waits for its runat; of what no longer does, too
+        self._due: list[tuple[datetime, str]] = []  # a heap by `runat`; entries that no longer hold stay until then
         self._backing_off = {ticket.id for ticket in tickets if ticket.attempts}
         for ticket in tickets:
             assert since is not None
             self._set_phase(ticket.id, ticket, since)
 
+    @property
+    def measures(self) -> Measures:
+        """The counts so far, by type."""
+        return self._counter.measures
+
     def add(self, record: Record) -> None:
-        """Count one record."""
+        """Count one record.
+
+        Raises:
+            KharonError: it cannot follow from those before it.
+        """
         slot = self._slot_at(record.at)
         event = record.event
-        before = self._tickets.get(event.id) if isinstance(event, e.TicketEvent) else None
-        super().add(record)
-        if not isinstance(event, e.TicketEvent):
+        found = self._counter.add(record)
+        if found is None or not isinstance(event, e.TicketEvent):
             if not isinstance(event, (e.ScheduleFired, e.ScheduleSkipped)):
                 self.incidents.append(record)
             return
-        after = self._tickets.get(event.id)
-        slot.counts[_NAMES[type(event)]] += 1
+        slot.counts[event.word] += 1
+        if found.waited is not None:
+            slot.waited.add(found.waited)
+        if found.ran is not None:
+            slot.ran.add(found.ran)
         if isinstance(event, (e.TicketFailed, e.TicketLapsed)):
             self.failures.append(record)
-        if _backs_off(event, before, after, before=event.id in self._backing_off):
+        if backs_off(event, found.before, found.after, before=event.id in self._backing_off):
             self._backing_off.add(event.id)
         else:
             self._backing_off.discard(event.id)
-        self._set_phase(event.id, after, record.at)
+        self._set_phase(event.id, found.after, record.at)
         self._note(slot)
-
-    # --- what `Counter` measures, for the slot, too -------------------------------------------------------------------
-
-    def _waited(self, event: e.TicketEvent, before: Ticket | None, at: datetime) -> float | None:
-        waited = super()._waited(event, before, at)
-        if waited is not None and self.slots is not None:
-            self.slots.all[-1].waited.add(waited)
-        return waited
-
-    def _ran(self, before: Ticket | None, after: Ticket | None, at: datetime) -> float | None:
-        ran = super()._ran(before, after, at)
-        if ran is not None and self.slots is not None:
-            self.slots.all[-1].ran.add(ran)
-        return ran
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -184,10 +181,10 @@ class OverTime(Counter):
         return slots.all[-1]
 
     def _pass_until(self, at: datetime, slot: Slot, *, inclusive: bool) -> None:
-        """What is due by then is ready."""
+        """Make ready the tickets that are due by then."""
         while self._due and (self._due[0][0] < at or (inclusive and self._due[0][0] == at)):
             runat, id = heapq.heappop(self._due)
-            ticket = self._tickets.get(id)
+            ticket = self._counter.tickets.get(id)
             if self._phases.get(id) in (Phase.DELAYED, Phase.BACKING_OFF) and ticket and ticket.runat == runat:
                 self._move(id, Phase.READY)
         self._note(slot)

@@ -1,9 +1,9 @@
-"""One self-contained HTML page about a queue, and about one of its tickets: `report`.
+"""One self-contained HTML page about a queue, and optionally about one of its tickets: `report`.
 
-The page holds its data as JSON and draws it with a script of its own: no framework, nothing fetched. What a log holds
-may be hostile: every text passes `safe` (what cannot be seen becomes an escape that can), the JSON is ASCII without
-`<`, `>` and `&`, the script sets text and never HTML, and the page's Content-Security-Policy forbids all network and
-every script but this one, by its hash. Style and script are beside this module, in `page/`.
+The page holds its data as JSON and draws it with its own script; it needs no framework and fetches nothing. A log may
+hold hostile text. Therefore every text passes `safe`, which turns invisible characters into visible escapes; the JSON
+is ASCII without `<`, `>` and `&`; the script sets text and never HTML; and the page's Content-Security-Policy forbids
+all network access and every script except this one, by its hash. Style and script are in `page/`, beside this module.
 """
 
 from __future__ import annotations
@@ -22,20 +22,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET
+from msgspec import Raw
 
-from kharon.audit.fields import event_fields, state_of
+from kharon.audit.fields import PERCENTS, event_fields, payload_json, result_json, state_of
 from kharon.audit.history import history
 from kharon.audit.measure import COUNTS, Group, Sketch
 from kharon.audit.read import check_queue, read
 from kharon.audit.replay import state_at_start
 from kharon.audit.safe import safe
-from kharon.audit.timeline import Attempt, Life, Span, Step, Timeline, timeline
-from kharon.audit.words import length
-from kharon.cli.why import named, told_gate, unblocked
+from kharon.audit.timeline import Attempt, Life, Phase, Span, Step, Timeline, timeline
+from kharon.audit.words import details, listed, other_fields_text, span_text
 from kharon.errors import TicketNotFound
 from kharon.log.record import Record
-from kharon.model import events as e
 from kharon.model.checks import ascii_json, check_instant
 from kharon.model.ticket import Status, Ticket
 from kharon.web.over_time import PHASES, OverTime, Slot
@@ -43,34 +41,34 @@ from kharon.web.over_time import PHASES, OverTime, Slot
 __all__ = ["report"]
 
 MOST_EVENTS: Final = 50_000
-"""Of a ticket's records the page holds the last so many, with their spans and attempts: some 13 MB."""
+"""The page holds at most this many of a ticket's records, the last ones, with spans and attempts: about 13 MB."""
 MOST_TYPES: Final = 25
 _LONGEST_TEXT: Final = 2_000
+_LONGEST_DETAILS: Final = 200
 _LONGEST_JSON: Final = 20_000
-_PERCENTS: Final = (50, 90, 99)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SCRIPTS: Final = ("common.js", "charts.js", "timeline.js", "main.js")
 
 
 def report(path: str | os.PathLike[str], id: str | None = None, *, now: datetime | None = None) -> str:
-    """Return a page about a queue: depth, throughput, waits, runs and failures over time; and about a ticket: its life.
+    """Return a page about a queue over time (depth, counts, waits, run times, failures), and about a ticket's life.
 
     Args:
         path: the queue's directory; it may be open in any process.
-        id: the ticket that the page is about; None: only the queue.
-        now: up to when what is not over is drawn; None: the present.
+        id: the ticket to show; None: only the queue.
+        now: the instant up to which phases are drawn that have not ended; None: the present.
 
     Returns:
-        HTML in ASCII: some 75 KB, and for a ticket some 260 bytes for each of its records, of which the page holds the
-        last 50,000.
+        HTML in ASCII: about 75 KB, and for a ticket about 260 bytes for each of its records. The page holds at most the
+        last 50,000 of them.
 
     Raises:
         TicketNotFound: there never was such a ticket.
-        CorruptLog: the log is damaged otherwise than by an unfinished last commit.
+        CorruptLog: the log is damaged, other than by an unfinished last commit.
         UnknownFormat: a later version of Kharon wrote it.
-        InvalidTicket: `now` is no timezone-aware datetime.
+        InvalidTicket: `now` is not a timezone-aware datetime.
         KharonError: there is no queue at `path`, or a record cannot follow from those before it.
-        OSError: it cannot be read.
+        OSError: the log cannot be read.
 
     Cost: O(bytes of the log); the memory of the living tickets, of the ticket's own records, and of at most 120 slots
         of time.
@@ -80,12 +78,12 @@ def report(path: str | os.PathLike[str], id: str | None = None, *, now: datetime
     check_queue(queue)
     data = {"made": _us(present), "queue": safe(str(path)), "ticket": None, "time": None}
     if id is not None:
-        data["ticket"] = _ticket_fields(timeline(_past(queue, id), present))
+        data["ticket"] = _ticket_fields(timeline(_history(queue, id), present))
     data["time"] = _time_fields(queue)
     return _page(data, safe(queue.resolve().name if id is None else id), is_ticket=id is not None)
 
 
-def _past(queue: Path, id: str) -> list[Record]:
+def _history(queue: Path, id: str) -> list[Record]:
     found = history(queue, id)
     if not found:
         raise TicketNotFound(f"ticket {id!r}: there is no record of it in {queue}")
@@ -123,18 +121,18 @@ def _hash(text: str) -> str:
 
 
 def _script_json(value: object) -> str:
-    """Return JSON that can end neither a script nor a line of one: ASCII, without `<`, `>` and `&`."""
+    """Return JSON that cannot end a script or one of its lines: ASCII without `<`, `>` and `&`."""
     text = ascii_json(msgspec.json.encode(value)).decode("ascii")
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").replace("\x7f", "\\u007f")
 
 
 def _us(at: datetime) -> int:
-    """Return an instant as microseconds after 1970: exact in a script's numbers, too."""
+    """Return an instant as microseconds since 1970, which a script's numbers hold exactly."""
     return (at - _EPOCH) // timedelta(microseconds=1)
 
 
 def _text(text: str | None, longest: int = _LONGEST_TEXT) -> str | None:
-    """Return text fit to be shown, and not longer than anybody reads."""
+    """Return text made safe, and cut if it is longer than `longest` characters."""
     if text is None:
         return None
     cut = f" … and {len(text) - longest:,} characters more" if len(text) > longest else ""
@@ -144,42 +142,42 @@ def _text(text: str | None, longest: int = _LONGEST_TEXT) -> str | None:
 # --- a ticket ---------------------------------------------------------------------------------------------------------
 
 
-def _ticket_fields(told: Timeline) -> dict[str, Any]:
-    steps = [(number, step) for number, life in enumerate(told.lives, 1) for step in life.steps]
-    attempts = [(number, attempt) for number, life in enumerate(told.lives, 1) for attempt in life.attempts]
+def _ticket_fields(line: Timeline) -> dict[str, Any]:
+    steps = [(number, step) for number, life in enumerate(line.lives, 1) for step in life.steps]
+    attempts = [(number, attempt) for number, life in enumerate(line.lives, 1) for attempt in life.attempts]
     shown = steps[-MOST_EVENTS:]
-    early = told.before[max(0, len(told.before) + len(shown) - MOST_EVENTS) :]
+    early = line.before[max(0, len(line.before) + len(shown) - MOST_EVENTS) :]
     first = (*early, *(step.record for _, step in shown))[0].seq
     return {
-        "id": safe(told.id),
-        "now": _us(told.now),
-        **_state(told),
-        "early": len(told.before),
-        "left_out": len(told.before) + len(steps) - len(early) - len(shown),
-        "lives": [_life(life) for life in told.lives[-MOST_EVENTS:]],
+        "id": safe(line.id),
+        "now": _us(line.now),
+        **_state(line),
+        "early": len(line.before),
+        "left_out": len(line.before) + len(steps) - len(early) - len(shown),
+        "lives": [_life(life) for life in line.lives[-MOST_EVENTS:]],
         "events": [*map(_early, early), *(_event(number, step) for number, step in shown)],
         "spans": [_span(span) for _, step in shown for span in step.spans],
         "attempts": [_attempt(number, attempt) for number, attempt in attempts if attempt.claim >= first],
     }
 
 
-def _state(told: Timeline) -> dict[str, Any]:
-    """Say what the ticket is now, or how it ended."""
-    last = next((step for life in reversed(told.lives) for step in reversed(life.steps)), None)
+def _state(line: Timeline) -> dict[str, Any]:
+    """Return the ticket's state now, or how it ended, and its last known fields."""
+    last = next((step for life in reversed(line.lives) for step in reversed(life.steps)), None)
     if last is None:
         return {"state": "unknown", "facts": [], "payload": None, "result": None}
     ticket, removed = last.ticket, last.ticket is None
-    if ticket is None:  # what it was, says the step before
-        steps = told.lives[-1].steps
+    if ticket is None:  # the step before has its last fields
+        steps = line.lives[-1].steps
         ticket = next((step.ticket for step in reversed(steps) if step.ticket is not None), None)
-    how = f"{_word(last.record.event)}, removed" if removed else ""
-    state = how or ("pending" if ticket is None else _phase_now(ticket, told.now))
+    how = f"{last.record.event.word}, removed" if removed else ""
+    state = how or ("pending" if ticket is None else _phase_now(ticket, line.now))
     facts = [] if ticket is None else list(_facts(ticket, removed=removed))
     return {
         "state": state,
         "facts": facts,
-        "payload": None if ticket is None else _json_text(ticket._payload),
-        "result": None if ticket is None or ticket._result is None else _json_text(ticket._result),
+        "payload": None if ticket is None else _json_text(payload_json(ticket)),
+        "result": None if ticket is None else _json_text(result_json(ticket)),
     }
 
 
@@ -189,21 +187,22 @@ def _phase_now(ticket: Ticket, now: datetime) -> str:
 
 
 def _facts(ticket: Ticket, *, removed: bool) -> Iterator[tuple[str, str | int | None]]:
-    """Give what a ticket is, by name; an int is an instant."""
+    """Yield a ticket's fields by name; an int is an instant."""
     yield "type", safe(ticket.type)
     yield "tube", safe(ticket.tube)
     yield "nice", str(ticket.nice)
     if ticket.group is not None:
         yield "group", safe(ticket.group)
     yield "attempts", str(ticket.attempts)
+    yield from ((label, safe(text)) for label, text in other_fields_text(ticket, _utc))
     if removed:
         return
     if ticket.blocked_by:
-        yield "blocked by", _text(named(ticket.blocked_by))
+        yield "blocked by", _text(listed(ticket.blocked_by))
     if ticket.gate is not None and ticket.gate.since:
         yield "blocked by members of group", safe(str(ticket.after_group))
     if ticket.blocked:
-        yield "if one of them fails", "it is cancelled" if ticket.on_failure == "cancel" else "it runs all the same"
+        yield "if one of them fails", "it is cancelled" if ticket.on_failure == "cancel" else "it runs nevertheless"
     due = ticket.runat if ticket.status is Status.PENDING and ticket.claim is None else None
     for name, at in (("due", due), ("lease until", ticket.lease_until), ("expires", ticket.expire_at)):
         if at is not None:
@@ -212,8 +211,10 @@ def _facts(ticket: Ticket, *, removed: bool) -> Iterator[tuple[str, str | int | 
         yield "reason", _text(ticket.error_reason)
 
 
-def _json_text(data: bytes) -> str:
-    """Return JSON laid out for reading, each of its lines safe."""
+def _json_text(data: Raw | None) -> str | None:
+    """Return JSON laid out over several lines, each made safe; None for None."""
+    if data is None:
+        return None
     laid_out = json.dumps(json.loads(bytes(data)), ensure_ascii=False, indent=2)
     shown = "\n".join(safe(line) for line in laid_out[:_LONGEST_JSON].split("\n"))
     cut = len(laid_out) - _LONGEST_JSON
@@ -221,41 +222,33 @@ def _json_text(data: bytes) -> str:
 
 
 def _life(life: Life) -> dict[str, Any]:
-    totals = life.totals
-    named = {
-        "delayed": totals.delayed,
-        "ready": totals.ready,
-        "blocked": totals.blocked,
-        "running": totals.running,
-        "backing off": totals.backing_off,
-        "kept": totals.kept,
-    }
+    spent = {phase.value: life.totals.of(phase) for phase in Phase}
     return {
         "begin": _us(life.begin),
         "end": _us(life.end),
         "removed": life.removed,
         "attempts": len(life.attempts),
-        "totals": {name: spent // timedelta(microseconds=1) for name, spent in named.items() if spent},
+        "totals": {name: time // timedelta(microseconds=1) for name, time in spent.items() if time},
     }
 
 
 def _event(life: int, step: Step) -> list[Any]:
     record = step.record
-    then = "removed" if step.ticket is None else ", ".join(_told_span(span) for span in step.spans)
+    then = "removed" if step.ticket is None else ", ".join(span_text(span) for span in step.spans)
     return [
         record.seq,
         _us(record.at),
-        _word(record.event),
+        record.event.word,
         safe(record.by),
         step.who.value,
-        *_said(record),
+        *_details(record),
         then,
         life,
     ]
 
 
 def _early(record: Record) -> list[Any]:
-    return [record.seq, _us(record.at), _word(record.event), safe(record.by), None, *_said(record), "", 0]
+    return [record.seq, _us(record.at), record.event.word, safe(record.by), None, *_details(record), "", 0]
 
 
 def _span(span: Span) -> list[Any]:
@@ -276,75 +269,28 @@ def _attempt(life: int, attempt: Attempt) -> list[Any]:
     ]
 
 
-def _word(event: e.Event) -> str:
-    name = type(event).__name__
-    return {"LeaseExtended": "extended"}.get(name, name.removeprefix("Ticket").lower())
+def _details(record: Record) -> tuple[str | None, str | None]:
+    """Return what an event says besides its ticket's id, and its reason."""
+    return _text(details(record, _utc), _LONGEST_DETAILS), _text(getattr(record.event, "error_reason", None))
 
 
-_VERBS: Final = {
-    "delayed": "delayed {}",
-    "ready": "waited {}",
-    "blocked": "blocked {}",
-    "running": "attempt {attempt} ran {}",
-    "backing off": "backed off {}",
-    "kept": "kept {}",
-}
-
-
-def _told_span(span: Span) -> str:
-    so_far = " so far" if span.open else ""
-    return _VERBS[span.phase.value].format(length(span.length), attempt=span.attempt) + so_far
-
-
-def _said(record: Record) -> tuple[str, str | None]:
-    """Return what an event says beside its ticket's id, and its reason."""
-    event, at = record.event, record.at
-    reason = _text(getattr(event, "error_reason", None))
-    match event:
-        case e.TicketAdded():
-            due = f", due in {length(event.runat - at)}" if event.runat > at else ""
-            return safe(f"{event.type} in {event.tube}{due}{told_gate(event)}"), reason
-        case e.TicketUnblocked():
-            return safe(unblocked(event)), reason
-        case e.TicketClaimed():
-            return safe(f"attempt {event.attempt}, a lease of {length(event.lease_until - at)}"), reason
-        case e.LeaseExtended():
-            return f"a lease of {length(event.lease_until - at)} from here on", reason
-        case e.TicketRetried() | e.TicketLapsed() | e.TicketRestarted():
-            changes = event.changes if isinstance(event, e.TicketRetried) else None
-            again = f"again in {length(event.runat - at)}" if event.runat > at else "again at once"
-            return again + (f", with {_changes(changes)}" if changes is not None else ""), reason
-        case e.TicketUpdated():
-            return _changes(event.changes), reason
-        case e.TicketDone() | e.TicketFailed() | e.TicketCancelled() if event.expire_at is not None:
-            return f"to be kept for {length(event.expire_at - at)}", reason
-        case _:
-            return "", reason
-
-
-def _changes(changes: e.Changes) -> str:
-    given: dict[str, object] = {"nice": changes.nice, "tube": changes.tube, "group": changes.group}
-    parts = [f"{name} {value}" for name, value in given.items() if value is not UNSET]
-    if changes.runat is not UNSET:
-        parts.append(f"due at {changes.runat:%Y-%m-%d %H:%M:%S} UTC")
-    if changes.payload_json is not UNSET:
-        parts.append("another payload")
-    return safe(", ".join(parts))
+def _utc(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 # --- a queue ----------------------------------------------------------------------------------------------------------
 
 
 def _time_fields(queue: Path) -> dict[str, Any] | None:
-    """Read the log once; None: it has no records."""
+    """Return a log's data over time, read once; None: it has no records."""
     start = state_at_start(queue)
-    told = OverTime(start.tickets.values(), start.at)
+    over_time = OverTime(start.tickets.values(), start.at)
     for record in read(queue, start.seq):
-        told.add(record)
-    measures, slots = told.measures, told.slots
+        over_time.add(record)
+    measures, slots = over_time.measures, over_time.slots
     if slots is None or measures.first_at is None or measures.last_at is None:
         return None
-    types = sorted(measures.groups.items(), key=lambda pair: (-pair[1].added, str(pair[0])))
+    types = sorted(measures.groups.items(), key=lambda pair: (-pair[1].counts["added"], str(pair[0])))
     return {
         "begin": slots.begin * 1_000_000,
         "width": slots.width * 1_000_000,
@@ -361,14 +307,14 @@ def _time_fields(queue: Path) -> dict[str, Any] | None:
         "total": _group(measures.total),
         "types": [{"type": safe(str(name)), **_group(group)} for name, group in types[:MOST_TYPES]],
         "more_types": max(0, len(types) - MOST_TYPES),
-        "failures": [_failure(record) for record in reversed(told.failures)],
-        "incidents": [_incident(record) for record in reversed(told.incidents)],
+        "failures": [_failure(record) for record in reversed(over_time.failures)],
+        "incidents": [_incident(record) for record in reversed(over_time.incidents)],
     }
 
 
 def _sketch(sketch: Sketch) -> dict[str, float | None]:
-    """Return percentiles and the longest in seconds, and how many there are."""
-    found: dict[str, float | None] = {f"p{percent}": _rounded(sketch.percentile(percent)) for percent in _PERCENTS}
+    """Return percentiles and the longest in seconds, and the number of durations."""
+    found: dict[str, float | None] = {f"p{percent}": _rounded(sketch.percentile(percent)) for percent in PERCENTS}
     return {"count": sketch.count, **found, "longest": _rounded(sketch.longest) if sketch.count else None}
 
 
@@ -383,7 +329,7 @@ def _sketches(slots: Iterable[Slot], name: str) -> dict[str, list[float | None]]
 
 def _group(group: Group) -> dict[str, Any]:
     return {
-        **{name: getattr(group, name) for name in COUNTS},
+        **group.counts,
         "failure_rate": group.failure_rate,
         "waited": _sketch(group.waited),
         "ran": _sketch(group.ran),
@@ -396,7 +342,7 @@ def _failure(record: Record) -> list[Any]:
         record.seq,
         _us(record.at),
         safe(getattr(event, "id", "")),
-        _word(event),
+        event.word,
         _text(getattr(event, "error_reason", None)),
     ]
 

@@ -21,7 +21,7 @@ from kharon.log.segment import is_about
 from kharon.model import commands as c
 from kharon.model.commit import Commit
 from kharon.model.delays import BackoffDelay
-from kharon.model.events import Changes, ScheduleSet
+from kharon.model.events import Changes
 from kharon.model.projection import Projection
 from kharon.model.ticket import Ticket
 
@@ -68,13 +68,13 @@ def some_command(chance: random.Random, now: datetime) -> tuple[c.Request, str]:
 
 def _what_is_not_a_ticket(chance: random.Random, now: datetime) -> c.Request:
     tube, name = chance.choice(["default", "slow"]), chance.choice(["hourly", "daily"])
-    told = ScheduleSet(name, "report", Raw(b"{}"), tube, 512, now + timedelta(seconds=5), every=3600.0)
+    told = c.SetSchedule(name, "report", Raw(b"{}"), tube, 512, now + timedelta(seconds=5), every=3600.0)
     return chance.choice(
         [
             c.Pause(tube),
             c.Resume(tube),
             c.Limit(tube, chance.choice([None, 1]), *chance.choice([(None, None), (2, 10.0)])),
-            c.SetSchedule(name, told),
+            told,
             c.FireSchedule(name, now, now + timedelta(seconds=60)),
             c.SkipSchedule(name, now + timedelta(seconds=120)),
             c.RemoveSchedule(name),
@@ -135,9 +135,9 @@ Pairs: TypeAlias = list[tuple[int, int]]
 
 def forge(where: Path, number: int, change: Callable[[Pairs], Pairs]) -> Path:
     """Let the index of a segment have other entries, keys and places, with sums that are right, so that it is used."""
-    segment = list(index.finished(OS_FILES, segments(where)))[number]
-    entries = index.build(OS_FILES, segment)._places.entries()
+    segment = list(index.finished_segments(OS_FILES, segments(where)))[number]
+    entries = index.build_index(OS_FILES, segment).offsets.entries()
     pairs = change(list(zip(entries[::2], entries[1::2], strict=True)))
     path = index.index_path(where, segment.first)
-    path.write_bytes(index.pack(segment, array("Q", itertools.chain.from_iterable(pairs))))
+    path.write_bytes(index.encode_index(segment, array("Q", itertools.chain.from_iterable(pairs))))
     return path

@@ -129,7 +129,7 @@ def test_a_behind_b_is_refused(where):
     middle = records[len(records) // 2].at
     before = max(record.seq for record in records if record.at < middle)
     for a, b in [(5, 4), (moment(1), NOW), (middle, before), (records[-1].seq, middle), (10**9, middle)]:
-        with pytest.raises(InvalidTicket, match=r"a: .* lies behind b, .*; give the earlier one first"):
+        with pytest.raises(InvalidTicket, match=r"a: .* is later than b, .*; give the earlier one first"):
             kharon.diff(where, a, b)
 
 

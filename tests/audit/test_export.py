@@ -254,7 +254,7 @@ def test_columns_are_every_field_that_is_common():
     [
         ("out.xlsx", r"'\.xlsx' is none of \.csv, \.jsonl, \.sqlite, \.parquet, \.duckdb"),
         ("out", "'none' is none of"),
-        ("nowhere/out.csv", "nowhere is no directory; make it first"),
+        ("nowhere/out.csv", "nowhere is not a directory; make it first"),
         ("there.csv", r"there\.csv is a directory; name a file"),
     ],
 )

@@ -24,10 +24,10 @@ from kharon.audit import follow as module
 from kharon.errors import CorruptLog, InvalidTicket, KharonError, LogReplaced, StorageFull
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.record import Record, link
-from kharon.log.retention import Limit, Retention, Rules
+from kharon.log.retention import Retention, RetentionRules, Threshold
 from kharon.model.events import LogClosed
 
-ALL = Limit(bytes=0)
+ALL = Threshold(bytes=0)
 SEGMENT_BYTES = 2600
 
 
@@ -166,11 +166,11 @@ THEN = {
     "some in a segment that is compressed": lambda log: (
         put(log, "y"),
         big(log),
-        carry_out(log, Retention(log, Rules(compress=ALL))),
+        carry_out(log, Retention(log, RetentionRules(compress=ALL))),
     ),
     "some in a segment that is gone from the place": lambda log: (
         big(log),
-        carry_out(log, Retention(log, Rules(ALL, ALL))),
+        carry_out(log, Retention(log, RetentionRules(ALL, ALL))),
     ),
 }
 
@@ -201,8 +201,8 @@ def test_it_is_trimmed_before_anything_but_what_was_taken_back_was_read(where, l
     assert without_room(log, follower) == []
     big(log)
     put(log, "next")
-    assert carry_out(log, Retention(log, Rules(trim=ALL), may_trim=lambda seq: seq <= 1)) == ["trim"]
-    with pytest.raises(KharonError, match="record 1 was trimmed before it was given") as told:
+    assert carry_out(log, Retention(log, RetentionRules(trim=ALL), may_trim=lambda seq: seq <= 1)) == ["trim"]
+    with pytest.raises(KharonError, match="record 1 was trimmed before it was returned") as told:
         poll_thrice(follower)
     assert not isinstance(told.value, LogReplaced)
 
@@ -215,7 +215,7 @@ def test_what_is_not_durable_may_be_taken_back_after_it_was_given(where, log, th
     assert [record.seq for record in without_room(log, follower)] == [2]
     then(log)
     for _ in range(2):  # and it is said again
-        with pytest.raises(LogReplaced, match=r"record 2 was given|that of record 2 was"):
+        with pytest.raises(LogReplaced, match=r"record 2 was returned|that of record 2 was"):
             poll_thrice(follower)
     assert follower.seq == 2
 
@@ -247,7 +247,9 @@ def test_it_gives_what_read_gives(where, limit):
     log.abandon()
 
 
-@pytest.mark.parametrize("policy", [Rules(compress=ALL), Rules(archive=ALL), Rules(ALL, ALL)])
+@pytest.mark.parametrize(
+    "policy", [RetentionRules(compress=ALL), RetentionRules(archive=ALL), RetentionRules(ALL, ALL)]
+)
 @pytest.mark.parametrize("first", [0, 1, 5, 17])
 def test_retention_is_followed(where, policy, first):
     log = begin(where, 30)
@@ -268,13 +270,16 @@ def test_trimming_is_followed_and_a_gap_is_told(where):
     given = ahead.poll(upto)
     behind.poll(1)
     behind._leave()  # as if it had come to an end there
-    assert carry_out(log, Retention(log, Rules(trim=ALL), may_trim=lambda seq: seq <= upto)) == ["trim", "trim"]
+    assert carry_out(log, Retention(log, RetentionRules(trim=ALL), may_trim=lambda seq: seq <= upto)) == [
+        "trim",
+        "trim",
+    ]
     given += ahead.poll(10_000)
     assert [record.seq for record in given] == list(range(1, log.seq + 1))
     assert seqs(new, 10_000) == list(range(upto + 1, log.seq + 1))
     with pytest.raises(KharonError, match=rf"begins at record {upto + 1}, so 6 was trimmed"):
         kharon.follow(where, after=5).poll()
-    with pytest.raises(KharonError, match=r"was trimmed before it was given") as told:
+    with pytest.raises(KharonError, match=r"was trimmed before it was returned") as told:
         poll_thrice(behind)
     assert not isinstance(told.value, LogReplaced)
     log.abandon()
@@ -360,7 +365,7 @@ def test_a_log_that_was_rewound(where, in_place, grown):
         for name in ("other", "than", "before"):
             put(log, name)
         log.abandon()
-    with pytest.raises(LogReplaced, match=r"was given with the hash|record 3 was given|follows record"):
+    with pytest.raises(LogReplaced, match=r"was returned with the hash|record 3 was returned|follows record"):
         poll_thrice(follower)
 
 
@@ -408,7 +413,7 @@ def test_a_rewound_log_that_begins_its_next_segment_earlier(where, tmp_path):
     log.abandon()
     shutil.rmtree(where)
     shutil.copytree(tmp_path / "copy", where)
-    with pytest.raises(LogReplaced, match=r"the log ends at record 4, and record 6 was given"):
+    with pytest.raises(LogReplaced, match=r"the log ends at record 4, and record 6 was returned"):
         poll_thrice(follower)
 
 
@@ -468,13 +473,13 @@ import sys
 from datetime import UTC, datetime, timedelta
 from msgspec import Raw
 from kharon.log.directory import DirectoryLog
-from kharon.log.retention import Limit, Rules, Retention
+from kharon.log.retention import Threshold, RetentionRules, Retention
 from kharon.model.events import TicketAdded
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 log = DirectoryLog(sys.argv[1], 2600)
 list(log.open(NOW))
-retention = Retention(log, Rules(compress=Limit(bytes=8000), archive=Limit(bytes=12000)))
+retention = Retention(log, RetentionRules(compress=Threshold(bytes=8000), archive=Threshold(bytes=12000)))
 print("ready", flush=True)
 for number in range(150):
     log.append([TicketAdded(f"t{number}", "type", Raw(b"[1]"), "default", 512, NOW)], NOW, "ann")
@@ -484,7 +489,7 @@ for number in range(150):
         log.append([retention.prepare(step)], NOW, "clock")
         log.write()
         log.sync()
-        retention.settle(step)
+        retention.switch(step)
         retention.finish(step)
 log.append([TicketAdded("last", "type", Raw(b"[1]"), "default", 512, NOW)], NOW, "ann")
 log.close(NOW)
@@ -514,7 +519,7 @@ def test_a_file_that_moves_between_the_look_and_the_opening(where, monkeypatch):
     log = begin(where, 30)
     follower = kharon.follow(where, durable=False)
     stale = segments(where)
-    assert carry_out(log, Retention(log, Rules(compress=ALL)))
+    assert carry_out(log, Retention(log, RetentionRules(compress=ALL)))
     with monkeypatch.context() as patch:
         patch.setattr(module, "segments", lambda _directory: stale)
         assert follower.poll() == []

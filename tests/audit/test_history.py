@@ -115,7 +115,7 @@ def test_a_ticket_whose_beginning_was_trimmed(where):
 def test_a_ticket_whose_beginning_an_index_hides(where):
     """Where the rest cannot stand for itself, that is said; else only verify tells that something is missing."""
     queue(where)
-    segments = list(index.finished(OS_FILES, segments_of(where)))
+    segments = list(index.finished_segments(OS_FILES, segments_of(where)))
     records = kharon.history(where, "t1")
     number, left = next(
         (number, left)
@@ -245,7 +245,7 @@ def test_every_bit_of_an_index_counts(where, record_property):
     queue(where, 30)
     expected = {id: kharon.history(where, id) for id in IDS}
     path = indexes_of(where)[1]
-    segment = list(index.finished(OS_FILES, segments_of(where)))[1]
+    segment = list(index.finished_segments(OS_FILES, segments_of(where)))[1]
     whole = path.read_bytes()
     unused = 0
     for bit in range(8 * len(whole)):
@@ -508,7 +508,7 @@ def test_a_whole_line_that_is_no_record_is_refused_by_who_asks_for_it(where):
         line, hash = link(hash, old[92:-1].replace(b'"part":[1,30]', b'"part":[1]'))
         data.append(line)
     chain = Chain(30, hash)
-    two.write_bytes(chain.header(next(index.finished(OS_FILES, [one, two])).log, NOW))
+    two.write_bytes(chain.header(next(index.finished_segments(OS_FILES, [one, two])).log, NOW))
     one.write_bytes(b"".join(data))
     assert kharon.history(where, "t1") == []
     for _ in range(2):

@@ -103,7 +103,7 @@ def test_the_records_before_the_damage_are_given(where, log):
     segment_of(where).write_bytes(data.replace(b'"id":"b"}', b'"id":"c"}'))
     records = kharon.read(where)
     assert [next(records).seq for _ in range(4)] == [1, 2, 3, 4]
-    with pytest.raises(CorruptLog, match=r"line 6 .*crc.*a later line says that it had been on disk") as caught:
+    with pytest.raises(CorruptLog, match=r"line 6 .*crc.*a later line says that it was on disk") as caught:
         next(records)
     assert caught.value.file == str(segment_of(where))
     assert caught.value.byte == data.index(b"\n", data.index(b'"TicketDone"')) + 1
@@ -155,13 +155,13 @@ def test_what_is_written_during_the_reading_is_not_taken_for_damage(where, log, 
     more = path.read_bytes()[len(whole) :]
     path.write_bytes(whole[:-30])
 
-    def judge(file, broken, **how):
+    def refuse_damage(file, broken, **how):
         with path.open("ab") as writer:
             writer.write(whole[-30:] + more)
         return real(file, broken, **how)
 
-    real = scan.judge
-    monkeypatch.setattr(scan, "judge", judge)
+    real = scan.refuse_damage
+    monkeypatch.setattr(scan, "refuse_damage", refuse_damage)
     report = kharon.verify(where)
     assert (report.last, report.unfinished) == (4, len(whole) - 30 - report.bytes)
     assert report.unfinished > 0

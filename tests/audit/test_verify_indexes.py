@@ -73,7 +73,7 @@ def test_indexes_that_say_what_their_segments_say(where, caplog):
 def test_an_index_that_hides_a_ticket(where, caplog, number):
     """Its sums are right, so history believes it: only the segment shows what it is."""
     count = len(indexes_of(where))
-    segment = list(index.finished(OS_FILES, segments_of(where)))[number]
+    segment = list(index.finished_segments(OS_FILES, segments_of(where)))[number]
     there = [record for record in kharon.read(where) if segment.first <= record.seq <= segment.last]
     there = [record for record in there if hasattr(record.event, "id")]
     id = there[3].event.id
@@ -115,14 +115,14 @@ def test_an_index_that_leads_to_another_ticket_s_records(where, caplog):
 
 def test_an_index_with_something_added(where, caplog):
     """In a segment where not every record is about a ticket, else there would be too many entries for one."""
-    segments = list(index.finished(OS_FILES, segments_of(where)))
+    segments = list(index.finished_segments(OS_FILES, segments_of(where)))
     number = next(
         number
         for number, segment in enumerate(segments)
-        if len(index.build(OS_FILES, segment)._places.entries()) < 2 * (segment.last - segment.first + 1)
+        if len(index.build_index(OS_FILES, segment).offsets.entries()) < 2 * (segment.last - segment.first + 1)
     )
     path = forge(where, number, lambda pairs: [*pairs, (2**64 - 1, 7)])
-    why = f"{path.name}: it names 1 places in {segments[number].path.name} at which no record about that ticket begins"
+    why = f"{path.name}: it names 1 places in {segments[number].path.name} where no record about that ticket begins"
     assert verdict(where, caplog)[1] == [why]
 
 
@@ -130,7 +130,7 @@ def test_an_index_whose_entries_are_not_in_order(where, caplog):
     path = forge(where, 2, lambda pairs: pairs[::-1])
     assert any(kharon.history(where, id) != about(where, id) for id in IDS)
     forge(where, 2, lambda pairs: pairs[::-1])  # history may have made it again
-    why = "its entries are in an order, or have a table in front, by which some of them are not found"
+    why = "its entries are in an order, or have a table before them, by which some of them are not found"
     assert verdict(where, caplog)[1] == [f"{path.name}: {why}"]
 
 
@@ -142,7 +142,7 @@ def test_an_index_whose_table_leads_past_its_entries(where, caplog):
     data[head + 12 : head + 16] = index._crc_bytes(bytes(data[: head + 12]))
     path.write_bytes(data)
     assert any(kharon.history(where, id) != about(where, id) for id in IDS)
-    why = "its entries are in an order, or have a table in front, by which some of them are not found"
+    why = "its entries are in an order, or have a table before them, by which some of them are not found"
     assert verdict(where, caplog)[1] == [f"{path.name}: {why}"]
 
 

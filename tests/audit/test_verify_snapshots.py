@@ -18,8 +18,8 @@ from kharon.errors import CorruptLog, KharonError
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, OsFiles
 from kharon.log.record import Record, link
-from kharon.log.retention import Limit, Retention, Rules
-from kharon.log.scan import Reading
+from kharon.log.retention import Retention, RetentionRules, Threshold
+from kharon.log.scan import LogScan
 from kharon.log.snapshot import _write as write
 from kharon.log.snapshot import newest, take
 from kharon.model.events import Event, TicketDeleted
@@ -108,7 +108,7 @@ def test_a_snapshot_whose_tickets_are_in_another_order(where, caplog):
 def test_a_snapshot_of_another_log(where, caplog, changes):
     path = paths(where)[0]
     forge(path, **changes)
-    why = "it follows from another record 2 than the log's: it is of another log"
+    why = "it follows from a record 2 that is not the log's: it belongs to another log"
     assert verdict(where, caplog) == (1, [f"{path.name}: {why}"])
 
 
@@ -190,7 +190,7 @@ def test_a_damaged_log_is_refused_before_its_snapshots(where, number):
 def test_behind_an_event_that_is_not_known_nobody_can_tell(where, seq, good):
     """A later version of Kharon wrote it: what it did to the tickets is not known, so no snapshot is called bad."""
 
-    def records(reading: Reading) -> Iterator[Record]:
+    def records(reading: LogScan) -> Iterator[Record]:
         for record in reading.records():
             unknown = Unknown("TicketPraised", 1, 0, "9.0.0")
             yield msgspec.structs.replace(record, event=unknown) if record.seq == seq else record
@@ -199,7 +199,7 @@ def test_behind_an_event_that_is_not_known_nobody_can_tell(where, seq, good):
     found = audit_snapshots.SnapshotCheck(where)
     found.compare(reading, records(reading))
     assert (found.good, found.bad) == (good, [])
-    why = "it stands behind an event that this version does not know"
+    why = "it follows an event that this version does not know"
     assert found.unjudged == [f"{path}: {why}" for path in paths(where)[good:]]
     assert reading.chain.seq == 4, "all of the log was read"
 
@@ -207,7 +207,7 @@ def test_behind_an_event_that_is_not_known_nobody_can_tell(where, seq, good):
 def test_what_the_reading_raises_is_not_taken_for_a_bad_snapshot(where):
     """It was trimmed while it was being read, for one."""
 
-    def records(reading: Reading) -> Iterator[Record]:
+    def records(reading: LogScan) -> Iterator[Record]:
         for record in reading.records():
             if record.seq == 2:
                 raise KharonError("record 2 was trimmed while the log was being read")
@@ -238,7 +238,7 @@ def trimmed(tmp_path):
     for path in aside.iterdir():  # of which `take` kept two
         if int(path.stem) >= 3:
             shutil.copy(path, where / "snapshots")
-    retention = Retention(log, Rules(trim=Limit(bytes=0)), may_trim=lambda seq: seq <= 3)
+    retention = Retention(log, RetentionRules(trim=Threshold(bytes=0)), may_trim=lambda seq: seq <= 3)
     carry_out(log, retention)
     log.close(NOW)
     return where
@@ -322,15 +322,15 @@ def test_two_that_disagree_are_both_named(trimmed):
     altered(named(trimmed, 3))
     assert judged(trimmed) == (0, [4, 5], [3])
     for why in kharon.verify(trimmed).bad_snapshots:
-        assert f"those that {named(trimmed, 3)} and the log behind that give" in why
-        assert "the two disagree, and nobody can tell which of them is right" in why
+        assert f"those that {named(trimmed, 3)} and the log after that give" in why
+        assert "the two disagree, and nothing shows which of them is right" in why
 
 
 def test_one_from_which_the_log_cannot_follow_is_bad_and_the_next_takes_its_place(trimmed):
     forge(named(trimmed, 3), tickets=snapshot_in(named(trimmed, 3)).tickets[1:])
     assert judged(trimmed) == (1, [3], [4])
     (why,) = kharon.verify(trimmed).bad_snapshots
-    assert "the log behind it cannot follow from its tickets: record 4: TicketDeleted of ticket 'a'" in why
+    assert "the log after it cannot follow from its tickets: record 4: TicketDeleted of ticket 'a'" in why
 
 
 def test_one_from_which_the_log_cannot_follow_and_none_to_take_its_place(trimmed):

@@ -2,9 +2,9 @@
 
     python tests/cli/scenario.py QUEUE        makes it at QUEUE, which must not exist
 
-The commands' kept outputs, the report's tests and docs/audit.md all look at this queue. It holds every event there is.
-The rules, the projection and the log are the real ones; time is a number that this program counts up, chance is seeded,
-and the log's id is fixed. What happens:
+The commands' kept outputs, the report's tests and docs/how-to/audit-at-night.md all look at this queue. It holds every
+event there is. The rules, the projection and the log are the real ones; time is a number that this program counts up,
+chance is seeded, and the log's id is fixed. What happens:
 
     18:00  orders come in; invoices go out by mail, thumbnails are made, reports take long
     00:00  a deployment: what runs is released, the log is closed and opened again
@@ -36,11 +36,11 @@ from msgspec import Raw
 from kharon.log import repair, snapshot
 from kharon.log.directory import DirectoryLog
 from kharon.log.record import Chain
-from kharon.log.retention import Limit, MayTrim, Retention, Rules, never
+from kharon.log.retention import MayTrim, Retention, RetentionRules, Threshold, never
 from kharon.model import commands as c
 from kharon.model.commit import Commit
 from kharon.model.delays import BackoffDelay, FixedDelay
-from kharon.model.events import Changes, ScheduleSet
+from kharon.model.events import Changes
 from kharon.model.projection import Projection
 from kharon.model.schedules import Schedule
 from kharon.model.ticket import Ticket
@@ -50,9 +50,9 @@ EVENING = datetime(2026, 3, 10, 18, tzinfo=UTC)
 NOW = EVENING + timedelta(hours=14)
 """When the scenario ends, and what a reader of it takes for now."""
 ANCHORED = 145
-"""The seq of a record of 22:00 or so: the one that the anchor in docs/audit.md names."""
+"""The seq of a record of 22:00 or so: the one that the anchor in docs/how-to/audit-at-night.md names."""
 
-EVERYTHING = Limit(bytes=0)
+EVERYTHING = Threshold(bytes=0)
 LEASE = 60.0
 SEGMENT_BYTES = 24 << 10
 MAX_ATTEMPTS = 6
@@ -256,7 +256,7 @@ class Night:
         self.seconds += 90
         self.open()
 
-    def keep(self, policy: Rules, may_trim: MayTrim = never) -> None:
+    def keep(self, policy: RetentionRules, may_trim: MayTrim = never) -> None:
         """Do the next thing that a policy asks for: compress, archive or trim the oldest segment."""
         retention = Retention(self.log, policy, may_trim=may_trim)
         step = retention.plan(self.now)
@@ -266,7 +266,7 @@ class Night:
         self.projection.apply(event, self.projection.seq + 1, self.now)
         self.log.write()
         self.log.sync()
-        retention.settle(step)
+        retention.switch(step)
         retention.finish(step)
 
     def damage_and_repair(self) -> None:
@@ -332,10 +332,10 @@ class Night:
         """Bob lets a digest be added every ten minutes, and more that is not to be."""
         for name, every, cron in (("digest", 600.0, None), ("closing", None, "45 7 11 3 *"), ("mistake", 60.0, None)):
             first = self.now + timedelta(seconds=every or 900)
-            told = ScheduleSet(
+            told = c.SetSchedule(
                 name, "digest", Raw(b'{"to":"bob"}'), "mail", 700, first, cron=cron, every=every, catch_up="none"
             )
-            self.give("bob", c.SetSchedule(name, told))
+            self.give("bob", told)
         self.give("bob", c.RemoveSchedule("mistake"))
 
 
@@ -360,8 +360,8 @@ def _plan(night: Night) -> None:
     night.at(6.0, night.deploy)
     night.at(10.75, night.crash)
     night.at(11.5, night.damage_and_repair)
-    night.at(12.0, lambda: night.keep(Rules(archive=EVERYTHING)))
-    night.at(12.0, lambda: night.keep(Rules(compress=EVERYTHING)))
+    night.at(12.0, lambda: night.keep(RetentionRules(archive=EVERYTHING)))
+    night.at(12.0, lambda: night.keep(RetentionRules(compress=EVERYTHING)))
     night.at(12.5, lambda: snapshot.take(night.where))
     night.at(13.0, night.morning)
     night.at(13.25, night.restrict)
@@ -381,7 +381,7 @@ def build(where: Path, *, trimmed: bool = False) -> None:
     night.run()
     if trimmed:
         for _ in range(2):
-            night.keep(Rules(trim=EVERYTHING), lambda _upto: True)
+            night.keep(RetentionRules(trim=EVERYTHING), lambda _upto: True)
     night.log.abandon()
     snapshot.take(where)
 

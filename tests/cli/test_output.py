@@ -37,7 +37,7 @@ def test_no_rows_no_heads():
 
 def test_a_table_that_grows():
     stream = Stream()
-    write = Output(json=False, stdout=stream, stderr=stream).growing(("id", "what"))
+    write = Output(json=False, stdout=stream, stderr=stream).growing_table(("id", "what"))
     for rows in ([("a", "one")], [], [("long-id", "two")], [("b", "three")]):
         write(rows)
     assert stream.text().splitlines() == ["id  what", "a   one", "long-id  two", "b        three"]
@@ -130,8 +130,8 @@ def bar(seconds, *, terminal=True, total=10_000, done=5000):
     clock, stream = Clock(), Stream(terminal=terminal)
     with Bar("reading", total, stream, clock) as drawn:
         clock.now = seconds
-        drawn.at(done)
-        drawn.at(done + 1)
+        drawn.update(done)
+        drawn.update(done + 1)
     return stream.text()
 
 
@@ -159,8 +159,8 @@ def test_a_total_that_is_not_known(monkeypatch):
     clock, stream = Clock(), Stream(terminal=True)
     with Bar("simulating", None, stream, clock) as drawn:
         clock.now = 2
-        drawn.at(1)
-        drawn.at(50, 100)
+        drawn.update(1)
+        drawn.update(50, 100)
     assert "simulating" in stream.text()
     assert "50 %" in stream.text()
 
@@ -178,9 +178,9 @@ def test_reading_a_queue_moves_the_bar(at_home, queue_of_a_night):
     at_home.setattr(Bar, "_PATIENCE", -1.0)
     at_home.setenv("TERM", "xterm")
     told = []
-    at_home.setattr(Bar, "at", lambda _self, done, _total=None: told.append(done))
+    at_home.setattr(Bar, "update", lambda _self, done, _total=None: told.append(done))
     out = Output(json=False, stdout=Stream(), stderr=Stream(terminal=True))
-    queues.state(out, queue_of_a_night)
+    queues.state_of_queue(out, queue_of_a_night)
     assert told == sorted(told)
     assert told[-1] == queues.size_of(queue_of_a_night) > 50_000
     assert queues.size_of(queue_of_a_night / "nowhere") == 0
@@ -261,10 +261,10 @@ def test_the_entry_point_is_declared():
 def test_a_mistake_of_ours_is_one_line_too(kharon, monkeypatch):
     from kharon.cli import tickets  # noqa: PLC0415
 
-    monkeypatch.setattr(tickets, "listed", lambda *_: 1 / 0)
+    monkeypatch.setattr(tickets, "print_tickets", lambda *_: 1 / 0)
     ran = kharon("ls", "queue")
     assert (ran.code, ran.out) == (2, "")
-    mistake = "this is a mistake of Kharon's: KHARON_TRACEBACK=1 shows where"
+    mistake = "this is a bug in Kharon: KHARON_TRACEBACK=1 shows the traceback"
     assert ran.err == f"kharon: ZeroDivisionError: division by zero; {mistake}\n"
     assert '"error":"InternalError"' in kharon("ls", "queue", "--json").err
     monkeypatch.setenv("KHARON_TRACEBACK", "1")
@@ -278,6 +278,6 @@ def test_what_cannot_be_read_is_one_line(run, tmp_path, monkeypatch):
     def refused(*_):
         raise PermissionError(13, "Permission denied", "queue/log")
 
-    monkeypatch.setattr(tickets, "listed", refused)
+    monkeypatch.setattr(tickets, "print_tickets", refused)
     ran = run("ls", tmp_path)
     assert (ran.code, ran.err) == (2, "kharon: queue/log: Permission denied\n")

@@ -57,7 +57,7 @@ def test_a_ticket_that_runs(run, running, at_home):
 
 def test_a_limit_of_none_does_not_deny_that_there_are_tickets(run, running):
     ran = run("ls", running, "--limit", 0)
-    assert (ran.out, ran.err) == ("", "2 more; --limit says how many are shown\n")
+    assert (ran.out, ran.err) == ("", "2 more; --limit sets how many are shown\n")
 
 
 def test_a_payload_is_laid_out_by_its_own_lines_alone(run, where):
@@ -115,7 +115,7 @@ def test_a_ticket_that_waits_for_a_group_alone_in_a_tube_that_is_full(run, where
     night.give("shop", c.Add(finalizer.id, finalizer, after_group="g"), c.Limit("full", 1))
     night.give("worker-1", c.Claim("member", "worker-1"))
     night.log.abandon()
-    assert "\nwaits for     members of group g\n" in run("show", where, "finalizer").out
+    assert "\nblocked by    members of group g\n" in run("show", where, "finalizer").out
     assert run("tubes", where).out.splitlines()[2].endswith("at most 1 claimed at once; at its limit")
 
 
@@ -170,7 +170,7 @@ def test_what_a_record_is_about_in_a_log_whose_beginning_was_trimmed(run, kharon
     """It is known from where a snapshot stands on, and there it is what it is in the whole log."""
     scenario.build(where, trimmed=True)
     ran = run("tail", where, "--tube", "mail", "--after", 0, "--json")
-    assert ran.err.startswith("told from record "), "more was asked for than can be told"
+    assert ran.err.startswith("printed from record "), "more was asked for than can be printed"
     first = int(ran.err.split()[3])
     assert first > k.verify(where).first
     whole = kharon("tail", "queue", "--tube", "mail", "--after", first - 1, "--json")
@@ -189,10 +189,10 @@ def test_what_a_record_is_about_in_a_log_whose_beginning_was_trimmed(run, kharon
 @pytest.mark.parametrize(
     ("backoff", "says"),
     [
-        ("soon", "'soon' is no duration"),
-        ("x:5m", "'x' is no number"),
+        ("soon", "'soon' is not a duration"),
+        ("x:5m", "'x' is not a number"),
         ("2:5m:1:1", "too many parts"),
-        ("2:soon", "'soon' is no duration"),
+        ("2:soon", "'soon' is not a duration"),
         ("0.5:5m", "BackoffDelay.base: 0.5"),
         ("2:5:9", "BackoffDelay.jitter: 9.0 s is more than max_delay"),
     ],

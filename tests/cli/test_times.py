@@ -38,7 +38,7 @@ def zone(request, monkeypatch):
     ],
 )
 def test_a_duration(text, seconds):
-    assert times.seconds(text, "--x") == seconds
+    assert times.parse_duration(text, "--x") == seconds
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_duration(text, seconds):
 )
 def test_no_duration(text):
     with pytest.raises(Usage, match=r"^--x: "):
-        times.seconds(text, "--x")
+        times.parse_duration(text, "--x")
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_no_duration(text):
     ],
 )
 def test_an_instant(text, at):
-    found = times.instant(text, "--x", NOW)
+    found = times.parse_instant(text, "--x", NOW)
     assert (found, found.tzinfo) == (at, UTC)
 
 
@@ -71,32 +71,32 @@ def test_an_instant(text, at):
 )
 def test_no_instant(text):
     with pytest.raises(Usage, match=r"^--x: "):
-        times.instant(text, "--x", NOW)
+        times.parse_instant(text, "--x", NOW)
 
 
 def test_before_all_time():
     with pytest.raises(Usage, match=r"before now is out of range"):
-        times.instant("30000d", "--x", datetime(50, 1, 1, tzinfo=UTC))
+        times.parse_instant("30000d", "--x", datetime(50, 1, 1, tzinfo=UTC))
 
 
 @pytest.mark.parametrize("text", ["2026-03-11T04:00", "2026-03-11 04:00", "2026-03-11"])
 def test_one_without_a_timezone_is_refused_with_both_ways_to_write_it(zone, text):
     with pytest.raises(Usage) as refused:
-        times.instant(text, "--since", NOW)
+        times.parse_instant(text, "--since", NOW)
     said = str(refused.value)
     in_utc, here = said.split("write ")[1].removesuffix(" if you mean the time here").split(" if you mean UTC, ")
-    assert times.instant(in_utc, "", NOW) == datetime.fromisoformat(text).replace(tzinfo=UTC)
-    assert times.instant(here, "", NOW) == datetime.fromisoformat(text).astimezone(UTC)
+    assert times.parse_instant(in_utc, "", NOW) == datetime.fromisoformat(text).replace(tzinfo=UTC)
+    assert times.parse_instant(here, "", NOW) == datetime.fromisoformat(text).astimezone(UTC)
 
 
 def test_a_seq_or_an_instant():
-    assert times.seq_or_instant("42", "A", NOW) == 42
-    assert times.seq_or_instant("0", "A", NOW) == 0
-    assert times.seq_or_instant("2h", "A", NOW) == NOW - timedelta(hours=2)
+    assert times.parse_place("42", "A", NOW) == 42
+    assert times.parse_place("0", "A", NOW) == 0
+    assert times.parse_place("2h", "A", NOW) == NOW - timedelta(hours=2)
     with pytest.raises(Usage, match=r"^A: '4x' is neither a seq .* nor a time"):
-        times.seq_or_instant("4x", "A", NOW)
+        times.parse_place("4x", "A", NOW)
     with pytest.raises(Usage, match="has no timezone"):
-        times.seq_or_instant("2026-03-11", "A", NOW)
+        times.parse_place("2026-03-11", "A", NOW)
 
 
 @given(at=st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1)))  # noqa: DTZ001 - made aware below
@@ -106,9 +106,12 @@ def test_what_is_shown_can_be_given_back(at):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TZ", name)
             time.tzset()
-            shown = times.moment(at)
-            assert times.instant(shown, "", NOW) == at - timedelta(microseconds=at.microsecond % 1000), (name, shown)
-            assert times.instant(times.moment(at, exact=False), "", NOW) == at.replace(microsecond=0)
+            shown = times.local_time(at)
+            assert times.parse_instant(shown, "", NOW) == at - timedelta(microseconds=at.microsecond % 1000), (
+                name,
+                shown,
+            )
+            assert times.parse_instant(times.local_time(at, exact=False), "", NOW) == at.replace(microsecond=0)
         time.tzset()
 
 
@@ -118,7 +121,7 @@ def test_local_time_says_its_offset(monkeypatch):
     for name in ("UTC", "Europe/Berlin", "Asia/Kolkata", "America/New_York"):
         monkeypatch.setenv("TZ", name)
         time.tzset()
-        shown[name] = times.moment(at)
+        shown[name] = times.local_time(at)
     monkeypatch.undo()
     time.tzset()
     assert shown == {

@@ -200,7 +200,7 @@ def test_an_index_that_history_does_not_use_is_said(run, copy, how):
     files = sorted(index.glob("*.idx"))
     assert len(files) > 3
     good = run("verify", "queue")
-    assert f"\nindexes    {len(files)}, each what the log says\n" in good.out
+    assert f"\nindexes    {len(files)}, each agrees with the log\n" in good.out
     if how == "a file":
         shutil.rmtree(index)
         index.write_text("in the way")
@@ -224,11 +224,11 @@ def test_an_index_that_history_does_not_use_is_said(run, copy, how):
 
 def hide(queue, id):
     """Let the index of the last finished segment in which a ticket is leave it out, with sums that are right."""
-    for segment in reversed(list(index.finished(OS_FILES, segments(queue)))):
-        places = index.build(OS_FILES, segment)._places
+    for segment in reversed(list(index.finished_segments(OS_FILES, segments(queue)))):
+        places = index.build_index(OS_FILES, segment).offsets
         if places._of.pop(id, None):
             path = index.index_path(queue, segment.first)
-            path.write_bytes(index.pack(segment, places.entries()))
+            path.write_bytes(index.encode_index(segment, places.entries()))
             return path
     raise AssertionError(id)
 
@@ -256,8 +256,8 @@ def test_of_several_that_are_wrong_the_first_is_named(run, copy):
     """Those of compressed and of archived segments among them."""
     assert run("history", "queue", "nobody").code == 1
     paths = sorted((copy / "index").iterdir())
-    for path, segment in zip(paths, list(index.finished(OS_FILES, segments(copy))), strict=True):
-        path.write_bytes(index.pack(segment, index.Places().entries()))
+    for path, segment in zip(paths, list(index.finished_segments(OS_FILES, segments(copy))), strict=True):
+        path.write_bytes(index.encode_index(segment, index.LineOffsets().entries()))
     ran = run("verify", "queue")
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.startswith(f"kharon: queue/index/{paths[0].name}, line 0 (byte 0): it hides from history ")
@@ -318,8 +318,8 @@ def test_what_is_exported_can_be_asked(run, copy, tmp_path):
     [
         ("audit.xlsx", "'.xlsx' is none of .csv, .jsonl, .sqlite, .parquet, .duckdb"),
         ("audit", "'none' is none of"),
-        ("nowhere/audit.csv", "nowhere is no directory"),
-        ("queue/log.csv/x.csv", "is no directory"),
+        ("nowhere/audit.csv", "nowhere is not a directory"),
+        ("queue/log.csv/x.csv", "is not a directory"),
         ("directory.csv", "directory.csv is a directory"),
     ],
 )

@@ -156,6 +156,7 @@ DIFFERS = [
     (re.compile(r'"crc":"[0-9a-f]{8}"'), '"crc":"(crc)"'),
     (re.compile(r"\b\d[\d,]*(?:\.\d+)? ?(?:bytes|[kMG]i?B)\b"), "(size)"),
     (re.compile(r"\b(pid|process) \d+"), r"\1 (pid)"),
+    (re.compile(r"\bworker-\d+\b"), "worker-(number)"),  # of several that are idle, any may claim
     (re.compile(r"^\[\d+\] \d+\n", re.MULTILINE), ""),  # an interactive shell's number of what is put in its background
     (re.compile(r"^(?:.*: line \d+: +\d+|\[\d+\][+-]?) +(Killed|Terminated)\b.*$", re.MULTILINE), r"\1"),
     (re.compile(r"[ \t]+"), " "),  # columns are as wide as what is in them

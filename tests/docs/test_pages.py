@@ -7,6 +7,7 @@ How a block is run, `pages` says. To write the outputs anew, after a change that
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import tomllib
@@ -38,7 +39,15 @@ async def test_a_page_runs_and_prints_what_is_shown(name: str, tmp_path: Path, m
     now = with_outputs(page.text, page.outputs)
     if os.environ.get("KHARON_WRITE_EXPECTED"):
         page.page.write_text(now, encoding="utf-8")
-    assert page.text == now
+    if page.text != now:
+        pytest.fail(difference(page.text, now))
+
+
+def difference(shown: str, now: str) -> str:
+    """The lines that differ, without what differs from run to run if that leaves any."""
+    pairs = ((alike(shown), alike(now)), (shown, now))
+    before, after = next(pair for pair in pairs if pair[0] != pair[1])
+    return "\n".join(difflib.unified_diff(before.splitlines(), after.splitlines(), "shown", "now", lineterm=""))
 
 
 def test_pages_are_found_and_those_that_others_run_are_run() -> None:
@@ -122,6 +131,7 @@ import kharon
         ("took 1 h 4 m, 2.5 s late", "took 3 ms, 4 s late"),
         (f"anchor {'0a' * 16} 5 {'b1' * 32}", f"anchor {'ff' * 16} 5 {'0c' * 32}"),
         ("1,024 bytes, 4.5 MB", "9 bytes, 10 MB"),
+        ("claimed  worker-1  attempt 1", "claimed  worker-4  attempt 1"),
         ("Killed", "bash: line 3:  4711 Killed                  python app.py"),
         ("[1] 4711\n[1]+  Killed                  python app.py", "bash: line 2: 12 Killed     python app.py"),
     ],

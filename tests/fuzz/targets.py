@@ -33,12 +33,12 @@ from kharon.log.record import (
     Chain,
     Record,
     check_line,
-    open_header,
-    open_record,
-    open_seal,
+    parse_header,
+    parse_record,
+    parse_seal,
 )
 from kharon.log.repair import repair
-from kharon.log.scan import Reading
+from kharon.log.scan import LogScan
 from kharon.log.snapshot import Snapshot, _lines, read_snapshot
 from kharon.model.checks import MAX_DEPTH, MAX_LINE_BYTES, from_json
 from kharon.model.events import Event, SegmentTrimmed, TailCut
@@ -118,8 +118,8 @@ def _opened(open_: Callable[[bytes], str], raw: bytes) -> str:
 
 
 def _record(raw: bytes) -> str:
-    record = open_record(raw, "h")
-    must(open_record(raw, "h") == record, "read twice, it is another record")
+    record = parse_record(raw, "h")
+    must(parse_record(raw, "h") == record, "read twice, it is another record")
     body = raw[92:]
     must(body.isascii(), "a record that is not ASCII was taken")
     fields = other_json(b"{" + body)
@@ -135,7 +135,7 @@ def _record(raw: bytes) -> str:
     except InvalidTicket:
         must(len(raw) > MAX_LINE_BYTES // 8, "written again it has no room in a line")
         return "record"
-    back = open_record(again, "h")
+    back = parse_record(again, "h")
     must((back.seq, back.at, back.by, back.durable) == (record.seq, record.at, record.by, record.durable), "place")
     must(_values(back.event) == _values(record.event), "written again and read back it is another event")
     return "record"
@@ -162,15 +162,15 @@ def _values(event: Event | msgspec.Struct) -> dict[str, object]:
 
 
 def _header(raw: bytes) -> str:
-    header = open_header(raw, "h")
-    must(open_header(raw, "h") == header, "read twice, it is another header")
+    header = parse_header(raw, "h")
+    must(parse_header(raw, "h") == header, "read twice, it is another header")
     must(header.at.utcoffset() is not None, "a header's time has no timezone")
     return "header"
 
 
 def _seal(raw: bytes) -> str:
-    seal = open_seal(raw)
-    must(open_seal(raw) == seal, "read twice, it is another seal")
+    seal = parse_seal(raw)
+    must(parse_seal(raw) == seal, "read twice, it is another seal")
     return "seal"
 
 
@@ -264,7 +264,7 @@ def _verified(files: SimulatedFiles) -> tuple[KharonError | None, list[Record], 
     try:
         if not segments(WHERE, files):
             return nothing, records, False
-        reading = Reading(lambda: segments(WHERE, files), files.read)
+        reading = LogScan(lambda: segments(WHERE, files), files.read)
         records.extend(reading.records())
     except FileNotFoundError:
         return nothing, records, False
@@ -336,7 +336,7 @@ def vouches(data: bytes, first: int) -> bool:
         raw = data[found.start() : data.find(b"\n", found.start()) + 1]
         parts = parts_of(raw)
         try:
-            record = open_record(raw, "h") if parts else None
+            record = parse_record(raw, "h") if parts else None
         except (BadLine, UnknownFormat):
             continue
         if record is not None and record.durable >= first and record.seq - record.part[0] + 1 != first:

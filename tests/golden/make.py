@@ -33,12 +33,12 @@ import kharon
 from kharon.log import repair
 from kharon.log.directory import DirectoryLog
 from kharon.log.record import link
-from kharon.log.retention import Limit, MayTrim, Retention, Rules, never
+from kharon.log.retention import MayTrim, Retention, RetentionRules, Threshold, never
 from kharon.log.snapshot import take, trimmable
 from kharon.model import commands as c
 from kharon.model.checks import check_json
 from kharon.model.commit import Commit
-from kharon.model.events import Changes, ScheduleSet
+from kharon.model.events import Changes
 
 HERE = Path(__file__).parent
 SUMS = HERE / "SHA256SUMS"
@@ -76,7 +76,7 @@ class Queue:
         if sync:
             self.log.sync()
 
-    def retain(self, policy: Rules, may_trim: MayTrim = never) -> None:
+    def retain(self, policy: RetentionRules, may_trim: MayTrim = never) -> None:
         """Do to the oldest segments what a policy says, until there are only few left to which it was not done."""
         retention = Retention(self.log, policy, None, may_trim)
         for _ in range(len(segments(self.log.directory)) - 2):
@@ -89,7 +89,7 @@ class Queue:
             self.projection.apply(event, self.projection.seq + 1, self.now)
             self.log.write()
             self.log.sync()
-            retention.settle(step)
+            retention.switch(step)
             retention.finish(step)
 
     def pass_time(self, seconds: float) -> None:
@@ -425,14 +425,14 @@ def _long(where: Path) -> Queue:
     return queue
 
 
-ALL = Limit(bytes=0)
+ALL = Threshold(bytes=0)
 
 
 @scenario
 def compressed(where: Path) -> None:
     """The oldest segments are compressed."""
     queue = _long(where)
-    queue.retain(Rules(compress=ALL))
+    queue.retain(RetentionRules(compress=ALL))
     queue.close()
     assert len(list((where / "log").glob("*.zst"))) > 2
 
@@ -441,8 +441,8 @@ def compressed(where: Path) -> None:
 def archived(where: Path) -> None:
     """The oldest segments are in the archive inside of the queue's directory: some of them compressed."""
     queue = _long(where)
-    queue.retain(Rules(compress=Limit(bytes=4 * SMALL)))
-    queue.retain(Rules(archive=ALL))
+    queue.retain(RetentionRules(compress=Threshold(bytes=4 * SMALL)))
+    queue.retain(RetentionRules(archive=ALL))
     queue.close()
     assert {".zst", ".jsonl"} <= {path.suffix for path in (where / "archive").rglob("*")}
 
@@ -456,7 +456,7 @@ def trimmed(where: Path) -> None:
         queue.do("ann", add(f"u{number}"))
     assert take(where) is not None
     queue.do("ann", add("behind"))
-    queue.retain(Rules(trim=ALL), lambda upto: upto <= trimmable(where))
+    queue.retain(RetentionRules(trim=ALL), lambda upto: upto <= trimmable(where))
     queue.close()
     assert (where / "log" / f"{1:020}.jsonl") not in segments(where)
 
@@ -512,7 +512,7 @@ def tubes(where: Path) -> None:
 def _set(name: str, next_due: float, **fields: Any) -> c.SetSchedule:
     payload = Raw(b'{"of":"\\u00fc"}')
     due = BEGIN + timedelta(seconds=next_due)
-    return c.SetSchedule(name, ScheduleSet(name, "report", payload, "default", 512, due, **fields))
+    return c.SetSchedule(name, "report", payload, "default", 512, due, **fields)
 
 
 def _fire(name: str, due: float, next_due: float | None) -> c.FireSchedule:

@@ -152,7 +152,7 @@ def carry_out(log: DirectoryLog, retention: Retention, steps: int = 999, *, at: 
     done = []
     while len(done) < steps and (step := retention.plan(moment(at))) is not None:
         put(log, retention.prepare(step), at=at, by="clock")
-        retention.settle(step)
+        retention.switch(step)
         retention.finish(step)
         done.append(step.action)
     return done

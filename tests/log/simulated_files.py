@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from kharon.log.files import File, Kind, Lock, Look, Mark
+from kharon.log.files import File, Identity, Kind, Lock, Permissions
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # in the standard library from Python 3.12 on
@@ -177,8 +177,8 @@ class _File:
         self.cache += bytes(size - len(self.cache))
         self.sizes.append(size)
 
-    def mark(self) -> Mark:
-        return Mark(DEVICE, self.inode, len(self.cache))
+    def identity(self) -> Identity:
+        return Identity(DEVICE, self.inode, len(self.cache))
 
     def sync(self) -> None:
         data = bytearray(self.cache)
@@ -220,8 +220,8 @@ class _Directory:
         self.changes: list[tuple[str | None, str | None, _File | _Directory]] = []  # (old name, new name, what)
         self.inode = next(_INODES)
 
-    def mark(self) -> Mark:
-        return Mark(DEVICE, self.inode, 0)
+    def identity(self) -> Identity:
+        return Identity(DEVICE, self.inode, 0)
 
     def change(self, old: str | None, new: str | None, what: _File | _Directory) -> None:
         self.changes.append((old, new, what))
@@ -329,9 +329,9 @@ class _Open:
         self._plan.check("size")
         return len(self._inode.cache)
 
-    def mark(self) -> Mark:
+    def identity(self) -> Identity:
         self._plan.check("mark")
-        return self._inode.mark()
+        return self._inode.identity()
 
     def allocate(self, size: int) -> None:
         plan, inode = self._plan, self._inode
@@ -563,15 +563,15 @@ class SimulatedFiles:
         what = self._find(path)
         return None if what is None else "file" if isinstance(what, _File) else "directory"
 
-    def look(self, path: Path, *, follow: bool = False) -> Look | None:
+    def permissions(self, path: Path, *, follow: bool = False) -> Permissions | None:
         self.plan.check("look", path)
         what = self._find(path)
-        return None if what is None else Look(False, USER, 0o600 if isinstance(what, _File) else 0o700)
+        return None if what is None else Permissions(False, USER, 0o600 if isinstance(what, _File) else 0o700)
 
-    def mark(self, path: Path) -> Mark | None:
+    def identity(self, path: Path) -> Identity | None:
         self.plan.check("mark_path", path)
         what = self._find(path)
-        return None if what is None else what.mark()
+        return None if what is None else what.identity()
 
     def writable(self, path: Path) -> bool:
         self.plan.check("writable", path)

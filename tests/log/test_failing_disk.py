@@ -18,7 +18,7 @@ import kharon
 import kharon.log.files
 from kharon.errors import Closed, KharonError, StorageFull
 from kharon.log.directory import DirectoryLog, segments
-from kharon.log.files import OS_FILES, Look, OsFiles, file_system_of
+from kharon.log.files import OS_FILES, OsFiles, Permissions, file_system_of
 from kharon.log.reserve import Reserve
 from kharon.model.events import EVENTS, LogClosed, TicketDone
 
@@ -43,7 +43,7 @@ class Disk(OsFiles):
         self.calls: list[str] = []
         self.uid = os.geteuid()
         self.pid: int | None = None
-        self.looks: dict[str, Look] = {}
+        self.looks: dict[str, Permissions] = {}
         self.type: str | None = "ext4"
         self.locks = True
         self.read_only = False
@@ -81,8 +81,8 @@ class Disk(OsFiles):
         self.did("sync_directory")
         super().sync_directory(path)
 
-    def look(self, path, *, follow=False):
-        return self.looks.get(path.name) or super().look(path, follow=follow)
+    def permissions(self, path, *, follow=False):
+        return self.looks.get(path.name) or super().permissions(path, follow=follow)
 
     def user(self):
         return self.uid
@@ -104,7 +104,7 @@ class Watched:
     def __init__(self, disk, file):
         self._disk = disk
         self._file = file
-        self.size, self.mark, self.twin, self.close = file.size, file.mark, file.twin, file.close
+        self.size, self.identity, self.twin, self.close = file.size, file.identity, file.twin, file.close
 
     def write(self, data):
         self._disk.did("write")
@@ -551,7 +551,7 @@ def test_bytes_that_cannot_be_taken_back_are_never_said_to_be(where, disk):
     put(log, added("a"))
     log.append([added("b")], NOW, "ann")
     disk.room, disk.fail, disk.error = 10, "truncate", errno.ENOSPC
-    with pytest.raises(OSError, match="cannot be taken back: No space") as caught:
+    with pytest.raises(OSError, match="a partial write cannot be cut off: No space") as caught:
         log.write()
     assert not isinstance(caught.value, StorageFull)
     poisoned(log)
@@ -573,8 +573,12 @@ def refused(where, disk, *words):
 def test_what_belongs_to_another_user_is_refused(where, disk, name):
     sample(where, closed=True)
     disk.uid = 1000
-    everything = {"queue": Look(False, 1000, 0o700), "log": Look(False, 1000, 0o700), "LOCK": Look(False, 1000, 0o600)}
-    disk.looks = everything | {name: Look(False, 1001, 0o700)}
+    everything = {
+        "queue": Permissions(False, 1000, 0o700),
+        "log": Permissions(False, 1000, 0o700),
+        "LOCK": Permissions(False, 1000, 0o600),
+    }
+    disk.looks = everything | {name: Permissions(False, 1001, 0o700)}
     refused(where, disk, name, "belongs to user 1001", "acts for user 1000", "chown")
     disk.uid = 0  # root in a container
     start(where, disk).abandon()
@@ -588,8 +592,8 @@ def test_what_belongs_to_another_user_is_refused(where, disk, name):
 def test_what_others_may_write_is_refused(where, disk, name, mode, uid):
     sample(where, closed=True)
     disk.uid = uid
-    everything = {each: Look(False, uid, 0o700) for each in ("queue", "log", "LOCK")}
-    disk.looks = everything | {name: Look(False, uid, mode)}
+    everything = {each: Permissions(False, uid, 0o700) for each in ("queue", "log", "LOCK")}
+    disk.looks = everything | {name: Permissions(False, uid, mode)}
     refused(where, disk, f"mode 0{mode:o}", "chmod go-w")
 
 
@@ -657,14 +661,14 @@ def test_a_link_to_the_queue_is_followed_if_it_is_the_users_own(where, tmp_path,
     (tmp_path / "real").chmod(0o777)
     refused(where, OS_FILES, "mode 0777")
     (tmp_path / "real").chmod(0o700)
-    disk.uid, disk.looks = 1000, {where.name: Look(True, 1001, 0o777)}
+    disk.uid, disk.looks = 1000, {where.name: Permissions(True, 1001, 0o777)}
     refused(where, disk, "a symbolic link that user 1001 made", "Name the directory that it leads to")
 
 
 def test_a_root_made_link_is_followed(where, tmp_path):
     class Rooted(Disk):
-        def look(self, path, *, follow=False):
-            found = super().look(path, follow=follow)
+        def permissions(self, path, *, follow=False):
+            found = super().permissions(path, follow=follow)
             return found and found._replace(owner=0 if found.link else 1000)
 
     sample(tmp_path / "real", closed=True)
@@ -984,5 +988,5 @@ def test_the_file_system_here(tmp_path, monkeypatch):
 
 
 def test_what_is_not_there_has_neither_look_nor_mark(tmp_path):
-    assert OS_FILES.look(tmp_path / "nothing") is None
-    assert OS_FILES.mark(tmp_path / "nothing") is None
+    assert OS_FILES.permissions(tmp_path / "nothing") is None
+    assert OS_FILES.identity(tmp_path / "nothing") is None

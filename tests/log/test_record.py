@@ -11,7 +11,7 @@ from log_steps import NOW, ZEROS, added, hash_of, header_body, moment, record_bo
 from msgspec import Raw
 
 from kharon.errors import InvalidTicket, UnknownFormat
-from kharon.log.record import GENESIS, BadLine, Chain, _Envelope, check_line, open_header, open_record
+from kharon.log.record import GENESIS, BadLine, Chain, _Envelope, check_line, parse_header, parse_record
 from kharon.model.checks import MAX_LINE_BYTES
 from kharon.model.events import (
     EVENTS,
@@ -169,7 +169,7 @@ def test_the_bytes_of_every_event(event, fields):
         f'"by":"ann"{comma}{fields}}}\n'
     )
     assert line[92:].decode() == expected
-    record = open_record(line, check_line(line, GENESIS))
+    record = parse_record(line, check_line(line, GENESIS))
     assert (record.seq, record.at, record.by, record.event) == (1, NOW, "ann", event)
     assert (record.part, record.durable, record.hash) == ((1, 1), 0, hash_of(line))
     assert type(record.event) is type(event)
@@ -183,7 +183,7 @@ def test_lines_are_ascii_whatever_is_in_them():
     fields = json.loads(line)
     assert (fields["id"], fields["tube"], fields["by"]) == ("tâche-🚀", "тест", "Zoë 🚀")
     assert fields["payload"] == {"ключ": "値\n\u2028"}
-    record = open_record(line, check_line(line, GENESIS))
+    record = parse_record(line, check_line(line, GENESIS))
     assert (record.by, record.event.id, record.event.group) == ("Zoë 🚀", "tâche-🚀", "ß")
     assert record.event.payload == {"ключ": "値\n\u2028"}
 
@@ -209,7 +209,7 @@ def test_seq_part_durable_and_time_of_commits():
         *chain.commit([added("d")], moment(4.999999), "bob", 3),
         *chain.commit([added("e"), added("f")], moment(6), "clock", 4),
     ]
-    records = [open_record(line, check_line(line, None)) for line in lines]
+    records = [parse_record(line, check_line(line, None)) for line in lines]
     assert [record.seq for record in records] == [1, 2, 3, 4, 5, 6]
     assert [record.part for record in records] == [(1, 3), (2, 3), (3, 3), (1, 1), (1, 2), (2, 2)]
     assert [record.durable for record in records] == [0, 0, 0, 3, 4, 4]
@@ -314,23 +314,23 @@ def test_without_the_line_before_a_line_vouches_for_itself_only():
 def test_what_is_no_record(body):
     line = seal(body)
     with pytest.raises(BadLine, match="not a record"):
-        open_record(line, check_line(line, ZEROS))
+        parse_record(line, check_line(line, ZEROS))
 
 
 def test_fields_that_a_later_version_added_are_passed_over():
     line = seal(record_body(mood="good"))
-    assert open_record(line, "").event == TicketDeleted("a")
+    assert parse_record(line, "").event == TicketDeleted("a")
 
 
 @pytest.mark.parametrize("fields", [{"event": "TicketPraised"}, {"v": 2}])
 def test_a_record_of_a_later_version_is_unknown_and_not_corrupt(fields):
     with pytest.raises(UnknownFormat, match=r"record 1 is Ticket\w+ in version \d.*later one"):
-        open_record(seal(record_body(**fields)), "")
+        parse_record(seal(record_body(**fields)), "")
 
 
 def test_a_header_is_read_back():
     line = seal(header_body(first=8, previous="ab" * 32))
-    header = open_header(line, hash_of(line))
+    header = parse_header(line, hash_of(line))
     assert (header.version, header.log, header.first, header.previous) == (1, "f" * 32, 8, "ab" * 32)
     assert (header.at, header.hash) == (NOW, hash_of(line))
 
@@ -340,18 +340,18 @@ def test_a_header_is_read_back():
 )
 def test_what_is_no_header(body):
     with pytest.raises(BadLine, match="not a header"):
-        open_header(seal(body), "")
+        parse_header(seal(body), "")
 
 
 def test_a_later_format_is_unknown_and_not_corrupt():
     with pytest.raises(UnknownFormat, match=r"format 2, and Kharon \S+ knows 1: a later one is needed"):
-        open_header(seal(header_body(version=2)), "")
+        parse_header(seal(header_body(version=2)), "")
 
 
 @pytest.mark.parametrize("wide", [b"[" + b",".join([b"[]"] * 200) + b"]", b'"%b"' % (b"[{" * 200), b'["\\"[[[["]'])
 def test_many_brackets_are_not_deep_nesting(wide):
     line = Chain().commit([TicketAdded("a", "t", Raw(wide), "u", 1, NOW)], NOW, "ann", 0)[0]
-    assert open_record(line, check_line(line, GENESIS)).event.payload_json == Raw(wide)
+    assert parse_record(line, check_line(line, GENESIS)).event.payload_json == Raw(wide)
 
 
 def test_nesting_is_refused_beyond_what_a_payload_may_have():
@@ -359,10 +359,10 @@ def test_nesting_is_refused_beyond_what_a_payload_may_have():
         payload = b"[" * depth + b"]" * depth
         line = Chain().commit([TicketAdded("a", "t", Raw(payload), "u", 1, NOW)], NOW, "ann", 0)[0]
         if fits:
-            open_record(line, check_line(line, GENESIS))
+            parse_record(line, check_line(line, GENESIS))
         else:
             with pytest.raises(BadLine, match="nested deeper"):
-                open_record(line, check_line(line, GENESIS))
+                parse_record(line, check_line(line, GENESIS))
 
 
 def test_no_field_of_an_event_is_also_one_of_the_record():
@@ -417,10 +417,10 @@ def test_an_instant_without_a_timezone_is_no_record(name):
     for body in found:
         line = seal(body)
         with pytest.raises(BadLine, match="not a record"):
-            open_record(line, check_line(line, ZEROS))
+            parse_record(line, check_line(line, ZEROS))
     for body in events_with(**{name: NAIVE + "Z"}):
         line = seal(body)
-        assert open_record(line, check_line(line, ZEROS)).seq == 1
+        assert parse_record(line, check_line(line, ZEROS)).seq == 1
 
 
 @pytest.mark.parametrize("value", UNREADABLE, ids=["large", "small", "long", "inside"])
@@ -430,6 +430,6 @@ def test_json_that_no_handler_could_be_given_is_no_record(value):
     for body in found:
         line = seal(body.replace(b'"VALUE"', value))
         with pytest.raises(BadLine, match="not a record"):
-            open_record(line, check_line(line, ZEROS))
+            parse_record(line, check_line(line, ZEROS))
         line = seal(body.replace(b'"VALUE"', b"1e300"))
-        assert open_record(line, check_line(line, ZEROS)).seq == 1
+        assert parse_record(line, check_line(line, ZEROS)).seq == 1

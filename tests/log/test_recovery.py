@@ -32,7 +32,7 @@ from log_steps import (
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.directory import DirectoryLog
 from kharon.log.record import Chain, Record
-from kharon.log.segment import Broken, is_vouched, read_segment
+from kharon.log.segment import BrokenSegment, is_proved_durable, read_segment
 from kharon.model.checks import MAX_LINE_BYTES
 from kharon.model.events import LogClosed, TailCut
 
@@ -115,8 +115,8 @@ def judged(data: bytes) -> int | None:
     try:
         for _ in read_segment(file, "segment", chain, None):
             pass
-    except Broken as broken:
-        return None if is_vouched(file, broken) else chain.seq
+    except BrokenSegment as broken:
+        return None if is_proved_durable(file, broken) else chain.seq
     except CorruptLog:
         return None
     raise AssertionError("the damage was not noticed")

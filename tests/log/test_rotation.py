@@ -28,10 +28,10 @@ import kharon
 from kharon.errors import CorruptLog, StorageFull
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES
-from kharon.log.record import BadLine, Chain, Seal, check_line, is_seal, open_seal, seal_line
-from kharon.log.replace import NamesSync
-from kharon.log.scan import Reading
-from kharon.log.segment import Broken, is_vouched, read_segment, segment_name
+from kharon.log.record import BadLine, Chain, Seal, check_line, is_seal, parse_seal, seal_line
+from kharon.log.replace import DirectorySync
+from kharon.log.scan import LogScan
+from kharon.log.segment import BrokenSegment, is_proved_durable, read_segment, segment_name
 from kharon.model.events import LogClosed, TailCut, TicketDeleted
 
 SMALL = 600  # bytes: a segment is full after two records
@@ -183,13 +183,13 @@ def test_nothing_stands_behind_a_seal(where, more, missing):
     one.write_bytes(one.read_bytes() + more)
     if missing:
         two.unlink()
-    assert_refused(where, rf"{FIRST_NAME}, line 5 .*behind the line that seals")
+    assert_refused(where, rf"{FIRST_NAME}, line 5 .*after the line that seals")
 
 
 def test_a_second_seal(where):
     one, _ = two_segments(where)
     one.write_bytes(one.read_bytes() + lines_of(one)[-1])
-    assert_refused(where, r"line 5 .*behind the line that seals")
+    assert_refused(where, r"line 5 .*after the line that seals")
 
 
 def test_a_seal_vouches_for_all_before_it(where):
@@ -197,7 +197,7 @@ def test_a_seal_vouches_for_all_before_it(where):
     one, two = two_segments(where)
     two.unlink()
     one.write_bytes(one.read_bytes().replace(b'"id":"b"', b'"id":"x"'))
-    assert_refused(where, r"line 3 .*a later line says that it had been on disk")
+    assert_refused(where, r"line 3 .*a later line says that it was on disk")
 
 
 def test_a_seal_vouches_for_no_more():
@@ -205,9 +205,9 @@ def test_a_seal_vouches_for_no_more():
     data = chain.header("e" * 32, NOW) + chain.commit([added("a")], NOW, "ann", 0)[0]
     broken = data + b"x" + seal_line(chain.hash, Seal(1, "0" * 64))
     reading = read_segment(io.BytesIO(broken), "segment", Chain(), None)
-    with pytest.raises(Broken) as caught:
+    with pytest.raises(BrokenSegment) as caught:
         list(reading)
-    assert not is_vouched(io.BytesIO(broken), caught.value)
+    assert not is_proved_durable(io.BytesIO(broken), caught.value)
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_a_rotation_during_the_reading(where, log, steps_before, sealed_by_then)
             put(log, added(id))
 
     race = Racing(where, *[None] * steps_before, go_on)
-    reading = Reading(race.list, race.open)
+    reading = LogScan(race.list, race.open)
     seqs = [record.seq for record in reading.records()]
     assert seqs == list(range(1, len(seqs) + 1))
     assert seqs[:2] == [1, 2]
@@ -411,7 +411,7 @@ def test_a_seal_that_came_late_is_looked_at_as_closely(where, more):
     one.write_bytes(b"".join(lines))
     late = b"".join([*lines, seal(b'"sealed":1,"next":""}', hash_of(lines[-1]))]) if more is None else whole + more
     race = Racing(where, None, None, None, None, lambda: one.write_bytes(late))
-    reading = Reading(race.list, race.open)
+    reading = LogScan(race.list, race.open)
     if more == b"":
         assert len(list(reading.records())) == 4
         assert reading.before is not None
@@ -425,14 +425,14 @@ def test_segments_that_vanish_under_a_reader(where):
     two_segments(where)
     race = Racing(where, None, None, lambda: [path.unlink() for path in segments(where)])
     with pytest.raises(CorruptLog, match="beginning at record 3 follows; it is missing"):
-        list(Reading(race.list, race.open).records())
+        list(LogScan(race.list, race.open).records())
 
 
 def test_a_successor_that_vanishes_before_anything_relied_on_it(where):
     one, two = two_segments(where)
     one.write_bytes(b"".join(lines_of(one)[:-1]))
     race = Racing(where, None, None, two.unlink)
-    assert [record.seq for record in Reading(race.list, race.open).records()] == [1, 2]
+    assert [record.seq for record in LogScan(race.list, race.open).records()] == [1, 2]
 
 
 # --- disks that break -------------------------------------------------------------------------------------------------
@@ -645,14 +645,14 @@ def test_the_line_that_seals():
     assert line == seal(f'"sealed":7,"next":"{"cd" * 32}"}}'.encode(), "ab" * 32)
     assert is_seal(line)
     assert check_line(line, "ab" * 32) == hash_of(line)
-    assert open_seal(line) == Seal(7, "cd" * 32)
+    assert parse_seal(line) == Seal(7, "cd" * 32)
     assert not is_seal(Chain().commit([TicketDeleted("sealed")], NOW, "ann", 0)[0])
 
 
 @pytest.mark.parametrize("body", [b'"sealed":7}', b'"sealed":"7","next":""}', b'"sealed":7,"next":"\xff"}'])
 def test_what_is_no_seal(body):
     with pytest.raises(BadLine, match="not a seal"):
-        open_seal(seal(body))
+        parse_seal(seal(body))
 
 
 # --- a rotation whose syncs somebody else does ------------------------------------------------------------------------
@@ -667,7 +667,7 @@ def test_a_rotation_that_is_given_up_touches_nothing_any_more(tmp_path):
     log.write()
     rotation = log.rotation()
     steps = [next(rotation), next(rotation)]
-    assert [step.names for step in steps] == [False, False]
+    assert [step.is_directory for step in steps] == [False, False]
     rotation.close()
     log.abandon()
     (left,) = (tmp_path / "queue/log").glob("*.tmp")
@@ -675,8 +675,8 @@ def test_a_rotation_that_is_given_up_touches_nothing_any_more(tmp_path):
 
 
 def test_a_directory_is_offered_by_one_descriptor(tmp_path):
-    step = NamesSync(tmp_path, OS_FILES)
-    assert step.names
+    step = DirectorySync(tmp_path, OS_FILES)
+    assert step.is_directory
     fd = step.twin()
     assert step.twin() == fd
     assert os.fstat(fd).st_ino == tmp_path.stat().st_ino

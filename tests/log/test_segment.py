@@ -11,7 +11,15 @@ from kharon.log import segment
 from kharon.log.files import OS_FILES
 from kharon.log.live import LiveReader
 from kharon.log.record import Chain, Header, Record
-from kharon.log.segment import Broken, Place, is_about, is_vouched, judge, needle, read_segment
+from kharon.log.segment import (
+    BrokenSegment,
+    SegmentFile,
+    is_about,
+    is_proved_durable,
+    needle,
+    read_segment,
+    refuse_damage,
+)
 from kharon.model.checks import MAX_LINE_BYTES
 from kharon.model.events import LogClosed, TicketDeleted
 
@@ -20,9 +28,9 @@ def read(data: bytes, chain: Chain | None = None, log: str | None = None) -> lis
     return list(read_segment(io.BytesIO(data), "segment", chain or Chain(), log))
 
 
-def read_until_broken(data: bytes) -> tuple[list[Record], Broken, Chain]:
+def read_until_broken(data: bytes) -> tuple[list[Record], BrokenSegment, Chain]:
     chain, records = Chain(), []
-    with pytest.raises(Broken) as caught:
+    with pytest.raises(BrokenSegment) as caught:
         records.extend(read_segment(io.BytesIO(data), "segment", chain, None))
     return records[1:], caught.value, chain
 
@@ -47,7 +55,7 @@ def test_a_record_is_given_only_once_its_commit_is_whole():
     cut = read_segment(io.BytesIO(data[:-1]), "segment", Chain(), None)
     next(cut)
     assert next(reading).event.id == "a"
-    with pytest.raises(Broken):
+    with pytest.raises(BrokenSegment):
         next(cut)
 
 
@@ -86,11 +94,11 @@ def test_a_header_of_a_later_format_is_unknown():
         ([record_body(part=[1, 2]), record_body(part=[1, 1], seq=2)], r"part \[1, 1\] of its commit; \[2,2\]"),
         ([record_body(part=[1, 3]), record_body(part=[2, 2], seq=2)], r"part \[2, 2\] of its commit; \[2,3\]"),
         ([record_body(part=[1, 3]), record_body(part=[3, 3], seq=2)], r"part \[3, 3\] of its commit; \[2,3\]"),
-        ([record_body(durable=1)], "record 1 was on disk, before that was written"),
-        ([record_body(), record_body(seq=2, at="2025-12-31T23:59:59Z")], "time .* before that of the record"),
+        ([record_body(durable=1)], "record 1 was on disk, before that record was written"),
+        ([record_body(), record_body(seq=2, at="2025-12-31T23:59:59Z")], "time .* before that of the previous record"),
         (
             [record_body(part=[1, 2]), record_body(seq=2, part=[2, 2], at="2025-12-31T23:59:59Z")],
-            "time .* before that of the record",
+            "time .* before that of the previous record",
         ),
         ([record_body(part=[1, 2])], "the commit ends after 1 of its 2 records"),
         ([record_body(at="2026-01-01T00:00:00")], "not a record"),
@@ -103,7 +111,7 @@ def test_a_line_that_is_right_by_itself_but_not_here(bodies, why):
     records, broken, chain = read_until_broken(data)
     assert broken.commit_seq == len(records) + 1 == chain.seq + 1
     assert broken.commit_byte == len(start + chained(*[before] * len(records), previous=hash_of(start)))
-    with pytest.raises(Broken, match=why):
+    with pytest.raises(BrokenSegment, match=why):
         raise broken
 
 
@@ -137,7 +145,7 @@ def log_lines() -> list[bytes]:
 
 def vouched(data: bytes) -> bool:
     broken = read_until_broken(data)[1]
-    return is_vouched(io.BytesIO(data), broken)
+    return is_proved_durable(io.BytesIO(data), broken)
 
 
 def test_a_later_line_vouches_for_what_was_durable_and_for_nothing_else():
@@ -185,12 +193,12 @@ def test_the_judgement():
     header, one, two, closed = log_lines()
     torn = header + one + two[:-7]
     broken = read_until_broken(torn)[1]
-    assert judge(io.BytesIO(torn), broken, last=True) is None
+    assert refuse_damage(io.BytesIO(torn), broken, last=True) is None
     with pytest.raises(CorruptLog, match=r"line 3 .*not the last, so it had been finished"):
-        judge(io.BytesIO(torn), broken, last=False)
+        refuse_damage(io.BytesIO(torn), broken, last=False)
     damaged = torn + b"\n" + closed
-    with pytest.raises(CorruptLog, match=r"line 3 .*a later line says that it had been on disk"):
-        judge(io.BytesIO(damaged), broken, last=True)
+    with pytest.raises(CorruptLog, match=r"line 3 .*a later line says that it was on disk"):
+        refuse_damage(io.BytesIO(damaged), broken, last=True)
 
 
 def test_what_a_record_is_about():
@@ -212,7 +220,7 @@ def live(tmp_path):
     def make(data: bytes, first: int = 1, after: int = 0, id: str | None = None) -> LiveReader:
         path = tmp_path / "segment"
         path.write_bytes(data)
-        readers.append(LiveReader(OS_FILES, [Place(first, path)], after, id))
+        readers.append(LiveReader(OS_FILES, [SegmentFile(first, path)], after, id))
         return readers[-1]
 
     yield make
@@ -267,10 +275,10 @@ def test_what_only_resembles_the_beginning_of_a_line_is_not_looked_at(monkeypatc
         return real(line, previous)
 
     monkeypatch.setattr(segment, "check_line", counted)
-    broken = Broken("segment", 2, 0, 0, 1, "")
+    broken = BrokenSegment("segment", 2, 0, 0, 1, "")
     vouching = chained(record_body(seq=3, durable=2))
     data = b'{"hash":"' * 1000 + b"\n" + b'{"hash":"0123456789012345678901234567890123456789"},' * 1000 + b"\n"
-    assert not is_vouched(io.BytesIO(data), broken)
+    assert not is_proved_durable(io.BytesIO(data), broken)
     assert looked == []
-    assert is_vouched(io.BytesIO(data + b"x" + vouching), broken)
+    assert is_proved_durable(io.BytesIO(data + b"x" + vouching), broken)
     assert looked == [len(vouching)]

@@ -81,7 +81,7 @@ def test_a_snapshot_that_says_something_else_of_a_tube_than_the_log_is_found(que
     del snapshot.others[0]
     write(OS_FILES, path, snapshot)
     (bad,) = kharon.verify(queue).bad_snapshots
-    assert "what it says besides tickets is not what the log gives" in bad
+    assert "its contents besides tickets are not those that the log gives" in bad
 
 
 @pytest.mark.parametrize(

@@ -19,17 +19,17 @@ from kharon.log import zstd
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OsFiles
 from kharon.log.index import write_missing
-from kharon.log.locations import ARCHIVE, OWNER, name_archive, open_moving
+from kharon.log.locations import ARCHIVE, OWNER, open_relocated, register_archive
 from kharon.log.record import Record
-from kharon.log.replace import write_new
-from kharon.log.retention import Limit, Retention, Rules
-from kharon.log.scan import Reading
+from kharon.log.replace import replace_file
+from kharon.log.retention import Retention, RetentionRules, Threshold
+from kharon.log.scan import LogScan
 from kharon.log.snapshot import kept_since, newest, take, trimmable
 from kharon.log.snapshot_process import main
 from kharon.model.events import LogRepaired, SegmentTrimmed, TicketDeleted
 
-ALL = Limit(bytes=0)
-COMPRESS, ARCHIVE_ALL, TRIM = Rules(compress=ALL), Rules(archive=ALL), Rules(trim=ALL)
+ALL = Threshold(bytes=0)
+COMPRESS, ARCHIVE_ALL, TRIM = RetentionRules(compress=ALL), RetentionRules(archive=ALL), RetentionRules(trim=ALL)
 FILES = OsFiles()
 
 
@@ -58,7 +58,7 @@ def state(where: Path) -> tuple[dict[str, kharon.Ticket], int]:
     return dict(projection.tickets), projection.seq
 
 
-def keep(log: DirectoryLog, policy: Rules, archive: Path | None = None, steps: int = 99) -> None:
+def keep(log: DirectoryLog, policy: RetentionRules, archive: Path | None = None, steps: int = 99) -> None:
     """Carry out a policy; what no two snapshots hold is not trimmed."""
     carry_out(log, Retention(log, policy, archive, lambda seq: seq <= trimmable(log.directory)), steps, at=9999)
 
@@ -121,11 +121,11 @@ def test_it_opens_with_either_snapshot_and_never_without(where):
     assert trimmable(where) == 0, "and now nothing may be trimmed"
     spoil(older)
     before = {path: path.read_bytes() for path in segments(where)}
-    with pytest.raises(CorruptLog, match="no snapshot of what came before it is usable"):
+    with pytest.raises(CorruptLog, match="no snapshot of the records before it is usable"):
         state(where)
-    with pytest.raises(CorruptLog, match="no snapshot was loaded of what came before it"):
+    with pytest.raises(CorruptLog, match="no snapshot of the records before it was loaded"):
         list(DirectoryLog(where).open(NOW))
-    with pytest.raises(CorruptLog, match="no snapshot of what came before it is usable"):
+    with pytest.raises(CorruptLog, match="no snapshot of the records before it is usable"):
         take(where)
     assert {path: path.read_bytes() for path in segments(where)} == before
 
@@ -185,12 +185,12 @@ def test_a_snapshot_follows_segments_that_are_moved(where):
     log = begin(where)
     fill(log, "d")
     stale = segments(where)
-    keep(log, Rules(compress=ALL, archive=ALL), steps=12)
+    keep(log, RetentionRules(compress=ALL, archive=ALL), steps=12)
     for path in stale[:-1]:
-        with open_moving(FILES, where, path) as file:
+        with open_relocated(FILES, where, path) as file:
             assert file.readline().startswith(b'{"hash":"')
     with pytest.raises(FileNotFoundError):
-        open_moving(FILES, where, where / "log" / f"{10**9:020}.jsonl")
+        open_relocated(FILES, where, where / "log" / f"{10**9:020}.jsonl")
     assert take(where)
     log.abandon()
 
@@ -217,14 +217,14 @@ def test_an_archive_that_cannot_be_reached(where, tmp_path, caplog):
     with pytest.raises(KharonError, match="cannot be reached; until it can, nothing is archived or trimmed"):
         retention.prepare(step)
     with pytest.raises(KharonError, match="is not there any more; mount it"):
-        name_archive(where, archive / log.log_id, FILES)
+        register_archive(where, archive / log.log_id, FILES)
     assert not archive.exists(), "nothing is written where it should be mounted"
     log.abandon()
     assert state(where)
-    assert "cannot be reached; what lies there is not read" in caplog.text
-    with pytest.raises(CorruptLog, match=r"no record says that it was trimmed.*if they are in an archive"):
+    assert "cannot be reached; segments in it are not read" in caplog.text
+    with pytest.raises(CorruptLog, match=r"no record says that earlier ones were trimmed.*if they are in an archive"):
         kharon.verify(where)
-    refused_without = rf"no snapshot was loaded .*; it may be in {archive}/\w+, which cannot be reached: mount that"
+    refused_without = rf"no snapshot .* was loaded; it may be in {archive}/\w+, which cannot be reached: mount that"
     with pytest.raises(CorruptLog, match=refused_without):
         list(DirectoryLog(where).open(NOW))
     (tmp_path / "elsewhere").rename(archive)
@@ -296,10 +296,10 @@ def test_the_directory_of_the_snapshots_is_synced_again(tmp_path):
 
 def test_an_archive_directory_is_not_made(log, tmp_path):
     retention = Retention(log, ARCHIVE_ALL, tmp_path / "mount")
-    with pytest.raises(KharonError, match=r"archive_directory: .*mount is no directory; mount it, or make it"):
+    with pytest.raises(KharonError, match=r"archive_directory: .*mount is not a directory; mount it, or make it"):
         retention.prepare(retention.plan(moment(9999)))
     with pytest.raises(KharonError, match="cannot be noted"):
-        name_archive(log.directory, tmp_path / "a\nb", FILES)
+        register_archive(log.directory, tmp_path / "a\nb", FILES)
     assert not (log.directory / ARCHIVE).exists()
 
 
@@ -351,8 +351,8 @@ class Elsewhere(OsFiles):
 
 
 class OtherInode(Elsewhere):
-    def mark(self, path):
-        mark = super().mark(path)
+    def identity(self, path):
+        mark = super().identity(path)
         return mark._replace(inode=mark.inode + 1) if path.name == "log" else mark
 
 
@@ -409,7 +409,7 @@ def test_what_somebody_else_has_put_into_the_archive_is_not_taken_over(log):
     step = retention.plan(moment(9999))
     copy = log.directory / retention.prepare(step).kept_as
     copy.write_bytes(copy.read_bytes()[:-9])
-    with pytest.raises(KharonError, match=r"is there already, and is not what .* holds: somebody else writes there"):
+    with pytest.raises(KharonError, match=r"exists already, and is not the same as .*: somebody else writes there"):
         retention.prepare(step)
     assert step.segment.path.exists()
 
@@ -426,14 +426,17 @@ def test_what_moves_while_its_seal_is_looked_for_was_sealed(log):
             one.unlink()
         return zstd.open_segment(FILES.read, path)
 
-    reading = Reading(lambda: segments(log.directory), read)
+    reading = LogScan(lambda: segments(log.directory), read)
     assert len(list(reading.records())) == log.seq
 
 
 def test_how_long_a_compressed_segment_is_is_not_looked_for(log):
     keep(log, COMPRESS, steps=1)
     path = segments(log.directory)[0]
-    with zstd.open_segment(FILES.read, path) as file, pytest.raises(OSError, match="shows when it has been read"):
+    with (
+        zstd.open_segment(FILES.read, path) as file,
+        pytest.raises(OSError, match="is not known before it has been read"),
+    ):
         file.seek(0, os.SEEK_END)
 
 
@@ -452,7 +455,7 @@ def test_the_tail_is_not_in_an_archive(tmp_path):
     log = begin(where)
     fill(log, "a", 1)
     log.abandon()
-    name_archive(where, where / "archive" / "x", FILES)
+    register_archive(where, where / "archive" / "x", FILES)
     (tail,) = segments(where)
     tail.rename(where / "archive" / "x" / tail.name)
     refused(where, "it is the last segment, and in an archive")
@@ -463,14 +466,14 @@ def test_the_tail_is_not_in_an_archive(tmp_path):
 def test_the_last_segment_is_not_compressed(log):
     log.abandon()
     tail = segments(log.directory)[-1]
-    write_new(FILES, tail.with_name(tail.name + ".zst"), zstd.packed(iter([tail.read_bytes()])))
+    replace_file(FILES, tail.with_name(tail.name + ".zst"), zstd.compress_chunks(iter([tail.read_bytes()])))
     tail.unlink()
     with pytest.raises(CorruptLog, match="its seal is missing"):
         kharon.verify(log.directory)
     refused(log.directory, "its seal is missing")
     path = segments(log.directory)[-1]
     data = zstd.open_segment(FILES.read, path).read()
-    write_new(FILES, path, zstd.packed(iter([data[:-9]])))
+    replace_file(FILES, path, zstd.compress_chunks(iter([data[:-9]])))
     with pytest.raises(CorruptLog, match="it had been finished"):
         kharon.verify(log.directory)
     refused(log.directory, "it had been finished")
@@ -491,7 +494,7 @@ def test_names_that_are_no_segments(log):
 def test_a_hole(log):
     log.abandon()
     segments(log.directory)[1].unlink()
-    with pytest.raises(CorruptLog, match="is missing in front of it; if that is in an archive, make it reachable"):
+    with pytest.raises(CorruptLog, match=r"the segment before it, .* is missing; if it is in an archive, make that"):
         kharon.verify(log.directory)
     spoil(segments(log.directory)[1], 5)
     with pytest.raises(CorruptLog, match=r"line 1 .*not a line of this log"):
@@ -501,7 +504,9 @@ def test_a_hole(log):
 # --- what a crash left half done (everywhere: in crashes/test_everywhere.py) ------------------------------------------
 
 
-def half_done(log: DirectoryLog, policy: Rules, *, record: bool, archive: Path | None = None) -> tuple[Path, Path]:
+def half_done(
+    log: DirectoryLog, policy: RetentionRules, *, record: bool, archive: Path | None = None
+) -> tuple[Path, Path]:
     """Stop in the middle of a step; where the segment was, and where it is to be."""
     retention = Retention(log, policy, archive)
     step = retention.plan(moment(9999))
@@ -572,7 +577,7 @@ def test_nothing_more_is_trimmed_before_what_was_to_be_removed_is_gone(tmp_path)
     retention = Retention(log, TRIM, may_trim=lambda seq: seq < 50)
     step = retention.plan(moment(9999))
     put(log, retention.prepare(step), at=9999)
-    retention.settle(step)
+    retention.switch(step)
     files.stubborn = True
     with pytest.raises(PermissionError):
         retention.finish(step)
@@ -584,7 +589,7 @@ def test_nothing_more_is_trimmed_before_what_was_to_be_removed_is_gone(tmp_path)
     files.stubborn = False
     put(log, retention.prepare(again), at=9999)
     assert not step.segment.path.exists()
-    retention.settle(again)
+    retention.switch(again)
     retention.finish(again)
     assert kharon.verify(log.directory).first == again.segment.last + 1
     log.abandon()
@@ -696,7 +701,7 @@ def repaired(where: Path) -> kharon.Repair:
     return done
 
 
-@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, Rules(compress=ALL, archive=ALL)])
+@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, RetentionRules(compress=ALL, archive=ALL)])
 @pytest.mark.parametrize("how", ["cut", "altered"])
 def test_a_segment_that_was_moved_is_damaged(log, policy, how):
     keep(log, policy, steps=9)
@@ -728,12 +733,12 @@ def test_both_places_of_a_segment_that_is_cut_are_removed(log):
     first, second, third, *_ = segments(log.directory)
     spoil(second)
     for path in (second, third):
-        write_new(FILES, path.with_name(path.name + ".zst"), zstd.packed(iter([path.read_bytes()])))
+        replace_file(FILES, path.with_name(path.name + ".zst"), zstd.compress_chunks(iter([path.read_bytes()])))
     repaired(log.directory)
     assert sorted((log.directory / "log").iterdir()) == [first, second]
 
 
-@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, Rules(compress=ALL, archive=ALL)])
+@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, RetentionRules(compress=ALL, archive=ALL)])
 def test_a_segment_that_was_moved_and_lacks_its_seal_is_given_one_where_it_is(log, policy):
     keep(log, policy, steps=20)
     log.abandon()
@@ -742,7 +747,7 @@ def test_a_segment_that_was_moved_and_lacks_its_seal_is_given_one_where_it_is(lo
     with zstd.open_segment(FILES.read, path) as file:
         data = file.read()
     unsealed = iter([data[: data.rindex(b"\n", 0, -1) + 1]])
-    write_new(FILES, path, zstd.packed(unsealed) if path.suffix == ".zst" else unsealed)
+    replace_file(FILES, path, zstd.compress_chunks(unsealed) if path.suffix == ".zst" else unsealed)
     done = repaired(log.directory)
     assert done.last == log.seq
     assert done.seals == (path.relative_to(log.directory).as_posix(),)
@@ -790,7 +795,7 @@ def test_damage_in_front_of_the_first_usable_snapshot_of_a_trimmed_log(where):
     older.unlink()
     for confirm in (False, True):
         with pytest.raises(
-            CorruptLog, match=r"no usable snapshot stands at .* or before, so what could be kept could not be"
+            CorruptLog, match=r"no usable snapshot is of .* or earlier, so the part to keep could not be"
         ):
             kharon.repair(where, confirm=confirm)
     assert state(where) == expected, "as it is, it opens with the newer one"
@@ -815,7 +820,7 @@ def test_a_beginning_that_was_removed_by_hand(where):
     for path in carry:
         if path.name < first.name:
             path.unlink()
-    with pytest.raises(CorruptLog, match="no record says that it was trimmed"):
+    with pytest.raises(CorruptLog, match="no record says that earlier ones were trimmed"):
         kharon.verify(where)
     last = state(where)[1]
     done = repaired(where)
@@ -827,7 +832,7 @@ def test_a_beginning_of_which_nothing_is_whole(where):
     first = segments(where)[0]
     data = first.read_bytes()
     first.write_bytes(data[5:])
-    with pytest.raises(CorruptLog, match="nothing in front of it is whole"):
+    with pytest.raises(CorruptLog, match="nothing before it is whole"):
         kharon.repair(where)
     first.write_bytes(data)
 
@@ -843,7 +848,7 @@ def test_a_beginning_that_a_record_contradicts(where):
     put(log, SegmentTrimmed("log/y", 1, log._places[1].first - 1, "cd" * 32), at=9999)
     log.abandon()
     path.unlink()
-    with pytest.raises(CorruptLog, match="it begins behind"):
+    with pytest.raises(CorruptLog, match="its header says"):
         kharon.verify(where)
     with pytest.raises(KharonError, match=f"says that the log follows {'cd' * 32}, which is not what its header says"):
         kharon.repair(where)
@@ -881,9 +886,9 @@ def test_a_damaged_segment_behind_a_snapshot_is_passed_over_with_it(where, caplo
     newer = snapshots(where)[1]
     path = next(path for path in segments(where) if int(path.stem) == int(newer.stem) + 1)
     if path != segments(where)[-1]:
-        write_new(FILES, path.with_name(path.name + ".zst"), zstd.packed(iter([path.read_bytes()])))
+        replace_file(FILES, path.with_name(path.name + ".zst"), zstd.compress_chunks(iter([path.read_bytes()])))
         path.unlink()
         spoil(path.with_name(path.name + ".zst"), 9)
         with caplog.at_level(logging.WARNING):
             assert newest(FILES, where, segments(where)).seq < int(newer.stem)
-        assert "does not unpack" in caplog.text
+        assert "cannot be decompressed" in caplog.text

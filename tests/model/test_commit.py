@@ -18,7 +18,7 @@ from kharon.errors import (
 )
 from kharon.model import commands as c
 from kharon.model.delays import FixedDelay
-from kharon.model.events import Changes, ScheduleSet
+from kharon.model.events import Changes
 from kharon.model.ticket import Gate, Status
 from kharon.testing import EPOCH
 
@@ -593,8 +593,8 @@ def test_a_refusal_undoes_what_came_before_it_and_says_which_command_it_was():
 
 def test_a_refusal_names_a_schedule_too():
     line = Line(add("z"))
-    never = ScheduleSet("s", "t", Raw(b"null"), "default", 512, EPOCH)  # neither cron nor every
-    message = line.refused(add("new"), c.SetSchedule("s", never), by=KharonError)
+    never = c.SetSchedule("s", "t", Raw(b"null"), "default", 512, EPOCH)  # neither cron nor every
+    message = line.refused(add("new"), never, by=KharonError)
     assert message.startswith("command 2 of 2, setschedule of schedule 's', is refused, so none is: ")
 
 
@@ -638,7 +638,7 @@ def test_an_undone_commit_is_as_if_it_had_never_been_for_the_next():
     before = line.projection.groups
     line.refused(add("f", after_group="g"), add("n", group="g"), c.Fail("nobody"))
     assert line.count("g") == 1
-    assert before.waiting("g", 1) == []
+    assert before.finalizers("g", 1) == []
     line.do(add("f", after_group="g"))
     assert line["f"].gate == Gate((), "g", "run", 2)
 
@@ -672,18 +672,14 @@ def test_nothing_to_do_is_nothing_done():
     assert line.projection.seq == 1
 
 
-def test_effects_tell_what_was_before_and_which_groups_are_empty():
+def test_effects_tell_what_was_before_and_after():
     line = Line(add("m", group="g"), add("n", group="g"))
     commit = line.begin()
     commit.run([c.Done("m"), c.Done("n"), add("m", group="g"), CLAIM])
     commit.keep()
     line.facts += commit.effects
-    assert [effect.emptied for effect in commit.effects] == [(), (), (), ()]  # between its events is no instant
     assert [effect.seq for effect in commit.effects] == [3, 4, 5, 6]
     assert commit.effects[0].old.id == "m"
     assert commit.effects[0].new is None
-    line.do(add("m", group="h"))
-    commit = line.begin()
-    commit.run([c.Delete("m")])
-    commit.keep()
-    assert commit.effects[0].emptied == ("g", "h")
+    assert commit.effects[2].old is None
+    assert commit.effects[3].old is commit.effects[2].new

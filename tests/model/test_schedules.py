@@ -34,6 +34,11 @@ def made(name="s", *, every=60.0, next=60, **fields):
     return e.ScheduleSet(name, "t", Raw(b'{"a":[1]}'), "tube", 3, at(next), "g", every=every, **fields)
 
 
+def setting(event):
+    """The command that leads to an event."""
+    return c.SetSchedule(*msgspec.structs.astuple(event))
+
+
 class Book:
     """A projection whose commits are made one second apart, at `now`."""
 
@@ -65,7 +70,7 @@ class Book:
 @pytest.fixture
 def book():
     book = Book()
-    book.run(c.SetSchedule("s", made()))
+    book.run(setting(made()))
     return book
 
 
@@ -96,9 +101,9 @@ def test_a_schedule_shows_what_it_is_and_no_payload(cron, shown):
 
 
 def test_scheduling_the_same_again_changes_nothing_whenever_it_is_done(book):
-    assert book.run(c.SetSchedule("s", made(next=75))) == []
+    assert book.run(setting(made(next=75))) == []
     book.run(fire(60, 120))
-    assert book.run(c.SetSchedule("s", made(next=300))) == []
+    assert book.run(setting(made(next=300))) == []
     assert book.get().next == at(120)
 
 
@@ -109,7 +114,7 @@ def test_scheduling_the_same_again_changes_nothing_whenever_it_is_done(book):
 def test_other_values_take_the_place_of_the_old_ones_and_the_phase_stays(book, other):
     book.run(fire(60, 120))
     event = msgspec.structs.replace(made(next=150), **other)
-    assert book.run(c.SetSchedule("s", event)) == [msgspec.structs.replace(event, next_due=at(120))]
+    assert book.run(setting(event)) == [msgspec.structs.replace(event, next_due=at(120))]
     [(name, value)] = other.items()
     assert getattr(book.get(), name) == value
     assert (book.get().next, book.get().last) == (at(120), at(60))
@@ -118,13 +123,13 @@ def test_other_values_take_the_place_of_the_old_ones_and_the_phase_stays(book, o
 @pytest.mark.parametrize("other", [{"every": 30.0}, {"every": None, "cron": "* * * * *"}])
 def test_another_timing_begins_anew_and_knows_what_has_fired(book, other):
     book.run(fire(60, 120))
-    book.run(c.SetSchedule("s", msgspec.structs.replace(made(next=150), **other)))
+    book.run(setting(msgspec.structs.replace(made(next=150), **other)))
     assert (book.get().next, book.get().last) == (at(150), at(60))
 
 
 def test_another_time_zone_is_another_timing(book):
-    book.run(c.SetSchedule("c", made("c", every=None, cron="0 7 * * *", tz="Europe/Berlin")))
-    book.run(c.SetSchedule("c", made("c", every=None, cron="0 7 * * *", next=99)))
+    book.run(setting(made("c", every=None, cron="0 7 * * *", tz="Europe/Berlin")))
+    book.run(setting(made("c", every=None, cron="0 7 * * *", next=99)))
     assert (book.get("c").next, book.get("c").tz) == (at(99), "UTC")
 
 
@@ -132,14 +137,14 @@ def test_a_schedule_that_is_over_begins_anew(book):
     book.run(fire(60, None))
     assert book.get().next is None
     assert list(book.projection.schedules.coming()) == []
-    book.run(c.SetSchedule("s", made(next=200)))
+    book.run(setting(made(next=200)))
     assert (book.get().next, book.get().last) == (at(200), at(60))
 
 
 @pytest.mark.parametrize("next", [30, 60])
 def test_one_that_begins_no_later_than_it_last_fired_is_another_one(book, next):
     book.run(fire(60, 120))
-    book.run(c.SetSchedule("s", made(every=20.0, next=next)))
+    book.run(setting(made(every=20.0, next=next)))
     assert (book.get().next, book.get().last) == (at(next), None)
 
 
@@ -204,11 +209,11 @@ def test_a_ticket_of_that_id_is_left_alone(book):
 
 
 def test_a_commit_that_is_taken_back_leaves_no_trace(book):
-    book.run(c.SetSchedule("other", made("other", next=5)))
+    book.run(setting(made("other", next=5)))
     before, coming = book.projection.schedules.values(), list(book.projection.schedules.coming())
     for commands in (
         [fire(60, 120), fire(120, 180), c.SkipSchedule("s", at(600))],
-        [c.RemoveSchedule("s"), c.SetSchedule("s", made(every=5.0, next=7)), c.SetSchedule("new", made("new"))],
+        [c.RemoveSchedule("s"), setting(made(every=5.0, next=7)), setting(made("new"))],
         [c.RemoveSchedule("other"), fire(60, None)],
     ):
         assert book.run(*commands, keep=False)
@@ -223,13 +228,13 @@ def test_a_refused_commit_says_which_schedule(book):
     assert book.get().next == at(60)
 
 
-# --- the keeper -------------------------------------------------------------------------------------------------------
+# --- the table -------------------------------------------------------------------------------------------------------
 
 
 def test_replay_and_snapshots_know_all_of_it(book):
-    book.run(c.SetSchedule("b", made("b", every=None, cron="* * * * *", tz="Europe/Berlin", catch_up="none", next=90)))
+    book.run(setting(made("b", every=None, cron="* * * * *", tz="Europe/Berlin", catch_up="none", next=90)))
     book.run(fire(60, 120), c.SkipSchedule("b", at(150)))
-    book.run(c.SetSchedule("a", made("a")), c.RemoveSchedule("a"))
+    book.run(setting(made("a")), c.RemoveSchedule("a"))
     projection = book.projection
     assert Projection().fold(book.records) == projection
     again = Projection()
@@ -244,7 +249,7 @@ def test_replay_and_snapshots_know_all_of_it(book):
 
 def test_who_is_due_is_known_soonest_first(book):
     for name, next in (("late", 61), ("b", 30), ("a", 30), ("z", 60)):
-        book.run(c.SetSchedule(name, made(name, next=next)))
+        book.run(setting(made(name, next=next)))
     assert [schedule.name for schedule in book.projection.schedules.due(at(60))] == ["a", "b", "s", "z"]
     assert book.projection.schedules.due(at(29)) == []
 

@@ -7,9 +7,9 @@ from typing import Final
 from .mutant import Mutant
 from .places import (
     ATOMIC,
-    COMMIT,
     TEST_ATOMIC_WRONG_USE,
     TEST_GROUP_WAITS,
+    WAITS,
 )
 
 __all__ = ["MUTANTS"]
@@ -19,17 +19,20 @@ MUTANTS: Final = (
     Mutant(
         name="group-empty-in-the-midst-of-a-commit",
         thought="When the last member ends, the group is empty.",
-        file=COMMIT,
-        before="        if len(self.effects) > 1:\n            self._look_at_emptied()\n",
-        after="",
+        file=WAITS,
+        before="        if not self.by_name:\n            return\n        differences",
+        after="        if len(commit) > 1:\n            for change in commit:\n                self.deliver([change])\n"
+        "            return\n        differences",
         tests=(TEST_GROUP_WAITS,),
     ),
     Mutant(
         name="group-empty-between-two-events",
         thought="The end of one ticket is one event, and what is emptied then stays so.",
-        file=COMMIT,
-        before="        if len(self.effects) > 1:\n            self._look_at_emptied()\n",
-        after="        if len(self.effects) > 2:\n            self._look_at_emptied()\n",
+        file=WAITS,
+        before="        if not self.by_name:\n            return\n        differences",
+        after="        if len(commit) == 2:\n            for change in commit:\n"
+        "                self.deliver([change])\n"
+        "            return\n        differences",
         tests=(TEST_GROUP_WAITS,),
     ),
     Mutant(

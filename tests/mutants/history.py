@@ -11,14 +11,13 @@ from .mutant import Mutant
 from .places import (
     AUDIT_FOLLOW,
     AUDIT_SNAPSHOTS,
+    BACKGROUND,
     DIRECTORY,
-    KEEPER,
     MOVES,
     NEW_FILE,
     READING,
     RETENTION,
     SNAPSHOT,
-    SNAPSHOTS,
     TEST_AUDIT_SNAPSHOTS,
     TEST_BACKGROUND_RETENTION,
     TEST_BACKGROUND_SNAPSHOTS,
@@ -99,8 +98,8 @@ MUTANTS: Final = (
         name="successor-lost-in-a-snapshot",
         thought="A successor comes back when the log is replayed.",
         file=SNAPSHOT,
-        before="successor=None if ticket.successor is None else _fields(ticket.successor),",
-        after="successor=None,",
+        before="        stored.successor = _stored(ticket.successor)\n",
+        after="        stored.successor = None\n",
         tests=(TEST_SNAPSHOT,),
     ),
     Mutant(
@@ -123,25 +122,25 @@ MUTANTS: Final = (
     Mutant(
         name="original-removed-before-its-record",
         thought="The copy is complete and on disk, so the original can go, and the record can follow.",
-        file=KEEPER,
+        file=BACKGROUND,
         before="""\
-            await self._record(event)
-            retention.settle(step)
+            await record(event)
+            retention.switch(step)
             await trio.to_thread.run_sync(retention.finish, step)
 """,
         after="""\
-            retention.settle(step)
+            retention.switch(step)
             await trio.to_thread.run_sync(retention.finish, step)
-            await self._record(event)
+            await record(event)
 """,
         tests=(TEST_CRASHES_RETENTION,),
     ),
     Mutant(
         name="trimmed-without-a-record",
         thought="A record says where a segment is now; of one that is gone there is nothing to say.",
-        file=KEEPER,
-        before="            await self._record(event)\n",
-        after='            if step.action != "trim":\n                await self._record(event)\n',
+        file=BACKGROUND,
+        before="            await record(event)\n",
+        after='            if step.action != "trim":\n                await record(event)\n',
         tests=(TEST_CRASHES_RETENTION,),
     ),
     Mutant(
@@ -188,8 +187,8 @@ MUTANTS: Final = (
         name="copy-counts-before-the-original",
         thought="Of a segment that is there twice the newer file is the better one.",
         file=DIRECTORY,
-        before="return [paths[0] for _, paths in sorted(places_of(self._where, self._files, self._archives).items())]",
-        after="return [paths[-1] for _, paths in sorted(places_of(self._where, self._files, self._archives).items())]",
+        before="[paths[0] for _, paths in sorted(locate_segments(self._where, self._files, self._archives)",
+        after="[paths[-1] for _, paths in sorted(locate_segments(self._where, self._files, self._archives)",
         tests=(f"{TEST_RETENTION}::test_a_copy_that_does_not_unpack_is_no_reason_to_remove_the_original",),
     ),
     Mutant(
@@ -219,7 +218,7 @@ MUTANTS: Final = (
     Mutant(
         name="refused-step-keeps-the-rest-waiting",
         thought="What comes first is to be done first, so the rest waits until it can be.",
-        file=KEEPER,
+        file=BACKGROUND,
         before="self._clock.now(), tuple(self._refused))",
         after="self._clock.now())",
         tests=(
@@ -238,14 +237,14 @@ MUTANTS: Final = (
         name="due-snapshot-looked-for-behind-commits-only",
         thought="A segment is begun because something was committed, so it is enough to look behind that.",
         file=DIRECTORY,
-        before="        self.begun()\n",
+        before="        self.on_new_segment()\n",
         after="",
         tests=(TEST_ROTATION_ELSEWHERE,),
     ),
     Mutant(
         name="finished-while-a-snapshot-was-taken-counted-twice",
         thought="What the snapshot holds is subtracted once it is there.",
-        file=SNAPSHOTS,
+        file=BACKGROUND,
         before="""\
                     self._log.unsaved = 0  # taken or not: what could not be saved now is tried again with what comes
                     await self._take()
@@ -304,8 +303,8 @@ MUTANTS: Final = (
         name="unknown-event-passed-over-when-opening",
         thought="What a later version wrote is no concern of this one, and the chain is whole.",
         file=DIRECTORY,
-        before="            reading = Reading(self._list, self._read)\n",
-        after="            reading = Reading(self._list, self._read, lenient=True)\n",
+        before="            reading = LogScan(self._list, self._read)\n",
+        after="            reading = LogScan(self._list, self._read, lenient=True)\n",
         tests=(f"{TEST_VERSIONS_ON_DISK}::test_what_a_later_one_wrote_is_not_opened_and_not_touched",),
     ),
     Mutant(
@@ -319,7 +318,7 @@ MUTANTS: Final = (
     Mutant(
         name="trimmed-behind-snapshots-that-nobody-verified",
         thought="Two snapshots are there, and a snapshot is verified when it is written.",
-        file=SNAPSHOTS,
+        file=BACKGROUND,
         before="return upto <= self._trimmable and upto <= kept_since(",
         after="return upto <= kept_since(",
         tests=(f"{TEST_BACKGROUND_SNAPSHOTS}::test_nothing_may_be_trimmed_by_snapshots_that_nobody_has_verified",),
@@ -327,9 +326,9 @@ MUTANTS: Final = (
     Mutant(
         name="recorded-step-given-up-when-stopped",
         thought="A step that is cancelled is done again when the queue is opened next.",
-        file=KEEPER,
-        before="        with trio.CancelScope(shield=True):\n            await self._record(event)\n",
-        after="        with trio.CancelScope():\n            await self._record(event)\n",
+        file=BACKGROUND,
+        before="        with trio.CancelScope(shield=True):\n            await record(event)\n",
+        after="        with trio.CancelScope():\n            await record(event)\n",
         tests=(f"{TEST_BACKGROUND_RETENTION}::test_a_step_that_was_recorded_when_it_is_stopped_is_finished",),
     ),
 )

@@ -93,7 +93,7 @@ MUTANTS: Final = (
         before="""\
     if commit:
         why = f"the commit ends after {len(commit)} of its {commit[0].part[1]} records"
-        raise Broken(path, number + 1, byte, commit_byte, chain.seq + 1, why)
+        raise BrokenSegment(path, number + 1, byte, commit_byte, chain.seq + 1, why)
 """,
         after="""\
     if commit:
@@ -107,11 +107,11 @@ MUTANTS: Final = (
         thought="A header says which hash it follows, so each segment can be checked by itself.",
         file=SEGMENT,
         before="""\
-        header = open_header(line, check_line(line, chain.hash))
+        header = parse_header(line, check_line(line, chain.hash))
         _check_header(header, chain, log)
 """,
         after="""\
-        header = open_header(line, check_line(line, None))
+        header = parse_header(line, check_line(line, None))
         check_line(line, header.previous)
         _check_header(header, Chain(chain.seq, header.previous), log)
 """,
@@ -158,7 +158,7 @@ MUTANTS: Final = (
         name="torn-tail-cut-though-vouched-for",
         thought="An end that is not right was never finished; that is what a crash does.",
         file=SEGMENT,
-        before="    if is_vouched(file, broken, lenient=lenient):\n",
+        before="    if is_proved_durable(file, broken, lenient=lenient):\n",
         after="    if broken.byte < broken.commit_byte:\n",
         tests=(TEST_SEGMENT,),
     ),
@@ -182,8 +182,8 @@ MUTANTS: Final = (
         name="seal-is-no-witness",
         thought="Records say what is durable; a seal is none.",
         file=SEGMENT,
-        before="item = open_seal(rest) if is_seal(rest) else open_record(rest, hash, lenient=True)",
-        after="item = open_record(rest, hash, lenient=True)",
+        before="item = parse_seal(rest) if is_seal(rest) else parse_record(rest, hash, lenient=True)",
+        after="item = parse_record(rest, hash, lenient=True)",
         tests=(TEST_ROTATION,),
     ),
 )

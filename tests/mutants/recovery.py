@@ -25,8 +25,8 @@ MUTANTS: Final = (
         name="tail-appended-to-in-place-after-a-crash",
         thought="A tail that verifies to its end can be appended to.",
         file=DIRECTORY,
-        before="        if self._closed_cleanly:\n            self._tail = trust_tail",
-        after="        if self._closed_cleanly or reading.broken is None:\n            self._tail = trust_tail",
+        before="        if self._closed_cleanly:\n            self._tail = reopen_tail",
+        after="        if self._closed_cleanly or reading.broken is None:\n            self._tail = reopen_tail",
         tests=(f"{_RECOVERY}after_an_unclean_stop_the_tail_gets_a_new_inode",),
     ),
     Mutant(
@@ -57,7 +57,7 @@ MUTANTS: Final = (
         name="cut-bytes-not-kept",
         thought="An unfinished commit was told to nobody, so nobody misses it.",
         file=RECOVERY,
-        before="    write_new(files, aside / name, copied(old, length, path))\n",
+        before="    replace_file(files, aside / name, copy_chunks(old, length, path))\n",
         after="",
         tests=(f"{_RECOVERY}garbage_behind_the_tail",),
     ),
@@ -74,7 +74,7 @@ MUTANTS: Final = (
         thought="Segment and byte are enough of a name.",
         file=RECOVERY,
         before="""\
-    while files.kind(aside / name) is not None:  # an earlier recovery's: nothing kept aside is overwritten
+    while files.kind(aside / name) is not None:  # an earlier recovery's: nothing in quarantine is overwritten
         count += 1
         name = f"{stem}.{count}"
 """,
@@ -93,8 +93,8 @@ MUTANTS: Final = (
         name="repair-without-being-told-to",
         thought="Whoever calls repair wants it repaired.",
         file=REPAIR,
-        before="return _Work(look, files, actor).do(plan) if confirm else plan",
-        after="return _Work(look, files, actor).do(plan)",
+        before="return _Repairer(diagnosis, files, actor).do(plan) if confirm else plan",
+        after="return _Repairer(diagnosis, files, actor).do(plan)",
         tests=(TEST_REPAIR,),
     ),
     Mutant(
@@ -103,7 +103,7 @@ MUTANTS: Final = (
         file=REPAIR,
         before="""\
         self._write(tail, lines)
-        for part, following in zip(look.parts, look.parts[1:], strict=False):
+        for part, following in zip(diagnosis.parts, diagnosis.parts[1:], strict=False):
             if part.seal is None:
                 self._write(part, [seal_line(part.hash, Seal(part.seq, following.header))])
         self._remove_rest(places)
@@ -111,7 +111,7 @@ MUTANTS: Final = (
         after="""\
         self._remove_rest(places)
         self._write(tail, lines)
-        for part, following in zip(look.parts, look.parts[1:], strict=False):
+        for part, following in zip(diagnosis.parts, diagnosis.parts[1:], strict=False):
             if part.seal is None:
                 self._write(part, [seal_line(part.hash, Seal(part.seq, following.header))])
 """,

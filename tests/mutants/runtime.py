@@ -60,7 +60,7 @@ MUTANTS: Final = (
         name="end-in-the-claims-own-group-unheard",
         thought="A handler that does not run yet cannot be cancelled.",
         file=ATTEMPTS,
-        before="                self._keep_early(old, effect)\n",
+        before="                self._keep_early(old, change)\n",
         after="                pass\n",
         tests=(TEST_CANCELLING,),
     ),

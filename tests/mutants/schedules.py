@@ -120,17 +120,22 @@ MUTANTS: Final = (
     Mutant(
         name="step-back-fires-again-by-other-times",
         thought="A schedule with other times is another schedule.",
-        file=LOCAL_STORE,
-        before="        return now if schedule is None or schedule.last is None else max(now, schedule.last)\n",
-        after="        return now\n",
+        file=COMMIT,
+        before="        since = now if schedule is None or schedule.last is None else max(now, schedule.last)\n",
+        after="        since = now\n",
         tests=(TEST_SCHEDULE,),
     ),
     Mutant(
         name="block-fires-again-what-fired-meanwhile",
         thought="When a schedule fires first is known when it is asked for.",
         file=ATOMIC,
-        before="        if any(isinstance(command, c.SetSchedule) for command in self._commands):\n",
-        after="        if False:\n",
+        before="        self._commands += commands\n",
+        after="        for command in commands:\n"
+        "            if isinstance(command, c.SetSchedule):\n"
+        "                from kharon.store import calendar\n\n"
+        "                first = calendar.first_firing(command, self._store._clock.now())\n"
+        "                command = c.msgspec.structs.replace(command, first=first)\n"
+        "            self._commands.append(command)\n",
         tests=(TEST_SCHEDULE,),
     ),
     Mutant(

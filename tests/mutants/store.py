@@ -189,8 +189,8 @@ MUTANTS: Final = (
         name="taken-back-oldest-first",
         thought="What is undone can be undone in any order.",
         file=COMMITS,
-        before="        for effect in reversed(effects):\n",
-        after="        for effect in effects:\n",
+        before="        for commit in reversed(group.commits):\n",
+        after="        for commit in group.commits:\n",
         tests=(TEST_STORAGE_FULL,),
     ),
     Mutant(

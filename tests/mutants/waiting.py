@@ -114,9 +114,9 @@ MUTANTS: Final = (
         name="failed-member-cancels-when-the-group-ends",
         thought="What a group means for its finalizer shows when the group has ended.",
         file=COMMIT,
-        before="            if failed:\n                for waiter in groups.waiting(group, joined):\n",
+        before="            if failed:\n                for waiter in groups.finalizers(group, joined):\n",
         after="            if failed and not groups.pending_count(group):\n"
-        "                for waiter in groups.waiting(group, joined):\n",
+        "                for waiter in groups.finalizers(group, joined):\n",
         tests=(TEST_COMMIT,),
     ),
     Mutant(
@@ -193,11 +193,27 @@ MUTANTS: Final = (
         name="count-of-what-is-not-durable",
         thought="A count is no more than a number.",
         file=LOCAL_STORE,
-        before="            count = self._projection.groups.pending_count(group)\n"
-        "            if await self._still():\n                return count\n",
+        before="            found = projection.groups.pending_count(group), projection.seq\n"
+        "            if await self._still():\n                return found\n",
         after="            await trio.lowlevel.checkpoint()\n"
-        "            return self._projection.groups.pending_count(group)\n",
+        "            return projection.groups.pending_count(group), projection.seq\n",
         tests=(TEST_GROUPS_DURABLE,),
+    ),
+    Mutant(
+        name="member-that-left-before-the-answer-is-forgotten",
+        thought="The store says how many there are, and whoever leaves after that is told of.",
+        file=WAITS,
+        before="            if changed_at > seq:\n                self._add(difference)\n",
+        after="            pass\n",
+        tests=(TEST_GROUP_WAITS,),
+    ),
+    Mutant(
+        name="member-that-left-is-counted-twice",
+        thought="What is told is what has changed since.",
+        file=WAITS,
+        before="            if changed_at > seq:\n",
+        after="            if changed_at > 0:\n",
+        tests=(TEST_GROUP_WAITS,),
     ),
     Mutant(
         name="cancelled-wait-leaves-a-trace",
@@ -237,8 +253,8 @@ MUTANTS: Final = (
         name="snapshot-forgets-when-members-joined",
         thought="A ticket is a member since it was added.",
         file=SNAPSHOT,
-        before="        joined=0 if ticket.joined == ticket.order else ticket.joined,\n",
-        after="",
+        before="    if ticket.joined == ticket.order:\n        stored.joined = 0\n",
+        after="    stored.joined = 0\n",
         tests=(TEST_SNAPSHOT,),
     ),
     Mutant(

@@ -10,8 +10,8 @@ from handlers import router_of
 import kharon
 from kharon import Ticket
 from kharon.log.memory import MemoryLog
-from kharon.runtime.snapshots import Snapshots
 from kharon.runtime.workers import Crew
+from kharon.store.background import SnapshotTask
 from kharon.store.tasks import wait_out
 
 pytestmark = pytest.mark.usefixtures("ctrl_c")
@@ -139,7 +139,7 @@ def test_running_ends_with_all_that_belongs_to_its_end(tmp_path, monkeypatch):
 @pytest.mark.parametrize("place", ["start", "stop"])
 def test_opening_and_closing_are_finished_first(tmp_path, monkeypatch, place):
     where = tmp_path / "queue"
-    step = getattr(Snapshots, place)
+    step = getattr(SnapshotTask, place)
     seen = []
 
     def pressed(snapshots):
@@ -147,7 +147,7 @@ def test_opening_and_closing_are_finished_first(tmp_path, monkeypatch, place):
         press()
         return step(snapshots)
 
-    monkeypatch.setattr(Snapshots, place, pressed)
+    monkeypatch.setattr(SnapshotTask, place, pressed)
 
     async def main():
         async with kharon.open(where) as kh:

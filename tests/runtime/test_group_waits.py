@@ -3,14 +3,15 @@
 import pytest
 import trio
 from handlers import ids, names, router_of
+from msgspec import Raw
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 import kharon
-from kharon import (
-    Status,
-    Ticket,
-)
-from kharon.testing import TrioClock
+from kharon import Status, Ticket
+from kharon.model import events as e
+from kharon.model.projection import Projection
+from kharon.runtime.waits import GroupWaits
+from kharon.testing import EPOCH, TrioClock
 
 
 def members(count, group="g"):
@@ -202,6 +203,89 @@ async def test_a_group_that_ended_just_before_the_queue_was_closed_had_ended(moc
     assert waits.back == [0]
 
 
+class Told:
+    """Changes as a store delivers them, made by hand: a commit for each."""
+
+    def __init__(self):
+        self.waits = GroupWaits()
+        self.projection = Projection()
+
+    def deliver(self, *events):
+        commit = [self.projection.apply(event, self.projection.seq + 1, EPOCH) for event in events]
+        self.waits.deliver(commit)
+
+    def add(self, id, group="g"):
+        self.deliver(added(id, group))
+
+
+def added(id, group="g"):
+    return e.TicketAdded(id, "t", Raw(b"null"), "default", 512, EPOCH, group)
+
+
+async def wait_for(wait, count, seq, ended):
+    ended.append(await wait.until_empty(count, seq))
+
+
+async def test_what_is_told_before_the_store_answers_counts_if_the_answer_does_not_count_it(nursery):
+    """A store may answer later than it delivers, or earlier: it says as of which seq."""
+    told, ended = Told(), []
+    told.add("a")
+    told.add("b")
+    with told.waits.begin("g") as wait, told.waits.begin("g") as other:
+        told.deliver(e.TicketDone("a"))
+        nursery.start_soon(wait_for, wait, 2, 2, ended)  # as it was before that end
+        nursery.start_soon(wait_for, other, 1, 3, ended)  # as it was after it
+        await wait_all_tasks_blocked()
+        assert ended == []
+        told.deliver(e.TicketDone("b"))
+        await wait_all_tasks_blocked()
+        assert ended == [True, True]
+
+
+async def test_a_group_that_was_empty_before_the_store_answered_had_ended():
+    told = Told()
+    told.add("a")
+    with told.waits.begin("g") as wait:
+        told.deliver(e.TicketDone("a"))
+        told.add("next")
+        assert await wait.until_empty(1, 1)
+        assert await wait.until_empty(0, 2)
+
+
+async def test_a_ticket_that_was_added_again_with_another_group_leaves_both(nursery):
+    told, ended = Told(), {"g": [], "h": []}
+    told.add("a")
+    told.deliver(e.TicketClaimed("a", 1, EPOCH, "w"))
+    with told.waits.begin("g") as g, told.waits.begin("h") as h:
+        told.add("a", "h")
+        nursery.start_soon(wait_for, g, 1, 2, ended["g"])
+        nursery.start_soon(wait_for, h, 1, 3, ended["h"])
+        await wait_all_tasks_blocked()
+        told.deliver(e.TicketReleased("a"))
+        await wait_all_tasks_blocked()
+        assert ended == {"g": [True], "h": []}
+        told.deliver(e.TicketUpdated("a", e.Changes(nice=1)))
+        await wait_all_tasks_blocked()
+        assert ended == {"g": [True], "h": []}
+        told.deliver(e.TicketDeleted("a"))
+        await wait_all_tasks_blocked()
+        assert ended == {"g": [True], "h": [True]}
+
+
+async def test_one_commit_is_one_instant(nursery):
+    told, ended = Told(), []
+    told.add("a")
+    with told.waits.begin("g") as wait:
+        nursery.start_soon(wait_for, wait, 1, 1, ended)
+        await wait_all_tasks_blocked()
+        told.deliver(e.TicketDone("a"), added("b"))
+        await wait_all_tasks_blocked()
+        assert ended == []
+        told.waits.closed()
+        await wait_all_tasks_blocked()
+        assert ended == [False]
+
+
 # --- finalizers -------------------------------------------------------------------------------------------------------
 
 
@@ -327,7 +411,7 @@ async def test_a_claim_that_lapses_for_good_at_opening_unblocks(tmp_path):
     log = kharon.log.directory.DirectoryLog(where)
     settings = kharon.Settings(max_attempts=1)
     store = kharon.store.local.LocalStore(
-        log, settings, TrioClock(), lambda _effects: None, lambda: None, in_thread=False
+        log, settings, TrioClock(), lambda _commit: None, lambda: None, in_thread=False
     )
     await store.open()
     from kharon.model import commands as c  # noqa: PLC0415 - only here

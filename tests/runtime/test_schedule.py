@@ -222,7 +222,7 @@ async def test_downtime_is_caught_up_once_however_often_it_is_killed(tmp_path, a
     for _ in range(3):
         opened = kharon.open(where, clock=clock)
         kh = await opened.__aenter__()
-        kh._queue._deliver = lambda _effects: None
+        kh._queue._deliver = lambda _commit: None
         await kh._store.tick()
         kh._store._log.abandon()  # killed
         projection = kharon.replay(where)
@@ -325,7 +325,7 @@ async def test_snapshots_and_trims_keep_schedules(tmp_path):
         await kh.schedule("s", every=3600, ticket=template(payload="x"), catch_up="none")
         before = await kh.schedules()
         with trio.fail_after(60):
-            while kh.first_record < 50:
+            while await kh.first_record() < 50:
                 await kh.add_many([Ticket(f"t{number}", "t", payload="x" * 300) for number in range(40)])
                 await trio.sleep(0.001)
     async with kharon.open(where, settings) as kh:
@@ -377,6 +377,33 @@ async def test_a_block_at_whose_end_nothing_is_left_to_fire_is_refused(autojump_
         with pytest.raises(kharon.InvalidTicket, match="would never fire"), trio.testing.assert_checkpoints():
             await tx.__aexit__(None, None, None)
         assert await kh.schedules() == []
+
+
+async def test_a_refusal_of_a_schedule_names_its_command(clock):
+    clock.step((datetime.max.replace(tzinfo=UTC) - EPOCH).total_seconds() - 30)
+    async with kharon.open(":memory:", clock=clock) as kh:
+        tx = await kh.atomic().__aenter__()
+        tx.add(Ticket("a", "t"))
+        tx.schedule("s", every=60, ticket=template())
+        with pytest.raises(
+            kharon.InvalidTicket, match=r"command 2 of 2, setschedule of schedule 's', is refused, .* would never fire"
+        ):
+            await tx.__aexit__(None, None, None)
+        assert (await kh.list(), await kh.schedules()) == ([], [])
+
+
+async def test_a_schedule_that_the_same_block_removed_before_has_fired_nothing(mock_clock, clock):
+    async with kharon.open(":memory:", clock=clock) as kh:
+        await kh.schedule("s", every=60, ticket=template())
+        clock.step(60)
+        await kh._store.tick()
+        clock.step(-60)
+        await kh.schedule("s", every=50, ticket=template())
+        assert [(one.next, one.last) for one in await kh.schedules()] == [(at(110), at(60))]
+        async with kh.atomic() as tx:
+            tx.unschedule("s")
+            tx.schedule("s", every=60, ticket=template())
+        assert [(one.next, one.last) for one in await kh.schedules()] == [(at(60), None)]
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

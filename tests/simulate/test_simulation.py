@@ -11,13 +11,13 @@ import trio
 from msgspec import Raw
 
 import kharon
-from kharon.audit.measure import COUNTS, measure
+from kharon.audit.measure import measure
 from kharon.errors import InvalidSettings
 from kharon.log.record import Record
 from kharon.model import events as e
 from kharon.simulate.recording import record_workload
 from kharon.simulate.simulation import settings_for, simulate
-from kharon.simulate.workloads import Ending, Run, Runs
+from kharon.simulate.workload import Ending, Run, Runs
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -72,7 +72,7 @@ def run(told, *, new_backoff=False, **changes):
 
 
 def counts(found):
-    return {name: count for name in COUNTS if (count := getattr(found.total, name))}
+    return {name: count for name, count in found.total.counts.items() if count}
 
 
 # --- what is recorded -------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OsFiles
 from kharon.log.record import Record
 from kharon.model.events import SegmentArchived, SegmentCompressed, SegmentTrimmed
-from kharon.runtime.retention import Keeper
+from kharon.store.background import RetentionTask
 from kharon.testing import TrioClock
 
 SMALL = {"segment_bytes": 4096, "max_poll_interval": 0.05}
@@ -81,7 +81,7 @@ async def test_a_queue_trims_what_two_snapshots_hold(where, archived):
     settings = Settings(snapshot_bytes=1, trim_beyond_bytes=1, fsync="never", **more, **SMALL)
     async with kharon.open(where, settings) as kh:
         with trio.fail_after(60):
-            while kh.first_record < 50:
+            while await kh.first_record() < 50:
                 await fill(kh)
                 for number in range(1, 40):
                     await kh.delete(f"t{number}")
@@ -94,7 +94,7 @@ async def test_a_queue_trims_what_two_snapshots_hold(where, archived):
     assert 50 <= report.first <= int(older.stem) + 1
     async with kharon.open(where) as kh:
         assert await kh.list(limit=None) == expected
-        assert kh.first_record == report.first
+        assert await kh.first_record() == report.first
     assert {ticket.id for ticket in expected} == set(kharon.replay(where).tickets)
 
 
@@ -118,7 +118,7 @@ async def test_a_queue_trims_though_its_index_cannot_be_written(where, caplog):
     settings = Settings(snapshot_bytes=1, trim_after=0.001, fsync="never", **SMALL)
     async with kharon.open(where, settings) as kh:
         with trio.fail_after(60):
-            while kh.first_record == 1:
+            while await kh.first_record() == 1:
                 await fill(kh, 10)
     assert "no index of" in caplog.text
     assert kharon.verify(where).first > 1
@@ -127,14 +127,14 @@ async def test_a_queue_trims_though_its_index_cannot_be_written(where, caplog):
 async def test_nothing_is_trimmed_that_only_one_snapshot_holds_or_that_is_not_there_any_more(where):
     settings = Settings(snapshot_bytes=1 << 30, trim_beyond_bytes=1, fsync="never", **SMALL)
     async with kharon.open(where, settings) as kh:
-        snapshots = kh._queue.snapshots
+        snapshots = kh._store._background.snapshots
         with trio.fail_after(60):
             await fill(kh)
             assert not snapshots.may_trim(1)
             snapshots._trimmable = 100  # as if it had said so before somebody removed them
             assert not snapshots.may_trim(1)
         await trio.sleep(0.2)
-        assert kh.first_record == 1
+        assert await kh.first_record() == 1
     async with kharon.open(where, settings) as kh:
         assert len(await kh.list(limit=None)) == 40
 
@@ -142,7 +142,7 @@ async def test_nothing_is_trimmed_that_only_one_snapshot_holds_or_that_is_not_th
 async def test_a_queue_without_settings_keeps_all_as_it_is(where):
     async with kharon.open(where, Settings(segment_bytes=4096)) as kh:
         await fill(kh)
-        assert kh._queue.keeper is None
+        assert kh._store._background.retention is None
     assert {path.suffix for path in segments(where)} == {".jsonl"}
 
 
@@ -180,7 +180,7 @@ class Failing(OsFiles):
 class _Failing:
     def __init__(self, files, file):
         self._files, self._file = files, file
-        self.write, self.size, self.mark, self.close = file.write, file.size, file.mark, file.close
+        self.write, self.size, self.identity, self.close = file.write, file.size, file.identity, file.close
         self.truncate, self.allocate = file.truncate, file.allocate
         self.twin = lambda: None  # else a helper would sync it, on a slow disk, and that does not fail
 
@@ -209,7 +209,7 @@ async def test_a_failed_sync_of_its_record_breaks_the_queue_and_a_user_hears_of_
         with pytest.raises((kharon.CommitOutcomeUnknown, kharon.Closed)):  # noqa: PT012 - whenever it is noticed
             while True:
                 await fill(kh)
-        await kh._queue.keeper._ended.wait()
+        await kh._store._background.retention._ended.wait()
     await queue.__aexit__(None, None, None)
     files.fails = False
     assert kharon.verify(where).last >= 8
@@ -217,7 +217,7 @@ async def test_a_failed_sync_of_its_record_breaks_the_queue_and_a_user_hears_of_
 
 async def test_closing_does_not_wait_for_what_is_being_written(where, monkeypatch):
     begun, go_on = threading.Event(), threading.Event()
-    source = kharon.log.retention.chunks
+    source = kharon.log.retention.read_chunks
 
     def slow(*args, **kwargs):
         for chunk in source(*args, **kwargs):
@@ -225,19 +225,19 @@ async def test_closing_does_not_wait_for_what_is_being_written(where, monkeypatc
             go_on.wait(60)
             yield chunk
 
-    monkeypatch.setattr(kharon.log.retention, "chunks", slow)
+    monkeypatch.setattr(kharon.log.retention, "read_chunks", slow)
     before = threading.active_count()
     async with kharon.open(where, Settings(compress_beyond_bytes=1, **SMALL)) as kh:
         await fill(kh)
         with trio.fail_after(60):
             await trio.to_thread.run_sync(begun.wait)
-        stop = kh._queue.keeper._retention.stop
+        stop = kh._store._background.retention._retention.stop
 
         def stop_and_go():
             stop()
             go_on.set()
 
-        monkeypatch.setattr(kh._queue.keeper._retention, "stop", stop_and_go)
+        monkeypatch.setattr(kh._store._background.retention._retention, "stop", stop_and_go)
     assert {path.name[20:] for path in (where / "log").iterdir()} == {".jsonl"}
     assert not any(isinstance(record.event, SegmentCompressed) for record in kharon.read(where))
     assert threading.active_count() <= before + 2, "Trio keeps idle threads for a while; none of ours is left"
@@ -269,7 +269,7 @@ class Planned:
             raise self.refused[self.action]
         return self.action
 
-    def settle(self, _step):
+    def switch(self, _step):
         self.done.add(self.action)
 
     def finish(self, _step):
@@ -287,8 +287,8 @@ async def keeping(planned: Planned):
     async def record(_event):
         await trio.lowlevel.checkpoint()
 
-    keeper = Keeper(planned, record, TrioClock(), 15)
-    keeper.start()
+    keeper = RetentionTask(planned, TrioClock(), 15)
+    keeper.start(record)
     await planned_by(keeper)
     try:
         yield keeper
@@ -305,8 +305,8 @@ async def test_a_step_that_was_recorded_when_it_is_stopped_is_finished(mock_cloc
         keeper._scope.cancel()
         await trio.lowlevel.checkpoint()
 
-    keeper = Keeper(planned, record, TrioClock(), 15)
-    keeper.start()
+    keeper = RetentionTask(planned, TrioClock(), 15)
+    keeper.start(record)
     keeper.wake()
     await keeper._ended.wait()
     assert finished == ACTIONS[:1] == list(planned.done)
@@ -321,7 +321,7 @@ async def while_true(condition) -> None:
     raise TimeoutError
 
 
-async def planned_by(keeper: Keeper) -> None:
+async def planned_by(keeper: RetentionTask) -> None:
     """Wait until it has done what there is to do: in threads, while the clock stands still."""
     for _ in range(2):  # the second time is noticed once the work of the first is done
         keeper.wake()
@@ -405,7 +405,7 @@ async def test_a_bug_in_it_is_a_warning(where, caplog, monkeypatch):
     def bug(*_args):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(kharon.log.retention, "write_new", bug)
+    monkeypatch.setattr(kharon.log.retention, "replace_file", bug)
     with caplog.at_level(logging.WARNING):
         async with kharon.open(where, Settings(compress_beyond_bytes=1, **SMALL)) as kh:
             await fill(kh)

@@ -15,7 +15,7 @@ import kharon
 from kharon.log.directory import DirectoryLog
 from kharon.log.snapshot import take
 from kharon.model.events import TicketAdded
-from kharon.runtime.snapshots import Snapshots
+from kharon.store.background import SnapshotTask
 from kharon.testing import EPOCH
 
 SMALL = kharon.Settings(segment_bytes=4096, snapshot_bytes=1, fsync="never")
@@ -47,7 +47,7 @@ async def test_a_snapshot_is_taken_beside_a_queue_that_is_used(tmp_path):
     damaged.write_bytes(b"x" + damaged.read_bytes()[1:])
     async with kharon.open(where) as kh:  # which did not read what the snapshot holds
         assert await kh.list(limit=None) == expected
-        assert kh.first_record == 1
+        assert await kh.first_record() == 1
     with pytest.raises(kharon.CorruptLog):
         kharon.verify(where)
 
@@ -60,9 +60,9 @@ async def test_what_is_finished_while_one_is_taken_is_not_due_before_there_is_en
         await go_on.wait()
         return 0, b"", b""
 
-    monkeypatch.setattr("kharon.runtime.snapshots._run", run)
+    monkeypatch.setattr("kharon.store.background._run", run)
     log = DirectoryLog(tmp_path / "queue")
-    snapshots = Snapshots(log, 1000)
+    snapshots = SnapshotTask(log, 1000)
     snapshots.start()
     log.unsaved = 1000
     snapshots.look()
@@ -83,9 +83,9 @@ async def test_what_may_be_trimmed_is_known_though_no_index_could_be_written(tmp
     async def run(command):
         return 2, b"17\n", b"no room"
 
-    monkeypatch.setattr("kharon.runtime.snapshots._run", run)
-    monkeypatch.setattr("kharon.runtime.snapshots.kept_since", lambda *_: 17)
-    snapshots = Snapshots(DirectoryLog(tmp_path / "queue"), 1000, trims=True)
+    monkeypatch.setattr("kharon.store.background._run", run)
+    monkeypatch.setattr("kharon.store.background.kept_since", lambda *_: 17)
+    snapshots = SnapshotTask(DirectoryLog(tmp_path / "queue"), 1000, trims=True)
     snapshots.start()
     await trio.testing.wait_all_tasks_blocked()
     assert "no index of" in caplog.text
@@ -99,7 +99,7 @@ async def test_no_snapshot_is_taken_if_none_is_wanted(tmp_path):
     settings = kharon.Settings(segment_bytes=4096, snapshot_bytes=None, fsync="never")
     async with kharon.open(where, settings) as kh:
         await kh.add_many([kharon.Ticket(f"t{number}", "x") for number in range(100)])
-        assert kh._queue.snapshots is None
+        assert kh._store._background.snapshots is None
     assert len(list((where / "log").glob("*.jsonl"))) > 1
 
 
@@ -124,12 +124,12 @@ async def test_the_process_is_looked_after_by_system_tasks_alone(tmp_path, monke
     """A Ctrl-C may be raised in any other task, and would end the whole run where that one belongs to a system task."""
     begun = tmp_path / "begun"
     program = f"import time; open({str(begun)!r}, 'w').close(); time.sleep(3600)"
-    monkeypatch.setattr("kharon.runtime.snapshots._PROGRAM", program)
+    monkeypatch.setattr("kharon.store.background._PROGRAM", program)
     async with kharon.open(tmp_path / "queue", SMALL) as kh:
         await kh.add_many([kharon.Ticket(f"t{number}", "x") for number in range(100)])
         await until(begun.is_file)
         nurseries = trio.lowlevel.current_root_task().child_nurseries
-        system = [task for nursery in nurseries for task in nursery.child_tasks if "Snapshots" in task.name]
+        system = [task for nursery in nurseries for task in nursery.child_tasks if "SnapshotTask" in task.name]
         assert len(system) == 1
         assert system[0].child_nurseries == []
 
@@ -153,7 +153,7 @@ async def test_closing_ends_the_process_that_takes_one(tmp_path, monkeypatch):
     """It is stopped in the middle: by a program that says that it has begun, and then does not end."""
     where, begun = tmp_path / "queue", tmp_path / "begun"
     program = f"import os, time; open({str(begun)!r}, 'w').write(str(os.getpid())); time.sleep(3600)"
-    monkeypatch.setattr("kharon.runtime.snapshots._PROGRAM", program.replace("{", "{{").replace("}", "}}"))
+    monkeypatch.setattr("kharon.store.background._PROGRAM", program.replace("{", "{{").replace("}", "}}"))
     async with kharon.open(where, SMALL) as kh:
         await kh.add_many([kharon.Ticket(f"t{number}", "x") for number in range(100)])
         await until(lambda: begun.is_file() and begun.read_text())
@@ -165,7 +165,7 @@ async def test_no_descriptor_to_spare_is_a_warning(tmp_path, monkeypatch, caplog
     def fail():
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr("kharon.runtime.snapshots.os.pipe", fail)
+    monkeypatch.setattr("kharon.store.background.os.pipe", fail)
     async with kharon.open(tmp_path / "queue", SMALL) as kh:
         await kh.add_many([kharon.Ticket(f"t{number}", "x") for number in range(100)])
         await until(lambda: "Too many open files" in caplog.text)
@@ -196,7 +196,7 @@ def test_nothing_may_be_trimmed_by_snapshots_that_nobody_has_verified(tmp_path):
         log.sync()
         take(log.directory)
     assert len(snapshots_in(log.directory)) == 2
-    snapshots = Snapshots(log, 1 << 20, trims=True)
+    snapshots = SnapshotTask(log, 1 << 20, trims=True)
     assert not snapshots.may_trim(1)
     snapshots._trimmable = 1  # what a process has said
     assert snapshots.may_trim(1)

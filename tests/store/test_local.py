@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 import trio
+from msgspec import Raw
 from store_steps import outcome_of
 from watched_log import WatchedLog
 
@@ -657,11 +658,36 @@ async def test_a_long_list_is_of_one_moment_and_lets_others_run():
         assert sum(nices) <= 1  # but for what was changed before it began
 
 
+# --- schedules --------------------------------------------------------------------------------------------------------
+
+
+class Running(TrioClock):
+    """A clock that goes on by a second each time it has been asked."""
+
+    def now(self):
+        now = super().now()
+        self.step(1)
+        return now
+
+
+async def test_a_first_instant_is_found_by_the_time_that_the_commit_is_decided_by(mock_clock):
+    clock = Running()
+    async with kharon.open(":memory:", clock=clock) as kh:
+        set_it = c.SetSchedule("s", "t", Raw(b"1"), "default", 512, every=60.0)
+        assert set_it.first is None
+        before = clock.now()
+        assert await kh._store.submit((set_it,), "app") == [None]
+        (schedule,) = await kh.schedules()
+        (record,) = [record async for record in kh.records()]
+        assert schedule.next == record.event.next_due == record.at + timedelta(seconds=60)
+        assert record.at == before + timedelta(seconds=1)
+
+
 # --- recovery ---------------------------------------------------------------------------------------------------------
 
 
 def store_on(log, **settings):
-    return LocalStore(log, Settings(**settings), TrioClock(), lambda _effects: None, lambda: None, in_thread=False)
+    return LocalStore(log, Settings(**settings), TrioClock(), lambda _commit: None, lambda: None, in_thread=False)
 
 
 async def test_claims_of_a_dead_process_lapse_at_opening(tmp_path, mock_clock):

@@ -231,7 +231,7 @@ async def test_a_snapshot_that_a_rotation_makes_due_is_taken_though_nothing_come
     snapshots = tmp_path / "queue" / "snapshots"
     async with opened(log, syncer, snapshot_bytes=1, compress_beyond_bytes=1) as kh, trio.open_nursery() as nursery:
         looks = []
-        kh._queue.keeper.wake = lambda: looks.append(log.finished())
+        kh._store._background.retention.wake = lambda: looks.append(log.finished())
         await fill(nursery, kh, syncer)
         await answer(syncer, None, None)
         assert looks == []

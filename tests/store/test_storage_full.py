@@ -50,7 +50,7 @@ class Watched:
     def __init__(self, disk, file):
         self._disk = disk
         self._file = file
-        self.size, self.mark, self.close, self.sync = file.size, file.mark, file.close, file.sync
+        self.size, self.identity, self.close, self.sync = file.size, file.identity, file.close, file.sync
         self.twin = file.twin
 
     def _take(self, size):
@@ -151,10 +151,10 @@ def test_undo_is_exact_whatever_happened_and_whatever_time_did(seed):
         projection.check()
         twin.promote(now)
         assert projection == twin
-        for index in ("_waiting", "_leases", "_expiring", "groups"):
+        for index in ("_delayed", "_leases", "_expiring", "groups"):
             assert getattr(projection, index) == getattr(twin, index)
         for index in ("ready", "claimed"):
-            assert getattr(projection._heads, index) == getattr(twin._heads, index)
+            assert getattr(projection._ready, index) == getattr(twin._ready, index)
     assert len(kinds) > 8
     assert kharon.model.events.TicketUnblocked in kinds
 
@@ -530,7 +530,7 @@ async def test_a_log_of_your_own_without_room_to_be_closed(caplog):
 
 
 async def test_a_logging_that_raises_costs_nobody_their_answer(where, disk):
-    class Broken(logging.Handler):
+    class BrokenSegment(logging.Handler):
         def emit(self, record):
             said.append(record.getMessage())
             raise RuntimeError(said[-1])
@@ -540,7 +540,7 @@ async def test_a_logging_that_raises_costs_nobody_their_answer(where, disk):
     async def add(kh, id):
         answers.append(await outcome_of(kh.add, Ticket(id, "t")))
 
-    handler = Broken()
+    handler = BrokenSegment()
     logging.getLogger("kharon").addHandler(handler)
     try:
         async with opened(where, disk) as kh:

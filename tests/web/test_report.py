@@ -60,11 +60,11 @@ def test_a_ticket_by_hand(story, data_of):
         [2, us(20), us(22.5), "worker-2", "acked", None, "worker-2", 4, 1],
     ]
     assert ticket["events"] == [
-        [1, us(0), "added", "shop", "operator", "mail in bulk, due in 5.0 s", None, "delayed 5.0 s, waited 2.0 s", 1],
-        [2, us(7), "claimed", "worker-1", "worker", "attempt 1, a lease of 10 s", None, "attempt 1 ran 10 s", 1],
+        [1, us(0), "added", "shop", "operator", "mail in bulk, due in 5.0 s", None, "delayed 5.0 s, ready 2.0 s", 1],
+        [2, us(7), "claimed", "worker-1", "worker", "attempt 1, for 10 s", None, "attempt 1 ran 10 s", 1],
         [3, us(17), "lapsed", "clock", "clock", "again in 3.0 s", "the lease ended", "backed off 3.0 s", 1],
-        [4, us(20), "claimed", "worker-2", "worker", "attempt 2, a lease of 10 s", None, "attempt 2 ran 2.5 s", 1],
-        [5, us(22.5), "done", "worker-2", "worker", "", None, "removed", 1],
+        [4, us(20), "claimed", "worker-2", "worker", "attempt 2, for 10 s", None, "attempt 2 ran 2.5 s", 1],
+        [5, us(22.5), "done", "worker-2", "worker", "removed", None, "removed", 1],
         [
             6,
             us(30),
@@ -73,7 +73,7 @@ def test_a_ticket_by_hand(story, data_of):
             "operator",
             "t in default, due in 1.0 s",
             None,
-            "delayed 1.0 s, waited 2.0 s so far",
+            "delayed 1.0 s, ready 2.0 s so far",
             2,
         ],
     ]
@@ -132,11 +132,11 @@ def test_every_change_is_told(tmp_path, data_of):
     events = data_of(report(where, "a", now=at(7)))["ticket"]["events"]
     assert [event[5] for event in events] == [
         "t in default",
-        "nice 1, tube fast, group None, due at 2026-03-10 18:00:09 UTC, another payload",
-        "attempt 1, a lease of 58 s",
-        "a lease of 1 m 30 s from here on",
-        "again at once, with nice 3",
-        "to be kept for 1 m",
+        "nice 1, payload 2, tube fast, group none, runat 2026-03-10 18:00:09 UTC",
+        "attempt 1, for 58 s",
+        "for 1 m 30 s",
+        "again at once with nice 3",
+        "kept for 1 m",
         "again at once",
     ]
 

@@ -57,7 +57,7 @@ def test_a_file_is_replaced_only_when_told_so(run, night, tmp_path, monkeypatch)
         patch.setattr(command, "report", None)  # refused before the log is read
         code, out, err = run("report", night, "-o", to)
     assert (code, out) == (2, "")
-    assert err == f"kharon: -o: {to} is there already; name another file, or say --force to replace it\n"
+    assert err == f"kharon: -o: {to} exists; name another file, or give --force to replace it\n"
     assert to.read_text() == "mine"
     assert run("report", night, "-o", to, "--force")[0] == 0
     assert to.read_text().startswith("<!doctype html>")
@@ -73,7 +73,7 @@ def test_a_file_that_comes_meanwhile_is_not_replaced(run, night, tmp_path, monke
 
     monkeypatch.setattr(command, "report", meanwhile)
     code, _, err = run("report", night, "-o", to)
-    assert (code, err.endswith("say --force to replace it\n"), to.read_text()) == (2, True, "mine")
+    assert (code, err.endswith("give --force to replace it\n"), to.read_text()) == (2, True, "mine")
     assert names(tmp_path) == ["report.html"]
 
 

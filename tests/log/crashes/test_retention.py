@@ -16,13 +16,13 @@ from kharon.errors import CorruptLog
 from kharon.log import retention
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, Files
-from kharon.log.retention import Limit, Retention, Rules
-from kharon.log.zstd import packed
+from kharon.log.retention import Retention, RetentionRules, Threshold
+from kharon.log.zstd import compress_chunks
 from kharon.model.events import SegmentArchived, SegmentCompressed, SegmentTrimmed
-from kharon.runtime.retention import Keeper
+from kharon.store.background import RetentionTask
 
-ALL = Limit(bytes=0)
-COMPRESS, ARCHIVE, TRIM = Rules(compress=ALL), Rules(archive=ALL), Rules(trim=ALL)
+ALL = Threshold(bytes=0)
+COMPRESS, ARCHIVE, TRIM = RetentionRules(compress=ALL), RetentionRules(archive=ALL), RetentionRules(trim=ALL)
 
 
 class Later:
@@ -54,11 +54,13 @@ def log(tmp_path):
 
 def test_a_compressed_copy_is_compared_before_it_counts(log, monkeypatch):
     """What a compressor got wrong unpacks without complaint: the checksum in it is of what it was given."""
-    monkeypatch.setattr(retention, "packed", lambda source: packed(chunk.replace(b"ann", b"bob") for chunk in source))
+    monkeypatch.setattr(
+        retention, "compress_chunks", lambda source: compress_chunks(chunk.replace(b"ann", b"bob") for chunk in source)
+    )
     keeping = Retention(log, COMPRESS)
     step = keeping.plan(moment(86_400))
     before = step.segment.path.read_bytes()
-    with pytest.raises(CorruptLog, match="does not hold what it was written from"):
+    with pytest.raises(CorruptLog, match="does not hold the same as"):
         keeping.prepare(step)
     assert {path.suffix for path in (log.directory / "log").iterdir()} == {".jsonl"}
     assert step.segment.path.read_bytes() == before
@@ -76,8 +78,8 @@ async def test_the_old_file_goes_only_once_a_record_on_disk_says_so(log, policy,
         seen.append((type(event), old.exists(), log.finished()[0][0].path == old))
         put(log, event, at=86_400, by="clock")
 
-    keeper = Keeper(Retention(log, policy, may_trim=always), record, Later(), 1)
-    assert await keeper._step()
+    task = RetentionTask(Retention(log, policy, may_trim=always), Later(), 1)
+    assert await task._step(record)
     assert seen == [(kind, True, True)], "until then it is there, and it is the one that is read"
     assert not old.exists()
     assert type(read_from(log, log.written - 1)[0].event) is kind

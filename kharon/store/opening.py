@@ -1,0 +1,82 @@
+"""`open_store`: where a queue is kept decides which store it has, and nobody else needs to know.
+
+A directory, memory and a log of the user's own are each a `LocalStore` over their log. The store is not opened here:
+`Store.open` recovers it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from kharon.errors import InvalidSettings
+from kharon.log.directory import DirectoryLog
+from kharon.log.memory import MemoryLog
+from kharon.log.protocol import EventLog
+from kharon.settings import Settings
+from kharon.store.background import Background
+from kharon.store.local import LocalStore
+from kharon.store.protocol import Clock, Deliver, Store
+
+__all__ = ["MEMORY", "WallClock", "Where", "open_store"]
+
+MEMORY: Final = ":memory:"
+"""The place of a queue that ends with its process."""
+Where = str | os.PathLike[str] | EventLog
+"""A directory, `MEMORY`, or a log."""
+
+
+class WallClock:
+    """The machine's clock: due times survive a restart, and a step of it is noticed within `max_poll_interval`.
+
+    For virtual time see `kharon.testing.TrioClock`.
+    """
+
+    def now(self) -> datetime:
+        """Return the present instant in UTC."""
+        return datetime.now(UTC)
+
+
+def open_store(
+    where: Where, settings: Settings, clock: Clock, *, deliver: Deliver, closed: Callable[[], None]
+) -> Store:
+    """Return the store of the queue at a place. `Store.open` must be awaited before anything else.
+
+    Args:
+        where: a directory, which is made if it does not exist, and is found now: the process may change its working
+            directory later; ":memory:"; or an `EventLog`.
+        settings: the queue's.
+        clock: tells the time.
+        deliver: called with the changes of each durable commit.
+        closed: called when nothing will be delivered any more; perhaps twice.
+
+    Raises:
+        InvalidSettings: `where` is none of these.
+        KharonError: segments are to be compressed, and zstd is not installed.
+    """
+    log, in_thread = _log(where, settings)
+    background = Background(log, settings, clock) if isinstance(log, DirectoryLog) else None
+    return LocalStore(log, settings, clock, deliver, closed, in_thread=in_thread, background=background)
+
+
+def _log(where: Where, settings: Settings) -> tuple[EventLog, bool]:
+    """Return the log of a place, and whether it may be opened in a thread."""
+    if isinstance(where, (str, os.PathLike)):
+        name = os.fspath(where)
+        if name == MEMORY:
+            return MemoryLog(settings.memory_records), False
+        if not name or "://" in name:
+            raise InvalidSettings(f'where: {name!r} is neither a directory nor ":memory:"')
+        log = DirectoryLog(
+            Path(name).absolute(),
+            settings.segment_bytes,
+            reserve_bytes=settings.reserve_bytes,
+            allow_network_filesystem=settings.allow_network_filesystem,
+        )
+        return log, True
+    if not callable(getattr(where, "append", None)) or not callable(getattr(where, "sync", None)):
+        raise InvalidSettings(f'where: a directory, ":memory:", or an EventLog; not {type(where).__name__}')
+    return where, False
