@@ -4,9 +4,8 @@
         await kh.add(kharon.Ticket("task-1", "email", payload={"to": "ann@example.org"}))
         await kh.run(router)
 
-Everything public is named here. The events are in `kharon.model.events`, tools for tests in `kharon.testing`.
-
-They are imported when the first of them is asked for (`kharon._face`).
+All public names are here, except the events (`kharon.model.events`) and the tools for tests (`kharon.testing`). They
+are imported at the first use of one of them (`kharon._face`).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kharon._face import *  # noqa: F403 - each of them is in `__all__`
+    from kharon._face import *  # noqa: F403 - each name is in `__all__`
 
 __version__ = "0.1.0"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from kharon.audit.anchor import Anchor, anchor
 from kharon.audit.diff import Diff, TicketChange, diff
-from kharon.audit.explanations import Explanation, Reason, explain
+from kharon.audit.explain import Explanation, Reason, explain
 from kharon.audit.follow import Follower, follow
 from kharon.audit.history import history
 from kharon.audit.read import read

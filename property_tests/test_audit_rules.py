@@ -91,7 +91,7 @@ delete = made(c.Delete)
 terminal = st.one_of(made(c.Restart), made(c.Restart), update, made(c.Expire), delete, add)
 commands = {  # what a ticket's state allows: of commands drawn blindly nearly none would claim, and fewer settle
     State.ABSENT: add,
-    State.WAITING: st.one_of(*[claim] * 6, retry, retry, update, update, add, done, fail, cancel, delete),
+    State.UNCLAIMED: st.one_of(*[claim] * 6, retry, retry, update, update, add, done, fail, cancel, delete),
     State.CLAIMED: st.one_of(
         *(retry, retry, retry, lapse, lapse, made(c.Release), done, done, fail, cancel),
         *(made(c.Extend, seconds=seconds), add, update, delete),
@@ -106,16 +106,16 @@ commands = {  # what a ticket's state allows: of commands drawn blindly nearly n
 IN_SENTENCE = {
     Reason.RUNNING: "is running: {0.worker!r} has it",
     Reason.LEASE_ENDED: "the lease of {0.worker!r}",
-    Reason.NEXT: "what a worker that is free claims next",
+    Reason.NEXT: "a free worker claims it next",
     Reason.BEHIND: "will be claimed first",
     Reason.DELAYED: "is due at {0.due_at:%Y-%m-%d %H:%M:%S} UTC",
-    Reason.BLOCKED: "it waits for ",
+    Reason.BLOCKED: "it is blocked by ",
     Reason.NOT_SUBSCRIBED: "no worker claims from its tube {0.ticket.tube!r}",
-    Reason.TUBE_PAUSED: "its tube {0.ticket.tube!r} is paused since record {0.paused_seq}",
+    Reason.TUBE_PAUSED: "its tube {0.ticket.tube!r} has been paused since record {0.paused_seq}",
     Reason.TUBE_AT_LIMIT: "its tube {0.ticket.tube!r} is at its limit of ",
-    Reason.DONE: "it is done since",
-    Reason.FAILED: "it is failed since",
-    Reason.CANCELLED: "it is cancelled since",
+    Reason.DONE: "it has been done since",
+    Reason.FAILED: "it has been failed since",
+    Reason.CANCELLED: "it has been cancelled since",
     Reason.ABSENT: "There is no ticket {0.id!r}",
 }
 MET: Counter[str] = Counter()

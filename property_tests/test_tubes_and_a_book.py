@@ -146,7 +146,7 @@ class Book:
         """Ask both the same."""
         projection, told, instant = self.projection, self.told(), self.instant()
         projection.promote(EPOCH + timedelta(seconds=self.now))
-        if projection._heads.watched == self.watched:
+        if projection._ready.watched == self.watched:
             next_instant = projection.next_instant(expiration=False)  # with nothing asked before it
         else:
             projection.first_ready(self.watched)

@@ -48,7 +48,7 @@ lapse = made(c.Lapse, error_reason=st.just("late"), backoff=st.just(FixedDelay(0
 terminal = st.one_of(made(c.Restart), update, add, delete)
 of_tickets = {  # what a ticket's state allows: of commands drawn blindly nearly none would claim, and fewer settle
     State.ABSENT: add,
-    State.WAITING: st.one_of(*[made(c.Claim, worker=st.just("w"))] * 4, update, add, delete, *ends),
+    State.UNCLAIMED: st.one_of(*[made(c.Claim, worker=st.just("w"))] * 4, update, add, delete, *ends),
     State.CLAIMED: st.one_of(
         *(add, add, add, update, delete, lapse, *ends, made(c.Extend, seconds=st.just(60.0))),
         *(made(c.Retry, changes=st.none() | changes), made(c.Release, changes=st.none() | changes)),

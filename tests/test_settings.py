@@ -106,7 +106,9 @@ def test_by_default_everything_is_kept_as_it_is():
 
 @pytest.mark.parametrize("name", ["trim_after", "trim_beyond_bytes"])
 def test_nothing_is_trimmed_without_snapshots(name):
-    with pytest.raises(InvalidSettings, match=rf"^Settings\.{name}: nothing is trimmed that no snapshot holds"):
+    with pytest.raises(
+        InvalidSettings, match=rf"^Settings\.{name}: records are trimmed only if a snapshot holds their state"
+    ):
         Settings(**{name: 1}, snapshot_bytes=None)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import attrs
 
+from kharon.audit.fields import OTHER_FIELDS
 from kharon.audit.read import read
 from kharon.errors import InvalidTicket
 from kharon.log.record import Record
@@ -148,7 +149,7 @@ _FIELDS: Final = {
     # Without fields that change with every event (version, mtime), or follow from an adding (order) or a claim (claim).
     **{name: name for name in ("type", "tube", "nice", "runat", "group", "status", "attempts", "ctime")},
     **{name: name for name in ("lease_until", "worker", "expire_at", "error_reason", "successor")},
-    **{name: name for name in ("after", "after_group", "on_failure", "blocked", "blocked_by")},
+    **{name: name for name in ("after", "after_group", "on_failure", "blocked", "blocked_by", *OTHER_FIELDS)},
     "payload": "_payload",  # compared as JSON: 1 and true are equal in Python
     "result": "_result",
 }

@@ -16,15 +16,34 @@ from msgspec import NODEFAULT, Raw, structs
 from kharon.audit.measure import Group
 from kharon.log.record import Record
 from kharon.model.events import EVENTS, Changes, Event
-from kharon.model.ticket import Status, Ticket
+from kharon.model.ticket import FIELDS, Status, Ticket
 
-__all__ = ["PERCENTS", "STATES", "event_fields", "group_fields", "record_fields", "state_of", "ticket_fields"]
+__all__ = [
+    "OTHER_FIELDS",
+    "PERCENTS",
+    "STATES",
+    "event_fields",
+    "group_fields",
+    "payload_json",
+    "record_fields",
+    "result_json",
+    "state_of",
+    "ticket_fields",
+]
 
 STATES: Final = ("ready", "claimed", "delayed", "blocked", "done", "failed", "cancelled")
 """The values of `state_of`."""
 
 PERCENTS: Final = (50, 90, 99)
 """The percentiles that are shown."""
+
+_FIRST: Final = (
+    *("id", "type", "status", "state", "tube", "nice", "runat", "group", "attempts", "ctime", "mtime", "lease_until"),
+    *("worker", "expire_at", "error_reason", "after", "after_group", "on_failure", "blocked", "blocked_by"),
+)
+_LAST: Final = ("version", "payload", "result")
+OTHER_FIELDS: Final = tuple(field.name for field in FIELDS if field.told and field.name not in {*_FIRST, *_LAST})
+"""The fields of a ticket without a label or place of their own in output: each is shown under its name."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -58,31 +77,22 @@ def record_fields(record: Record) -> dict[str, Any]:
 
 def ticket_fields(ticket: Ticket, now: datetime) -> Mapping[str, Any]:
     """Return a ticket as one flat mapping with all fields, and its `state` at `now`. O(fields)."""
-    return {
-        "id": ticket.id,
-        "type": ticket.type,
-        "status": ticket.status.value,
-        "state": state_of(ticket, now),
-        "tube": ticket.tube,
-        "nice": ticket.nice,
-        "runat": ticket.runat,
-        "group": ticket.group,
-        "attempts": ticket.attempts,
-        "ctime": ticket.ctime,
-        "mtime": ticket.mtime,
-        "lease_until": ticket.lease_until,
-        "worker": ticket.worker,
-        "expire_at": ticket.expire_at,
-        "error_reason": ticket.error_reason,
-        "after": list(ticket.after),
-        "after_group": ticket.after_group,
-        "on_failure": ticket.on_failure,
-        "blocked": ticket.blocked,
-        "blocked_by": list(ticket.blocked_by),
-        "version": ticket.version,
-        "payload": Raw(ticket._payload),
-        "result": None if ticket._result is None else Raw(ticket._result),
-    }
+    fields = {name: None if name == "state" else getattr(ticket, name) for name in (*_FIRST, *OTHER_FIELDS, "version")}
+    fields["status"] = ticket.status.value
+    fields["state"] = state_of(ticket, now)
+    fields["after"], fields["blocked_by"] = list(ticket.after), list(ticket.blocked_by)
+    fields["payload"], fields["result"] = payload_json(ticket), result_json(ticket)
+    return fields
+
+
+def payload_json(ticket: Ticket) -> Raw:
+    """Return a ticket's payload as the ASCII JSON in the log. O(1)."""
+    return Raw(ticket._payload)
+
+
+def result_json(ticket: Ticket) -> Raw | None:
+    """Return a ticket's result as the ASCII JSON in the log; None if it has none. O(1)."""
+    return None if ticket._result is None else Raw(ticket._result)
 
 
 def state_of(ticket: Ticket, now: datetime) -> str:

@@ -7,32 +7,31 @@ chooses how an instant is written, since a terminal shows local time and a page 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from msgspec import UNSET, Raw, structs
+from msgspec import Raw
 
+from kharon.audit.fields import OTHER_FIELDS
 from kharon.audit.timeline import Phase, Span
 from kharon.log.record import Record
 from kharon.model import events as e
+from kharon.model.standing import MOST_NAMED
 from kharon.model.ticket import Ticket
 
 __all__ = [
-    "MOST_NAMED",
     "added_blockers",
     "blockers",
     "changes_text",
     "details",
     "length",
     "listed",
+    "other_fields_text",
     "span_text",
     "unblocked_text",
     "value_text",
 ]
-
-MOST_NAMED: Final = 5
-"""How many of several ids a text names, at most; of the others it gives the number."""
 
 
 def length(span: timedelta | float) -> str:
@@ -162,8 +161,20 @@ def changes_text(changes: e.Changes | None, instant: Callable[[datetime], str]) 
     """
     if changes is None:
         return ""
-    given = [(field.encode_name, getattr(changes, field.name)) for field in structs.fields(changes)]
-    return ", ".join(f"{name} {value_text(value, instant)}" for name, value in given if value is not UNSET)
+    return ", ".join(f"{name} {value_text(value, instant)}" for name, value in changes.given().items())
+
+
+def other_fields_text(ticket: Ticket, instant: Callable[[datetime], str]) -> Iterator[tuple[str, str]]:
+    """Yield the label and the value of each of `OTHER_FIELDS` that a ticket has.
+
+    Args:
+        ticket: the ticket.
+        instant: how to write an instant.
+    """
+    for name in OTHER_FIELDS:
+        value = getattr(ticket, name)
+        if value is not None:
+            yield name.replace("_", " "), value_text(value, instant)
 
 
 def value_text(value: Any, instant: Callable[[datetime], str]) -> str:

@@ -54,16 +54,16 @@ def print_history(out: Output, queue: Path, id: str, now: datetime) -> None:
     found = history_of(out, queue, id)
     if not found:
         raise TicketNotFound(f"ticket {id!r}: there is no record of it in {queue}")
-    told = timeline(found, now)
+    line = timeline(found, now)
     if out.json:
-        for number, life in enumerate(told.lives, 1):
+        for number, life in enumerate(line.lives, 1):
             for step in life.steps:
                 spans = [_span_fields(span) for span in step.spans]
                 out.object({"life": number, "who": step.who.value, **record_fields(step.record), "spans": spans})
         return
-    if told.before:
-        out.say(f"{len(told.before)} older records belong to a life whose beginning is missing from the log")
-    for number, life in enumerate(told.lives, 1):
+    if line.before:
+        out.say(f"{len(line.before)} older records belong to a life whose beginning is missing from the log")
+    for number, life in enumerate(line.lives, 1):
         if number > 1:
             out.line("")
         out.table(("seq", "at", "event", "by", "then"), [_step_row(step) for step in life.steps], right=(0,))

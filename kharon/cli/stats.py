@@ -70,12 +70,12 @@ def _print_totals(out: Output, found: Measures) -> None:
 
 
 def _sketch_row(name: str, sketch: Sketch) -> tuple[str, ...]:
-    told = [
+    durations = [
         sketch.mean,
         *(sketch.percentile(percent) for percent in PERCENTS),
         sketch.longest if sketch.count else None,
     ]
-    return name, f"{sketch.count:,}", *map(_duration, told)
+    return name, f"{sketch.count:,}", *map(_duration, durations)
 
 
 def _duration(seconds: float | None) -> str:

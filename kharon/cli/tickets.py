@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import attrs
+from msgspec import Raw
 
 from kharon.audit.diff import Diff, diff
-from kharon.audit.explanations import explain
-from kharon.audit.fields import STATES, state_of, ticket_fields
+from kharon.audit.explain import explain
+from kharon.audit.fields import STATES, payload_json, result_json, state_of, ticket_fields
 from kharon.audit.history import latest
-from kharon.audit.words import blockers, listed
+from kharon.audit.words import blockers, listed, other_fields_text
 from kharon.cli.failures import Usage
 from kharon.cli.output import Output, Styled
 from kharon.cli.queues import history_of, reading, state_of_queue
@@ -196,8 +197,8 @@ def _lines(ticket: Ticket, now: datetime) -> Iterator[tuple[str, str]]:
     if ticket.blocked:
         yield "blocked by", blockers(ticket)
     if ticket.gate is not None:
-        told = [*ticket.after, *([] if ticket.after_group is None else [f"group {ticket.after_group}"])]
-        yield "added after", listed(told)
+        after = [*ticket.after, *([] if ticket.after_group is None else [f"group {ticket.after_group}"])]
+        yield "added after", listed(after)
         yield "if one fails", ticket.on_failure
     if ticket.error_reason:
         yield "reason", ticket.error_reason
@@ -216,14 +217,16 @@ def _lines(ticket: Ticket, now: datetime) -> Iterator[tuple[str, str]]:
             more = f", by record {ticket.version}" if label == "changed" else ""
             yield label, f"{local_time(at)} ({ago(at, now)}){more}"
     yield "attempts", str(ticket.attempts)
-    yield from _json_lines("payload", ticket._payload)
-    if ticket._result is not None:
-        yield from _json_lines("result", ticket._result)
+    yield from other_fields_text(ticket, local_time)
+    yield from _json_lines("payload", payload_json(ticket))
+    result = result_json(ticket)
+    if result is not None:
+        yield from _json_lines("result", result)
 
 
-def _json_lines(label: str, data: bytes) -> Iterator[tuple[str, str]]:
+def _json_lines(label: str, data: Raw) -> Iterator[tuple[str, str]]:
     """Yield JSON as one line if it is short, otherwise laid out. `json` reads it, since it accepts NaN, too."""
-    value = json.loads(data)
+    value = json.loads(bytes(data))
     text = json.dumps(value, ensure_ascii=False)
     lines = [text] if len(text) <= _WIDE else json.dumps(value, ensure_ascii=False, indent=2).split("\n")
     for number, line in enumerate(lines):
@@ -306,12 +309,12 @@ def print_difference(out: Output, queue: Path, a: int | datetime, b: int | datet
     ]
     rows += [(Styled("+", "green"), ticket.id, _summary(ticket, found.b_at)) for ticket in found.added]
     for change in found.changed:
-        told = "; ".join(
+        changes = "; ".join(
             f"{name} {_value(was)} -> {_value(is_)}"
             for name, (was, is_) in change.fields.items()
             if name not in ("version", "mtime")
         )
-        rows.append((Styled("~", "yellow"), change.id, told or "only its version"))
+        rows.append((Styled("~", "yellow"), change.id, changes or "only its version"))
     out.table(("", "id", ""), rows)
     if not rows:
         out.say("nothing changed")

@@ -132,15 +132,15 @@ _TicketLine: Any = msgspec.defstruct("_TicketLine", [("ticket", _Stored)])
 _ticket_line = msgspec.json.Decoder(_TicketLine).decode
 _end = msgspec.json.Decoder(_End).decode
 _OTHERS: Final = {
-    b'"%b":' % keeper.kind.encode(): (
+    b'"%b":' % table.kind.encode(): (
         number,
-        keeper.kind,
-        msgspec.json.Decoder(msgspec.defstruct("_Other", [(keeper.kind, keeper.value)])).decode,
+        table.kind,
+        msgspec.json.Decoder(msgspec.defstruct("_Other", [(table.kind, table.value)])).decode,
     )
-    for number, keeper in enumerate(Projection().keepers)
+    for number, table in enumerate(Projection().tables)
 }
-"""By how a line of a keeper's begins: its place among the keepers, its kind, and what reads it."""
-_KINDS: Final = {keeper.value: keeper.kind for keeper in Projection().keepers}
+"""By how a line of a table's begins: its place among the tables, its kind, and what reads it."""
+_KINDS: Final = {table.value: table.kind for table in Projection().tables}
 
 
 def _stored(ticket: Ticket) -> Any:
@@ -225,7 +225,7 @@ def _open_head(line: bytes) -> _Head:
 
 
 class _Others:
-    """What the lines of the keepers say.
+    """What the lines of the tables say.
 
     Attributes:
         values: the values read so far.
@@ -236,7 +236,7 @@ class _Others:
         self._last = (-1, "")
 
     def read(self, line: bytes, head: _Head) -> None:
-        """Read a checked line; raise `BadLine` if it is none of a keeper's, or not in its place, or cannot be."""
+        """Read a checked line; raise `BadLine` if it is none of a table's, or not in its place, or cannot be."""
         found = _OTHERS.get(line[92 : line.find(b":", 92) + 1])
         if found is None:
             raise BadLine("it is neither a ticket in its place, nor anything else that a snapshot holds")

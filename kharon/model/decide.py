@@ -1,11 +1,11 @@
 """Every rule by which a ticket changes: `decide(ticket, command, context) -> events`.
 
-The theory. A ticket is in one of six states; `pending` has two of them, since a claimed ticket obeys other rules than
-one that waits. Whether a waiting one is delayed, ready or blocked is derived from its fields and the time, and matters
-to `claim` alone.
+The theory. A ticket is in one of six states. `pending` has two of them, since a claimed ticket obeys other rules than
+an unclaimed one. Whether an unclaimed ticket is delayed, ready or blocked is derived from its fields and the time, and
+only `claim` looks at it.
 
                          add                     claim
-      (absent) ───────────────────▶ waiting ───────────────▶ claimed ⟲ extend
+      (absent) ─────────────────▶ unclaimed ───────────────▶ claimed ⟲ extend
          ▲                           ▲  │  ▲                   │  │
          │                           │  │  └───────────────────┘  │
          │                           │  │   retry, release, lapse │
@@ -17,18 +17,18 @@ to `claim` alone.
          └────────────────────────────────┘
             delete from anywhere; expire; done and cancel that do not keep
 
-    add again     waiting or terminal: the newest fields win. Claimed: the run goes on, and whatever ends its claim
-                  makes the ticket waiting with the new fields (its successor), so that no update is lost.
-    blocked       a waiting ticket may have to wait for others (`gate`): no claim until they have ended. The commit that
-                  ends the last of them unblocks it, or, if that one failed and it is not to run then, cancels it.
+    add again     unclaimed or terminal: the newest fields win. Claimed: the run goes on, and the end of its claim makes
+                  the ticket unclaimed with the new fields (its successor), so that no update is lost.
+    blocked       an unclaimed ticket may have to wait for others (`gate`): no claim until they have ended. The commit
+                  that ends the last of them unblocks it; or cancels it, if one failed and `on_failure` is "cancel".
     update        changes fields in any state, and the state in none.
-    moving        what done, fail and cancel keep may move to another tube in the same commit; but a successor is newer,
-                  and stays where it is.
+    moving        a ticket that done, fail or cancel keeps may move to another tube in the same commit. A successor is
+                  newer, and stays where it is.
     fencing       a settle that names a claim is refused unless that claim is the ticket's present one.
 
 Each command has one row in `_RULES`: the states that it is for, each with the function that decides it. A state that is
-not in the row refuses the command. One ticket and an explicit context are all that a rule sees: *which* ticket to
-claim, lapse or expire is a query (`projection`), and what an event does is in `evolve`.
+not in the row refuses the command. A rule sees one ticket and an explicit context. *Which* ticket to claim, lapse or
+expire is a query (`projection`), and the effect of an event is in `evolve`.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class State(enum.StrEnum):
     """The states that rules tell apart."""
 
     ABSENT = "absent"
-    WAITING = "waiting"
+    UNCLAIMED = "unclaimed"
     CLAIMED = "claimed"
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
 
-_PUBLIC: Final = {State.WAITING: "pending and not claimed"}  # in the words of `Status`, which users know
+_PUBLIC: Final = {State.UNCLAIMED: "pending and not claimed"}  # in the words of `Status`, which users know
 _TERMINAL: Final = {Status.DONE: State.DONE, Status.FAILED: State.FAILED, Status.CANCELLED: State.CANCELLED}
 
 
@@ -72,21 +72,21 @@ def state_of(ticket: Ticket | None) -> State:
     if ticket is None:
         return State.ABSENT
     if ticket.status is Status.PENDING:
-        return State.WAITING if ticket.claim is None else State.CLAIMED
+        return State.UNCLAIMED if ticket.claim is None else State.CLAIMED
     return _TERMINAL[ticket.status]
 
 
 def decide(ticket: Ticket | None, command: c.Command, context: c.Context) -> Events:
-    """Return the events by which a command changes a ticket; none if it asks for what already is so.
+    """Return the events by which a command changes a ticket; none if nothing would change.
 
     Args:
-        ticket: the ticket that the command names, as it is; None if there is none.
+        ticket: the ticket that the command names; None: there is none.
         command: the request.
         context: time, chance and the length of a lease.
 
     Raises:
         LeaseLost: the command names a claim, and that claim is over.
-        TicketNotFound: there is no such ticket, and the command is for one.
+        TicketNotFound: there is no such ticket, and the command needs one.
         TicketExists: `Add` with `on_conflict="raise"`.
         InvalidTransition: the ticket is in a state that the command is not for.
         InvalidTicket: `Add` with both `runat` and `delay`, or an instant out of range.
@@ -117,7 +117,7 @@ def _refusal(ticket: Ticket | None, command: c.Command) -> Exception:
             f"ticket {command.id!r}: there is none to {_verb(command)}; it was never added, or has been removed"
         )
     states = [_PUBLIC.get(state, state.value) for state in _RULES[type(command)] if state is not State.ABSENT]
-    if State.WAITING in _RULES[type(command)] and State.CLAIMED in _RULES[type(command)]:
+    if State.UNCLAIMED in _RULES[type(command)] and State.CLAIMED in _RULES[type(command)]:
         states = ["pending"]  # claimed or not
     allowed = ", ".join(states)
     return InvalidTransition(
@@ -161,8 +161,8 @@ def _add(ticket: Ticket | None, command: c.Add, context: c.Context) -> Events:
 
 def _in_group(id: str, group: str | None) -> FinalizerInGroup:
     return FinalizerInGroup(
-        f"ticket {id!r} is to wait for the group {group!r}, and cannot be in it: it would wait for itself. Leave it "
-        f"out of the group"
+        f"ticket {id!r} waits for the group {group!r}, so it cannot be in it: it would wait for itself. Leave it out "
+        f"of the group"
     )
 
 
@@ -263,12 +263,12 @@ def _expire(ticket: Ticket, _command: c.Expire, context: c.Context) -> Events:
 
 
 _Rule: TypeAlias = Callable[[Any, Any, c.Context], Events]
-_PENDING: Final = (State.WAITING, State.CLAIMED)
+_PENDING: Final = (State.UNCLAIMED, State.CLAIMED)
 _KEPT: Final = (State.DONE, State.FAILED, State.CANCELLED)
 
 _RULES: Final[dict[type[c.Command], dict[State, _Rule]]] = {
     c.Add: dict.fromkeys(State, _add),
-    c.Claim: {State.WAITING: _claim},
+    c.Claim: {State.UNCLAIMED: _claim},
     c.Extend: {State.CLAIMED: _extend},
     c.Done: dict.fromkeys(_PENDING, _done),
     c.Fail: dict.fromkeys(_PENDING, _fail),
@@ -296,14 +296,14 @@ def _expiry(expire_in: float | None, context: c.Context) -> datetime | None:
 
 
 def _moved(ticket: Ticket, tube: str | None) -> Events:
-    """Return what moves a ticket that has ended, and is kept, to the tube that it is to be in."""
+    """Return the event that moves a kept ticket to another tube, if one is asked for."""
     if tube is None or tube == ticket.tube or ticket.successor is not None:
         return ()
     return (e.TicketUpdated(ticket.id, e.Changes(tube=tube)),)
 
 
 def _exhausted(ticket: Ticket, max_attempts: int | None) -> bool:
-    # A successor is a new ticket: the attempts of the one that it follows do not count against it.
+    # A successor is a new ticket: the attempts of the ticket before it do not count against it.
     return max_attempts is not None and ticket.attempts >= max_attempts and ticket.successor is None
 
 

@@ -1,17 +1,17 @@
-"""The projection: every living ticket, folded from the log, and the sorted views that find the next one.
+"""The projection: all tickets, folded from the log, and the sorted views that find the next one.
 
 Where a ticket stands is derived from the ticket and one instant, the *horizon* (the `now` of the last `promote`):
 
-    pending, unclaimed, unblocked, runat <= horizon   ready    per tube by (nice, runat, order), in `heads`
-    pending, unclaimed, unblocked, runat >  horizon   waiting  by runat
+    pending, unclaimed, unblocked, runat <= horizon   ready    per tube by (nice, runat, order), in `ready`
+    pending, unclaimed, unblocked, runat >  horizon   delayed  by runat
     claimed                                           leases   by lease_until
     terminal, with expire_at                          expiring by expire_at
     anything else                                     in no index
 
-so a ticket is in one of these at the most (who waits for whom is in `groups`), its key is computed from itself and
-never stored beside it, and time passing moves tickets only inside `promote`. What is kept besides tickets is each in a
-`Keeper` of its own. The projection decides nothing (`decide`) and knows no files; it does not copy what it returns,
-since tickets are values.
+So a ticket is in at most one of these (which tickets block which is in `groups`). Its key is computed from itself and
+never stored beside it, and only `promote` moves tickets because time passes. Everything besides tickets is in a `Table`
+of its own. The projection decides nothing (`decide`) and knows no files. It returns tickets without copying them, since
+they are values.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from sortedcontainers import SortedList
 from kharon.model.events import Event, TicketClaimed, TicketEvent, TubeEvent
 from kharon.model.evolve import evolve
 from kharon.model.groups import Groups
-from kharon.model.ready import Heads, Key
+from kharon.model.ready import Key, ReadyTickets
 from kharon.model.schedules import Schedules
-from kharon.model.tables import Keeper, Kept
+from kharon.model.tables import Row, Table
 from kharon.model.ticket import Status, Ticket, waits_of
 from kharon.model.tubes import Limit, Tube, Tubes, room
 
@@ -62,7 +62,7 @@ class Effect(Change, frozen=True):
 
     Attributes:
         before: the time of the record before it; None: there was none.
-        displaced: what its keeper needs to take it back; None: nothing but tickets changed.
+        displaced: what its table needs to take it back; None: nothing but tickets changed.
     """
 
     before: datetime | None = None
@@ -70,7 +70,7 @@ class Effect(Change, frozen=True):
 
 
 class Fact(Protocol):
-    """What the projection needs of a record."""
+    """The part of a record that the projection needs."""
 
     @property
     def seq(self) -> int: ...
@@ -84,17 +84,17 @@ class Projection:
     """The state that a log folds to.
 
     Attributes:
-        tickets: a read-only mapping of id to `Ticket`: pending ones and kept ones.
+        tickets: a read-only mapping of id to `Ticket`, pending and kept.
         seq: the seq of the last event applied; 0 before the first.
         at: the time of that event; None before the first.
         horizon: the `now` of the last `promote`.
-        groups: the pending members of each group, and who waits for whom.
-        tubes: what was told about tubes.
-        schedules: what is scheduled.
-        keepers: all that holds something else than tickets, in a fixed order.
+        groups: the pending members of each group, and the tickets that wait for others.
+        tubes: the pauses and limits of tubes.
+        schedules: the schedules.
+        tables: everything besides tickets, in a fixed order.
 
-    Two projections are equal if they hold equal tickets, equal other things, and stand at the same seq; how far time
-    has been promoted is not part of what happened.
+    Two projections are equal if they hold equal tickets and equal tables, and stand at the same seq. The horizon does
+    not count, since it is not part of the history.
     """
 
     def __init__(self) -> None:
@@ -103,15 +103,15 @@ class Projection:
         self.seq = 0
         self.at: datetime | None = None
         self.horizon = _BEGINNING
-        self._waiting: SortedList[Key] = SortedList()
+        self._delayed: SortedList[Key] = SortedList()
         self._leases: SortedList[Key] = SortedList()
         self._expiring: SortedList[Key] = SortedList()
         self.groups = Groups()
         self.tubes = Tubes()
         self.schedules = Schedules()
-        self._heads = Heads(self.tubes)
-        self.keepers: tuple[Keeper, ...] = (self.tubes, self.schedules)
-        self._keepers: dict[type[Event], Keeper] = {event: keeper for keeper in self.keepers for event in keeper.events}
+        self._ready = ReadyTickets(self.tubes)
+        self.tables: tuple[Table, ...] = (self.tubes, self.schedules)
+        self._tables: dict[type[Event], Table] = {event: table for table in self.tables for event in table.events}
         self._inserted: list[str] | None = None  # while a commit may be taken back: the ids that it inserted,
         self._removed: list[str] = []  # and those that it removed, which are in `_tickets` as None
 
@@ -119,7 +119,7 @@ class Projection:
         if not isinstance(other, Projection):
             return NotImplemented
         mine, theirs = (self.seq, self.at, self._tickets), (other.seq, other.at, other._tickets)
-        return mine == theirs and self.keepers == other.keepers
+        return mine == theirs and self.tables == other.tables
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -129,7 +129,7 @@ class Projection:
     # --- changing it --------------------------------------------------------------------------------------------------
 
     def apply(self, event: Event, seq: int, at: datetime) -> Effect:
-        """Fold one event into the tickets and their indexes; return what it did.
+        """Fold one event into the tickets and their indexes; return its effect.
 
         Raises:
             KharonError: the event is about a ticket that does not exist, or cannot have happened.
@@ -138,10 +138,10 @@ class Projection:
         """
         before = self.at
         if not isinstance(event, TicketEvent):
-            keeper = self._keepers.get(type(event))
-            displaced = None if keeper is None else keeper.apply(event, seq, at)
+            table = self._tables.get(type(event))
+            displaced = None if table is None else table.apply(event, seq, at)
             if isinstance(event, TubeEvent):
-                self._heads.touch(event.tube)
+                self._ready.touch(event.tube)
             self.seq, self.at = seq, at
             return Effect(seq, at, event, None, None, before, displaced)
         old = self._tickets.get(event.id)
@@ -163,19 +163,19 @@ class Projection:
         return Effect(seq, at, event, old, new, before, displaced)
 
     def _note_claim(self, ticket: Ticket | None, event: TicketEvent, at: datetime) -> tuple[datetime | None] | None:
-        """If an event is a claim from a tube that is limited in them, note it; return what the note displaced."""
+        """Note a claim from a tube with a limit per period; return the time that it displaced; None: not noted."""
         if type(event) is not TicketClaimed or ticket is None or ticket.tube not in self.tubes.times:
             return None
         return (self.tubes.claim(ticket.tube, at),)
 
     def undo(self, effect: Effect) -> None:
-        """Take back the newest event that was applied, as if it had never been: its record could not be written.
+        """Undo the newest event that was applied, as if it had never been: its record could not be written.
 
         Args:
-            effect: what it did.
+            effect: its effect.
 
-        Time may have been promoted since. A ticket whose removal is taken back after its commit was kept stands last in
-        the order of `tickets`, where a replay would give it its old place; nothing else can tell the difference.
+        Time may have been promoted since. If the removal of a ticket is undone after its commit was kept, the ticket is
+        last in the order of `tickets`, where a replay would give it its old place. Nothing else differs.
 
         Cost: O(log n) comparisons.
         """
@@ -195,18 +195,18 @@ class Projection:
                 assert old is not None
                 self.tubes.unclaim(old.tube, *effect.displaced)  # type: ignore[misc] # as `_note_claim` returned it
         elif effect.displaced is not None:
-            self._keepers[type(event)].undo(event, effect.displaced)
+            self._tables[type(event)].undo(event, effect.displaced)
             if isinstance(event, TubeEvent):
-                self._heads.touch(event.tube)
+                self._ready.touch(event.tube)
         self.seq, self.at = effect.seq - 1, effect.before
 
     def begin(self) -> None:
-        """Begin a commit that may be taken back: until `end` a removed ticket keeps its place in `tickets`. O(1)."""
+        """Begin a commit that may be undone: until `end` a removed ticket keeps its place in `tickets`. O(1)."""
         assert self._inserted is None
         self._inserted, self._removed = [], []
 
     def end(self, *, kept: bool) -> None:
-        """End a commit that was kept, or all of which was undone: `tickets` is in the order that a replay gives it.
+        """End a commit that was kept, or undone as a whole: `tickets` is now in the order of a replay.
 
         Cost: O(events of the commit).
         """
@@ -217,7 +217,7 @@ class Projection:
             if tickets.get(id, id) is None:
                 del tickets[id]
         if kept and not set(removed).isdisjoint(inserted):
-            # What was removed and then added again is still in its old place; it goes behind what was added before it.
+            # A ticket that was removed and added again is still in its old place; put it behind those added before it.
             for id in reversed(dict.fromkeys(reversed(inserted))):
                 if id in tickets:
                     tickets[id] = tickets.pop(id)
@@ -241,58 +241,58 @@ class Projection:
                         tickets[event.id] = new
                     if limited:
                         self._note_claim(old, event, record.at)
-                elif (keeper := self._keepers.get(type(event))) is not None:
-                    keeper.apply(event, record.seq, record.at)
+                elif (table := self._tables.get(type(event))) is not None:
+                    table.apply(event, record.seq, record.at)
                 seq, at = record.seq, record.at  # last: a record that raises has not been applied
         finally:
             self.seq, self.at = seq, at
             self._reindex()
         return self
 
-    def others(self) -> list[Kept]:
-        """Return all that is held besides tickets, in a fixed order. O(its size)."""
-        return [value for keeper in self.keepers for value in keeper.values()]
+    def others(self) -> list[Row]:
+        """Return the rows of all tables, in a fixed order. O(their number)."""
+        return [value for table in self.tables for value in table.values()]
 
-    def load(self, tickets: Iterable[Ticket], seq: int, at: datetime, others: Sequence[Kept] = ()) -> None:
-        """Begin with the tickets of a snapshot, in their order, and what else it has. O(n log n) for n tickets."""
+    def load(self, tickets: Iterable[Ticket], seq: int, at: datetime, others: Sequence[Row] = ()) -> None:
+        """Begin with the tickets of a snapshot, in their order, and its rows. O(n log n) for n tickets."""
         self._tickets.clear()
         self._tickets.update((ticket.id, ticket) for ticket in tickets)
-        for keeper in self.keepers:
-            keeper.load([value for value in others if type(value) is keeper.value])
+        for table in self.tables:
+            table.load([value for value in others if type(value) is table.value])
         self.seq, self.at = seq, at
         self._reindex()
 
     def promote(self, now: datetime) -> int:
-        """Move what has become due by `now` from the waiting to the ready; return how many tickets moved.
+        """Make the delayed tickets that are due at `now` ready; return how many there were.
 
-        A `now` before the horizon (the clock was set back) takes back what is not due any more.
+        If `now` is before the horizon (the clock was set back), ready tickets that are no longer due are delayed again.
 
         Cost: O(moved log n); O(1) if nothing is due; measured 1 µs a ticket if many are due at once. A backward step
         costs O(ready).
         """
-        self._heads.promote(now if self.at is None or self.at < now else self.at)
+        self._ready.promote(now if self.at is None or self.at < now else self.at)
         if now < self.horizon:
             return self._demote(now)
         self.horizon = now
-        waiting = self._waiting
-        if not waiting or waiting[0][0] > now:
+        delayed = self._delayed
+        if not delayed or delayed[0][0] > now:
             return 0
-        count = waiting.bisect_right((now, math.inf))
+        count = delayed.bisect_right((now, math.inf))
         due: dict[str, list[Key]] = {}
-        for runat, order, id in waiting[:count]:
+        for runat, order, id in delayed[:count]:
             ticket = self._tickets[id]
             due.setdefault(ticket.tube, []).append((ticket.nice, runat, order, id))
-        del waiting[:count]
+        del delayed[:count]
         for tube, keys in due.items():
-            self._heads.update(tube, keys)
+            self._ready.update(tube, keys)
         return count
 
     def _demote(self, now: datetime) -> int:
         self.horizon = now
-        back = [key for ready in self._heads.ready.values() for key in ready if key[1] > now]
+        back = [key for ready in self._ready.ready.values() for key in ready if key[1] > now]
         for nice, runat, order, id in back:
-            self._heads.discard(self._tickets[id].tube, (nice, runat, order, id))
-            self._waiting.add((runat, order, id))
+            self._ready.discard(self._tickets[id].tube, (nice, runat, order, id))
+            self._delayed.add((runat, order, id))
         return len(back)
 
     # --- the indexes --------------------------------------------------------------------------------------------------
@@ -305,13 +305,13 @@ class Projection:
                 self._expiring.add((ticket.expire_at, ticket.id))
         elif ticket.claim is not None:
             self._leases.add((ticket.lease_until, ticket.id))
-            self._heads.claim(ticket.tube)
+            self._ready.claim(ticket.tube)
         elif ticket.gate is None or not ticket.blocked:
             runat: Any = ticket.runat
             if runat <= self.horizon:
-                self._heads.add(ticket.tube, (ticket.nice, runat, ticket.order, ticket.id))
+                self._ready.add(ticket.tube, (ticket.nice, runat, ticket.order, ticket.id))
             else:
-                self._waiting.add((runat, ticket.order, ticket.id))
+                self._delayed.add((runat, ticket.order, ticket.id))
 
     def _unindex(self, ticket: Ticket) -> None:
         if ticket.joined or ticket.gate is not None or ticket.successor is not None:
@@ -321,18 +321,18 @@ class Projection:
                 self._expiring.remove((ticket.expire_at, ticket.id))
         elif ticket.claim is not None:
             self._leases.remove((ticket.lease_until, ticket.id))
-            self._heads.unclaim(ticket.tube)
+            self._ready.unclaim(ticket.tube)
         elif ticket.gate is None or not ticket.blocked:
             runat: Any = ticket.runat
             if runat <= self.horizon:
-                self._heads.discard(ticket.tube, (ticket.nice, runat, ticket.order, ticket.id))
+                self._ready.discard(ticket.tube, (ticket.nice, runat, ticket.order, ticket.id))
             else:
-                self._waiting.remove((runat, ticket.order, ticket.id))
+                self._delayed.remove((runat, ticket.order, ticket.id))
 
     def _reindex(self) -> None:
         """Build all indexes from the tickets, by sorting once instead of inserting one by one."""
         ready: dict[str, list[Key]] = {}
-        waiting: list[Key] = []
+        delayed: list[Key] = []
         leases: list[Key] = []
         expiring: list[Key] = []
         claimed: dict[str, int] = {}
@@ -351,9 +351,9 @@ class Projection:
                 if runat <= self.horizon:
                     ready.setdefault(ticket.tube, []).append((ticket.nice, runat, ticket.order, ticket.id))
                 else:
-                    waiting.append((runat, ticket.order, ticket.id))
-        self._heads.begin(ready, claimed, self.horizon if self.at is None else max(self.horizon, self.at))
-        self._waiting, self._leases, self._expiring = SortedList(waiting), SortedList(leases), SortedList(expiring)
+                    delayed.append((runat, ticket.order, ticket.id))
+        self._ready.begin(ready, claimed, self.horizon if self.at is None else max(self.horizon, self.at))
+        self._delayed, self._leases, self._expiring = SortedList(delayed), SortedList(leases), SortedList(expiring)
 
     # --- asking it ----------------------------------------------------------------------------------------------------
 
@@ -364,29 +364,28 @@ class Projection:
     def first_ready(self, tubes: Iterable[str]) -> Ticket | None:
         """Return the ticket to claim next from these tubes: lowest nice, then earliest runat, then first added.
 
-        Only tickets that `promote` has moved are ready, and those in a tube that is paused, or at its limit, are passed
+        Only tickets that `promote` has moved are ready. Tickets in a tube that is paused, or at its limit, are passed
         over.
 
-        Cost: O(log n) for the tuple of tubes that was asked for last: an index is kept for it. For another O(tubes log
-        n).
+        Cost: O(log n) for the tuple of tubes of the last call, which has an index; for another O(tubes log n).
         """
-        heads = self._heads
-        if tubes is not heads.watched:
-            heads.watch(tubes)
-        key = heads.first()
+        ready_tickets = self._ready
+        if tubes is not ready_tickets.watched:
+            ready_tickets.watch(tubes)
+        key = ready_tickets.first()
         return None if key is None else self._tickets[key[-1]]
 
     def ready_count(self, tubes: Iterable[str]) -> int:
         """Return how many tickets could be claimed from these tubes now, one after the other. Cost as `first_ready`."""
-        heads = self._heads
-        if tubes is not heads.watched:
-            heads.watch(tubes)
-        return heads.count()
+        ready_tickets = self._ready
+        if tubes is not ready_tickets.watched:
+            ready_tickets.watch(tubes)
+        return ready_tickets.count()
 
     def tube(self, name: str, now: datetime | None = None) -> Tube:
-        """Return a tube as of the last `promote`, or what is told of it and its limit as of `now`. O(log n)."""
-        heads, state = self._heads, self.tubes.get(name)
-        ready, claimed = len(heads.ready.get(name, ())), heads.claimed.get(name, 0)
+        """Return a tube as of the last `promote`; with `now`, whether it is open as of then. O(log n)."""
+        ready_tickets, state = self._ready, self.tubes.get(name)
+        ready, claimed = len(ready_tickets.ready.get(name, ())), ready_tickets.claimed.get(name, 0)
         if state is None:
             return Tube(name, None, None, ready, claimed, True, None)
         limits = (state.claimed, state.claims, state.period)
@@ -396,37 +395,37 @@ class Projection:
         return Tube(name, state.paused_since, limit, ready, claimed, free != 0, reopens_at, state.paused_seq)
 
     def room(self, tube: str, now: datetime) -> int | None:
-        """Return how many claims may be made from a tube at `now`, whatever is ready; None: any number. O(log n)."""
+        """Return how many claims the limits of a tube allow at `now`; None: any number. O(log n)."""
         return self._room(tube, now)[0]
 
     def _room(self, tube: str, now: datetime | None) -> tuple[int | None, datetime | None]:
-        heads, state = self._heads, self.tubes.get(tube)
+        ready_tickets, state = self._ready, self.tubes.get(tube)
         if state is None:
             return None, None
-        assert self.at is not None  # it was told by a record
-        now = heads.now if now is None else max(now, self.at)  # as the record of a claim would have it
-        return room(state, heads.claimed.get(tube, 0), self.tubes.times.get(tube, ()), now)
+        assert self.at is not None  # a record set its state
+        now = ready_tickets.now if now is None else max(now, self.at)  # as the record of a claim would have it
+        return room(state, ready_tickets.claimed.get(tube, 0), self.tubes.times.get(tube, ()), now)
 
     def ahead(self, ticket: Ticket, tubes: Iterable[str], now: datetime) -> int:
         """Return how many tickets in these tubes are due at `now` and would be claimed before this one.
 
-        Of another tube no more than may be claimed from it now: none, if it is paused or at its limit. Of the ticket's
-        own all, since it comes behind them, whatever the limit.
+        Of another tube, at most as many as may be claimed from it now: none, if it is paused or at its limit. Of the
+        ticket's own tube all of them, since it comes behind them, whatever the limit.
 
         Args:
-            ticket: one that waits and is not blocked.
+            ticket: an unclaimed ticket that is not blocked.
             tubes: the tubes to claim from.
-            now: an instant; what has been promoted so far does not matter, and stays.
+            now: an instant; the horizon does not matter, and stays.
 
         Cost: O(tubes log n) + O(tickets that have become due since the horizon); O(ready) if `now` lies before that.
         """
         key = (ticket.nice, ticket.runat, ticket.order, ticket.id)
         counts = dict.fromkeys(tubes, 0)
-        for tube in counts.keys() & self._heads.ready.keys():
-            before = self._heads.ready[tube]
+        for tube in counts.keys() & self._ready.ready.keys():
+            before = self._ready.ready[tube]
             end = before.bisect_left(key)
             counts[tube] = end if now >= self.horizon else sum(runat <= now for _, runat, _, _ in before[:end])
-        for runat, order, id in self._waiting:
+        for runat, order, id in self._delayed:
             if runat > now:
                 break
             other = self._tickets[id]
@@ -439,11 +438,11 @@ class Projection:
         return ahead
 
     def lapsed(self, now: datetime, limit: int) -> list[Ticket]:
-        """Return the claimed tickets whose lease has ended by `now`, earliest end first, `limit` at most. O(limit)."""
+        """Return at most `limit` claimed tickets whose lease has ended by `now`, earliest end first. O(limit)."""
         return self._until(self._leases, now, limit)
 
     def expired(self, now: datetime, limit: int) -> list[Ticket]:
-        """Return the kept tickets whose `expire_at` has come by `now`, earliest first, `limit` at most. O(limit)."""
+        """Return at most `limit` kept tickets whose `expire_at` has come by `now`, earliest first. O(limit)."""
         return self._until(self._expiring, now, limit)
 
     def _until(self, index: SortedList[Key], now: datetime, limit: int) -> list[Ticket]:
@@ -455,22 +454,22 @@ class Projection:
         return found
 
     def claimed(self) -> Iterator[Ticket]:
-        """Return the claimed tickets, earliest end of lease first. O(claimed)."""
+        """Yield the claimed tickets, earliest end of lease first. O(claimed)."""
         return (self._tickets[id] for _, id in self._leases)
 
     def next_instant(self, *, expiration: bool) -> datetime | None:
-        """Return when something will next happen by itself: a ticket due, a lease ended, a kept one expired.
+        """Return when time alone will next change something: a ticket is due, a lease ends, a kept ticket expires.
 
-        Or when there will be room in the limit of a tube from which tickets were asked for last.
+        Or when a tube of the last `first_ready` has room in its limit again.
 
         Args:
             expiration: whether expiries count.
 
         Cost: O(1); with tubes that are limited per period as `first_ready`.
         """
-        heads = [self._waiting, self._leases, self._expiring] if expiration else [self._waiting, self._leases]
-        earliest = self._heads.next_instant()
-        for index in heads:
+        indexes = [self._delayed, self._leases, self._expiring] if expiration else [self._delayed, self._leases]
+        earliest = self._ready.next_instant()
+        for index in indexes:
             if index and (earliest is None or index[0][0] < earliest):
                 earliest = index[0][0]
         return earliest
@@ -478,35 +477,35 @@ class Projection:
     # --- proving it ---------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Prove that the indexes say what the tickets say.
+        """Prove that the indexes agree with the tickets.
 
         Raises:
-            AssertionError: naming the first thing that is not so.
+            AssertionError: they do not; it names the first difference.
 
         Cost: O(n log n).
         """
-        for index in (self._waiting, self._leases, self._expiring):
+        for index in (self._delayed, self._leases, self._expiring):
             index._check()  # type: ignore[attr-defined] # the library's own check, missing in its stubs
         expected = Projection()
         expected._tickets.update(self._tickets)
         expected.horizon = self.horizon
         expected.tubes = self.tubes
-        expected._heads = Heads(self.tubes)
+        expected._ready = ReadyTickets(self.tubes)
         expected._reindex()
-        expected._heads.now = self._heads.now  # how far time has come is no index; `promote` is where it is known
+        expected._ready.now = self._ready.now  # not an index: only `promote` knows it
         assert self._inserted is None, "a commit has not been ended"
-        for name in ("_waiting", "_leases", "_expiring", "groups"):
+        for name in ("_delayed", "_leases", "_expiring", "groups"):
             mine, theirs = getattr(self, name), getattr(expected, name)
             assert mine == theirs, f"{name}: {mine} is not {theirs}"
-        self._heads.check(expected._heads)
-        for keeper in self.keepers:
-            keeper.check(self.seq, self.at)
+        self._ready.check(expected._ready)
+        for table in self.tables:
+            table.check(self.seq, self.at)
         for id, ticket in self._tickets.items():
             _check_ticket(id, ticket, self.seq)
             self._check_waits(id, ticket)
 
     def _check_waits(self, id: str, ticket: Ticket) -> None:
-        """Assert that what a ticket waits for is there, and pending: nothing waits for ever for what has ended."""
+        """Assert that each ticket that blocks another exists and is pending, so that nothing is blocked for ever."""
         waits = waits_of(ticket)
         for blocker in waits.blocked_by:
             other = self._tickets.get(blocker)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -80,6 +81,9 @@ class Counts:
         processed: handler runs that ended, in whatever way.
         acked, done, failed, cancelled: ends; `acked` ones were removed, `done` ones kept.
         retried, released, lapsed: claims that ended with the ticket pending again.
+        extended: leases that were extended.
+        restarted, updated: by `restart`; by `update`, or moved to another tube when they ended.
+        unblocked: ends of something that a ticket waited for.
         deleted, expired: removals.
         queue_wait: from when a ticket was due to its claim.
         processing_time: of the handler runs.
@@ -95,6 +99,10 @@ class Counts:
     retried: int = 0
     released: int = 0
     lapsed: int = 0
+    extended: int = 0
+    restarted: int = 0
+    updated: int = 0
+    unblocked: int = 0
     deleted: int = 0
     expired: int = 0
     queue_wait: Histogram = attrs.field(factory=Histogram)
@@ -111,22 +119,23 @@ class Stats(Counts):
 
     Attributes:
         workers_running: handlers that are running now.
+        events: how many events of each kind there were, by their names in the log: also of tubes, schedules and
+            segments. An event that did not happen is not there. What the log itself writes (`LogClosed`, `TailCut`,
+            `LogRepaired`) is not counted: it is written while no queue is open.
         by: the same counts by (type, tube).
     """
 
     workers_running: int = 0
+    events: Mapping[str, int] = attrs.field(factory=dict)
     by: Mapping[tuple[str, str], Counts] = attrs.field(factory=dict)
 
 
 _FIELDS: Final[dict[type[e.Event], str]] = {
-    e.TicketFailed: "failed",
-    e.TicketCancelled: "cancelled",
-    e.TicketRetried: "retried",
-    e.TicketReleased: "released",
-    e.TicketLapsed: "lapsed",
-    e.TicketDeleted: "deleted",
-    e.TicketExpired: "expired",
+    event: event.word
+    for event in e.EVENTS.values()
+    if issubclass(event, e.TicketEvent) and event not in (e.TicketAdded, e.TicketClaimed, e.TicketDone)
 }
+"""The counters of those events that need nothing but to be counted."""
 
 
 class Collector:
@@ -135,6 +144,7 @@ class Collector:
     def __init__(self) -> None:
         self.running = 0
         self._by: dict[tuple[str, str], Counts] = {}
+        self._events: Counter[type[e.Event]] = Counter()
 
     def _counts(self, ticket: Ticket | e.TicketAdded) -> Counts:
         key = (ticket.type, ticket.tube)
@@ -146,6 +156,7 @@ class Collector:
     def deliver(self, commit: Sequence[Change]) -> None:
         """Count durable events. O(changes)."""
         for change in commit:
+            self._events[type(change.event)] += 1
             ticket = change.old or change.new
             if isinstance(change.event, e.TicketAdded):  # what it replaces may be of another type
                 self._counts(change.event).added += 1
@@ -174,7 +185,9 @@ class Collector:
 
     def stats(self) -> Stats:
         """Return all counts. O(number of (type, tube))."""
-        total = Stats(workers_running=self.running, by={key: counts.copy() for key, counts in self._by.items()})
+        by = {key: counts.copy() for key, counts in self._by.items()}
+        events = {event.__name__: count for event, count in self._events.items()}
+        total = Stats(workers_running=self.running, events=events, by=by)
         for counts in self._by.values():
             for field in attrs.fields(Counts):
                 mine, theirs = getattr(total, field.name), getattr(counts, field.name)
@@ -189,3 +202,4 @@ class Collector:
     def reset(self) -> None:
         """Begin again at nothing."""
         self._by.clear()
+        self._events.clear()

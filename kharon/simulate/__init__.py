@@ -1,1 +1,1 @@
-"""What a recorded history would have been under other settings."""
+"""Simulation of a recorded history under other settings: record a workload, run it, compare it."""

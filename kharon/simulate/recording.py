@@ -1,23 +1,21 @@
-"""What a log says happened, as a workload that can be run again under other settings.
+"""Recording of a workload from a log, so that it can be run again under other settings: `record_workload`.
 
-`Recorder` folds records to a `Workload` (what that holds is in `workloads`): when which ticket was added, and what it
-was told to wait for; what people did to it, and to tubes (pauses, limits); and for each attempt how long it ran and how
-it ended. What is a setting's doing (which worker took it and when, how long it backed off, that it lapsed) is left out:
-it is what a simulation finds out anew. So it is with what follows from an end: that a ticket is unblocked, or cancelled
-because one that it waited for failed. Schedules are left out, too: the tickets that they added are added when they
-were. The running itself, through the real engine in virtual time, is in `kharon.simulate.simulation`; this module is
-pure.
+`Recorder` folds records into a `Workload`: when each ticket was added, and its dependencies; what people did to
+tickets, and to tubes (pauses, limits); and for each attempt its duration and its end. Effects of settings are omitted,
+since a simulation finds them anew: which worker claimed a ticket and when, how long it backed off, that it lapsed. So
+are consequences of an end: that a ticket was unblocked, or cancelled because a ticket that blocked it failed. Schedules
+are omitted, too: the tickets that they added are added at the recorded times. `kharon.simulate.simulation` runs the
+workload; this module is pure.
 
-What a log cannot say is taken to be so:
+Assumptions where the log lacks information:
 
-- An attempt that lapsed would never have ended: how long it would have run is not recorded. It lapses again, whatever
-  the lease.
-- An attempt beyond those that were recorded ends as the last one of that ticket did; if there was none, as the last
-  one of its type did; else it is done at once.
-- An attempt that was released, or cut off with its process, did not happen: a simulation has no deployments and no
+- A lapsed attempt would never have ended, since its full duration was not recorded. It lapses again, with any lease.
+- An attempt beyond the recorded ones ends as the last one of that ticket; if there is none, as the last one of its
+  type; otherwise it is done at once.
+- An attempt that was released, or ended with its process, did not happen: a simulation has no deployments and no
   crashes.
-- A pause or a limit from before the log's first record is not there; nor is a ticket, if that was trimmed.
-- A retry was an exception's, not asked for by the handler with a delay of its own, if a backoff is given.
+- A pause or a limit from before the log's first record does not exist; nor does a ticket whose adding was trimmed.
+- If a backoff is given, every retry came from an exception, and none from a handler that chose its own delay.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from kharon.log.record import Record
 from kharon.model import events as e
 from kharon.model.evolve import evolve
 from kharon.model.ticket import Ticket
-from kharon.simulate.workloads import Ending, Run, Workload
+from kharon.simulate.workload import Ending, Run, Workload
 
 __all__ = ["Recorder", "record_workload"]
 
@@ -39,7 +37,7 @@ __all__ = ["Recorder", "record_workload"]
 def record_workload(records: Iterable[Record]) -> Workload:
     """Return the workload of a log, from its first record on.
 
-    Cost: O(records). The memory of the tickets that live while they are read, and of the workload: see `workloads`.
+    Cost: O(records); the memory of the tickets that live, and of the workload: see `kharon.simulate.workload`.
     """
     recorder = Recorder()
     for record in records:
@@ -48,11 +46,11 @@ def record_workload(records: Iterable[Record]) -> Workload:
 
 
 _NO_MORE: Final = "(no attempts left after "
-_BY_SEVERAL: Final = (e.TicketAdded, e.TicketUpdated, e.TicketDeleted, e.TicketRestarted)
+_ALWAYS_ACTS: Final = (e.TicketAdded, e.TicketUpdated, e.TicketDeleted, e.TicketRestarted)
 
 
 class Recorder:
-    """`record_workload`, for whoever has the records one by one."""
+    """`record_workload`, for callers that have the records one by one."""
 
     def __init__(self) -> None:
         self._load = Workload()
@@ -63,7 +61,7 @@ class Recorder:
         self._leases: Counter[float] = Counter()
 
     def workload(self) -> Workload:
-        """Return what was recorded so far."""
+        """Return the workload so far."""
         load = self._load
         load.workers = len(self._workers)
         load.process_time = max(self._leases, key=lambda lease: (self._leases[lease], lease), default=None)
@@ -92,13 +90,13 @@ class Recorder:
             begun = self._begun.get(event.id, at)
             extend = ((at - begun).total_seconds(), (event.lease_until - at).total_seconds())
             self._extends.setdefault(event.id, []).append(extend)
-        elif isinstance(event, _BY_SEVERAL) or not (claimed or _follows(record, before) or self._is_the_clocks(event)):
+        elif isinstance(event, _ALWAYS_ACTS) or not (claimed or _follows(record, before) or self._is_automatic(event)):
             load.acts.add(at, event)
         if before is not None and claimed and (after is None or after.claim != before.claim):
             self._end(before, event, record)
 
-    def _is_the_clocks(self, event: e.TicketEvent) -> bool:
-        """Return whether an event comes by itself. A failure right after a lapse does: it was its attempt's last."""
+    def _is_automatic(self, event: e.TicketEvent) -> bool:
+        """Return whether the clock caused an event. It causes the failure after the lapse of a last attempt, too."""
         if isinstance(event, e.TicketFailed) and _NO_MORE in (event.error_reason or ""):
             self._load.max_attempts = _attempts(event.error_reason or "")
             return True
@@ -146,14 +144,14 @@ class Recorder:
                 return Run(seconds, Ending.RETRIED, delay=_seconds(runat, at), extends=extends)
             case e.TicketLapsed() if before.lease_until is not None and at >= before.lease_until - timedelta(seconds=1):
                 return Run(seconds, Ending.LAPSED, extends=extends)
-            case e.TicketDeleted():  # the deletion is an act; but for it the attempt would have gone on for a while
+            case e.TicketDeleted():  # the deletion is an act; without it, the attempt would have gone on
                 return Run(seconds, Ending.ACKED)
             case _:
-                return None  # released, or cut off with its process
+                return None  # released, or ended with its process
 
 
 def _follows(record: Record, before: Ticket | None) -> bool:
-    """Return whether an event is what the end of another ticket in its commit meant for one that waited for it."""
+    """Return whether an event unblocks or cancels a ticket because another one ended in the same commit."""
     event = record.event
     if isinstance(event, e.TicketCancelled) and before is not None:
         return before.blocked and before.on_failure == "cancel" and record.part[0] > 1

@@ -1,13 +1,13 @@
-"""Running a recorded workload through the real engine, under other settings, in virtual time.
+"""Simulation: a recorded workload runs through the real engine, under other settings, in virtual time (`simulate`).
 
-The queue is in memory, its clock is Trio's `MockClock`, and the handlers sleep as long as the recorded attempts took
-and end as they ended. So waits, lapses and failures are what the engine itself makes of the settings; they are measured
-from the simulated queue's own records, with the function that measures the recorded ones. Tickets wait for others, and
-tubes are paused and limited, as it was recorded; schedules are no part of it, only the tickets that they added. What is
-taken for granted where the log does not know is in `kharon.simulate.recording`.
+The queue is in memory, its clock is Trio's `MockClock`, and each handler sleeps as long as the recorded attempt took,
+and ends as it ended. So waits, lapses and failures come from the engine itself. They are measured from the simulated
+queue's own records, by the function that measures the recorded ones. Dependencies of tickets, and pauses and limits of
+tubes, are as recorded. Schedules are left out; the tickets that they added are not. `kharon.simulate.recording` lists
+the assumptions where the log lacks information.
 
-Two simulations with the same arguments give the same: nothing in the engine draws lots but the jitter of a backoff, for
-which the same numbers are drawn, and Trio's order of tasks, which is fixed here.
+Two simulations with the same arguments have the same result. Only two things in the engine are random: the jitter of a
+backoff, for which the same numbers are drawn, and Trio's order of tasks, which is fixed here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any, NoReturn
 import attrs
 import trio
 import trio.testing
-from msgspec import UNSET
 
 from kharon.audit.measure import Counter, Measures
 from kharon.errors import KharonError
@@ -33,22 +32,22 @@ from kharon.runtime.kharon import Kharon
 from kharon.runtime.opening import open_queue
 from kharon.runtime.router import Router
 from kharon.settings import Settings
-from kharon.simulate.workloads import Act, Ending, Run, Workload
+from kharon.simulate.workload import Act, Ending, Run, Workload
 
-__all__ = ["Recorded", "settings_for", "simulate"]
+__all__ = ["RecordedFailure", "settings_for", "simulate"]
 
 _DAY = 86_400.0
 
 
-class Recorded(Exception):
-    """What a handler raises in place of the exception that it raised when it was recorded."""
+class RecordedFailure(Exception):
+    """Raised by a simulated handler in place of the recorded exception."""
 
 
 def settings_for(load: Workload, **changes: Any) -> Settings:
-    """Return the settings to simulate with: as recorded, as far as the log says, but for `changes`.
+    """Return the settings to simulate with: as recorded, as far as the log has them, except for `changes`.
 
     Raises:
-        InvalidSettings: a change cannot be so.
+        InvalidSettings: a change is not a valid setting.
     """
     recorded: dict[str, Any] = {"tubes": tuple(load.tubes) or ("default",), "workers": max(1, load.workers)}
     if load.process_time is not None:
@@ -62,32 +61,31 @@ def settings_for(load: Workload, **changes: Any) -> Settings:
 def simulate(
     load: Workload, settings: Settings, *, new_backoff: bool, progress: Callable[[int], None] | None = None
 ) -> Measures:
-    """Run a workload; return what the simulated queue did between the workload's beginning and its end.
+    """Run a workload; return the measures of the simulated queue from the workload's beginning to its end.
 
     Args:
-        load: what there was to do.
-        settings: the queue's.
-        new_backoff: whether `settings.backoff` holds for retries; else each is delayed as it was recorded.
-        progress: called with how many acts have been done.
+        load: the workload.
+        settings: the settings of the simulated queue.
+        new_backoff: whether retries are delayed by `settings.backoff`; otherwise each is delayed as recorded.
+        progress: called with the number of acts done.
 
     Cost: O(records log n), measured 0.11 ms of processor time each, with few workers as with many. The memory of the
-    workload (some 100 bytes of a ticket that is gone: see `kharon.simulate.workloads`) and of the n simulated tickets
-    that live at once, about 1 kB each: with too few workers that is nearly all of them. Records are measured as they
-    come.
+    workload (about 100 bytes for each removed ticket: see `kharon.simulate.workload`) and of the n simulated tickets
+    that live at once, about 1 kB each: with too few workers that is nearly all of them. Records are not kept.
     """
     if load.begin is None or load.end is None:
         return Measures(None)
-    world = _World(load, settings, new_backoff=new_backoff, progress=progress)
-    with _in_order():
+    world = _Simulation(load, settings, new_backoff=new_backoff, progress=progress)
+    with _deterministic():
         clock = trio.testing.MockClock(autojump_threshold=0)
         return trio.run(world.run, clock=clock)
 
 
 @contextlib.contextmanager
-def _in_order() -> Iterator[None]:
-    """Fix what is left to chance: Trio's order of the tasks that could run, and the jitter.
+def _deterministic() -> Iterator[None]:
+    """Fix the order in which Trio runs tasks, and the random numbers of the jitter.
 
-    Both are private to Trio and there for this: Hypothesis sets the same two.
+    Trio has two private variables for this purpose, which Hypothesis sets, too.
     """
     run: Any = trio._core._run
     before = run._ALLOW_DETERMINISTIC_SCHEDULING, run._r.getstate(), random.getstate()
@@ -103,7 +101,7 @@ def _in_order() -> Iterator[None]:
 
 
 class _Clock:
-    """The time of day that goes with Trio's virtual clock."""
+    """The wall clock that follows Trio's virtual clock."""
 
     def __init__(self, begin: datetime) -> None:
         self._begin = begin
@@ -116,7 +114,7 @@ class _Clock:
 
 
 class _CountingLog:
-    """An `EventLog` that measures what is appended and keeps nothing: nobody reads a simulated queue's records."""
+    """An `EventLog` that measures records and keeps none, since nothing reads the records of a simulated queue."""
 
     first = 1
 
@@ -126,7 +124,7 @@ class _CountingLog:
         self.seq = self.written = self.durable = 0
 
     def take(self) -> Measures:
-        """Return what was measured, and measure no more."""
+        """Return the measures, and measure no further records."""
         assert self._counter is not None
         measures, self._counter = self._counter.measures, None
         return measures
@@ -161,14 +159,14 @@ class _CountingLog:
 
 
 @attrs.define(slots=True)
-class _World:
+class _Simulation:
     """One simulation."""
 
     load: Workload
     settings: Settings
     new_backoff: bool
     progress: Callable[[int], None] | None
-    places: array[int] = attrs.field(init=False)  # of each ticket's last attempt among `load.runs`, by its number
+    places: array[int] = attrs.field(init=False)  # by ticket number: the place of its last attempt in `load.runs`
 
     def __attrs_post_init__(self) -> None:
         self.places = array("I", bytes(4 * len(self.load.tickets)))
@@ -195,8 +193,8 @@ class _World:
         zero = trio.current_time()
         for number, act in enumerate(self.load.acts, 1):
             await trio.sleep_until(zero + (act.at - begin).total_seconds())
-            with contextlib.suppress(KharonError):  # where the simulated ticket is another by then, so be it
-                await _do(kh, act)
+            with contextlib.suppress(KharonError):  # the simulated ticket may be in another state by then
+                await _repeat(kh, act)
             if self.progress is not None:
                 self.progress(number)
 
@@ -219,7 +217,7 @@ class _World:
             case Ending.RETRIED:
                 most = self.settings.max_attempts
                 if self.new_backoff or run.delay is None or (most is not None and ticket.attempts >= most):
-                    raise Recorded("as recorded")
+                    raise RecordedFailure("as recorded")
                 await kh.retry(ticket, delay=run.delay, error_reason="as recorded")
             case _:
                 pass  # returning acks
@@ -235,13 +233,13 @@ class _World:
             await trio.sleep_until(begun + seconds)
 
     def _run_of(self, ticket: Ticket) -> Run | None:
-        number = int(ticket.id)  # which is all that a workload knows of it
+        number = int(ticket.id)  # a workload knows a ticket by its number
         place = self.places[number] = self.load.runs.following(number, self.places[number])
         return self.load.runs.at(place) if place else self.load.typical.get(ticket.type)
 
 
-async def _do(kh: Kharon, act: Act) -> None:
-    """Do to the simulated queue what was done to the recorded one."""
+async def _repeat(kh: Kharon, act: Act) -> None:
+    """Repeat a recorded act on the simulated queue."""
     match act.event:
         case e.TicketAdded(id=id, type=type, tube=tube, nice=nice, runat=runat, group=group) as added:
             ticket = Ticket(id, type, tube=tube, nice=nice, runat=runat, group=group)
@@ -268,14 +266,11 @@ async def _do(kh: Kharon, act: Act) -> None:
         case e.TicketRetried(id=id, runat=runat, changes=changes):
             await kh.retry(id, **{**_without_payload(changes), "runat": runat})
         case _:
-            pass  # what later versions add has no part in it yet
+            pass  # an event that nobody causes directly
 
 
 def _without_payload(changes: e.Changes | None) -> dict[str, Any]:
-    if changes is None:
-        return {}
-    names = ("nice", "tube", "group", "runat")
-    return {name: value for name in names if (value := getattr(changes, name)) is not UNSET}
+    return {} if changes is None else {name: value for name, value in changes.given().items() if name != "payload"}
 
 
 def _until(until: datetime | None, at: datetime) -> float | None:

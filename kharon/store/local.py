@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import operator
 import os
 import random
 import threading
@@ -36,6 +37,7 @@ from kharon.model.events import Event, grows
 from kharon.model.policy import LEASE_ENDED
 from kharon.model.projection import Effect, Projection
 from kharon.model.schedules import Schedule
+from kharon.model.standing import Standing, standing_of
 from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Tube
 from kharon.settings import Settings
@@ -43,6 +45,7 @@ from kharon.store.background import Background
 from kharon.store.calendar import Firing, first_firing
 from kharon.store.group_commit import TRY_SECONDS, Commits, unknown_outcome
 from kharon.store.protocol import Clock, Deliver
+from kharon.store.reader import LocalReader
 from kharon.store.sync_helper import Helper, Syncer
 from kharon.store.tasks import say
 
@@ -56,7 +59,7 @@ _REMEDY: Final = (
 )
 _TICK_LIMIT = 200  # lapses, or expiries, of one tick: about 3 ms
 _REPLAY_SLICE = 1000  # records between two looks at whether opening was cancelled
-_READ_SLICE = 256  # records between two checkpoints of a reader: below 1 ms
+_ORDER: Final = operator.attrgetter("order")
 _LIST_SLICE = 4096  # tickets between two checkpoints of a list: below 1 ms
 
 
@@ -584,9 +587,16 @@ class LocalStore:
                 return found
 
     async def list(
-        self, *, status: Status | None, type: str | None, tube: str | None, group: str | None, limit: int | None
+        self,
+        *,
+        status: Status | None,
+        type: str | None,
+        tube: str | None,
+        group: str | None,
+        limit: int | None,
+        after: int,
     ) -> list[Ticket]:
-        """Return the tickets that match, as they all were at one moment, once that is durable.
+        """Return the tickets that match, as they all were at one moment, once that is durable; ascending by `order`.
 
         Cost: O(n), in slices between which other tasks run.
         """
@@ -595,12 +605,12 @@ class LocalStore:
         while not await self._still():
             tickets = deque(self._projection.tickets.values())
         found: list[Ticket] = []
-        wanted = math.inf if limit is None else limit
         number = 0
-        while tickets and len(found) < wanted:
+        while tickets:
             ticket = tickets.popleft()
             if (
-                (status is None or ticket.status is status)
+                ticket.order > after
+                and (status is None or ticket.status is status)
                 and (type is None or ticket.type == type)
                 and (tube is None or ticket.tube == tube)
                 and (group is None or ticket.group == group)
@@ -608,8 +618,20 @@ class LocalStore:
                 found.append(ticket)
             number += 1
             if number % _LIST_SLICE == 0:
+                if limit is not None:
+                    found = _first(found, limit)
                 await trio.lowlevel.checkpoint()
-        return found
+        return _first(found, limit)
+
+    async def why(self, id: str, tubes: Sequence[str]) -> Standing:
+        """Return where a ticket stands now, once that is durable. Cost as `standing_of`."""
+        await self._enter()
+        while True:
+            now = self._clock.now()
+            self._projection.promote(now)
+            found = standing_of(self._projection, id, now, tubes)
+            if await self._still():
+                return found
 
     async def pending_count(self, group: str) -> tuple[int, int]:
         """Return how many members of a group are pending, once that is durable, and as of which seq. O(1)."""
@@ -620,15 +642,30 @@ class LocalStore:
             if await self._still():
                 return found
 
-    @property
-    def first(self) -> int:
-        """The seq at which the history begins."""
+    async def first(self) -> int:
+        """Return the seq at which the history begins. O(1)."""
+        await self._enter()
+        await self._still()
         return self._log.first
 
     def reader(self, after: int, id: str | None = None) -> LocalReader:
         """Return a reader of the durable records behind `after`."""
         self._check_open()
-        return LocalReader(self, after, id)
+        return LocalReader(self._log.reader(after, id), self._readable, self._wait_beyond)
+
+    async def _readable(self) -> int:
+        """Return the seq up to which records may be read, once all that has been decided is durable."""
+        await self._enter()
+        await self._still()  # if it was taken back, what is written is what there is
+        self._check_open()
+        return self._shown
+
+    async def _wait_beyond(self, seq: int) -> None:
+        """Wait until records behind `seq` may be read."""
+        while seq >= self._shown:
+            self._check_open()
+            await self._readers.park()
+        self._check_open()
 
     @property
     def _shown(self) -> int:
@@ -641,40 +678,13 @@ class LocalStore:
         return self._projection
 
 
+def _first(tickets: list[Ticket], limit: int | None) -> list[Ticket]:
+    """Return the first of some tickets by their `order`. They are nearly sorted already, which makes that O(n)."""
+    return sorted(tickets, key=_ORDER)[:limit]
+
+
 def _watched(records: Iterable[Record], check_cancelled: Callable[[], None] | None) -> Iterator[Record]:
     for number, record in enumerate(records):
         if check_cancelled is not None and number % _REPLAY_SLICE == 0:
             check_cancelled()
         yield record
-
-
-class LocalReader:
-    """Durable records, in order, read from the log in slices."""
-
-    def __init__(self, store: LocalStore, after: int, id: str | None) -> None:
-        self._store = store
-        self._reader = store._log.reader(after, id)
-
-    async def read(self) -> list[Record]:
-        """Return the next records that are wanted; perhaps none, although there are more behind them."""
-        store = self._store
-        await store._enter()
-        await store._still()  # if it was taken back, what is written is what there is
-        store._check_open()
-        return self._reader.read(_READ_SLICE, store._shown)
-
-    @property
-    def at_end(self) -> bool:
-        """Whether all records that are durable now have been read."""
-        return self._reader.seq >= self._store._shown
-
-    async def wait(self) -> None:
-        """Wait until there are records behind those that were read."""
-        while self.at_end:
-            self._store._check_open()
-            await self._store._readers.park()
-        self._store._check_open()
-
-    def close(self) -> None:
-        """Give back what the reader holds."""
-        self._reader.close()

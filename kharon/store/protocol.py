@@ -15,6 +15,7 @@ from kharon.log.record import Record
 from kharon.model.commands import Request, Settle
 from kharon.model.projection import Change
 from kharon.model.schedules import Schedule
+from kharon.model.standing import Standing
 from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Tube
 
@@ -35,24 +36,27 @@ commit is durable. Must not raise.
 
 
 class RecordReader(Protocol):
-    """Durable records, in order."""
+    """Durable records, in order.
+
+    Attributes:
+        at_end: whether the last `read` came to the end of what was durable then. False before the first.
+    """
+
+    @property
+    def at_end(self) -> bool: ...
 
     async def read(self) -> list[Record]:
-        """Return the next records that are wanted: at once, and perhaps none, but always all if it is the end.
+        """Return the next wanted records: without waiting for any, and perhaps none, even before the end.
 
         Raises:
             CorruptLog: the log is not what was written.
-            KharonError: what comes next is not kept any more; or is compressed, and zstd is not installed.
+            KharonError: the next records are not kept any more; or are compressed, and zstd is not installed.
             Closed: the store is closed.
             OSError: the log cannot be read.
         """
 
     async def wait(self) -> None:
         """Wait until there are records behind those that were read."""
-
-    @property
-    def at_end(self) -> bool:
-        """Whether all records that are durable now have been read."""
 
     def close(self) -> None:
         """Give back what the reader holds."""
@@ -106,9 +110,19 @@ class Store(Protocol):
         """Return the tubes that are paused or limited."""
 
     async def list(
-        self, *, status: Status | None, type: str | None, tube: str | None, group: str | None, limit: int | None
+        self,
+        *,
+        status: Status | None,
+        type: str | None,
+        tube: str | None,
+        group: str | None,
+        limit: int | None,
+        after: int,
     ) -> list[Ticket]:
-        """Return the tickets that match."""
+        """Return the tickets that match, ascending by `order`: the first `limit` whose `order` is more than `after`."""
+
+    async def why(self, id: str, tubes: Sequence[str]) -> Standing:
+        """Return where a ticket stands now, if workers claim from these tubes."""
 
     async def pending_count(self, group: str) -> tuple[int, int]:
         """Return how many members of a group are pending, and the seq of the last record that this counts."""
@@ -116,6 +130,5 @@ class Store(Protocol):
     def reader(self, after: int, id: str | None = None) -> RecordReader:
         """Return a reader of the durable records behind `after`: all, or those about the ticket `id`."""
 
-    @property
-    def first(self) -> int:
-        """The seq at which the history begins."""
+    async def first(self) -> int:
+        """Return the seq at which the history begins."""

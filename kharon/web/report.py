@@ -22,15 +22,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from msgspec import Raw
 
-from kharon.audit.fields import PERCENTS, event_fields, state_of
+from kharon.audit.fields import PERCENTS, event_fields, payload_json, result_json, state_of
 from kharon.audit.history import history
 from kharon.audit.measure import COUNTS, Group, Sketch
 from kharon.audit.read import check_queue, read
 from kharon.audit.replay import state_at_start
 from kharon.audit.safe import safe
 from kharon.audit.timeline import Attempt, Life, Phase, Span, Step, Timeline, timeline
-from kharon.audit.words import details, listed, span_text
+from kharon.audit.words import details, listed, other_fields_text, span_text
 from kharon.errors import TicketNotFound
 from kharon.log.record import Record
 from kharon.model.checks import ascii_json, check_instant
@@ -141,42 +142,42 @@ def _text(text: str | None, longest: int = _LONGEST_TEXT) -> str | None:
 # --- a ticket ---------------------------------------------------------------------------------------------------------
 
 
-def _ticket_fields(told: Timeline) -> dict[str, Any]:
-    steps = [(number, step) for number, life in enumerate(told.lives, 1) for step in life.steps]
-    attempts = [(number, attempt) for number, life in enumerate(told.lives, 1) for attempt in life.attempts]
+def _ticket_fields(line: Timeline) -> dict[str, Any]:
+    steps = [(number, step) for number, life in enumerate(line.lives, 1) for step in life.steps]
+    attempts = [(number, attempt) for number, life in enumerate(line.lives, 1) for attempt in life.attempts]
     shown = steps[-MOST_EVENTS:]
-    early = told.before[max(0, len(told.before) + len(shown) - MOST_EVENTS) :]
+    early = line.before[max(0, len(line.before) + len(shown) - MOST_EVENTS) :]
     first = (*early, *(step.record for _, step in shown))[0].seq
     return {
-        "id": safe(told.id),
-        "now": _us(told.now),
-        **_state(told),
-        "early": len(told.before),
-        "left_out": len(told.before) + len(steps) - len(early) - len(shown),
-        "lives": [_life(life) for life in told.lives[-MOST_EVENTS:]],
+        "id": safe(line.id),
+        "now": _us(line.now),
+        **_state(line),
+        "early": len(line.before),
+        "left_out": len(line.before) + len(steps) - len(early) - len(shown),
+        "lives": [_life(life) for life in line.lives[-MOST_EVENTS:]],
         "events": [*map(_early, early), *(_event(number, step) for number, step in shown)],
         "spans": [_span(span) for _, step in shown for span in step.spans],
         "attempts": [_attempt(number, attempt) for number, attempt in attempts if attempt.claim >= first],
     }
 
 
-def _state(told: Timeline) -> dict[str, Any]:
+def _state(line: Timeline) -> dict[str, Any]:
     """Return the ticket's state now, or how it ended, and its last known fields."""
-    last = next((step for life in reversed(told.lives) for step in reversed(life.steps)), None)
+    last = next((step for life in reversed(line.lives) for step in reversed(life.steps)), None)
     if last is None:
         return {"state": "unknown", "facts": [], "payload": None, "result": None}
     ticket, removed = last.ticket, last.ticket is None
     if ticket is None:  # the step before has its last fields
-        steps = told.lives[-1].steps
+        steps = line.lives[-1].steps
         ticket = next((step.ticket for step in reversed(steps) if step.ticket is not None), None)
     how = f"{last.record.event.word}, removed" if removed else ""
-    state = how or ("pending" if ticket is None else _phase_now(ticket, told.now))
+    state = how or ("pending" if ticket is None else _phase_now(ticket, line.now))
     facts = [] if ticket is None else list(_facts(ticket, removed=removed))
     return {
         "state": state,
         "facts": facts,
-        "payload": None if ticket is None else _json_text(ticket._payload),
-        "result": None if ticket is None or ticket._result is None else _json_text(ticket._result),
+        "payload": None if ticket is None else _json_text(payload_json(ticket)),
+        "result": None if ticket is None else _json_text(result_json(ticket)),
     }
 
 
@@ -193,6 +194,7 @@ def _facts(ticket: Ticket, *, removed: bool) -> Iterator[tuple[str, str | int | 
     if ticket.group is not None:
         yield "group", safe(ticket.group)
     yield "attempts", str(ticket.attempts)
+    yield from ((label, safe(text)) for label, text in other_fields_text(ticket, _utc))
     if removed:
         return
     if ticket.blocked_by:
@@ -209,8 +211,10 @@ def _facts(ticket: Ticket, *, removed: bool) -> Iterator[tuple[str, str | int | 
         yield "reason", _text(ticket.error_reason)
 
 
-def _json_text(data: bytes) -> str:
-    """Return JSON laid out over several lines, each made safe."""
+def _json_text(data: Raw | None) -> str | None:
+    """Return JSON laid out over several lines, each made safe; None for None."""
+    if data is None:
+        return None
     laid_out = json.dumps(json.loads(bytes(data)), ensure_ascii=False, indent=2)
     shown = "\n".join(safe(line) for line in laid_out[:_LONGEST_JSON].split("\n"))
     cut = len(laid_out) - _LONGEST_JSON
@@ -280,10 +284,10 @@ def _utc(at: datetime) -> str:
 def _time_fields(queue: Path) -> dict[str, Any] | None:
     """Return a log's data over time, read once; None: it has no records."""
     start = state_at_start(queue)
-    told = OverTime(start.tickets.values(), start.at)
+    over_time = OverTime(start.tickets.values(), start.at)
     for record in read(queue, start.seq):
-        told.add(record)
-    measures, slots = told.measures, told.slots
+        over_time.add(record)
+    measures, slots = over_time.measures, over_time.slots
     if slots is None or measures.first_at is None or measures.last_at is None:
         return None
     types = sorted(measures.groups.items(), key=lambda pair: (-pair[1].counts["added"], str(pair[0])))
@@ -303,8 +307,8 @@ def _time_fields(queue: Path) -> dict[str, Any] | None:
         "total": _group(measures.total),
         "types": [{"type": safe(str(name)), **_group(group)} for name, group in types[:MOST_TYPES]],
         "more_types": max(0, len(types) - MOST_TYPES),
-        "failures": [_failure(record) for record in reversed(told.failures)],
-        "incidents": [_incident(record) for record in reversed(told.incidents)],
+        "failures": [_failure(record) for record in reversed(over_time.failures)],
+        "incidents": [_incident(record) for record in reversed(over_time.incidents)],
     }
 
 

@@ -45,8 +45,8 @@ def test_a_lease_that_has_ended():
     found = kharon.explain(projection_of(added("t"), CLAIMED), "t", moment(30), max_attempts=None)
     assert found.reasons == (Reason.LEASE_ENDED,)
     assert found.sentence == (
-        "'t' is not running any more, as far as anybody knows: the lease of 'worker-1' (attempt 2) ended at 2026-01-01 "
-        "00:00:30 UTC, and the queue takes it back when it looks next, or is opened next."
+        "'t' is probably not running any more: the lease of 'worker-1' (attempt 2) ended at 2026-01-01 "
+        "00:00:30 UTC, and the queue takes the ticket back at its next check, or when it is opened next."
     )
     assert found.attempts_left is None
     assert kharon.explain(projection_of(added("t"), CLAIMED), "t", moment(30), max_attempts=1).attempts_left == 0
@@ -57,19 +57,18 @@ def test_a_ticket_that_is_due():
     found = kharon.explain(projection, "w", moment(10))
     assert (found.reasons, found.ahead) == ((Reason.NEXT,), 0)
     assert found.sentence == (
-        "'w' is not running: it has been due since 2026-01-01 00:00:00 UTC, and is what a worker that is free claims "
-        "next."
+        "'w' is not running: it has been due since 2026-01-01 00:00:00 UTC, and a free worker claims it next."
     )
     assert found.attempts_left == kharon.Settings().max_attempts
     found = kharon.explain(projection, "t", moment(10))
     assert (found.reasons, found.ahead) == ((Reason.BEHIND,), 1)
     assert found.sentence == (
-        "'t' is not running: it has been due since 2026-01-01 00:00:00 UTC, and 1 ticket that is due, too, will be "
-        "claimed first."
+        "'t' is not running: it has been due since 2026-01-01 00:00:00 UTC, and 1 other due ticket will be claimed "
+        "first."
     )
     found = kharon.explain(projection, "u", moment(10))
     assert found.ahead == 3
-    assert "3 tickets that are due, too, will be claimed first." in found.sentence
+    assert "3 other due tickets will be claimed first." in found.sentence
     assert kharon.explain(projection, "u", moment(10), tubes=["default", "y"]).ahead == 4
     assert kharon.explain(projection, "u", moment(10), tubes=iter(["default", "y", "none"])).ahead == 4
 
@@ -85,8 +84,8 @@ def test_gates_that_are_shut():
     found = kharon.explain(projection, "t", moment(10), tubes=["other"])
     assert found.reasons == (Reason.BLOCKED, Reason.NOT_SUBSCRIBED, Reason.TUBE_PAUSED, Reason.DELAYED)
     assert found.sentence == (
-        "'t' is not running: it waits for 'a' and 'b', however these end; and no worker claims from its tube "
-        "'default'; and its tube 'default' is paused since record 4, 2026-01-01 00:00:04 UTC; and it is due at "
+        "'t' is not running: it is blocked by 'a' and 'b', whatever their outcomes; and no worker claims from its tube "
+        "'default'; and its tube 'default' has been paused since record 4, 2026-01-01 00:00:04 UTC; and it is due at "
         "2026-01-01 00:01:30 UTC, in 1 m 20 s."
     )
     assert (found.blocked_by, found.on_failure, found.ahead) == (("a", "b"), "run", None)
@@ -103,15 +102,15 @@ def test_a_group_that_is_waited_for():
     found = kharon.explain(projection, "t", moment(20))
     assert found.reasons == (Reason.BLOCKED,)
     assert found.sentence == (
-        "'t' is not running: it waits for 8 members that are left of group 'g' ('m0', 'm1', 'm2', 'm3', 'm4' and 3 "
-        "more), however these end."
+        "'t' is not running: it is blocked by 8 remaining members of group 'g' ('m0', 'm1', 'm2', 'm3', 'm4' and 3 "
+        "more), whatever their outcomes."
     )
     assert (found.after_group, found.members_left) == ("g", 8)
     assert found.members == ("m0", "m1", "m2", "m3", "m4")
     for seq in range(12, 19):
         projection.apply(e.TicketDone(f"m{seq - 12}"), seq, moment(seq))
     found = kharon.explain(projection, "t", moment(20))
-    assert "it waits for the one member that is left of group 'g' ('m7'), however that one ends." in found.sentence
+    assert "it is blocked by the last remaining member of group 'g' ('m7'), whatever its outcome." in found.sentence
     assert (found.members_left, found.members) == (1, ("m7",))
     projection.apply(e.TicketDone("m7"), 19, moment(19))
     projection.apply(e.TicketUnblocked("t", "m7", "g"), 20, moment(20))
@@ -125,7 +124,7 @@ def test_a_group_of_which_nothing_is_left_but_the_record_of_it():
     projection = projection_of(added("m", group="g"), added("t", after_group="g"), e.TicketDone("m"))
     found = kharon.explain(projection, "t", moment(20))
     assert (found.reasons, found.members_left, found.members) == ((Reason.BLOCKED,), 0, ())
-    assert "it waits for group 'g', of which no member is left, however it ended" in found.sentence
+    assert "it is blocked by group 'g', which has no members left" in found.sentence
     assert found.on_failure == "run"
 
 
@@ -136,12 +135,12 @@ def test_what_becomes_of_it_if_one_fails():
         added("both", after=tuple("abcdef"), after_group="g", on_failure="cancel"),
     )
     found = kharon.explain(projection, "one", moment(20))
-    assert (
-        found.sentence == "'one' is not running: it waits for 'a', and is cancelled if that one fails or is cancelled."
+    assert found.sentence == (
+        "'one' is not running: it is blocked by 'a', and is cancelled if that one fails or is cancelled."
     )
     assert found.on_failure == "cancel"
     assert kharon.explain(projection, "both", moment(20)).sentence == (
-        "'both' is not running: it waits for 'a', 'b', 'c', 'd', 'e' and 1 more, and for 7 members that are left of "
+        "'both' is not running: it is blocked by 'a', 'b', 'c', 'd', 'e' and 1 more, and by 7 remaining members of "
         "group 'g' ('a', 'b', 'c', 'd', 'e' and 2 more), and is cancelled if one of these fails or is cancelled."
     )
 
@@ -153,7 +152,7 @@ def test_a_successor_waits():
     assert found.reasons == (Reason.RUNNING,)
     assert found.sentence == (
         "'t' is running: 'worker-1' has it (attempt 2) until its lease ends at 2026-01-01 00:00:30 UTC. It was added "
-        "again meanwhile: it is pending again once it settles, and then waits for 'a', however that one ends."
+        "again meanwhile: it is pending again once it settles, and then blocked by 'a', whatever its outcome."
     )
     assert (found.blocked_by, found.on_failure) == (("a",), "run")
     projection = projection_of(added("t"), CLAIMED, added("t"))
@@ -166,7 +165,7 @@ def test_a_tube_with_as_many_claimed_as_may_be():
     projection = projection_of(added("t"), added("u"), e.TubeLimited("default", 1), CLAIMED)
     found = kharon.explain(projection, "u", moment(10))
     assert found.reasons == (Reason.TUBE_AT_LIMIT,)
-    assert found.sentence == "'u' is not running: its tube 'default' is at its limit of 1 claimed at once: 1 are."
+    assert found.sentence == "'u' is not running: its tube 'default' is at its limit of 1 claimed at once, and 1 are."
     assert (found.limit, found.tube_claimed, found.reopens_at) == (kharon.Limit(1, None, None), 1, None)
     assert (found.paused_since, found.paused_seq, found.ahead) == (None, None, None)
     projection.apply(e.TubePaused("default"), 5, moment(5))
@@ -187,7 +186,7 @@ def test_a_tube_that_has_been_claimed_from_often_enough(claims, words):
     found = kharon.explain(projection, "t", moment(10))
     assert found.reasons == (Reason.TUBE_AT_LIMIT,)
     assert found.sentence == (
-        f"'t' is not running: its tube 'default' is at its limit of {words}: the next may be made at 2026-01-01 "
+        f"'t' is not running: its tube 'default' is at its limit of {words}; the next is possible at 2026-01-01 "
         "00:01:05 UTC, in 55 s."
     )
     assert (found.reopens_at, found.tube_claimed) == (moment(65), claims)
@@ -227,21 +226,21 @@ def test_what_a_tube_does_not_give_is_not_ahead():
         (
             e.TicketDone("t", keep=True, expire_at=moment(20)),
             Reason.DONE,
-            "done since {}, kept until 2026-01-01 00:00:20 UTC.",
+            "done since {}, and is kept until 2026-01-01 00:00:20 UTC.",
         ),
         (
             e.TicketDone("t", keep=True, expire_at=moment(5)),
             Reason.DONE,
-            "done since {}, to be removed since 2026-01-01 00:00:05 UTC, when",
+            "done since {}, and is removed at the queue's next check, or when it is opened next: it expired at",
         ),
-        (e.TicketFailed("t", "no route"), Reason.FAILED, "failed since {}, kept for good: no route."),
-        (e.TicketCancelled("t", keep=True), Reason.CANCELLED, "cancelled since {}, kept for good."),
+        (e.TicketFailed("t", "no route"), Reason.FAILED, "failed since {}, and is kept for good: no route."),
+        (e.TicketCancelled("t", keep=True), Reason.CANCELLED, "cancelled since {}, and is kept for good."),
     ],
 )
 def test_a_ticket_that_has_ended(event, reason, words):
     found = kharon.explain(projection_of(added("t"), event), "t", moment(10))
     assert found.reasons == (reason,)
-    assert f"'t' is not running: it is {words.format('2026-01-01 00:00:02 UTC')}" in found.sentence
+    assert f"'t' is not running: it has been {words.format('2026-01-01 00:00:02 UTC')}" in found.sentence
     assert found.terminal_since == moment(2)
     assert found.expires_at == event.expire_at
     assert (found.due_at, found.attempts_left, found.ahead) == (None, None, None)
@@ -251,7 +250,7 @@ def test_a_ticket_that_is_not_there():
     found = kharon.explain(projection_of(added("t")), "it's", moment(10))
     assert found.reasons == (Reason.ABSENT,)
     assert found.sentence == (
-        'There is no ticket "it\'s": it was never added, or has been removed; its history tells which.'
+        'There is no ticket "it\'s": it was never added, or has been removed; its history shows which.'
     )
     assert found.ticket is None
     assert (found.attempts, found.worker, found.blocked_by) == (0, None, ())

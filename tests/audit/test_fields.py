@@ -8,11 +8,12 @@ import msgspec
 import pytest
 from msgspec import Raw
 
+from kharon.audit import fields, words
 from kharon.audit.fields import STATES, event_fields, record_fields, state_of, ticket_fields
 from kharon.log.record import Chain, Record, check_line, parse_record
 from kharon.model import events as e
 from kharon.model.evolve import evolve
-from kharon.model.ticket import draft_of, seal
+from kharon.model.ticket import Ticket, draft_of, seal
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 THEN = NOW + timedelta(seconds=9, microseconds=5)
@@ -95,3 +96,13 @@ def test_what_a_ticket_waits_for():
     assert told(GATED, e.TicketUnblocked("a", "b")) == [["b", "c"], None, "run", False, []]
     assert told(GROUPED) == [[], "g", "cancel", True, []]
     assert told(GROUPED, e.TicketUnblocked("a", "m", "g")) == [[], "g", "cancel", False, []]
+
+
+def test_a_field_without_a_place_of_its_own_is_shown_under_its_name(monkeypatch):
+    assert fields.OTHER_FIELDS == (), "each field of today has its place"
+    for module in (fields, words):
+        monkeypatch.setattr(module, "OTHER_FIELDS", ("order", "worker"))
+    ticket = Ticket("a", "t")
+    shown = list(ticket_fields(ticket, NOW))
+    assert shown[-4:] == ["order", "version", "payload", "result"]
+    assert list(words.other_fields_text(ticket, str)) == [("order", "0")], "and not if it is None"

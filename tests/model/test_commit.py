@@ -638,7 +638,7 @@ def test_an_undone_commit_is_as_if_it_had_never_been_for_the_next():
     before = line.projection.groups
     line.refused(add("f", after_group="g"), add("n", group="g"), c.Fail("nobody"))
     assert line.count("g") == 1
-    assert before.waiting("g", 1) == []
+    assert before.finalizers("g", 1) == []
     line.do(add("f", after_group="g"))
     assert line["f"].gate == Gate((), "g", "run", 2)
 

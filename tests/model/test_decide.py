@@ -28,7 +28,7 @@ CLAIMED = e.TicketClaimed("t", 1, at(31), "w1")
 # What leads to each state; the claim of a claimed ticket is that of record 2.
 HISTORIES = {
     State.ABSENT: (),
-    State.WAITING: (ADDED,),
+    State.UNCLAIMED: (ADDED,),
     State.CLAIMED: (ADDED, CLAIMED),
     State.DONE: (ADDED, CLAIMED, e.TicketDone("t", True, Raw(b"1"), at(3))),
     State.FAILED: (ADDED, CLAIMED, e.TicketFailed("t", "broke", at(3))),
@@ -83,7 +83,7 @@ def fenced(verb: str, claim: int) -> c.Command:
 
 IN_WORDS = {state: state.value for state in State} | {
     State.ABSENT: "removed",
-    State.WAITING: "pending and not claimed",
+    State.UNCLAIMED: "pending and not claimed",
     State.CLAIMED: "claimed by 'w",
 }
 
@@ -240,7 +240,7 @@ def test_add_of_a_new_id_does_not_ask_about_conflicts(on_conflict):
     given().when(c.Add("t", Ticket("t", "email", payload={"to": "ann"}), None, on_conflict)).then(ADDED)
 
 
-@pytest.mark.parametrize("state", [State.WAITING, State.DONE, State.FAILED, State.CANCELLED])
+@pytest.mark.parametrize("state", [State.UNCLAIMED, State.DONE, State.FAILED, State.CANCELLED])
 def test_add_again_starts_anew(state):
     history = HISTORIES[state]
     seq = len(history) + 1
@@ -359,7 +359,7 @@ def test_extend_never_shortens(seconds):
 
 # --- done, fail, cancel -----------------------------------------------------------------------------------------------
 
-PENDING = [State.WAITING, State.CLAIMED]
+PENDING = [State.UNCLAIMED, State.CLAIMED]
 
 
 @pytest.mark.parametrize("state", PENDING)
@@ -441,7 +441,7 @@ def test_what_is_kept_can_move_as_it_ends(verb, state):
 def test_what_was_added_meanwhile_is_not_moved(verb):
     command, ended, _ = ENDS_AND_MOVES[verb]
     after = given(*ADDED_AGAIN).when(command).then(ended)
-    assert (after.type, after.tube, state_of(after)) == ("sms", "fast", State.WAITING)
+    assert (after.type, after.tube, state_of(after)) == ("sms", "fast", State.UNCLAIMED)
 
 
 def test_cancel_without_keep_leaves_nothing():
@@ -459,7 +459,7 @@ def test_retry_is_pending_again(state):
         .when(c.Retry("t", None, 5, "no route"))
         .then(e.TicketRetried("t", now + timedelta(seconds=5), "no route"))
     )
-    assert state_of(after) is State.WAITING
+    assert state_of(after) is State.UNCLAIMED
     assert (after.runat, after.error_reason) == (now + timedelta(seconds=5), "no route")
     assert after.attempts == (1 if state is State.CLAIMED else 0)
 
@@ -506,7 +506,7 @@ def test_the_last_attempt_that_is_retried_fails(max_attempts, left, reason):
 
 def test_release_is_pending_at_once_and_its_attempt_not_counted():
     after = given(ADDED, CLAIMED).when(c.Release("t", 2)).then(e.TicketReleased("t"))
-    assert (state_of(after), after.runat, after.attempts) == (State.WAITING, EPOCH, 0)
+    assert (state_of(after), after.runat, after.attempts) == (State.UNCLAIMED, EPOCH, 0)
     assert (after.claim, after.worker, after.lease_until) == (None, None, None)
     given(ADDED, CLAIMED, e.TicketReleased("t")).when(c.Claim("t", "w")).then(e.TicketClaimed("t", 1, at(33), "w"))
 
@@ -530,7 +530,7 @@ def test_lapse_is_pending_with_backoff_and_its_attempt_counted():
         .when(lapse)
         .then(e.TicketLapsed("t", at(40 + 3 + 2), "the lease ended"))
     )
-    assert (state_of(after), after.attempts, after.runat) == (State.WAITING, 1, at(45))
+    assert (state_of(after), after.attempts, after.runat) == (State.UNCLAIMED, 1, at(45))
     assert (after.error_reason, after.claim, after.worker, after.lease_until) == ("the lease ended", None, None, None)
 
 
@@ -564,7 +564,7 @@ def test_a_reason_never_grows_beyond_its_limit(verb):
 @pytest.mark.parametrize("state", [State.DONE, State.FAILED, State.CANCELLED])
 def test_restart_is_pending_as_if_new(state):
     after = given(*HISTORIES[state], now=at(50)).when(c.Restart("t")).then(e.TicketRestarted("t", at(50)))
-    assert (state_of(after), after.attempts, after.runat) == (State.WAITING, 0, at(50))
+    assert (state_of(after), after.attempts, after.runat) == (State.UNCLAIMED, 0, at(50))
     assert (after.error_reason, after.result, after.expire_at) == (None, None, None)
     # It goes to the end of the line, but it was added when it was added.
     assert (after.order, after.ctime, after.payload) == (4, EPOCH, {"to": "ann"})

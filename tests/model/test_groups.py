@@ -23,7 +23,7 @@ def members_of(groups, name):
 def test_new_groups_are_empty():
     groups = Groups()
     assert groups.pending_count("g") == 0
-    assert members_of(groups, "g") == groups.behind("a") == groups.waiting("g", 1) == groups.unblocked("g") == []
+    assert members_of(groups, "g") == groups.behind("a") == groups.finalizers("g", 1) == groups.unblocked("g") == []
     assert not groups.is_member("g", None)
     assert not groups.is_member("g", Ticket("a", "x"))
     assert groups == Groups()
@@ -41,8 +41,8 @@ def test_what_is_asked_of_groups():
     assert not groups.is_member("h", line["m"])
     assert groups.behind("m") == ["f"]
     assert groups.behind("n") == []
-    assert groups.waiting("g", 2) == ["f"]
-    assert groups.waiting("g", 4) == []
+    assert groups.finalizers("g", 2) == ["f"]
+    assert groups.finalizers("g", 4) == []
     assert groups.waiters(line["m"]) == ["f", "f"]
     assert groups.waiters(line["f"]) == []
     assert groups.unblocked("g") == []
@@ -66,7 +66,7 @@ def test_names_of_groups_and_tickets_do_not_stay():
     for id in ("m", "n", "n", "f", "e"):
         line.do(c.Done(id))
     groups = line.projection.groups
-    assert (groups._members, groups._waiting, groups._behind) == ({}, {}, {})
+    assert (groups._members, groups._finalizers, groups._behind) == ({}, {}, {})
 
 
 def test_the_same_finalizer_for_members_that_end_in_any_order():

@@ -250,7 +250,7 @@ def test_tubes_are_claimed_from_as_one_line():
 def test_an_empty_tube_is_forgotten():
     made = projection(*(added(str(n), tube=f"tube-{n}") for n in range(50)), promoted=9)
     assert drained(made, *(f"tube-{n}" for n in range(50))) == [str(n) for n in range(50)]
-    assert not made._heads.ready
+    assert not made._ready.ready
 
 
 def test_an_update_moves_a_ticket_between_tubes_and_indexes():
@@ -447,8 +447,8 @@ def test_check_sees_a_ticket_that_cannot_be(id, changes, words):
         draft = draft_of(made.get(id))
         draft.id = changes["id"]
         made._tickets[id] = seal(draft)
-        made._waiting.clear()
-        made._waiting.add((at(99), 1, "other"))
+        made._delayed.clear()
+        made._delayed.add((at(99), 1, "other"))
     else:
         spoil(made, id, **changes)
     with pytest.raises(AssertionError, match=words):
@@ -490,7 +490,7 @@ def test_check_sees_a_ticket_that_was_never_sealed():
         made.check()
 
 
-@pytest.mark.parametrize("index", ["_waiting", "_leases", "_expiring"])
+@pytest.mark.parametrize("index", ["_delayed", "_leases", "_expiring"])
 def test_check_sees_an_index_that_says_something_else(index):
     made = projection(
         added("a"),

@@ -158,17 +158,17 @@ def test_what_is_watched_may_change_at_any_time():
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda heads: heads._line.clear(),
-        lambda heads: heads._changes.clear(),
-        lambda heads: heads.claimed.clear(),
-        lambda heads: heads.ready["x"].clear(),
-        lambda heads: heads._shares.clear(),
-        lambda heads: setattr(heads, "_count", 7),
+        lambda made: made._line.clear(),
+        lambda made: made._changes.clear(),
+        lambda made: made.claimed.clear(),
+        lambda made: made.ready["x"].clear(),
+        lambda made: made._shares.clear(),
+        lambda made: setattr(made, "_count", 7),
     ],
 )
 def test_check_sees_an_index_that_says_something_else(spoil):
     made = projection(e.TubeLimited("x", None, 1, 10.0), added("a"), added("b"), claimed("a"), added("c", "y"))
-    spoil(made._heads)
+    spoil(made._ready)
     with pytest.raises(AssertionError):
         made.check()
 

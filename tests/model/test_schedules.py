@@ -228,7 +228,7 @@ def test_a_refused_commit_says_which_schedule(book):
     assert book.get().next == at(60)
 
 
-# --- the keeper -------------------------------------------------------------------------------------------------------
+# --- the table -------------------------------------------------------------------------------------------------------
 
 
 def test_replay_and_snapshots_know_all_of_it(book):

@@ -90,7 +90,7 @@ class Line:
     def ready(self):
         """The ids in the order in which they would be claimed now."""
         self.projection.promote(self.now)
-        return [key[-1] for ready in self.projection._heads.ready.values() for key in ready]
+        return [key[-1] for ready in self.projection._ready.ready.values() for key in ready]
 
 
 def said(event):

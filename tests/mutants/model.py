@@ -9,9 +9,9 @@ from .places import (
     DECIDE,
     DELAYS,
     EVOLVE,
-    HEADS,
     LIMITS,
     PROJECTION,
+    READY,
     TEST_DECIDE,
     TEST_DELAYS,
     TEST_EVOLVE,
@@ -102,7 +102,7 @@ MUTANTS: Final = (
     Mutant(
         name="nice-ignored-among-due",
         thought="Of those that are due, whoever has waited longest is next.",
-        file=HEADS,
+        file=READY,
         before="return ready[0], len(ready), None\n        free",
         after="return min(ready, key=lambda head: head[1:]), len(ready), None\n        free",
         tests=(TEST_PROJECTION,),
@@ -110,7 +110,7 @@ MUTANTS: Final = (
     Mutant(
         name="nice-ignored-between-tubes",
         thought="Each tube is sorted, so of their heads the one that is due first is next.",
-        file=HEADS,
+        file=READY,
         before="return self._line[0] if self._line else None",
         after="return min(self._line, key=lambda head: head[1:]) if self._line else None",
         tests=(TEST_PROJECTION,),

@@ -6,9 +6,9 @@ from typing import Final
 
 from .mutant import Mutant
 from .places import (
-    HEADS,
     LOCAL_STORE,
     PROJECTION,
+    READY,
     TEST_HEADS,
     TEST_SNAPSHOT_TABLES,
     TEST_TUBES,
@@ -74,14 +74,14 @@ MUTANTS: Final = (
         name="tube-opens-without-a-wake",
         thought="Workers look at their tubes again whenever something happens.",
         file=PROJECTION,
-        before="        earliest = self._heads.next_instant()\n",
+        before="        earliest = self._ready.next_instant()\n",
         after="        earliest = None\n",
         tests=(TEST_TUBES_RUNNING,),
     ),
     Mutant(
         name="tube-counted-though-closed",
         thought="Idle workers are woken for what is ready.",
-        file=HEADS,
+        file=READY,
         before="        return ready[0] if free else None, free, instant\n",
         after="        return ready[0] if free else None, len(ready), instant\n",
         tests=(TEST_HEADS,),
@@ -89,7 +89,7 @@ MUTANTS: Final = (
     Mutant(
         name="tube-open-after-a-backward-step",
         thought="What was open stays open.",
-        file=HEADS,
+        file=READY,
         before="            self._stale |= self._wanted & self._tubes.times.keys()\n",
         after="            pass\n",
         tests=(TEST_HEADS,),
@@ -97,7 +97,7 @@ MUTANTS: Final = (
     Mutant(
         name="tube-head-not-looked-at-after-a-claim-ends",
         thought="A claim that ends makes no ticket ready.",
-        file=HEADS,
+        file=READY,
         before="            self.claimed[tube] -= 1\n        self.touch(tube)\n",
         after="            self.claimed[tube] -= 1\n",
         tests=(TEST_HEADS,),
@@ -129,7 +129,7 @@ MUTANTS: Final = (
     Mutant(
         name="tube-open-to-more-than-its-limit-after-a-move",
         thought="A claim takes a ticket out of those that are ready, and so its tube is looked at again.",
-        file=HEADS,
+        file=READY,
         before="        self.claimed[tube] = self.claimed.get(tube, 0) + 1\n        self.touch(tube)\n",
         after="        self.claimed[tube] = self.claimed.get(tube, 0) + 1\n",
         tests=(TEST_HEADS,),

@@ -114,9 +114,9 @@ MUTANTS: Final = (
         name="failed-member-cancels-when-the-group-ends",
         thought="What a group means for its finalizer shows when the group has ended.",
         file=COMMIT,
-        before="            if failed:\n                for waiter in groups.waiting(group, joined):\n",
+        before="            if failed:\n                for waiter in groups.finalizers(group, joined):\n",
         after="            if failed and not groups.pending_count(group):\n"
-        "                for waiter in groups.waiting(group, joined):\n",
+        "                for waiter in groups.finalizers(group, joined):\n",
         tests=(TEST_COMMIT,),
     ),
     Mutant(

@@ -325,7 +325,7 @@ async def test_snapshots_and_trims_keep_schedules(tmp_path):
         await kh.schedule("s", every=3600, ticket=template(payload="x"), catch_up="none")
         before = await kh.schedules()
         with trio.fail_after(60):
-            while kh.first_record < 50:
+            while await kh.first_record() < 50:
                 await kh.add_many([Ticket(f"t{number}", "t", payload="x" * 300) for number in range(40)])
                 await trio.sleep(0.001)
     async with kharon.open(where, settings) as kh:

@@ -17,7 +17,7 @@ from kharon.log.record import Record
 from kharon.model import events as e
 from kharon.simulate.recording import record_workload
 from kharon.simulate.simulation import settings_for, simulate
-from kharon.simulate.workloads import Ending, Run, Runs
+from kharon.simulate.workload import Ending, Run, Runs
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

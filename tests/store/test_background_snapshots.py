@@ -47,7 +47,7 @@ async def test_a_snapshot_is_taken_beside_a_queue_that_is_used(tmp_path):
     damaged.write_bytes(b"x" + damaged.read_bytes()[1:])
     async with kharon.open(where) as kh:  # which did not read what the snapshot holds
         assert await kh.list(limit=None) == expected
-        assert kh.first_record == 1
+        assert await kh.first_record() == 1
     with pytest.raises(kharon.CorruptLog):
         kharon.verify(where)
 

@@ -151,10 +151,10 @@ def test_undo_is_exact_whatever_happened_and_whatever_time_did(seed):
         projection.check()
         twin.promote(now)
         assert projection == twin
-        for index in ("_waiting", "_leases", "_expiring", "groups"):
+        for index in ("_delayed", "_leases", "_expiring", "groups"):
             assert getattr(projection, index) == getattr(twin, index)
         for index in ("ready", "claimed"):
-            assert getattr(projection._heads, index) == getattr(twin._heads, index)
+            assert getattr(projection._ready, index) == getattr(twin._ready, index)
     assert len(kinds) > 8
     assert kharon.model.events.TicketUnblocked in kinds
 

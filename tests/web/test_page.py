@@ -136,7 +136,7 @@ def test_a_ticket_without_a_beginning_and_one_of_a_single_instant(show, tmp_path
         if hasattr(record.event, "id") and k.timeline(k.history(tmp_path / "queue", record.event.id)).before
     )
     page = show(report(tmp_path / "queue", first, now=scenario.NOW))
-    assert "whose beginning is not in the log any more" in page.inner_text("main")
+    assert "whose beginning is missing from the log" in page.inner_text("main")
     assert page.get_by_role("table", name="Events").is_visible()
     where = written.write(tmp_path / "instant", [(0, "shop", [written.added("a"), written.e.TicketDeleted("a")])])
     page = show(report(where, "a", now=at(5)))

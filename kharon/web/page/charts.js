@@ -1,5 +1,5 @@
-// The queue over time: charts that share one cursor. Each is a slider for the keyboard and for a screen reader, whose
-// value is told in words; the same numbers are in a table beneath it.
+// The queue over time: charts that share one cursor. For the keyboard and for screen readers each is a slider with a
+// text value. A table below the chart has the same numbers.
 
 const CHARTS = [];
 let cursor = null;
@@ -31,7 +31,7 @@ function linear(most) {
 
 const DURATIONS = [0.001, 0.01, 0.1, 1, 10, 60, 600, 3600, 36000, 86400, 864000, 8640000, 86400000];
 
-// Durations from a millisecond up, by their logarithm: what is shorter lies on the ground.
+// Durations on a logarithmic scale from one millisecond; shorter ones are at the bottom.
 function logarithmic(most) {
   const top = DURATIONS.find((size) => size >= most) || most;
   const reach = Math.log10(Math.max(top, 0.01) / 0.0005);
@@ -42,8 +42,8 @@ function logarithmic(most) {
 }
 
 // --- one chart
-//   bars: [{key, name, values}] are stacked; lines: the same, drawn as steps; ranges: seconds on a logarithmic axis, from
-//   the half to the longest of each slot; extra: told, not drawn
+//   bars: [{key, name, values}], stacked; lines: the same, drawn as steps; ranges: seconds on a logarithmic axis, from
+//   the median to the longest of each slot; extra: in the text, but not drawn
 
 function chart({ title, note, bars = [], lines = [], ranges = [], gap = 1, wide = false, extra = [], empty }) {
   const count = data.time.depth.running.length;
@@ -181,7 +181,7 @@ function steps(one, slot, left, y) {
   return svg("path", { class: "stroke c-" + one.key, d: path });
 }
 
-// For each slot a bar from what half of them did not exceed to the longest, darker up to what 90 % did not exceed.
+// For each slot a bar from the median to the longest, darker up to the 90th percentile.
 function spreads(ranges, slot, left, y) {
   if (!ranges.length) return [];
   const [half, most, , longest] = ranges.map((one) => one.values);
@@ -198,7 +198,7 @@ function spreads(ranges, slot, left, y) {
   return [svg("path", { class: "fill c-longest", d: paths.far }), svg("path", { class: "fill c-p90", d: paths.near }), svg("path", { class: "fill c-p50", d: paths.half })];
 }
 
-// --- which there are
+// --- the charts
 
 function queueCharts() {
   const time = data.time, sum = (values) => values.reduce((all, one) => all + one, 0);
@@ -209,7 +209,7 @@ function queueCharts() {
   const each = span(time.width);
   return el("div", { class: "charts" },
     chart({
-      title: "Depth", note: "Pending tickets at the end of each " + each + ", by what they were in", gap: 0, wide: true,
+      title: "Depth", note: "Pending tickets at the end of each " + each + ", by phase", gap: 0, wide: true,
       bars: [["running"], ["ready"], ["backing off", "backing-off"], ["delayed"], ["blocked"]]
         .map(([name, key]) => ({ key: key || name, name, values: time.depth[name], total: last(time.depth[name]) }))
         .filter((one) => one.key !== "blocked" || sum(one.values)),

@@ -1,4 +1,4 @@
-// What the charts and the timeline share: elements, times, numbers, tables. Text is only ever set as text.
+// Shared by the charts and the timeline: elements, times, numbers, tables. Text is only set as text, never as HTML.
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 
@@ -33,7 +33,7 @@ const once = (draw) => {
   };
 };
 
-// --- times: whole microseconds after 1970, which a number holds exactly
+// --- times: whole microseconds since 1970, which a number holds exactly
 
 const SECOND = 1e6, MINUTE = 60 * SECOND, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
 const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -121,8 +121,8 @@ function rowOf(cells, heads) {
   }));
 }
 
-// A table of any length, of which 100 rows are in the page at a time. `row(i)` gives the cells of one. One with prose in
-// it is a stack of blocks where there is no room; the roles say that it is a table all the same.
+// A table of any length, of which 100 rows are in the page at a time. `row(i)` returns the cells of one. On a narrow
+// page a table with prose becomes a stack of blocks; the roles keep it a table for screen readers.
 function table(caption, heads, count, row, { page = 100, more = null } = {}) {
   const body = el("tbody", { role: "rowgroup" });
   const stack = heads.some((head) => head.kind === "long");

@@ -1,4 +1,4 @@
-// The page: what it holds, and in which order.
+// The page: its parts, in order.
 
 const main = document.getElementById("main"), lead = document.getElementById("lead");
 
@@ -14,7 +14,7 @@ function ticketParts() {
   });
   const notes = [];
   if (ticket.left_out) notes.push("Only the last " + number(ticket.events.length) + " of its records are on this page; " + number(ticket.left_out) + " older ones are left out.");
-  if (ticket.early) notes.push(plural(ticket.early, "older record") + " belong to a life whose beginning is not in the log any more.");
+  if (ticket.early) notes.push(plural(ticket.early, "older record") + " belong to a life whose beginning is missing from the log.");
   add(main, panel("Timeline", "h2", ...notes.map((note) => el("p", { class: "note" }, note)), life ? shares(ticket) : null, picture),
     ticket.attempts.length ? panel("Attempts", "h2", attemptTable(ticket, picture)) : null,
     panel("Events", "h2", events),
@@ -27,12 +27,12 @@ function jsonPanel(title, text) {
 
 function ticketSentence(ticket) {
   const lives = ticket.lives;
-  if (!lives.length) return plural(ticket.events.length, "record") + ", the beginning of its life is not in the log any more";
+  if (!lives.length) return plural(ticket.events.length, "record") + ", the beginning of its life is missing from the log";
   const length = lives.reduce((sum, life) => sum + life.end - life.begin, 0), tries = lives.reduce((sum, life) => sum + life.attempts, 0);
   return plural(tries, "attempt") + " and " + plural(ticket.events.length + ticket.left_out, "event") + " in " + span(length) + (lives.length > 1 ? ", in " + lives.length + " lives" : "") + ", added " + utc(lives[0].begin, 3) + " UTC";
 }
 
-// Where the time went: one bar to scale, and its numbers.
+// Time per phase: one bar to scale, and its numbers.
 function shares(ticket) {
   const sums = {};
   for (const life of ticket.lives) for (const [name, us] of Object.entries(life.totals)) sums[name] = (sums[name] || 0) + us;
@@ -73,7 +73,7 @@ function queueParts() {
   const time_ = data.time;
   const alone = data.ticket === null;
   if (time_ === null) {
-    add(main, el("section", { class: "panel void" }, el("h2", {}, "No records yet"), el("p", {}, "The log of this queue is empty: nothing was ever added. Once something happens there, make this page again.")));
+    add(main, el("section", { class: "panel void" }, el("h2", {}, "No records yet"), el("p", {}, "The log of this queue is empty: nothing was ever added. Make this page again once it has records.")));
     if (alone) add(lead, el("p", { class: "sub" }, data.queue));
     return;
   }

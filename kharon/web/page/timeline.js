@@ -1,8 +1,8 @@
-// One ticket's life, drawn to scale: a lane for each phase, marks for events above them, and an overview beneath.
+// One ticket's life, drawn to scale: a lane for each phase, marks for events above, and an overview below.
 //
-// On a canvas, and only what is in view: spans and marks closer than a pixel or a mark's width are drawn as one, so the
-// work of a frame is bounded by the width of the window, not by the number of events. `data-drawn` says how many
-// elements the last frame had. For the keyboard and for a screen reader it is a slider over the events.
+// It is a canvas, and only the visible part is drawn. Spans and marks closer than a pixel or a mark's width are drawn as
+// one, so the width of the window bounds the work of a frame, not the number of events. `data-drawn` has the number of
+// elements in the last frame. For the keyboard and for screen readers the timeline is a slider over the events.
 
 const LANES = ["delayed", "blocked", "ready", "running", "backing off", "kept"];
 const SHAPES = {
@@ -21,7 +21,7 @@ const OUTCOMES = {
 const BAD = new Set(["failed", "lapsed"]);
 const MARK = 15, COLUMN = 2, LANE = 26, AXIS = 24, MARKS = 30, MOST_ZOOM = 50;
 
-// The first place in sorted `values` that is not below `wanted`.
+// The first index in sorted `values` whose value is at least `wanted`.
 function from(values, wanted) {
   let low = 0, high = values.length;
   while (low < high) {
@@ -55,7 +55,7 @@ function timeline(ticket, onChoose) {
       el("kbd", {}, "\u2190"), el("kbd", {}, "\u2192"), " pan ", el("kbd", {}, "0"), " all of it ", el("kbd", {}, "Enter"), " to the table. Drag to pan, Ctrl and wheel to zoom."));
   const redraw = once(draw);
 
-  // Where it is worth looking first: not at hours of being kept, or of waiting for the first attempt.
+  // The initial view: without long stretches of being kept, or of the time before the first attempt.
   function firstView() {
     const last = times[times.length - 1], life = end - begin;
     let low = begin, high = end;
@@ -91,7 +91,7 @@ function timeline(ticket, onChoose) {
   }
   const pan = (share) => { const by = (view[1] - view[0]) * share; look(view[0] + by, view[1] + by); };
   const inView = (us) => us >= view[0] && us <= view[1];
-  // `wide` is the stage's width, asked for once a frame: asking makes the browser lay the page out.
+  // `wide` is the stage's width, read once a frame, since reading it makes the browser lay out the page.
   const narrow = () => wide < 560;
   const gutter = () => (narrow() ? 8 : 104);
   const room = () => wide - gutter() - 8;
@@ -208,7 +208,7 @@ function timeline(ticket, onChoose) {
       const first = place, left = Math.max(gutter() - 2, x(begins[place]));
       let right = Math.max(left + 1.5, x(ends[place])), covered = x(ends[place]) - left;
       place += 1;
-      // What is narrower than a column is drawn as one column, the paler the less of it is taken.
+      // A span narrower than a column is drawn as one column, paler the less of the column it fills.
       while (right - left < COLUMN && place < spans.length && x(begins[place]) <= left + COLUMN && x(ends[place]) <= left + COLUMN) {
         right = left + COLUMN;
         covered += x(ends[place]) - x(begins[place]);
@@ -283,7 +283,7 @@ function timeline(ticket, onChoose) {
         pen.fillStyle = theme.panel;
         pen.fillText(String(count), place, middle + 0.5);
       } else {
-        // Too many to be numbered: a bar as high as there are many, red for what went wrong.
+        // Too many for numbers: a bar whose height is their count, red for failures.
         const height = 4 + 20 * (count / most), red = bad ? Math.max(2, height * (bad / count)) : 0, ground = AXIS + MARKS - 2;
         pen.fillStyle = theme.muted;
         pen.fillRect(place - MARK / 2 + 1.5, ground - height, MARK - 3, height - red);
@@ -309,7 +309,7 @@ function timeline(ticket, onChoose) {
     if (shape === "ring" || shape === "cross") pen.stroke(); else pen.fill();
   }
 
-  // The whole life in a strip: one column a pixel, in the colour of what took most of it.
+  // The whole life in a strip: each column of pixels has the colour of its longest phase.
   function drawOverview() {
     const width = wide, high = 26, pen = fit(overview, width, high);
     const left = gutter(), size = width - left - 8, scale = size / (whole[1] - whole[0]);
@@ -426,7 +426,7 @@ function timeline(ticket, onChoose) {
     }
   }, { passive: false });
 
-  // A click on a mark chooses it, on several zooms in to them; on a bar it chooses the event that began it.
+  // A click on a mark selects it; on several marks it zooms in; on a bar it selects the event that began it.
   function pick(place, level) {
     const near = clusters().filter((one) => Math.abs(one[2] - place) < MARK / 2 + 3)[0];
     if (level < laneTop(0) - 6 && near) {

@@ -1,16 +1,16 @@
-"""A workload: what there was to do in a queue, without a clock's or a setting's doing, in as few bytes as it takes.
+"""A workload: the work of a queue without the effects of clock and settings, in little memory.
 
-All arrivals of a log must be there before the first can be simulated, since an attempt's length and end stand behind
-it. So what there is of each ticket is numbers, in columns:
+A whole log must be recorded before its first ticket can be simulated, since the log tells an attempt's duration and end
+only later. So tickets are kept as numbers, in columns:
 
     a ticket          20 to 30 bytes: a digest of its id, and where its attempts begin
-    an adding         28: when, of which ticket, what it is, its group, when it is due
-    an attempt        25: how long it ran, how it ended, when it was due again
+    an adding         28 bytes: when, which ticket, its kind, its group, when it is due
+    an attempt        25 bytes: its duration, its end, when the ticket was due again
 
-What is seldom is kept as it is: what a ticket was told to wait for, what people did, how leases were extended; and each
-combination of type, tube and nice once. Payloads, results and reasons are not kept, and no ids and groups: a simulated
-ticket has a number for its id, in the order in which the ids came, and so has a group. (Any two of a million ids are
-taken for one with a probability of 3 in 100 million: their digests have 64 bits.)
+Rare facts are kept as objects: dependencies, acts of people, extensions of leases; and each combination of type, tube
+and nice once. Payloads, results, reasons, ids and groups are not kept: the id of a simulated ticket is a number, in the
+order in which the ids appeared, and so is a group. (Digests have 64 bits. Among a million ids, the probability that any
+two are taken for one is 3 in 100 million.)
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ _ENDINGS: Final = tuple(Ending)
 
 @attrs.frozen(slots=True)
 class Run:
-    """One attempt as it was recorded.
+    """A recorded attempt.
 
     Attributes:
-        seconds: how long it ran, or until its lease ended.
+        seconds: its duration, or the time until its lease ended.
         ending: how it ended. RETRIED also if it failed only because no attempts were left.
-        delay: if it was retried, seconds until it was due again; else None.
+        delay: if it was retried, seconds until it was due again; otherwise None.
         keep: whether a cancelled ticket was kept.
         expire_in: seconds after which a kept ticket was to be removed; None: never.
-        extends: when it extended its lease, in seconds after its beginning, and to how many seconds from then.
+        extends: its extensions of the lease: seconds since its beginning, and the length of the new lease in seconds.
     """
 
     seconds: float
@@ -73,11 +73,11 @@ class Run:
 
 @attrs.frozen(slots=True)
 class Act:
-    """Something that was done to the queue from outside: an adding, or what a person did to a ticket or to a tube.
+    """An act on the queue from outside: an adding, or an operation on a ticket or a tube.
 
     Attributes:
         at: when, UTC.
-        event: what came of it; without payload, result and reason, and with numbers for ids and groups.
+        event: the event; without payload, result and reason, and with numbers for ids and groups.
     """
 
     at: datetime
@@ -85,17 +85,17 @@ class Act:
 
 
 class Names:
-    """Numbers for names, in the order in which they came, without the names: a table of digests, O(1)."""
+    """Numbers for names, in the order of their first use. Only digests of the names are kept."""
 
     def __init__(self) -> None:
         self._digests = array("Q")
-        self._slots = array("I", bytes(8 * 4))  # 0: free; else a number + 1; where it is, the digest says
+        self._slots = array("I", bytes(8 * 4))  # 0: free; otherwise a number + 1, at the place that its digest selects
 
     def __len__(self) -> int:
         return len(self._digests)
 
     def number(self, name: str) -> int:
-        """Return a name's number, which is a new one if the name is new. O(1) amortised."""
+        """Return the number of a name; a new name gets the next number. O(1) amortised."""
         digest = int.from_bytes(blake2b(name.encode(), digest_size=8).digest())
         slot = self._slot(digest)
         if not self._slots[slot]:
@@ -107,11 +107,11 @@ class Names:
         return self._slots[slot] - 1
 
     def written(self, name: str) -> str:
-        """Return a name's number as what stands for the name. In the order of the numbers, as text too."""
+        """Return the number of a name as ten digits, which sort like the number."""
         return f"{self.number(name):010}"
 
     def _slot(self, digest: int) -> int:
-        """Return where a digest stands, or, if it is not there, where it is to stand."""
+        """Return the slot of a digest, or the free slot for it."""
         slots, digests = self._slots, self._digests
         slot = digest % len(slots)
         while slots[slot] and digests[slots[slot] - 1] != digest:
@@ -125,7 +125,7 @@ class Names:
 
 
 class _Kinds(Generic[_H]):
-    """Values of which there are few, each kept once."""
+    """Distinct values, each kept once, with a number for each."""
 
     def __init__(self) -> None:
         self.all: list[_H] = []
@@ -139,17 +139,17 @@ class _Kinds(Generic[_H]):
 
 
 class Acts:
-    """What was done, in order. Iterating makes an `Act` of each; it may be done more than once."""
+    """The acts, in order. Iterating creates an `Act` for each, and may be repeated."""
 
     def __init__(self, tickets: Names) -> None:
         self._tickets = tickets
         self._groups = Names()
         self._begin: datetime | None = None
-        self._at = array("q")  # in microseconds after the first; so is `_runat`
+        self._at = array("q")  # in µs since the first act, as is `_runat`
         self._number = array("I")
         self._runat = array("q")
         self._kind = array("I")
-        self._group = array("I")  # 0: none; else a number + 1
+        self._group = array("I")  # 0: none; otherwise a number + 1
         self._kinds = _Kinds[tuple[str, str, int]]()
         self._gates: dict[int, tuple[tuple[str, ...], str | None, str]] = {}
         self._others: dict[int, e.TicketEvent | e.TubeEvent] = {}
@@ -158,7 +158,7 @@ class Acts:
         return len(self._at)
 
     def add(self, at: datetime, event: e.TicketEvent | e.TubeEvent) -> None:
-        """Take what was done next. O(1)."""
+        """Add the next act. O(1)."""
         self._begin = self._begin or at
         if isinstance(event, e.TicketAdded):
             if event.after or event.after_group is not None:
@@ -205,11 +205,11 @@ class Acts:
         return None if group is None else self._groups.written(group)
 
     def _bare(self, event: e.TicketEvent | e.TubeEvent) -> e.TicketEvent | e.TubeEvent:
-        """Return what is kept of an event that is no adding."""
+        """Return an event other than an adding without the fields that are not kept."""
         if isinstance(event, e.TubeEvent):
             return event
         less: dict[str, Any] = {"id": self._tickets.written(event.id)}
-        less |= {name: value for name, value in _LESS.items() if hasattr(event, name)}
+        less |= {name: value for name, value in _DROPPED.items() if hasattr(event, name)}
         changes: e.Changes | None = getattr(event, "changes", None)
         if changes is not None:
             group = changes.group if changes.group is UNSET else self._written(changes.group)
@@ -217,13 +217,13 @@ class Acts:
         return msgspec.structs.replace(event, **less)
 
 
-_LESS: Final = {"error_reason": None, "result_json": UNSET}
+_DROPPED: Final = {"error_reason": None, "result_json": UNSET}
 
 
 class Runs:
     """The attempts of each ticket, in order.
 
-    A place is where one stands among all, counted from 1; 0: nowhere.
+    A place is an attempt's position among all attempts, counted from 1; 0: none.
     """
 
     def __init__(self) -> None:
@@ -231,12 +231,12 @@ class Runs:
         self._ending = array("B")
         self._delay = array("d")  # nan: none
         self._more = array("I")
-        self._next = array("I")  # of the same ticket; behind the last comes the first
-        self._last = array("I")  # of each ticket, by its number
+        self._next = array("I")  # of the same ticket; the first one follows the last
+        self._last = array("I")  # by ticket number
         self._kinds = _Kinds[tuple[bool, float | None, tuple[tuple[float, float], ...]]]()
 
     def add(self, number: int, run: Run) -> None:
-        """Take an attempt of the ticket of this number. O(1) amortised."""
+        """Add an attempt of the ticket with this number. O(1) amortised."""
         self._seconds.append(run.seconds)
         self._ending.append(_ENDINGS.index(run.ending))
         self._delay.append(math.nan if run.delay is None else run.delay)
@@ -250,11 +250,11 @@ class Runs:
         self._last[number] = place
 
     def following(self, number: int, place: int) -> int:
-        """Return the place of a ticket's attempt behind another; behind the last, of that; 0 if there is none. O(1).
+        """Return the place of the attempt after another; after the last one, the last one; 0 if there are none. O(1).
 
         Args:
-            number: the ticket's.
-            place: of an attempt of that ticket; 0: in front of the first.
+            number: the ticket's number.
+            place: of an attempt of that ticket; 0: before the first.
         """
         last = self._last[number] if number < len(self._last) else 0
         if not last:
@@ -274,19 +274,19 @@ class Runs:
 
 @attrs.define(slots=True)
 class Workload:
-    """What there was to do.
+    """The work of a queue.
 
     Attributes:
         begin, end: the times of the first and the last record; None if there is none.
-        tickets: the numbers of all ids; `Runs` knows a ticket by it, and `Acts` calls it that.
-        acts: in order.
+        tickets: the numbers of the ids, which `acts` and `runs` use.
+        acts: the acts, in order.
         runs: the attempts of each ticket.
-        typical: of each type the last attempt that came to an end by itself.
-        tubes: those that something was claimed from, in the order in which they came first.
-        workers: how many different workers claimed something.
-        process_time: the lease that most claims were given, in seconds; None if there was no claim.
-        max_attempts: after how many attempts tickets failed for want of more; None if none did.
-        unknown: how many attempts lapsed, so that nobody knows how long they would have run.
+        typical: for each type, the last attempt that did not lapse.
+        tubes: the tubes of the claims, in the order of their first claims.
+        workers: the number of different workers that claimed tickets.
+        process_time: the most frequent lease in seconds; None if there was no claim.
+        max_attempts: the number of attempts after which tickets failed because none were left; None if none did.
+        unknown: the number of lapsed attempts, whose full duration is not known.
     """
 
     begin: datetime | None = None

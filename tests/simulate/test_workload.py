@@ -12,7 +12,7 @@ from msgspec import UNSET, Raw
 from kharon.log.record import Record
 from kharon.model import events as e
 from kharon.simulate.recording import record_workload
-from kharon.simulate.workloads import Acts, Ending, Names, Run, Runs
+from kharon.simulate.workload import Acts, Ending, Names, Run, Runs
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NULL = Raw(b"null")
