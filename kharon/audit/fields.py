@@ -79,8 +79,8 @@ def ticket_fields(ticket: Ticket, now: datetime) -> Mapping[str, Any]:
     fields["status"] = ticket.status.value
     fields["state"] = state_of(ticket, now)
     fields["after"], fields["blocked_by"] = list(ticket.after), list(ticket.blocked_by)
-    fields["payload"] = Raw(ticket._payload)
-    fields["result"] = None if ticket._result is None else Raw(ticket._result)
+    fields["payload"] = Raw(ticket.payload_json)
+    fields["result"] = None if ticket.result_json is None else Raw(ticket.result_json)
     return fields
 
 

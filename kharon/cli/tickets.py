@@ -217,9 +217,9 @@ def _lines(ticket: Ticket, now: datetime) -> Iterator[tuple[str, str]]:
             yield label, f"{local_time(at)} ({ago(at, now)}){more}"
     yield "attempts", str(ticket.attempts)
     yield from other_fields_text(ticket, local_time)
-    yield from _json_lines("payload", ticket._payload)
-    if ticket._result is not None:
-        yield from _json_lines("result", ticket._result)
+    yield from _json_lines("payload", ticket.payload_json)
+    if ticket.result_json is not None:
+        yield from _json_lines("result", ticket.result_json)
 
 
 def _json_lines(label: str, data: bytes) -> Iterator[tuple[str, str]]:

@@ -175,8 +175,8 @@ def _state(told: Timeline) -> dict[str, Any]:
     return {
         "state": state,
         "facts": facts,
-        "payload": None if ticket is None else _json_text(ticket._payload),
-        "result": None if ticket is None or ticket._result is None else _json_text(ticket._result),
+        "payload": None if ticket is None else _json_text(ticket.payload_json),
+        "result": None if ticket is None or ticket.result_json is None else _json_text(ticket.result_json),
     }
 
 
