@@ -4,11 +4,11 @@ import random
 
 import attrs
 import pytest
-from kharon.audit.explanations import Reason
 from trio.testing import assert_checkpoints
 
 import kharon
 from kharon import Settings, Ticket
+from kharon.audit.explain import Reason
 from kharon.testing import TrioClock
 
 
