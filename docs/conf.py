@@ -66,8 +66,6 @@ ELSEWHERE = {
 }
 """The pages of what other projects document, by module. The anchors on them are the full names."""
 
-kharon.open.__name__ = "open"  # it is a class with another name, and would be shown as an alias of that
-
 
 def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: Element) -> Element | None:  # noqa: ARG001
     """Find what Sphinx did not: what another project documents; a type variable; in a backtick, mere code."""

@@ -33,22 +33,22 @@ __all__ = [
 
 
 class KharonError(Exception):
-    """The parent of every error of Kharon's own."""
+    """The base of all errors that Kharon raises."""
 
 
 # --- what you did -----------------------------------------------------------------------------------------------------
 
 
 class InvalidTicket(KharonError, ValueError):
-    """A field of a ticket, or of a command about one, has a value that it cannot have. The message names the field."""
+    """A field of a ticket, or an argument of a verb, has a wrong value. The message names it."""
 
 
 class InvalidSettings(KharonError, ValueError):
-    """A setting has a value that it cannot have. The message names the setting."""
+    """A setting has a wrong value. The message names the setting."""
 
 
 class InvalidAnchor(KharonError, ValueError):
-    """This text is no anchor."""
+    """This text is not an anchor."""
 
 
 class TicketNotFound(KharonError, LookupError):
@@ -56,15 +56,15 @@ class TicketNotFound(KharonError, LookupError):
 
 
 class TicketExists(KharonError):
-    """The id is taken, and `add` was told `on_conflict="raise"`."""
+    """A ticket has this id already, and `add` was called with `on_conflict="raise"`."""
 
 
 class TicketFailedError(KharonError):
-    """The ticket that `run_and_wait` waited for has failed, or was cancelled or deleted: the message says which.
+    """The ticket that `run_and_wait` waited for failed, or was cancelled or deleted. The message says which.
 
     Attributes:
         ticket: the `Ticket` as it was when it ended.
-        reason: what was said about it (str); None: nothing was, as when it was deleted.
+        reason: its `error_reason` (str); None: there is none, as when it was deleted.
     """
 
     def __init__(self, message: str, ticket: Any, reason: str | None) -> None:
@@ -74,7 +74,7 @@ class TicketFailedError(KharonError):
 
 
 class InvalidTransition(KharonError):
-    """The command is not for a ticket in this state, as the table in `kharon.model.decide` says."""
+    """The command is not for a ticket in this state, or the call is not allowed now. The message says why."""
 
 
 class LeaseLost(KharonError):
@@ -82,7 +82,7 @@ class LeaseLost(KharonError):
 
 
 class FinalizerInGroup(KharonError, ValueError):
-    """A ticket cannot wait for the group that it is itself a member of."""
+    """A ticket cannot wait for a group of which it is a member."""
 
 
 class HandlerNotFound(KharonError, LookupError):
@@ -97,17 +97,17 @@ class Closed(KharonError):
 
 
 class QueueLocked(KharonError):
-    """Somebody else has what can be had only once: the directory (another opener), or the workers (another `run`)."""
+    """The directory is open already, in this or another process; or the queue is being run by another `run`."""
 
 
 class CorruptLog(KharonError):
-    """The log is not what was written. The message names file, line and byte; nothing was changed.
+    """The log is damaged: it is not as it was written. The message names file, line and byte; nothing was changed.
 
     Attributes:
         file: the path of the damaged file.
-        line: the number of the damaged line in that file, counted from 1; 0 if no line is meant.
+        line: the number of the damaged line in that file, counted from 1; 0: the file as a whole.
         byte: where that line begins in the file, in bytes from 0.
-        why: what is wrong there, without the place.
+        why: the fault, without the place.
     """
 
     def __init__(self, file: str, line: int, byte: int, why: str) -> None:
@@ -123,16 +123,16 @@ class AnchorMissing(CorruptLog):
 
 
 class LogReplaced(KharonError):
-    """The log is not the one that was being followed: another one, or the same without a record that was given."""
+    """The log is not the one that was being followed: it is another one, or lacks a record that was delivered."""
 
 
 class UnknownFormat(KharonError):
-    """The log is whole, but a later version of Kharon wrote something in it that this one does not know."""
+    """The log is whole, but holds something that only a later version of Kharon knows."""
 
 
 class StorageFull(KharonError):
-    """The disk had no room for a commit. Nothing of it was kept; the queue stays open: ask again when there is room."""
+    """The disk had no room for a commit. Nothing of it was kept, and the queue stays open: try again later."""
 
 
 class CommitOutcomeUnknown(KharonError):
-    """A write or a sync failed: this commit may or may not be found when the queue is opened again."""
+    """A write or a sync failed: this commit may or may not be in the queue when it is opened again."""

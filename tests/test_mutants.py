@@ -51,7 +51,7 @@ def test_it_says_what_it_is_and_who_should_catch_it(mutant):
 
 def test_each_is_planted_once(record_property):
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
-    assert len({(mutant.file, mutant.before, mutant.after) for mutant in MUTANTS}) == len(MUTANTS)
+    assert len({(mutant.file, mutant.function, mutant.before, mutant.after) for mutant in MUTANTS}) == len(MUTANTS)
     record_property("planted_bugs", len(MUTANTS))
     assert len(MUTANTS) >= 25
 
@@ -72,9 +72,9 @@ def root(tmp_path):
     return root
 
 
-def bug(name: str, before: str = "number * 2", after: str = "number * 3") -> Mutant:
-    tests = ("tests/test_thing.py",)
-    return Mutant(name=name, thought="Why not.", file="kharon/thing.py", before=before, after=after, tests=tests)
+def bug(name: str, before: str = "number * 2", after: str = "number * 3", function: str = "") -> Mutant:
+    file, tests = "kharon/thing.py", ("tests/test_thing.py",)
+    return Mutant(name=name, thought="Why not.", file=file, function=function, before=before, after=after, tests=tests)
 
 
 CAUGHT = bug("caught")
@@ -87,6 +87,11 @@ def test_all_caught(root, capsys):
     assert re.search(r"^caught +\d+\.\d s  caught  tests/test_thing\.py::test_one$", said, re.MULTILINE)
     assert re.search(r"^2 of 2 planted bugs were caught, in \d+ s and \d+ s of processor time$", said, re.MULTILINE)
     assert (root / "kharon" / "thing.py").read_text() == THING
+
+
+def test_a_text_that_stands_twice_is_told_apart_by_its_function(root, capsys):
+    assert main([], [bug("named", "return", "return 1 +", "double")], root) == 0
+    assert "1 of 1 planted bugs were caught" in capsys.readouterr().out
 
 
 def test_a_survivor_fails_the_run(root, capsys):
@@ -118,6 +123,9 @@ def test_what_breaks_everything_is_no_catch(root, capsys, after):
     [
         (bug("gone", "number * 7"), "stands 0 times"),
         (bug("twice", "return"), "stands 2 times"),
+        (bug("elsewhere", function="nothing"), "stands 0 times in nothing of kharon/thing.py"),
+        (bug("nowhere", function="triple"), "has 0 of triple"),
+        (bug("no-method", function="double.half"), "has 0 of double.half"),
         (bug("nonsense", after="number *"), "no Python"),
         (bug("same", after="(number * 2)  # twice"), "changes nothing"),
         (bug("unheard", after="number * TWO"), "is called TWO"),

@@ -1,7 +1,7 @@
 """The files ring: records to bytes to disk and back. Synchronous, and without Trio.
 
-`record` is the line and the hash chain, `protocol` what a log must do for the store, `memory` and `directory` the two
-logs that come with Kharon, `segment` how their files are read, `files` the disk, `snapshot` a saved fold. `retention`
-and `moves` compress, archive and trim what is finished; `repair` is for the user. What the records mean is the model's
-business.
+`record` is the line and the hash chain; `protocol` the interface between a log and the store; `memory` and `directory`
+the two logs of Kharon. `segment` and `scan` read and verify files, `files` is the disk, and `snapshot` a saved fold.
+`retention` and `locations` compress, archive and trim finished segments; `repair` is for users. The meaning of the
+records is the model's business.
 """

@@ -333,7 +333,7 @@ class DirectoryLog:
             self._take_back()
             raise StorageFull(
                 f"{self._tail_path}: no room for {len(data)} bytes ({error.strerror}); none of them was kept. "
-                f"Make room, and repeat what was refused: the queue need not be opened again"
+                f"Make room: what was refused can then be repeated, without opening the queue again"
             ) from error
         self._pending.clear()
         self._grows = False

@@ -1,21 +1,21 @@
-"""The index beside finished segments: where the records about a ticket stand, found without reading the segment.
+"""The index of a finished segment: the offsets of each ticket's records, so that the segment need not be read.
 
     index/<first seq, 20 digits>.idx        one for each segment that has a successor
 
-An index is a cache. It can be made again from its segment at any time, by any process, and may be deleted at any time;
-one that is damaged, unfinished, or not of this very segment is not used. It proves nothing. Each record that is found
-by it is checked where it stands, and none is found twice, so an index that somebody forged can hide records, and no
-more than that; `kharon.audit.verify_indexes` notices it, and reading the log finds what is hidden.
+An index is a cache. Any process can make it again from its segment, or delete it, at any time. One that is damaged,
+unfinished, or of another segment is not used. An index proves nothing: each record found by it is checked in the
+segment, and none is returned twice. So a forged index can hide records, but do nothing else.
+`kharon.audit.verify_indexes` detects that, and reading the log finds the hidden records.
 
     head       struct `_HEAD`: magic, version, the segment's log id, the hash of its last record, its first and last
-               seq, how many entries there are
+               seq, the number of entries
     table      for each block of `_BLOCK` entries its first key (u64), then for each block its CRC-32 (u32)
     CRC-32     of head and table (u32)
-    entries    sorted: (key, byte), two u64 each: the first 8 bytes of BLAKE2b of the ticket's id, and where the line
-               about it begins in the uncompressed segment
+    entries    sorted: (key, byte), two u64 each: the first 8 bytes of BLAKE2b of the ticket's id, and the offset of the
+               line about it in the uncompressed segment
 
-All numbers are in the byte order of the machine; one of the other order finds a version that it does not know. What is
-read of an index is checked by a CRC of its own, so a look-up costs two small reads, however large the segment is.
+All numbers are in the byte order of the machine; a machine of the other order reads an unknown version. Each part has
+its own CRC, so a look-up costs two small reads, however large the segment is.
 """
 
 from __future__ import annotations
@@ -76,23 +76,23 @@ _HEAD: Final = struct.Struct("=8sI32s64sQQQ")
 _BLOCK: Final = 256
 _ENTRY_BYTES: Final = 16
 BLOCK_BYTES: Final = _BLOCK * _ENTRY_BYTES
-"""How many bytes of entries one CRC-32 is for."""
+"""How many bytes of entries share one CRC-32."""
 _ROW_BYTES: Final = 12
 _CRC_BYTES: Final = 4
-_BACK_BYTES: Final = 4096  # how far back a line's beginning is looked for at first
+_BACK_BYTES: Final = 4096  # how far back the search for a line's beginning goes at first
 _PROGRESS_LINES: Final = 4096
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class FinishedSegment(NamedTuple):
-    """A segment that has a successor, whose header says how this one ends.
+    """A segment that has a successor, whose header states where this one ends.
 
     Attributes:
         path: the segment.
         log: the log's id.
-        previous: the hash of the line in front of its header.
+        previous: the hash that its header follows.
         first, last: the seqs of its first and its last record.
-        hash: of its last record.
+        hash: the hash of its last record.
     """
 
     path: Path
@@ -104,7 +104,7 @@ class FinishedSegment(NamedTuple):
 
 
 class _Named(msgspec.Struct):
-    """Of a record, what an index needs."""
+    """The fields of a record that an index needs."""
 
     seq: int
     id: str | UnsetType = UNSET
@@ -117,14 +117,14 @@ _named = msgspec.json.Decoder(_Named).decode
 
 
 def finished_segments(files: Files, paths: Sequence[Path]) -> Iterator[FinishedSegment]:
-    """Give the segments that have a successor.
+    """Yield the segments that have a successor.
 
     Args:
         files: the file system.
         paths: all segments, oldest first.
 
     Raises:
-        CorruptLog: a header is not right, or does not follow from the one before it.
+        CorruptLog: a header is wrong, or does not follow the previous one.
         UnknownFormat: a later version wrote it.
         OSError: it cannot be read.
 
@@ -136,7 +136,7 @@ def finished_segments(files: Files, paths: Sequence[Path]) -> Iterator[FinishedS
 
 
 def finished_segment(files: Files, path: Path, following: Path) -> FinishedSegment:
-    """Return a segment that is followed by another.
+    """Return the segment at `path`, which has the successor `following`.
 
     Raises:
         CorruptLog, UnknownFormat, OSError: as `finished_segments`.
@@ -148,7 +148,7 @@ def finished_segment(files: Files, path: Path, following: Path) -> FinishedSegme
 
 def _finished(path: Path, header: Header, after: Path, following: Header) -> FinishedSegment:
     if following.log != header.log or following.first <= header.first:
-        why = f"it does not follow from {path.name}: it is of log {following.log} from record {following.first} on"
+        why = f"it does not follow {path.name}: it is of log {following.log} from record {following.first} on"
         raise CorruptLog(str(after), 1, 0, why)
     return FinishedSegment(path, header.log, header.previous, header.first, following.first - 1, following.previous)
 
@@ -159,10 +159,10 @@ def _header(files: Files, path: Path) -> Header:
 
 
 def read_header(file: BinaryIO, path: str) -> Header:
-    """Read the first line of a segment, which must follow from the line that it names.
+    """Return the header of a segment, checked against the hash that it says it follows.
 
     Raises:
-        CorruptLog: it is no such header.
+        CorruptLog: the first line is not a valid header.
         UnknownFormat: a later version wrote it.
     """
     line = file.readline(MAX_LINE_BYTES + 1)
@@ -178,13 +178,13 @@ def read_header(file: BinaryIO, path: str) -> Header:
 
 
 def find_indexed(files: Files, directory: Path, segment: FinishedSegment, id: str) -> list[Record] | None:
-    """Return the records about a ticket in a segment, oldest first; None if its index is not there, or not usable.
+    """Return the records about a ticket in a segment, oldest first; None if it has no usable index.
 
     Args:
         files: the file system.
-        directory: the queue's.
+        directory: the queue's directory.
         segment: the segment.
-        id: the ticket's.
+        id: the ticket's id.
 
     Raises:
         UnknownFormat: a later version wrote one of them.
@@ -203,26 +203,26 @@ def find_indexed(files: Files, directory: Path, segment: FinishedSegment, id: st
     try:
         return records_at(files, segment, places, id)
     except BadLine:
-        return None  # it or the segment is damaged: who reads the whole segment finds out
+        return None  # the index or the segment is damaged: reading the whole segment tells which
 
 
 def index_path(directory: Path, first: int) -> Path:
-    """Return where the index is of the segment that begins at the record `first`."""
+    """Return the path of the index of the segment that begins at the record `first`."""
     return directory / INDEX / f"{first:020}{_SUFFIX}"
 
 
 def _key(id: str) -> int:
-    data = id.encode("utf-8", "backslashreplace")  # a lone surrogate is in no id, and may share a key as any two may
+    data = id.encode("utf-8", "backslashreplace")  # no id has a lone surrogate; two ids may share a key
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
 
 
 class Table(NamedTuple):
-    """What stands in front of an index's entries.
+    """The table in an index that precedes its entries.
 
     Attributes:
-        firsts: of each block the first key.
-        sums: of each block the CRC-32.
-        begin: where the first block begins.
+        firsts: the first key of each block.
+        sums: the CRC-32 of each block.
+        begin: the offset of the first block.
     """
 
     firsts: memoryview
@@ -230,17 +230,17 @@ class Table(NamedTuple):
     begin: int
 
     def place(self, number: int) -> int:
-        """Return where a block begins; it has `BLOCK_BYTES`, the last one may have less."""
+        """Return the offset of a block, which has `BLOCK_BYTES` bytes; the last one may have fewer."""
         return self.begin + number * BLOCK_BYTES
 
     def vouches(self, number: int, block: bytes) -> bool:
-        """Return whether a block is the one that was written, as far as its CRC-32 tells."""
+        """Return whether a block has the CRC-32 that was written for it."""
         crc: int = self.sums[number]
         return zlib.crc32(block) == crc
 
 
 def read_table(file: BinaryIO, segment: FinishedSegment) -> Table | None:
-    """Return the table of an index; None if this is not a whole index of this segment: then it is not used.
+    """Return the table of an index; None if the file is not a whole index of this segment.
 
     Cost: two reads of 140 bytes, and 12 for each block.
     """
@@ -263,14 +263,14 @@ def read_table(file: BinaryIO, segment: FinishedSegment) -> Table | None:
 
 
 def _look_up(file: BinaryIO, segment: FinishedSegment, id: str) -> list[int] | None:
-    """Return where the lines about a ticket begin, in order; None if this is not a whole index of this segment."""
+    """Return the offsets of the lines about a ticket, in order; None if the file is not its whole index."""
     table = read_table(file, segment)
     if table is None:
         return None
     firsts = table.firsts
     key = _key(id)
     places: list[int] = []
-    number = max(0, bisect_left(firsts, key) - 1)  # entries of a key may begin in the block before
+    number = max(0, bisect_left(firsts, key) - 1)  # entries with this key may begin in the previous block
     while number < len(firsts) and firsts[number] <= key:
         file.seek(table.place(number))
         block = file.read(BLOCK_BYTES)
@@ -284,7 +284,7 @@ def _look_up(file: BinaryIO, segment: FinishedSegment, id: str) -> list[int] | N
             at += 1
         number += 1
     if any(place >= after for place, after in pairwise(places)):
-        return None  # nobody but a forger writes one that shows a record twice, or in front of an older one
+        return None  # only a forged index repeats or reorders records
     return places
 
 
@@ -297,12 +297,12 @@ def _crc_bytes(data: bytes) -> bytes:
 
 
 def records_at(files: Files, segment: FinishedSegment, places: Sequence[int], id: str) -> list[Record]:
-    """Return the records whose lines begin at these bytes of a segment, if they are about the ticket.
+    """Return the records at these offsets of a segment, except those about another ticket.
 
-    Each is checked: its crc, and its hash from the line in front of it.
+    The crc of each is checked, and its hash against the previous line.
 
     Raises:
-        BadLine: there is no such line at one of them.
+        BadLine: one of the offsets is not that of a valid line.
         UnknownFormat: a later version wrote one of them.
         OSError: the segment cannot be read.
     """
@@ -317,7 +317,7 @@ def records_at(files: Files, segment: FinishedSegment, places: Sequence[int], id
 
 
 def _two_lines(file: BinaryIO, byte: int) -> tuple[bytes, bytes]:
-    """Return the line in front of a byte, and the one that begins there."""
+    """Return the line before an offset, and the line that begins there."""
     back = min(byte, _BACK_BYTES)
     file.seek(byte - back)
     before = file.read(back)
@@ -339,7 +339,7 @@ def build_index(
     Args:
         files: the file system.
         segment: the segment.
-        progress: called now and then with how many bytes more were read.
+        progress: called from time to time with the number of further bytes read.
 
     Raises:
         CorruptLog: the segment is damaged.
@@ -347,7 +347,7 @@ def build_index(
 
     Cost: O(bytes of the segment), measured 4 µs a record; the memory of `LineOffsets`.
     """
-    places = LineOffsets()
+    offsets = LineOffsets()
     seq = segment.first - 1
     with open_segment(files.read, segment.path) as file:
         line = file.readline(MAX_LINE_BYTES + 1)
@@ -360,7 +360,7 @@ def build_index(
                 hash = check_line(line, hash)
                 id = id_of_line(line, seq)
                 if id is not UNSET:
-                    places.add(id, byte)
+                    offsets.add(id, byte)
                 byte += len(line)
                 if seq % _PROGRESS_LINES == 0:
                     progress(byte - told)
@@ -370,14 +370,14 @@ def build_index(
         except BadLine as bad:
             raise CorruptLog(str(segment.path), seq - segment.first + 2, byte, str(bad)) from None
         progress(byte - told)
-    return BuiltIndex(segment, places)
+    return BuiltIndex(segment, offsets)
 
 
 def id_of_line(line: bytes, seq: int) -> str | UnsetType:
-    """Return the id of the ticket that a line is about, whatever event it is of; UNSET if it has none.
+    """Return the id of the ticket that a line is about, of any event, even an unknown one; UNSET if it has none.
 
     Raises:
-        BadLine: it is not the record with this seq.
+        BadLine: the line is not the record with this seq.
     """
     try:
         named = _named(line)
@@ -389,29 +389,29 @@ def id_of_line(line: bytes, seq: int) -> str | UnsetType:
 
 
 class LineOffsets:
-    """Where in a segment the lines about each ticket begin: what its index must say.
+    """The offsets of the lines about each ticket in a segment: the content of its index.
 
-    Measured, `entries` and packing included: the memory of 90 bytes a record where each ticket has ten of them in the
-    segment, of 350 where each has one.
+    Measured, including `entries` and encoding: 90 bytes of memory a record if each ticket has ten of them in the
+    segment, 350 if each has one.
     """
 
     def __init__(self) -> None:
         self._of: defaultdict[str, array[int]] = defaultdict(partial(array, "Q"))
 
     def add(self, id: str, byte: int) -> None:
-        """Take down that the next line about a ticket begins at a byte. Measured 0.1 µs."""
+        """Add the offset of the next line about a ticket. Measured 0.1 µs."""
         self._of[id].append(byte)
 
     def of(self, id: str) -> Sequence[int]:
-        """Return where the lines about a ticket begin, in order."""
+        """Return the offsets of the lines about a ticket, in order."""
         return self._of.get(id, ())
 
     def id_at(self, byte: int) -> str:
-        """Return the id of the ticket that the line at a byte is about; there must be one. Cost: O(records)."""
+        """Return the id of the ticket whose line is at an offset, which must be one of a line. Cost: O(records)."""
         return next(id for id, places in self._of.items() if byte in places)
 
     def entries(self) -> array[int]:
-        """Return the entries of the index: key, byte, key, byte … in their order. Measured 0.3 µs a record."""
+        """Return the entries of the index, sorted: key, byte, key, byte …. Measured 0.3 µs a record."""
         by_key: dict[int, array[int]] = {}
         for id, places in self._of.items():
             key = _key(id)
@@ -427,7 +427,7 @@ class LineOffsets:
 
 
 def encode_index(segment: FinishedSegment, entries: array[int]) -> bytes:
-    """Return the index of a segment as it stands in a file, if these are its entries."""
+    """Return the bytes of a segment's index with these entries."""
     data = entries.tobytes()
     blocks = (data[begin : begin + BLOCK_BYTES] for begin in range(0, len(data), BLOCK_BYTES))
     sums = array("I", map(zlib.crc32, blocks))
@@ -437,38 +437,43 @@ def encode_index(segment: FinishedSegment, entries: array[int]) -> bytes:
 
 
 class BuiltIndex:
-    """An index as it was built, in memory."""
+    """An index in memory.
 
-    def __init__(self, segment: FinishedSegment, places: LineOffsets) -> None:
-        self._segment = segment
-        self._places = places
+    Attributes:
+        segment: the segment.
+        offsets: the offsets of its lines.
+    """
+
+    def __init__(self, segment: FinishedSegment, offsets: LineOffsets) -> None:
+        self.segment = segment
+        self.offsets = offsets
 
     def find(self, files: Files, id: str) -> list[Record]:
         """Return the records about a ticket, as `find_indexed` does.
 
         Raises:
-            CorruptLog: a line that is whole is no record.
+            CorruptLog: a line with the right hash is not a record.
             UnknownFormat, OSError: as `find_indexed`.
         """
-        places = self._places.of(id)
+        found = self.offsets.of(id)
         try:
-            return records_at(files, self._segment, places, id)
+            return records_at(files, self.segment, found, id)
         except BadLine as bad:
-            raise CorruptLog(str(self._segment.path), 0, places[0], f"this line or a later one: {bad}") from None
+            raise CorruptLog(str(self.segment.path), 0, found[0], f"this line or a later one: {bad}") from None
 
-    def pack(self) -> bytes:
-        """Return the index as it stands in a file."""
-        return encode_index(self._segment, self._places.entries())
+    def encode(self) -> bytes:
+        """Return the bytes of the index."""
+        return encode_index(self.segment, self.offsets.entries())
 
 
 def may_write(files: Files, directory: Path) -> bool:
-    """Return whether an index may be written there: only by the queue's owner, in whose way it would be otherwise."""
+    """Return whether this process may write an index: only the queue's owner may, who could not replace another's."""
     look = files.permissions(directory, follow=True)
     return look is not None and look.owner == files.user() and files.writable(directory)
 
 
 def write_index(files: Files, directory: Path, built: BuiltIndex) -> None:
-    """Write an index. It is not synced: one that a crash leaves unfinished is not used, and made again.
+    """Write an index. It is not synced: one that a crash leaves unfinished is not used, and is made again.
 
     Raises:
         OSError: it could not be written.
@@ -477,11 +482,11 @@ def write_index(files: Files, directory: Path, built: BuiltIndex) -> None:
     if files.kind(folder) is None:
         with contextlib.suppress(FileExistsError):
             files.make_directory(folder)
-    path = index_path(directory, built._segment.first)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")  # several may write the same one
+    path = index_path(directory, built.segment.first)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")  # several writers may write the same one
     file = files.create(temporary)
     try:
-        file.write(built.pack())
+        file.write(built.encode())
         files.rename(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -492,22 +497,22 @@ def write_index(files: Files, directory: Path, built: BuiltIndex) -> None:
 
 
 def write_missing(directory: Path, paths: Sequence[Path], files: Files = OS_FILES) -> int:
-    """Write the indexes that are missing, and remove those whose segment is gone and what writers that died left.
+    """Write the missing indexes; remove those whose segment is gone, and unfinished ones of writers that died.
 
     Args:
-        directory: the queue's.
+        directory: the queue's directory.
         paths: its segments, oldest first.
         files: the file system.
 
     Returns:
-        How many were written.
+        The number of indexes written.
 
     Raises:
         CorruptLog: a segment is damaged.
         UnknownFormat: a later version wrote it.
         OSError: something cannot be read or written.
 
-    Cost: O(segments), and O(bytes) of those that have none.
+    Cost: O(segments), and O(bytes) of those without an index.
     """
     _sweep(files, directory, paths)
     count = 0
@@ -525,6 +530,6 @@ def _sweep(files: Files, directory: Path, paths: Sequence[Path]) -> None:
     stems = {path.name.partition(".")[0] for path in paths}
     for name in files.list(folder):
         stem = name.partition(".")[0]
-        # One that is behind the last segment is of a segment that was begun since.
+        # An index beyond the last segment is of a segment that was begun since.
         if name.endswith(_TEMPORARY) or (stem not in stems and stem < max(stems)):
             files.unlink(folder / name)

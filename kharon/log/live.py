@@ -1,6 +1,8 @@
-"""The log as the process that writes it reads it: on and on, in slices, while it grows and retention takes from it.
+"""The readers of the process that writes the log: in slices, while the log grows and retention takes from it.
 
-It wrote the lines itself, and verified those before them when it opened the log; so each is checked by its crc alone.
+That process verified the log when it opened it and wrote the later lines itself, so a line's crc is its only check. The
+records about one ticket are found by the index where there is one. Indexes are not made here, since that would stop the
+event loop: `snapshot_process` makes them.
 """
 
 from __future__ import annotations
@@ -25,22 +27,22 @@ from kharon.model.checks import MAX_LINE_BYTES
 
 __all__ = ["IndexedReader", "LiveReader", "segment_of"]
 
-_READ_BYTES: Final = 256 << 10  # a reader's slice, so that it stays short with records of a megabyte: about 1 ms
+_READ_BYTES: Final = 256 << 10  # a reader's slice, which stays short with records of a megabyte: about 1 ms
 _LOOKUPS: Final = 8  # segments looked up in one slice: about 1 ms
 
 
 def segment_of(
     places: Sequence[SegmentFile], seq: int, *, begin: bool = False
 ) -> tuple[SegmentFile, SegmentFile | None]:
-    """Return the segment in which a record stands, or will, and the one behind it, if there is one.
+    """Return the segment that holds a record, or will hold it, and the next segment; None: there is no next one.
 
     Args:
         places: all segments, oldest first.
-        seq: the record's.
-        begin: whether a reader begins there: then, if it has been trimmed, with the oldest segment that is left.
+        seq: the record's seq.
+        begin: whether a reader begins there. Then, if the record was trimmed, the oldest segment is returned.
 
     Raises:
-        KharonError: it has been trimmed since the reader began.
+        KharonError: the record was trimmed since the reader began.
 
     Cost: O(log segments).
     """
@@ -56,13 +58,16 @@ def segment_of(
 
 
 class LiveReader:
-    """Reads on in the segments while this process writes them. Lines are checked by their crc.
+    """Reads segments line by line while this process writes them.
 
     Args:
         files: the file system.
-        places: all segments, oldest first: the log's own list, to which it adds, and from which retention takes.
-        after: the records up to this seq are passed over.
-        id: only records about this ticket; None: all.
+        places: all segments, oldest first: the log's own list, which grows, and from which retention takes.
+        after: records up to this seq are skipped.
+        id: the ticket whose records are wanted; None: all are.
+
+    Attributes:
+        seq: the seq of the last record examined.
     """
 
     def __init__(self, files: Files, places: Sequence[SegmentFile], after: int, id: str | None) -> None:
@@ -70,7 +75,7 @@ class LiveReader:
         self._begun = False
         self._path = Path()
         self._first = 0
-        self._ends: int | None = None  # the first seq of the segment behind this one; None: it may still grow
+        self._ends: int | None = None  # the first seq of the next segment; None: this one may still grow
         self._places = places
         self._after = after
         self._id = id
@@ -80,21 +85,21 @@ class LiveReader:
         self.seq = segment_of(places, after + 1, begin=True)[0].first - 1
 
     def read(self, limit: int, until: int) -> list[Record]:
-        """Look at the next lines, `limit` at most and none behind `until`; return the records that are wanted.
+        """Examine the next lines, at most `limit` and none after `until`; return the wanted records.
 
-        Of large lines fewer than `limit`: no more than about `_READ_BYTES` are read at once.
+        Fewer than `limit` if lines are large: about `_READ_BYTES` are read at most.
 
         Raises:
-            CorruptLog: a line is not what was written.
-            KharonError: what comes next has been trimmed since this reader began; or it is compressed, and zstd is not
+            CorruptLog: a line is not as it was written.
+            KharonError: the next records were trimmed since this reader began; or they are compressed, and zstd is not
                 installed.
-            OSError: it cannot be read.
+            OSError: the log cannot be read.
 
-        Cost: O(bytes of the lines looked at); those in front of `after` in their segment are, too.
+        Cost: O(bytes of the lines examined), which include those before `after` in the same segment.
         """
         records = []
         room = _READ_BYTES
-        if not self._begun:  # where the history begins is where a reader may begin, but it may not miss any later
+        if not self._begun:  # a reader may begin with the oldest record that is left, but may miss none after that
             self.seq = segment_of(self._places, self._after + 1, begin=True)[0].first - 1
             self._begun = True
         for _ in range(min(limit, until - self.seq)):
@@ -113,13 +118,13 @@ class LiveReader:
         return records
 
     def _segment(self) -> BinaryIO:
-        """Return the segment in which the next record stands, at its line."""
+        """Return the open segment, positioned at the next record's line."""
         if self._file is None or self._ends is None or self.seq + 1 == self._ends:
             place, following = segment_of(self._places, self.seq + 1)
             self._ends = None if following is None else following.first
             if place.first != self._first:
                 self.close()
-            if self._file is None:  # one that is open is read on, wherever it has been moved since
+            if self._file is None:  # an open file can be read to its end, even after it was moved
                 self._first, self._path = place
         if self._file is None:
             self._file = open_segment(self._files.read, self._path)
@@ -144,17 +149,19 @@ class LiveReader:
 
 
 class IndexedReader:
-    """Reads the records about one ticket, segment by segment.
+    """Reads the records about one ticket, by a segment's index if it has a usable one, else line by line.
+
+    The tail never has an index.
 
     Args:
         files: the file system.
-        directory: the queue's.
-        places: all segments, oldest first: the log's own list, to which it adds.
-        after: the records up to this seq are passed over.
-        id: the ticket's.
+        directory: the queue's directory.
+        places: all segments, oldest first: the log's own list, which grows, and from which retention takes.
+        after: records up to this seq are skipped.
+        id: the ticket's id.
 
     Attributes:
-        seq: of the last record looked at.
+        seq: the seq of the last record examined.
     """
 
     def __init__(self, files: Files, directory: Path, places: Sequence[SegmentFile], after: int, id: str) -> None:
@@ -164,21 +171,21 @@ class IndexedReader:
         self._after = after
         self._id = id
         self._live: LiveReader | None = None
-        self._ends = 0  # the last record of the segment that the live reader is for; 0: it has no successor yet
+        self._ends = 0  # the last seq of the segment that the live reader reads; 0: it has no successor yet
         self._begun = False
         self.seq = segment_of(places, after + 1, begin=True)[0].first - 1
 
     def read(self, limit: int, until: int) -> list[Record]:
-        """Look at some of the next records, none behind `until`; return those that are about the ticket.
+        """Examine some of the next records, none after `until`; return those about the ticket.
 
         Raises:
-            CorruptLog: what is there is not what was written.
-            KharonError: what comes next has been trimmed since this reader began; or it is compressed, and zstd is not
+            CorruptLog: a line is not as it was written.
+            KharonError: the next records were trimmed since this reader began; or they are compressed, and zstd is not
                 installed.
-            OSError: it cannot be read.
+            OSError: the log cannot be read.
         """
         records: list[Record] = []
-        if not self._begun:  # where the history begins is where a reader may begin, but it may not miss any later
+        if not self._begun:  # a reader may begin with the oldest record that is left, but may miss none after that
             self.seq = segment_of(self._places, self._after + 1, begin=True)[0].first - 1
             self._begun = True
         for _ in range(_LOOKUPS):
@@ -192,7 +199,7 @@ class IndexedReader:
         return records
 
     def _look_up(self, records: list[Record], until: int) -> bool:
-        """Look at the segment that comes next by its index; return whether that was possible."""
+        """Examine the next segment by its index; return whether that was possible."""
         place, following = segment_of(self._places, self.seq + 1)
         self._ends = 0 if following is None else following.first - 1
         if following is None or self._ends > until:
@@ -207,7 +214,7 @@ class IndexedReader:
         return True
 
     def _scan(self, live: LiveReader, limit: int, until: int) -> list[Record]:
-        if not self._ends:  # the tail, when this was begun: it may have got a successor
+        if not self._ends:  # it was the tail when it was begun, and may have a successor now
             _, following = segment_of(self._places, self.seq + 1)
             self._ends = 0 if following is None else following.first - 1
         records = live.read(limit, min(until, self._ends) if self._ends else until)

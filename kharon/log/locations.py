@@ -1,8 +1,8 @@
-"""Where segments are: in `log/`, or, once they are finished, in an archive; and how one is moved from place to place.
+"""Where segments are: in `log/`, or in an archive once they are finished; and how one is moved between them.
 
-A segment is moved by writing it anew: the new file is complete and on disk before a record says so, and the old one is
-removed once that record is. So a crash leaves either the old one with a copy that nobody speaks of, which is removed,
-or both with a record, and then the old one is. Which segment is moved, and when, is in `retention`.
+A segment is moved by copying it. The copy is complete and on disk before a record of the move is written, and the
+original is removed once that record is on disk. So a crash may leave an unrecorded copy, which is removed; or a
+recorded one beside the original, which is removed instead. Which segment is moved, and when, is in `retention`.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ __all__ = [
 
 Moved: TypeAlias = SegmentCompressed | SegmentArchived
 ARCHIVE: Final = "ARCHIVE"
-"""The file that names the archive directories, one a line: read before the log, whose beginning may lie there."""
+"""The file that lists the archive directories, one a line: read before the log, whose beginning may be in one."""
 OWNER: Final = "OWNER"
-"""The file in an archive directory that says whose it is, in three lines: the id of the file system and the inode of a
-queue's `log/`; the name of the machine; the path of the queue.
+"""The file in an archive directory that identifies its queue, in three lines: the id of the file system and the inode
+of the queue's `log/`; the name of the machine; the path of the queue.
 """
 _MAX_BYTES: Final = 1 << 16
 _CHUNK_BYTES: Final = 1 << 18
-_SURE: Final = 2  # of the three lines of `OWNER` so many must be right
+_SURE: Final = 2  # how many of the three lines of `OWNER` must match
 _logger = logging.getLogger("kharon")
 
 
 def segments(directory: Path, files: Files = OS_FILES) -> list[Path]:
     """Return the segments of a queue's directory, oldest first, wherever they are now.
 
-    Of a segment that is in two places, because it is being moved or a crash came between, the older is given: the one
-    in `log/` before one in an archive, the plain one before the compressed one.
+    A segment is in two places while it is moved, or after a crash. Then the original is returned: the one in `log/`
+    before one in an archive, the plain one before the compressed one.
 
     Raises:
-        CorruptLog: a file is among them whose name is not that of a segment, so nobody can say where it belongs.
+        CorruptLog: a file among them has a malformed name, so its place in the log is unknown.
         OSError: they cannot be listed.
 
     Cost: that of listing `log/` and each archive directory.
@@ -68,22 +68,22 @@ def segments(directory: Path, files: Files = OS_FILES) -> list[Path]:
 
 
 def locate_segments(directory: Path, files: Files, known: Archives | None = None) -> dict[str, list[Path]]:
-    """Return where each segment is, by its stem: at one place, or at several, the one that counts first.
+    """Return each segment's paths by its stem: one, or several of which the first is the original.
+
+    The oldest segments are archived first, and into the archive listed last. So a file in an archive that is not older
+    than those in the next archive, or in `log/`, belongs to another queue: a copy of this one that shares the archive.
 
     Args:
-        directory: the queue's.
+        directory: the queue's directory.
         files: the file system.
-        known: its archives, for whoever has the lock; None: they are looked up.
-
-    The oldest are archived first, and into the archive that is named last. So what is in an archive and not older than
-    what is in the next one, or in `log/`, is not this queue's: another one, a copy of it, shares the archive.
+        known: its archives, for a caller that holds the lock; None: they are looked up.
 
     Raises:
-        CorruptLog: a file is among them whose name is not that of a segment.
+        CorruptLog: a file among them has a malformed name.
         OSError: they cannot be listed.
     """
     found: dict[str, list[Path]] = {}
-    # In this order, of the list of archives too: what moves, moves to a later one of these.
+    # In this order, also of the archives: a segment only moves to a later directory in this list.
     listed = [(directory / "log", files.list(directory / "log"))]
     there = (known or find_archives(directory, files)).reachable
     listed += [(folder, files.list(folder)) for folder in reversed(there)]
@@ -99,10 +99,10 @@ def locate_segments(directory: Path, files: Files, known: Archives | None = None
 
 
 def open_relocated(files: Files, directory: Path, path: Path) -> BinaryIO:
-    """Open a segment for reading that another process may be moving: where it is now.
+    """Open a segment for reading, wherever another process may have moved it.
 
     Raises:
-        FileNotFoundError: it is nowhere any more.
+        FileNotFoundError: it is in no place any more.
         KharonError: it is compressed, and zstd is not installed.
         OSError: it cannot be read.
     """
@@ -122,14 +122,14 @@ def _named(directory: Path, files: Files) -> list[Path]:
 
 
 class Archives(NamedTuple):
-    """The archive directories of a queue, in the order of their use: those that are there, and those that are not."""
+    """The archive directories of a queue, in the order of their use: those that can be reached, and the others."""
 
     reachable: list[Path]
     unreachable: list[Path]
 
 
 def find_archives(directory: Path, files: Files) -> Archives:
-    """Return the archive directories of a queue. An `OSError` is raised if it cannot be known which they are."""
+    """Return the archive directories of a queue. Raises `OSError` if their list cannot be read."""
     found = Archives([], [])
     for path in _named(directory, files):
         (found.reachable if files.kind(path) == "directory" else found.unreachable).append(path)
@@ -137,9 +137,9 @@ def find_archives(directory: Path, files: Files) -> Archives:
 
 
 def choose_archive(directory: Path, root: Path, log: str, files: Files) -> Path:
-    """Return the directory to archive segments in: the one that was used last, or, if need be, another in `root`.
+    """Return the directory to archive segments in: the one used last, or another in `root`.
 
-    Another one if `root` is another than before; or if this queue is a copy, and the directory the original's.
+    Another one is chosen if `root` has changed, or if this queue is a copy and the directory belongs to the original.
     """
     named = _named(directory, files)
     if named and named[-1].parent == root and owns_archive(directory, named[-1], files):
@@ -152,12 +152,12 @@ def choose_archive(directory: Path, root: Path, log: str, files: Files) -> Path:
 
 
 def owns_archive(directory: Path, archive: Path, files: Files) -> bool:
-    """Return whether an archive directory is this queue's, or nobody's: not that of a queue of which this is a copy.
+    """Return whether an archive directory is free or this queue's, and not that of a queue of which this is a copy.
 
-    Told by the directory itself (its file system and inode), the machine and the path: it is this queue's if two of the
-    three are still the same, since it may have been moved, or restored, or the machine renamed. A copy on the same
-    machine shares that alone, and one at the same path of another machine the path. The copy of a whole machine shares
-    all of them: it cannot be told from the original.
+    Decided by the directory (its file system and inode), the machine and the path. Two of the three must match, since
+    the queue may have been moved or restored, or the machine renamed. A copy on the same machine shares only the
+    machine; a copy at the same path of another machine shares only the path. A copy of a whole machine shares all
+    three, and cannot be told from the original.
     """
     if archive.is_relative_to(directory) or files.kind(archive / OWNER) is None:
         return True
@@ -176,22 +176,22 @@ def _owner(directory: Path, files: Files) -> tuple[bytes, bytes, bytes]:
 
 
 def register_archive(directory: Path, archive: Path, files: Files) -> None:
-    """Make an archive directory if need be, and note it where readers look, all of it on disk.
+    """Make an archive directory if needed, and add it to the list of archives, all of it on disk.
 
     Raises:
-        KharonError: it is noted, and not there; or cannot be noted.
+        KharonError: it is listed but does not exist; or its name cannot be listed.
         OSError: it cannot be made.
     """
     named = _named(directory, files)
     if archive in named:
         if files.kind(archive) != "directory":
             raise KharonError(f"the archive {archive} is not there any more; mount it, or put it back")
-        files.sync_directory(directory)  # here and below: what is there may not be on disk, if an earlier sync failed
+        files.sync_directory(directory)  # here and below: after a failed sync, existing names may not be on disk
         return
     lines = [os.fsencode(recorded_path(directory, path)) + b"\n" for path in (*named, archive)]
     data = b"".join(lines)
     if data.count(b"\n") != len(lines) or len(data) > _MAX_BYTES:
-        raise KharonError(f"the archive {archive} cannot be noted in {directory / ARCHIVE}: name a simpler directory")
+        raise KharonError(f"the archive {archive} cannot be listed in {directory / ARCHIVE}: name a simpler directory")
     inside = archive.is_relative_to(directory)
     for folder in (archive.parent, archive) if inside else (archive,):
         if files.kind(folder) is None:
@@ -203,15 +203,15 @@ def register_archive(directory: Path, archive: Path, files: Files) -> None:
 
 
 def recorded_path(directory: Path, path: Path) -> str:
-    """Return a path as records say it: relative to the queue's directory if it lies in there."""
+    """Return a path as records state it: relative to the queue's directory if it is inside."""
     return os.fspath(path.relative_to(directory) if path.is_relative_to(directory) else path)
 
 
 def read_chunks(files: Files, path: Path, *, unpack: bool) -> Iterator[bytes]:
-    """Give the bytes of a segment, or, if not to `unpack`, of its file, in pieces of `_CHUNK_BYTES`.
+    """Yield a segment's bytes, decompressed if `unpack`, in pieces of `_CHUNK_BYTES`.
 
     Raises:
-        CorruptLog: it does not unpack.
+        CorruptLog: it cannot be decompressed.
         KharonError: it is compressed, and zstd is not installed.
         OSError: it cannot be read.
     """
@@ -223,19 +223,19 @@ def read_chunks(files: Files, path: Path, *, unpack: bool) -> Iterator[bytes]:
 def finish_moves(
     files: Files, directory: Path, known: Archives, moves: Sequence[Moved], whole: Collection[str]
 ) -> list[Path]:
-    """End what a crash left half done: of a segment that is in two places, keep the one that the log speaks of.
+    """Finish what a crash interrupted: of two copies of a segment, keep the one that the log's records name.
 
-    A copy in the archive of a queue that this one is a copy of is left alone.
+    A copy in an archive is left alone if the archive belongs to a queue of which this one is a copy.
 
     Args:
         files: the file system.
-        directory: the queue's.
+        directory: the queue's directory.
         known: its archives.
-        moves: what the log says of moves, oldest first.
-        whole: the stems of the segments that have been read and are whole where they count.
+        moves: the records of moves, oldest first.
+        whole: the stems of segments whose original was read and is whole.
 
     Returns:
-        Where each segment is now, oldest first.
+        The path of each segment, oldest first.
 
     Raises:
         OSError: a file could not be read or removed.
@@ -261,7 +261,7 @@ def finish_moves(
 
 
 def digest(source: Iterable[bytes]) -> str:
-    """Return the SHA-256 of what `chunks` gives. O(bytes)."""
+    """Return the SHA-256 of the bytes that `read_chunks` yields. O(bytes)."""
     sha = sha256()
     for chunk in source:
         sha.update(chunk)
@@ -271,11 +271,11 @@ def digest(source: Iterable[bytes]) -> str:
 def _is_same(files: Files, old: Path, copy: Path) -> bool:
     try:
         was, now = (digest(read_chunks(files, path, unpack=True)) for path in (old, copy))
-    except CorruptLog:  # one does not unpack any more
+    except CorruptLog:  # one of them can no longer be decompressed
         return False
     return was == now
 
 
 def _remove(files: Files, path: Path) -> None:
     files.unlink(path)
-    files.sync_directory(path.parent)  # before the next: else a later loss of power could bring back one, not another
+    files.sync_directory(path.parent)  # before the next removal: a loss of power must not bring back only the later one

@@ -1,19 +1,17 @@
-"""Who may use a queue's directory: it is made if need be, checked, and locked for this process alone.
+"""Who may use a queue's directory: it is made if needed, checked, and locked for this process alone.
 
-Checked once, when a queue is opened or repaired: who owns the directory, who else may write it, and what kind of disk
-it is on. What happens to it afterwards is noticed by the log, which looks at its tail before each write. The log in it
-is not looked at here.
+The owner, the permissions and the kind of disk are checked once, when a queue is opened or repaired. The log notices
+later changes, since it checks its tail before each write. Nothing here reads the log.
 
-Whoever can write a directory can put another log into it, so one that somebody else owns or may write is refused: what
-is in it would be trusted. Only the queue's own directory, and what is directly in it, are looked at. The path above it
-is the user's business: a home directory behind a link, a sticky `/tmp` and a volume mounted into a container are all
-as they should be. Root (in a container as a rule) may write in anybody's directory and is not asked who owns it.
+Anyone who can write a directory can put another log into it, and Kharon would trust that. So a directory is refused if
+another user owns it or may write it. Only the queue's own directory and its direct contents are checked. The path above
+it is the user's business: a home directory behind a link, a sticky `/tmp` and a volume mounted into a container are all
+fine. Root (usual in a container) may write in any directory, so its ownership is not checked.
 
-A queue directory that is itself a link, which the user names, is followed if the link is the user's own or root's: to
-keep a queue on another disk behind a link is common, and the directory it leads to is looked at all the same. A link
-that somebody else made may lead elsewhere tomorrow, and is refused. Should the link be turned elsewhere while the queue
-is open, the log notices, as for a directory that was swapped. Inside of the queue nothing is a link: Kharon makes none,
-so one that is there was put there.
+A queue directory that is itself a link is followed if the link belongs to the user or to root: keeping a queue on
+another disk behind a link is common. Its target is checked as well. A link made by another user may point elsewhere
+tomorrow, and is refused. If a link is changed while the queue is open, the log notices, as for a directory that was
+swapped. Inside a queue Kharon makes no links, so any link there is somebody else's and is refused.
 """
 
 from __future__ import annotations
@@ -28,8 +26,8 @@ from kharon.log.files import Files, Lock, Permissions
 
 __all__ = ["LockedDirectory", "lock_directory"]
 
-OURS: Final = ("LOCK", "index", "log", "quarantine", "snapshots", "reserve", "ARCHIVE", "archive")
-"""What is in a queue's directory."""
+_OURS: Final = ("LOCK", "index", "log", "quarantine", "snapshots", "reserve", "ARCHIVE", "archive")
+"""The names in a queue's directory."""
 _OTHERS_WRITE: Final = 0o022
 _NETWORK: Final = frozenset(
     {
@@ -55,13 +53,75 @@ _NETWORK: Final = frozenset(
 )
 
 
-def check_disk(where: Path, files: Files, *, allow_network: bool) -> None:
-    """Check that one process can hold a directory, before anything is made there.
+class LockedDirectory(NamedTuple):
+    """A directory that this process has locked.
+
+    Attributes:
+        lock: held until it is released, or this process ends.
+        made: whether this call created the directory.
+    """
+
+    lock: Lock
+    made: bool
+
+
+def lock_directory(where: Path, files: Files, *, allow_network: bool) -> LockedDirectory:
+    """Make a queue's directory if needed, check it, and lock it.
+
+    Args:
+        where: the directory; made, with mode 0700, if it does not exist.
+        files: the file system.
+        allow_network: whether it may be on a network file system.
+
+    Raises:
+        QueueLocked: it is already locked, by this process or another.
+        KharonError: the directory is not a queue's, or should not be trusted.
+        OSError: the directory cannot be read or written.
+    """
+    made = _make_directory(where, files, allow_network=allow_network)
+    try:
+        return LockedDirectory(files.lock(where / "LOCK", b"%d\n" % os.getpid()), made)
+    except BlockingIOError as busy:
+        raise QueueLocked(
+            f"{where} is open already, in process {busy} (this is process {os.getpid()}); a queue has one "
+            f"opener at a time. Close it there, or ask that process to do the work"
+        ) from None
+
+
+def _make_directory(where: Path, files: Files, *, allow_network: bool) -> bool:
+    """Make the directory and its `log/` if missing, and check them; return whether the directory was missing."""
+    kind = files.kind(where)
+    _check_disk(where.absolute() if kind else where.absolute().parent, files, allow_network=allow_network)
+    if kind == "directory":
+        strange = [name for name in files.list(where) if name not in _OURS]
+        ours = files.kind(where / "LOCK") == "file" and files.kind(where / "log") == "directory"
+        if strange and not ours:
+            raise KharonError(f"{where} is not a queue, and is not empty ({strange[0]} …); name a new directory")
+    elif kind is not None:
+        raise KharonError(f"{where} is a file; a queue is a directory")
+    else:
+        parent = where.absolute().parent
+        if files.kind(parent) != "directory":
+            raise KharonError(f"{where} cannot be made: {parent} is not a directory; make that first")
+        _make(where, files)
+    _check_owner(where, files)
+    if files.kind(where / "log") is None:
+        _make(where / "log", files)
+    return kind is None
+
+
+def _make(path: Path, files: Files) -> None:
+    with contextlib.suppress(FileExistsError):  # another opener was faster: the lock decides which one continues
+        files.make_directory(path)
+
+
+def _check_disk(where: Path, files: Files, *, allow_network: bool) -> None:
+    """Check that the disk supports one holder, before anything is created on it.
 
     Args:
         where: the directory; or the one in which it will be made.
         files: the file system.
-        allow_network: whether a network file system is taken.
+        allow_network: whether a network file system is accepted.
 
     Raises:
         KharonError: this system has no `flock`; or the directory is on a network file system.
@@ -80,11 +140,11 @@ def check_disk(where: Path, files: Files, *, allow_network: bool) -> None:
         )
 
 
-def check_owner(where: Path, files: Files) -> None:
-    """Check that a queue's directory, which exists, is in nobody else's hands, and that it can be written.
+def _check_owner(where: Path, files: Files) -> None:
+    """Check that no other user controls a queue's directory, which exists, and that this process can write it.
 
     Raises:
-        KharonError: naming what is not so, and the remedy.
+        KharonError: the check that failed, with the remedy.
     """
     user = files.user()
     look = files.permissions(where)
@@ -95,15 +155,15 @@ def check_owner(where: Path, files: Files) -> None:
                 f"may lead elsewhere tomorrow. Name the directory that it leads to"
             )
         look = files.permissions(where, follow=True)
-    _check(where, look, user)
-    for name in OURS:
+    _check_access(where, look, user)
+    for name in _OURS:
         look = files.permissions(where / name)
         if look is not None and look.link:
             raise KharonError(
                 f"{where / name} is a symbolic link, and Kharon makes none: somebody else put it there. Find out who, "
                 f"and put back what it stands for; to keep a queue on another disk, make a link to its whole directory"
             )
-        _check(where / name, look, user)
+        _check_access(where / name, look, user)
     if not files.writable(where):
         raise KharonError(
             f"{where} cannot be written by this process (user {user}): a read-only file system, or its permissions. "
@@ -111,78 +171,16 @@ def check_owner(where: Path, files: Files) -> None:
         )
 
 
-def _check(path: Path, look: Permissions | None, user: int) -> None:
+def _check_access(path: Path, look: Permissions | None, user: int) -> None:
     if look is None:
         return
     if user not in {0, look.owner}:
         raise KharonError(
             f"{path} belongs to user {look.owner}, and this process acts for user {user}: whoever owns it can change "
-            f"the log. Run as that user, chown it, or name a directory inside of it, which Kharon makes"
+            f"the log. Run as that user, chown it, or name a directory inside it, which Kharon makes"
         )
     if look.mode & _OTHERS_WRITE:
         raise KharonError(
             f"{path} may be written by others than its owner (mode {look.mode:04o}), who could change the log. "
-            f"chmod go-w {path}, or name a directory inside of it, which Kharon makes with mode 0700"
+            f"chmod go-w {path}, or name a directory inside it, which Kharon makes with mode 0700"
         )
-
-
-class LockedDirectory(NamedTuple):
-    """A directory that is held.
-
-    Attributes:
-        lock: held until it is released, or this process ends.
-        made: whether the directory was not there before.
-    """
-
-    lock: Lock
-    made: bool
-
-
-def lock_directory(where: Path, files: Files, *, allow_network: bool) -> LockedDirectory:
-    """Hold a queue's directory.
-
-    Args:
-        where: the directory; made, with mode 0700, if it does not exist.
-        files: the file system.
-        allow_network: whether it may be on a network file system.
-
-    Raises:
-        QueueLocked: it is held already, in this process or another.
-        KharonError: it is no queue's, or one that should not be trusted (`guard`).
-        OSError: it cannot be read or written.
-    """
-    made = _make_directory(where, files, allow_network=allow_network)
-    try:
-        return LockedDirectory(files.lock(where / "LOCK", b"%d\n" % os.getpid()), made)
-    except BlockingIOError as busy:
-        raise QueueLocked(
-            f"{where} is open already, in process {busy} (this is process {os.getpid()}); a queue has one "
-            f"opener at a time. Close it there, or ask that process to do the work"
-        ) from None
-
-
-def _make_directory(where: Path, files: Files, *, allow_network: bool) -> bool:
-    """Make what is missing of the directory; return whether all of it was."""
-    kind = files.kind(where)
-    check_disk(where.absolute() if kind else where.absolute().parent, files, allow_network=allow_network)
-    if kind == "directory":
-        strange = [name for name in files.list(where) if name not in OURS]
-        ours = files.kind(where / "LOCK") == "file" and files.kind(where / "log") == "directory"
-        if strange and not ours:
-            raise KharonError(f"{where} is no queue, and is not empty ({strange[0]} …); name a new directory")
-    elif kind is not None:
-        raise KharonError(f"{where} is a file; a queue is a directory")
-    else:
-        parent = where.absolute().parent
-        if files.kind(parent) != "directory":
-            raise KharonError(f"{where} cannot be made: {parent} is no directory; make that first")
-        _make(where, files)
-    check_owner(where, files)
-    if files.kind(where / "log") is None:
-        _make(where / "log", files)
-    return kind is None
-
-
-def _make(path: Path, files: Files) -> None:
-    with contextlib.suppress(FileExistsError):  # another opener was faster: the lock decides who goes on
-        files.make_directory(path)

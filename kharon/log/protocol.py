@@ -103,7 +103,7 @@ class EventLog(Protocol):
         """Write the appended records, so that they survive the end of this process.
 
         After a `StorageFull` it is called again: from time to time with events that let the queue grow, and at once
-        with events that end something. A log may reserve room for the latter.
+        with events that end something (`Event.ends`). A log may reserve room for the latter.
 
         Raises:
             StorageFull: there was no room. Everything appended since the last `write` is discarded, and `seq` is what

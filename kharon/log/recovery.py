@@ -1,9 +1,9 @@
-"""Recovery: what is done to the files of a log when it is opened, before anything is added to it.
+"""Recovery: makes the files of a log sound when it is opened, before anything is added to it.
 
-A crash may leave half-written files, names that are in the cache only, a tail whose last commit is unfinished, and a
-segment without its seal; and a sync that failed may have left anything in the page cache only, where reading finds it.
-So nothing of the tail is trusted for having been read: it is written to a new inode. What is whole, `segment` finds
-out; the bytes that are cut are kept in `quarantine/`. Each of these steps can be interrupted, and done again.
+A crash may leave half-written files, names that are only cached, an unfinished last commit, and a segment without its
+seal. A failed sync may have left anything in the page cache only, where reading finds it. So nothing of the tail is
+trusted because it could be read: it is written to a new inode. `segment` finds out which part is whole. The bytes that
+are cut are kept in `quarantine/`. Each step can be interrupted and repeated.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _logger = logging.getLogger("kharon")
 
 
 def tidy(files: Files, where: Path) -> None:
-    """Remove what was being written when a process died, and bring the names in `log/` onto the disk.
+    """Remove unfinished files of a process that died, and bring the names in `log/` onto the disk.
 
-    It may have died between renaming and syncing, and what follows relies on those names. In an archive elsewhere what
-    was being written is left alone: it may be another queue's.
+    The process may have died between a rename and its sync, and the next steps rely on those names. Unfinished files in
+    an archive elsewhere are left alone: they may be another queue's.
 
     Raises:
-        OSError: it cannot be.
+        OSError: a file cannot be removed, or the directory not synced.
     """
     inside = [folder for folder in find_archives(where, files).reachable if folder.is_relative_to(where)]
     for folder in (where / "log", where / "snapshots", where / "quarantine", *inside):
@@ -54,13 +54,14 @@ def tidy(files: Files, where: Path) -> None:
 
 
 def reopen_tail(files: Files, path: Path) -> File:
-    """Return a tail that was closed, open to be added to, after bringing its last line onto the disk.
+    """Bring the last line of a cleanly closed tail onto the disk, and return the tail open for appending.
 
-    All before the line that says so was on disk when that was written. The line itself may be in the page cache only,
-    and if its sync failed a second one would not bring it to the disk: so it is written over itself first.
+    That line says that the log was closed; everything before it was on disk when it was written. The line itself may
+    be in the page cache only, and after a failed sync a second one would not write it. So it is first overwritten with
+    itself.
 
     Raises:
-        OSError: it could not be done.
+        OSError: the tail could not be read or written.
     """
     with files.read(path) as file:
         size = file.seek(0, os.SEEK_END)
@@ -74,24 +75,24 @@ def reopen_tail(files: Files, path: Path) -> File:
 def rewrite_tail(
     files: Files, where: Path, path: Path, broken: BrokenSegment | None, chain: Chain, now: datetime
 ) -> tuple[File, list[bytes]]:
-    """Write the whole part of the tail to a new inode: a failed sync may have left it in the page cache only.
+    """Write the whole part of the tail to a new inode, since a failed sync may have left it in the page cache only.
 
-    What says that bytes were cut is in that inode too, so that a crash in here either cuts and says so, or neither.
-    It vouches for all before it, since the inode has its name only once all of it is on disk.
+    The record that bytes were cut is written to that inode too, so a crash leaves both the cut and its record, or
+    neither. Its `durable` covers everything before it: the inode gets its name only once all of it is on disk.
 
     Args:
         files: the file system.
         where: the queue's directory.
-        path: of the tail.
-        broken: where its unfinished last commit stands; None: there is none.
-        chain: its end, which is moved along.
+        path: the tail.
+        broken: its unfinished last commit; None: there is none.
+        chain: its end, which is advanced.
         now: the time.
 
     Returns:
         The tail, open; and the lines that were added to it.
 
     Raises:
-        OSError: it could not be done.
+        OSError: the tail could not be read or written.
 
     Cost: O(bytes of the tail).
     """
@@ -109,17 +110,17 @@ def rewrite_tail(
 
 
 def quarantine(files: Files, where: Path, path: Path, old: BinaryIO, start: int, length: int) -> str:
-    """Keep `length` bytes of a segment, from `start` on, aside; return as what, under the queue's directory.
+    """Copy `length` bytes of a segment, from `start` on, to `quarantine/`; return the copy's path in the directory.
 
     Raises:
-        OSError: it could not be done.
+        OSError: the bytes could not be copied.
     """
     aside = where / "quarantine"
     if files.kind(aside) is None:
         files.make_directory(aside)
     stem = f"{stem_of(path)}-{start}" + (ZSTD_SUFFIX if path.suffix == ZSTD_SUFFIX else "")
     name, count = stem, 0
-    while files.kind(aside / name) is not None:  # an earlier recovery's: nothing kept aside is overwritten
+    while files.kind(aside / name) is not None:  # an earlier recovery's: nothing in quarantine is overwritten
         count += 1
         name = f"{stem}.{count}"
     old.seek(start)
@@ -129,14 +130,14 @@ def quarantine(files: Files, where: Path, path: Path, old: BinaryIO, start: int,
 
 
 def rewrite_seal(files: Files, before: SegmentEnd, next_hash: str) -> None:
-    """Write the last segment but one to a new inode, with its seal, which a crash may have kept from it.
+    """Write the last segment but one to a new inode, with its seal, which a crash may have prevented.
 
-    Even if the seal is there to be read: if its sync failed it is in the page cache only. A record in the tail would
-    prove that it is on disk; there is none.
+    Even if the seal can be read: after a failed sync it is in the page cache only. A record in the tail would prove
+    that it is on disk, but there is none.
 
     Args:
         files: the file system.
-        before: how that segment ends.
+        before: the end of that segment.
         next_hash: the hash of its successor's header.
 
     Raises:

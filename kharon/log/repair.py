@@ -1,12 +1,12 @@
-"""Repair: what a user does, and nothing else ever does, about a log that is damaged.
+"""Repair of a damaged log: done when a user asks for it, and never otherwise.
 
-`repair(path)` says what is wrong, where, and what would be lost; `repair(path, confirm=True)` does it. The log is kept
-up to its last whole commit in front of the damage. What stands behind cannot be kept, although it may be readable: each
-line is bound to all lines before it. All bytes that are cut are kept in `quarantine/`, and `LogRepaired` records say
-so. If nothing but a seal is damaged, that is written anew, and no record is lost.
+`repair(path)` reports the damage and what a repair would lose; `repair(path, confirm=True)` does it. The log is kept up
+to its last whole commit before the damage. Later records cannot be kept, even readable ones, since each line is bound
+to all lines before it. All bytes that are cut are kept in `quarantine/`, and `LogRepaired` records say so. If only a
+seal is damaged, it is rewritten, and no record is lost.
 
-What is cut is copied to `quarantine/` first. Then the tail is written, in which the records are, then the seals, and
-what is not kept is removed last: so after a crash in between the log is still refused as damaged, and repair can be
+The cut bytes are copied to `quarantine/` first. Then the tail is written with the records of the repair, then the
+seals; the rest is removed last. So after a crash in between the log is still refused as damaged, and repair can be
 called again. A log without damage is left alone; an unfinished last commit is for the next opening to cut.
 """
 
@@ -42,14 +42,14 @@ __all__ = ["Cut", "Repair", "repair"]
 
 @attrs.frozen(slots=True, kw_only=True)
 class Cut:
-    """Bytes that a repair takes out of a log.
+    """Bytes that a repair cuts out of a log.
 
     Attributes:
-        file: the file, under the queue's directory: "log/….jsonl"; if it is in an archive elsewhere, its path.
-        byte: where they begin; 0: the whole file, as always of a compressed one.
-        length: how many there are, to the end of the file.
-        records: how many records can be read in them that are not kept. Those are lost, with whatever cannot be read.
-        kept_as: where they are kept, under the queue's directory; None as long as nothing has been done.
+        file: the file's path in the queue's directory: "log/….jsonl"; if it is in an archive elsewhere, its full path.
+        byte: the offset of the first cut byte; 0: the whole file, as always for a compressed one.
+        length: the number of bytes, up to the end of the file.
+        records: how many records can be read in them. They are lost, as is everything in them that cannot be read.
+        kept_as: the path of the copy in the queue's directory; None: nothing has been done yet.
     """
 
     file: str
@@ -61,21 +61,21 @@ class Cut:
 
 @attrs.frozen(slots=True, kw_only=True)
 class Repair:
-    """What `repair` would do to a log, or has done.
+    """A repair that `repair` proposes, or has done.
 
     Attributes:
         path: the queue's directory.
-        damage: what is wrong, with file, line and byte; None: nothing is, and nothing is to be done.
+        damage: the fault, with file, line and byte; None: there is none, and nothing to do.
         last: the seq of the last record that is kept.
-        lost: the first and the last seq that would be lost, as far as can be known; None: no record.
-        records: how many records that can still be read would be lost.
-        tickets: how many tickets those are about. They go back to what they were at `last`.
-        gone: how many of those tickets would not be there at all, since they were added behind `last`.
+        lost: the first and the last seq that would be lost, as far as is known; None: no record is.
+        records: how many readable records would be lost.
+        tickets: how many tickets those records are about. They return to their state at `last`.
+        gone: how many of those tickets would disappear, since they were added after `last`.
         cuts: the bytes that are cut.
-        seals: the files whose seal is written anew.
-        missing: the first and the last seq in front of the log's beginning, if no record that is kept says that they
-            were trimmed: one is written that says so. None: the log begins with record 1, or such a record is kept.
-        done: whether it has been done.
+        seals: the files whose seal is rewritten.
+        missing: the first and the last seq before the log's beginning, if no kept record says that they were trimmed:
+            the repair writes one that does. None: the log begins with record 1, or such a record is kept.
+        done: whether the repair has been done.
     """
 
     path: Path
@@ -91,7 +91,7 @@ class Repair:
     done: bool = False
 
     def __str__(self) -> str:
-        """Say it to a person, in a few lines, however many files are cut."""
+        """Return a description for people, of a few lines, however many files are cut."""
         if self.damage is None:
             return f"{self.path} is whole: there is nothing to repair"
         told = [f"damage: {self.damage}", f"kept: the log up to record {self.last}"]
@@ -112,50 +112,52 @@ class Repair:
 def repair(
     path: str | os.PathLike[str], *, confirm: bool = False, actor: str = "repair", files: Files = OS_FILES
 ) -> Repair:
-    """Say what it would take to make a damaged log whole again, and, if told so, do it.
+    """Return the repair that would make a damaged log whole again; with `confirm`, do it first.
 
     Args:
-        path: the queue's directory; it must not be open anywhere. Call it on a copy first if you can.
-        confirm: whether to do it. Without, nothing is written but the holder's name in `LOCK`.
-        actor: the `by` of the records that say what was done.
+        path: the queue's directory; the queue must not be open anywhere. Try it on a copy first if you can.
+        confirm: whether to do the repair. If not, nothing is written except the holder's name in `LOCK`.
+        actor: the `by` of the records that describe the repair.
         files: the file system.
 
     Returns:
-        The plan; with `confirm`, what was done. With `damage` None nothing was.
+        The repair, proposed or done. If its `damage` is None, the log was whole, and nothing was done.
 
     Raises:
         QueueLocked: the queue is open.
-        UnknownFormat: a later version of Kharon wrote it. That is no damage.
+        UnknownFormat: a later version of Kharon wrote it, which is not damage.
         CorruptLog: not even the beginning is whole, so there is nothing to keep; or it was trimmed, and no usable
-            snapshot would stand for it: restore the log from a copy.
-        InvalidTicket: `actor` is no name.
+            snapshot replaces it: restore the log from a copy.
+        InvalidTicket: `actor` is not a valid name.
         KharonError: there is no queue at `path`, or its directory should not be trusted.
-        OSError: it cannot be read or written.
+        OSError: the log cannot be read or written.
 
     Cost: O(bytes of the log), read twice; and the memory of the tickets.
     """
     check_name("actor", actor)
     where = Path(path)
     if files.kind(where / "log") != "directory" or not segments(where, files):
-        raise KharonError(f"{where} is no queue: there is no segment in {where / 'log'}; there is nothing to repair")
-    lock, _ = lock_directory(where, files, allow_network=True)  # who has a log there has said so before
+        raise KharonError(f"{where} is not a queue: there is no segment in {where / 'log'}; there is nothing to repair")
+    lock, _ = lock_directory(
+        where, files, allow_network=True
+    )  # a log is there, so this was allowed when the queue was made
     try:
         reading = LogScan(lambda: segments(where, files), lambda path: open_segment(files.read, path))
         try:
             for _record in reading.records():
                 pass
         except CorruptLog as corrupt:
-            look = _Look(where, files)
-            plan = look.plan(corrupt)
-            return _Work(look, files, actor).do(plan) if confirm else plan
+            diagnosis = _Diagnosis(where, files)
+            plan = diagnosis.plan(corrupt)
+            return _Repairer(diagnosis, files, actor).do(plan) if confirm else plan
         return Repair(path=where, damage=None, last=reading.chain.seq)
     finally:
         lock.release()
 
 
 @attrs.define(slots=True)
-class _Part:
-    """A segment that is kept, as far as it is whole: `whole` bytes, up to a line with this hash and this seq."""
+class _KeptSegment:
+    """A segment to keep, as far as it is whole: `whole` bytes, up to the record `seq`, with this hash."""
 
     path: Path
     whole: int
@@ -165,19 +167,19 @@ class _Part:
     seal: Seal | None = None
 
 
-class _Look:
-    """What is whole of a log, and what is not: a walk that goes as far as records follow from one another."""
+class _Diagnosis:
+    """Finds the whole part of a log: reads segments for as long as their records follow from one another."""
 
     def __init__(self, where: Path, files: Files) -> None:
         self.where = where
         self.files = files
         self.chain = Chain()
         self.log: str | None = None
-        self.parts: list[_Part] = []
+        self.parts: list[_KeptSegment] = []
         self.rest: list[Path] = []
         self.projection = Projection()
         self.begins = 1
-        self.trimmed: SegmentTrimmed | None = None  # what a record that is kept should say of the log's beginning
+        self.trimmed: SegmentTrimmed | None = None  # the trimming of the log's beginning, until a kept record states it
         paths = segments(where, files)
         if stem_of(paths[0]) != stem(1) and not self._begin_behind(paths[0]):
             paths = []
@@ -191,7 +193,7 @@ class _Look:
                 break
 
     def _begin_behind(self, path: Path) -> bool:
-        """Begin where the log does since its beginning was trimmed; return whether its first segment says where."""
+        """Begin at the first segment of a trimmed log; return whether its header is valid."""
         try:
             with open_segment(self.files.read, path) as file:
                 self.chain = unproved_start(file, path)
@@ -202,13 +204,13 @@ class _Look:
         return True
 
     def _walk(self, path: Path) -> bool:
-        """Read a segment; return whether its header belongs here. `_torn`: what follows is not whole up to its end."""
+        """Read a segment; return whether its header is the next one. Sets `_torn` if a later line is not whole."""
         self._torn = False
         with open_segment(self.files.read, path) as file:
             try:
                 if self.begins == 1:
                     self.projection.fold(self._items(path, file))
-                else:  # with a snapshot, once it is known how far the log is whole: `_load`
+                else:  # `_load` folds from a snapshot later, once the whole part is known
                     for record in self._items(path, file):
                         self._confirm(record)
             except CorruptLog:
@@ -221,23 +223,23 @@ class _Look:
         event, trimmed = record.event, self.trimmed
         if trimmed is not None and type(event) is SegmentTrimmed and event.last == trimmed.last:
             if event.last_hash != trimmed.last_hash:
-                why = "which is not what its header says; what is right cannot be known: restore the log from a copy"
+                why = "which is not what its header says; which is right cannot be known: restore the log from a copy"
                 raise KharonError(
                     f"{self.where}: record {record.seq} says that the log follows {event.last_hash}, {why}"
                 )
             self.trimmed = None
 
     def _load(self, corrupt: CorruptLog) -> None:
-        """Find out the state at the end of what is kept of a log whose beginning was trimmed.
+        """Restore the state at the end of the kept part of a log whose beginning was trimmed.
 
         Raises:
-            CorruptLog: there is no snapshot for it.
+            CorruptLog: no usable snapshot is old enough.
         """
         snapshot = next(usable(self.files, self.where, [part.path for part in self.parts]), None)
         if snapshot is None:
             more = (
-                f"; the history begins at record {self.begins}, and no usable snapshot stands at {self.chain.seq} or "
-                f"before, so what could be kept could not be opened: restore the log from a copy"
+                f"; the history begins at record {self.begins}, and no usable snapshot is of {self.chain.seq} or "
+                f"earlier, so the part to keep could not be opened: restore the log from a copy"
             )
             raise CorruptLog(corrupt.file, corrupt.line, corrupt.byte, corrupt.why + more)
         self.projection.load(snapshot.tickets, snapshot.seq, snapshot.at, snapshot.others)
@@ -253,12 +255,12 @@ class _Look:
                             yield item
 
     def _items(self, path: Path, file: BinaryIO) -> Iterator[Record]:
-        part: _Part | None = None
+        part: _KeptSegment | None = None
         for item in read_segment(file, str(path), self.chain, self.log):
             if isinstance(item, Header):
                 self._check_header(path, item)
                 self.log = item.log
-                part = _Part(path, file.tell(), item.hash, item.first - 1, item.hash)
+                part = _KeptSegment(path, file.tell(), item.hash, item.first - 1, item.hash)
                 self.parts.append(part)
                 continue
             assert part is not None  # a segment begins with its header
@@ -273,16 +275,16 @@ class _Look:
     def _check_header(self, path: Path, header: Header) -> None:
         seal = self.parts[-1].seal if self.parts else None
         if stem_of(path) != stem(header.first) or (seal is not None and seal.next != header.hash):
-            raise CorruptLog(str(path), 1, 0, "it is not the segment that comes next")
+            raise CorruptLog(str(path), 1, 0, "it is not the next segment")
 
     def plan(self, corrupt: CorruptLog) -> Repair:
-        """Return what is to be done about it.
+        """Return the repair to propose.
 
         Raises:
             CorruptLog: there is nothing to keep.
         """
         if not self.parts:
-            more = "; nothing in front of it is whole, so nothing could be kept: restore the log from a copy"
+            more = "; nothing before it is whole, so nothing could be kept: restore the log from a copy"
             raise CorruptLog(corrupt.file, corrupt.line, corrupt.byte, corrupt.why + more)
         if self.begins != 1:
             self._load(corrupt)
@@ -315,13 +317,13 @@ class _Look:
             missing=None if self.trimmed is None else (1, self.trimmed.last),
         )
 
-    def unsealed(self) -> list[_Part]:
-        """Return the segments in front of the tail that lack their seal."""
+    def unsealed(self) -> list[_KeptSegment]:
+        """Return the segments before the tail that lack their seal."""
         return [part for part in self.parts[:-1] if part.seal is None]
 
 
 def _readable(files: Files, path: Path, byte: int) -> Iterator[Record]:
-    """Give the records in the lines from `byte` on that their own crc vouches for, as far as it can be unpacked."""
+    """Yield the records in lines from `byte` on whose crc is right, as far as the file can be decompressed."""
     with open_segment(files.read, path) as file, contextlib.suppress(CorruptLog):
         file.seek(byte)
         while line := file.readline(MAX_LINE_BYTES + 1):
@@ -331,59 +333,59 @@ def _readable(files: Files, path: Path, byte: int) -> Iterator[Record]:
                 continue
 
 
-class _Work:
-    """The doing, with the directory held."""
+class _Repairer:
+    """Does a repair, while the directory is locked."""
 
-    def __init__(self, look: _Look, files: Files, actor: str) -> None:
-        self._look = look
+    def __init__(self, diagnosis: _Diagnosis, files: Files, actor: str) -> None:
+        self._diagnosis = diagnosis
         self._files = files
         self._actor = actor
 
     def do(self, plan: Repair) -> Repair:
-        """Do it; return the plan with what came of it."""
-        look, files = self._look, self._files
-        places = locate_segments(look.where, files)  # before the tail is written: what is behind it does not count then
+        """Do the repair; return it with the paths of the copies."""
+        diagnosis, files = self._diagnosis, self._files
+        places = locate_segments(diagnosis.where, files)  # now: once the tail is written, later ones are not listed
         cuts = []
         for cut in plan.cuts:
-            path = look.where / cut.file
+            path = diagnosis.where / cut.file
             with files.read(path) as old:
-                kept_as = quarantine(files, look.where, path, old, cut.byte, cut.length)
+                kept_as = quarantine(files, diagnosis.where, path, old, cut.byte, cut.length)
             cuts.append(attrs.evolve(cut, kept_as=kept_as))
         events: list[Event] = [
             LogRepaired(cut.file, cut.byte, cut.length, cut.kept_as or "", cut.records) for cut in cuts
         ]
-        if not events:  # a seal that was missing without a trace: the record names where it is now
+        if not events:  # a seal was missing without a trace: the record names its file
             events += [LogRepaired(file, 0, 0, "", 0) for file in plan.seals]
-        if look.trimmed is not None:
-            events.append(look.trimmed)
-        tail = look.parts[-1]
-        chain = Chain(tail.seq, tail.hash, look.chain.at)  # the walk's own may stand behind a header that is cut
+        if diagnosis.trimmed is not None:
+            events.append(diagnosis.trimmed)
+        tail = diagnosis.parts[-1]
+        chain = Chain(tail.seq, tail.hash, diagnosis.chain.at)  # the scan may be past a header that is cut
         lines = chain.commit(events, datetime.now(UTC), self._actor, tail.seq)
         self._write(tail, lines)
-        for part, following in zip(look.parts, look.parts[1:], strict=False):
+        for part, following in zip(diagnosis.parts, diagnosis.parts[1:], strict=False):
             if part.seal is None:
                 self._write(part, [seal_line(part.hash, Seal(part.seq, following.header))])
         self._remove_rest(places)
         return attrs.evolve(plan, cuts=tuple(cuts), done=True)
 
-    def _path(self, part: _Part) -> Path:
-        """Where a segment is written anew, never compressed: the tail in `log/`, any other where it is."""
+    def _path(self, part: _KeptSegment) -> Path:
+        """Return where a segment is rewritten, never compressed: the tail in `log/`, any other where it is."""
         name = segment_name(first_of(part.path))
-        return self._look.where / "log" / name if part is self._look.parts[-1] else part.path.with_name(name)
+        return self._diagnosis.where / "log" / name if part is self._diagnosis.parts[-1] else part.path.with_name(name)
 
-    def _write(self, part: _Part, more: list[bytes]) -> None:
+    def _write(self, part: _KeptSegment, more: list[bytes]) -> None:
         with open_segment(self._files.read, part.path) as old:
             replace_file(self._files, self._path(part), chained(copy_chunks(old, part.whole, part.path), more))
 
     def _remove_rest(self, places: dict[str, list[Path]]) -> None:
-        """Remove what is not kept, and what was written anew elsewhere, wherever it is; the newest first."""
-        look, files = self._look, self._files
-        tail = look.parts[-1]
-        written = {stem_of(part.path): self._path(part) for part in (*look.unsealed(), tail)}
-        gone = {stem_of(path) for path in look.rest} | written.keys()
+        """Remove, newest first, segments that are not kept, and old copies of those that were rewritten elsewhere."""
+        diagnosis, files = self._diagnosis, self._files
+        tail = diagnosis.parts[-1]
+        written = {stem_of(part.path): self._path(part) for part in (*diagnosis.unsealed(), tail)}
+        gone = {stem_of(path) for path in diagnosis.rest} | written.keys()
         for name in sorted(gone, reverse=True):
             for path in places[name]:
-                # In the archive of a queue that this is a copy of it is left, and does not count: log/ has older ones.
-                if path != written.get(name) and owns_archive(look.where, path.parent, files):
+                # Left alone in the archive of a queue of which this is a copy: log/ has older ones, so it is ignored.
+                if path != written.get(name) and owns_archive(diagnosis.where, path.parent, files):
                     files.unlink(path)
                     files.sync_directory(path.parent)

@@ -1,14 +1,14 @@
-"""Which sealed segments are compressed, archived or trimmed, and how, one step at a time. Nothing, unless told so.
+"""Compresses, archives and trims sealed segments, one step at a time. By default it does none of these.
 
-    plan     which step comes next: pure (`next_step`), on what is found out here
-    prepare  the new file, complete, compared with the old one, on disk under its name   slow: run it in a thread
+    plan     choose the next step (`next_step`, which is pure)
+    prepare  write the new file, compare it with the old one, bring it onto the disk    slow: run it in a thread
     (the caller records the event that `prepare` returned, and waits until that is on disk)
-    switch   readers look for the new file from now on                                  O(segments), on the log's thread
-    finish   the old file is removed                                                    slow: run it in a thread
+    switch   let readers open the new file from now on                                  O(segments), on the log's thread
+    finish   remove the old file                                                        slow: run it in a thread
 
-A crash between any two of them loses nothing: `kharon.log.locations` says what becomes of it. A trim that was recorded
-and not carried out is planned again, when the queue is opened the next time. A segment holds the same bytes wherever it
-is: no record is ever written anew.
+A crash between any two of them loses nothing: `kharon.log.locations` finishes or undoes the step. A trim that was
+recorded but not finished is planned again at the next opening. A segment holds the same bytes in every place: no record
+is ever rewritten.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
     "Action",
     "MayTrim",
     "Retention",
-    "RetentionRules",
+    "Rules",
     "SealedSegment",
     "Step",
     "Threshold",
@@ -52,17 +52,20 @@ __all__ = [
 
 Action: TypeAlias = Literal["compress", "archive", "trim"]
 MayTrim = Callable[[int], bool]
-"""Asked whether the records up to a seq may be removed: whether the state can be found again without them."""
+"""Returns whether the records up to a seq may be removed, since the state can be restored without them."""
 
 
 def never(_upto: int) -> bool:
-    """Trim nothing: without a snapshot the state is what all records fold to."""
+    """Allow no trimming: without snapshots the state can only be folded from all records."""
     return False
 
 
 class Threshold(NamedTuple):
-    """What is left alone: segments whose last record is younger than `seconds`, and the newest ones that take up
-    `bytes` together, the tail included. None: this does not matter.
+    """Which segments a rule applies to: those that are old enough, or followed by enough bytes.
+
+    Attributes:
+        seconds: a segment whose last record is older than this is beyond the threshold; None: age does not matter.
+        bytes: so is one that, with all newer segments and the tail, is larger than this; None: size does not matter.
     """
 
     seconds: float | None = None
@@ -72,12 +75,12 @@ class Threshold(NamedTuple):
         return self.seconds is not None or self.bytes is not None
 
     def is_beyond(self, age: float, total: int) -> bool:
-        """Return whether a segment is beyond the limit: `age` seconds old, `total` bytes with all behind it."""
+        """Return whether a segment is beyond it: `age` in seconds, `total` bytes with all newer segments."""
         return (self.seconds is not None and age > self.seconds) or (self.bytes is not None and total > self.bytes)
 
 
-class RetentionRules(NamedTuple):
-    """Beyond which limit sealed segments are compressed, archived, trimmed; each field is an `Action`."""
+class Rules(NamedTuple):
+    """The threshold of each action on sealed segments; the fields are named by `Action`."""
 
     compress: Threshold = Threshold()
     archive: Threshold = Threshold()
@@ -88,7 +91,7 @@ class RetentionRules(NamedTuple):
 
 
 class SealedSegment(NamedTuple):
-    """A sealed segment: its records, its file, how large that is, and the time and hash of its last record."""
+    """A sealed segment: its first and last seq, its file and that file's size, and its last record's time and hash."""
 
     first: int
     last: int
@@ -99,7 +102,7 @@ class SealedSegment(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What is to be done next with a sealed segment."""
+    """An action on a sealed segment."""
 
     action: Action
     segment: SealedSegment
@@ -108,20 +111,20 @@ class Step(NamedTuple):
 def next_step(
     sealed: Sequence[SealedSegment],
     tail_bytes: int,
-    rules: RetentionRules,
+    rules: Rules,
     folder: Path,
     now: datetime,
     may_trim: MayTrim,
 ) -> Step | None:
-    """Return what is to be done next; None: nothing. Trimming first, each of them from the oldest segment on.
+    """Return the next step; None: nothing is due. Trimming comes first, and each action begins with the oldest segment.
 
     Args:
         sealed: the sealed segments, oldest first.
-        tail_bytes: how large the one behind them is.
-        rules: the limits.
-        folder: where segments are that have not been archived.
+        tail_bytes: the size of the tail.
+        rules: the thresholds.
+        folder: the directory of segments that have not been archived.
         now: the time.
-        may_trim: whether records may be removed.
+        may_trim: tells whether records may be removed.
 
     Cost: O(segments).
     """
@@ -145,22 +148,21 @@ def next_step(
 
 
 class Retention:
-    """Carries out rules on the segments of an open log.
+    """Applies rules to the segments of an open log.
 
     Args:
         log: the log.
-        rules: what is to be done.
-        archive: where to move segments, to a directory named for the log's id, so that queues may share it. It is not
-            made: a disk that is not mounted must not be written beneath. None: to `archive` in the queue's directory.
-        may_trim: whether the records up to a seq may be removed.
+        rules: the thresholds.
+        archive: the directory to archive to, in a subdirectory named by the log's id, so that queues can share it. It
+            must exist: else the mount point of an unmounted disk would be filled. None: `archive` in the queue's
+            directory.
+        may_trim: tells whether the records up to a seq may be removed.
 
     Raises:
         KharonError: zstd is needed, and not installed.
     """
 
-    def __init__(
-        self, log: DirectoryLog, rules: RetentionRules, archive: Path | None = None, may_trim: MayTrim = never
-    ) -> None:
+    def __init__(self, log: DirectoryLog, rules: Rules, archive: Path | None = None, may_trim: MayTrim = never) -> None:
         if rules.compress:
             load_zstd("Settings.compress_after, or compress_beyond_bytes,")
         self._log = log
@@ -171,21 +173,21 @@ class Retention:
         self._may_trim = may_trim
         self._known: dict[SegmentFile, SealedSegment] = {}
         self._archive = Path()  # where the next segment goes
-        self._goes: list[Path] = []  # all that is to be trimmed next: a copy of which no record speaks, too
-        self._left: list[Path] = []  # what was to be removed, and may not have been
+        self._trimming: list[Path] = []  # the files of the segment to trim next, unrecorded copies included
+        self._left: list[Path] = []  # files to remove, whose removal may have failed
         self._stopped = False
 
     def plan(self, now: datetime, without: Iterable[Action] = ()) -> Step | None:
-        """Return what is to be done next; None: nothing.
+        """Return the next step; None: nothing is due.
 
         Args:
             now: the time.
-            without: what is left out, so that what is refused just now does not keep the rest from being done.
+            without: actions to leave out, so that one that fails at present does not block the others.
 
         Raises:
             CorruptLog, OSError: a segment's header cannot be read.
 
-        Cost: O(segments), and a look into each that has not been looked at.
+        Cost: O(segments), and reading the header after each new one.
         """
         finished = self._log.finished()
         known = self._known
@@ -205,13 +207,13 @@ class Retention:
         return SealedSegment(place.first, end.seq, place.path, size, end.at, end.hash)
 
     def prepare(self, step: Step) -> Event:
-        """Do what has to be on disk before the step may be recorded; return the event that records it.
+        """Bring onto the disk everything that must precede the step's record; return the event to record.
 
         Raises:
-            CorruptLog: what was written does not read like what it was written from.
-            KharonError: an archive cannot be reached; or has another segment of the same name.
+            CorruptLog: the new file does not hold the same bytes as the old one.
+            KharonError: an archive cannot be reached; or it has another segment of the same name.
             OSError: the new file could not be written; or a file of an earlier step cannot be removed. The old file is
-                untouched.
+                unchanged.
             Closed: `stop` was called.
 
         Cost: O(bytes of the segment), twice.
@@ -223,8 +225,8 @@ class Retention:
         file = recorded_path(self._directory, segment.path)
         place = (file, segment.first, segment.last, segment.hash)
         if step.action == "trim":
-            self._goes = locate_segments(self._directory, self._files)[stem_of(segment.path)]
-            for path in self._goes:
+            self._trimming = locate_segments(self._directory, self._files)[stem_of(segment.path)]
+            for path in self._trimming:
                 self._check_ours(path.parent)
             return SegmentTrimmed(*place)
         if step.action == "archive":
@@ -238,7 +240,7 @@ class Retention:
         return SegmentCompressed(*place, kept_as, segment.bytes, self._compare(segment.path, target))
 
     def _check_archives(self) -> None:
-        """Check that no older segment may be where it cannot be seen: trimming a later one would leave a hole."""
+        """Check that every archive can be reached: trimming past an older segment in one would leave a hole."""
         lost = find_archives(self._directory, self._files).unreachable
         if lost:
             raise KharonError(
@@ -250,7 +252,7 @@ class Retention:
         if not owns_archive(self._directory, folder, self._files):
             raise KharonError(
                 f"{folder / OWNER} says that this archive is another queue's, of which this one is a copy: nothing is "
-                f"trimmed there. If there is no such queue any more, remove that file"
+                f"trimmed there. If that queue no longer exists, remove that file"
             )
 
     def _choose_archive(self) -> None:
@@ -259,7 +261,7 @@ class Retention:
         else:
             root = self._archive_root
             if self._files.kind(root) != "directory":
-                raise KharonError(f"Settings.archive_directory: {root} is no directory; mount it, or make it")
+                raise KharonError(f"Settings.archive_directory: {root} is not a directory; mount it, or make it")
         self._archive = choose_archive(self._directory, root, self._log.log_id, self._files)
 
     def _archive_to(self, path: Path, target: Path) -> None:
@@ -268,14 +270,14 @@ class Retention:
             replace_file(self._files, target, self._source(path))
             self._compare(path, target)
         elif self._digest(path) == self._digest(target):
-            self._files.sync_directory(target.parent)  # it may have been that which failed when it was written
+            self._files.sync_directory(target.parent)  # an earlier attempt may have failed in this sync
         else:
-            raise KharonError(f"{target} is there already, and is not what {path} holds: somebody else writes there")
+            raise KharonError(f"{target} exists already, and is not the same as {path}: somebody else writes there")
 
     def _source(self, path: Path, *, unpack: bool = False) -> Iterator[bytes]:
         for chunk in read_chunks(self._files, path, unpack=unpack):
             if self._stopped:
-                raise Closed("retention was stopped, and what it was writing given up")
+                raise Closed("retention was stopped, and abandoned the file it was writing")
             yield chunk
 
     def _digest(self, path: Path) -> str:
@@ -293,23 +295,23 @@ class Retention:
             raise
         if was != now:
             self._files.unlink(new)
-            raise CorruptLog(str(new), 0, 0, f"it does not hold what it was written from, {old}; it was removed")
+            raise CorruptLog(str(new), 0, 0, f"it does not hold the same as {old}, its source; it was removed")
         return was
 
     def switch(self, step: Step) -> None:
-        """Let readers look for the segment where it is now. Called on the log's thread once the record is on disk."""
-        self._left += self._goes if step.action == "trim" else [step.segment.path]
+        """Let readers open the new file. Called on the log's thread once the step's record is on disk."""
+        self._left += self._trimming if step.action == "trim" else [step.segment.path]
         if step.action == "trim":
             self._log.trimmed(step.segment.first)
         else:
             self._log.moved(step.segment.first, self._target(step))
 
     def finish(self, step: Step) -> None:
-        """Remove the old file; that is on disk when this returns, so no older one ever comes back without it.
+        """Remove the old file, and sync that, so that no older file ever comes back without it.
 
         Raises:
-            OSError: it could not be removed. That is tried again before the next step, since to remove a later segment
-                before it would leave a hole; and by the next opening.
+            OSError: it could not be removed. It is tried again before the next step, since removing a later segment
+                first would leave a hole; and by the next opening.
         """
         assert step.segment.path in self._left, "finished before it was settled"
         self._remove_left()
@@ -321,5 +323,5 @@ class Retention:
             del self._left[0]
 
     def stop(self) -> None:
-        """Give up what is being written or compared, at once. May be called from another thread."""
+        """Abandon the writing or comparing in progress, at once. May be called from another thread."""
         self._stopped = True

@@ -1,16 +1,15 @@
-"""Snapshots: the tickets that lived at a seq, so that opening costs them and not the history that was.
+"""Snapshots: the projection at a seq, saved so that opening costs O(tickets) and not O(history).
 
     snapshots/<seq, 20 digits>.jsonl
 
-A snapshot is JSON Lines of the same kind as the log's: each line begins with its hash and crc, and follows from the
-line before it. The first names the log, the seq, and the hash of the record there, from which it follows itself; then
-comes a line per ticket, in the projection's order, and one for each thing that its tables hold; the last says how many
-there were. It is a saved fold, and never the truth: a bad one is passed over, and the log is read from further back.
+A snapshot is JSON Lines of the same kind as the log's: each line begins with its hash and crc, and follows the previous
+line. The first line names the log, the seq, and the hash of the record there, which it follows. Then comes a line per
+ticket, in the projection's order, and one for each other value of the projection. The last line states how many there
+were. A snapshot is a saved fold and never the truth: a bad one is skipped, and the log is read from further back.
 
-`take` makes the next one from the last one and from the segments that are finished since: it needs neither the queue's
-lock nor the process that has it, and is run in a process of its own (`main`), so that no event loop ever waits for it,
-however many tickets there are; that process writes the indexes of finished segments too (`index`). Finished segments
-are on disk, so a snapshot never stands at a seq that is not durable.
+`take` makes the next snapshot from the last one and the segments finished since. It needs neither the queue's lock nor
+the process that holds it, and runs in a process of its own (`snapshot_process`), so that no event loop waits for it,
+however many tickets there are. Finished segments are on disk, so the seq of a snapshot is always durable.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ FORMAT: Final = "kharon-snapshot"
 FORMAT_VERSION: Final = 1
 KEPT: Final = 2
 """How many snapshots are kept: the newest, and one to fall back to."""
-_MAX_BYTES: Final = 4 * MAX_LINE_BYTES  # a ticket's payload, its result, and as much for its successor
+_MAX_BYTES: Final = 4 * MAX_LINE_BYTES  # a ticket's payload and result, and those of its successor
 _MAX_NESTING: Final = MAX_DEPTH + 3  # a payload, in the successor of a ticket, in its line
 _encode = msgspec.json.Encoder().encode
 
@@ -68,11 +67,11 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     Attributes:
         log: the log's id.
-        seq: the last record that is folded into it.
+        seq: the seq of the last record folded into it.
         at: that record's time.
         hash: that record's hash.
         tickets: the tickets, in the projection's order.
-        others: what the projection holds besides, in its order.
+        others: the projection's other values, in its order.
     """
 
     log: str
@@ -83,7 +82,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     others: list[Any] = []
 
     def end(self) -> Chain:
-        """Return what a log that goes on from here follows."""
+        """Return the end of the log at this snapshot."""
         return Chain(self.seq, self.hash, self.at)
 
 
@@ -102,28 +101,28 @@ class _End(msgspec.Struct, omit_defaults=True):
 
 
 def _stored_type(field: Field) -> Any:
-    """Return the type of a ticket's field as it stands in a snapshot."""
+    """Return the type of a ticket's field in a snapshot."""
     if field.type == datetime | None:
         return Instant if field.always else Instant | None
     return {bytes: Raw, bytes | None: Raw | UnsetType, Ticket | None: "_Stored | None"}.get(field.type, field.type)
 
 
 def _stored_default(field: Field) -> Any:
-    """Return the value of a ticket's field that is left out of a snapshot."""
+    """Return the value of a ticket's field if a snapshot omits it."""
     if field.type == bytes | None:
         return UNSET
     return None if field.default is attrs.NOTHING else field.default
 
 
 _IN_ORDER: Final = sorted(FIELDS, key=lambda field: not field.always)
-"""The fields as they stand in a snapshot: first those that each ticket has."""
+"""The fields in the order of a snapshot: first those that every ticket has."""
 _Stored: Any = msgspec.defstruct(
     "_Stored",
     [(field.name, _stored_type(field), *([] if field.always else [_stored_default(field)])) for field in _IN_ORDER],
     module=__name__,
     omit_defaults=True,
 )
-"""A ticket as it stands in a snapshot."""
+"""A ticket in a snapshot."""
 _attributes_of: Final = attrgetter(*(field.attribute for field in _IN_ORDER))
 _fields_of: Final = attrgetter(*(field.name for field in FIELDS))
 
@@ -145,7 +144,7 @@ _KINDS: Final = {table.value: table.kind for table in Projection().tables}
 
 
 def _stored(ticket: Ticket) -> Any:
-    """Return a ticket as it stands in a snapshot."""
+    """Return a ticket as a snapshot stores it."""
     stored = _Stored(*_attributes_of(ticket))
     stored.payload = Raw(ticket._payload)
     stored.result = UNSET if ticket._result is None else Raw(ticket._result)
@@ -157,11 +156,11 @@ def _stored(ticket: Ticket) -> Any:
 
 
 def _ticket(stored: Any, default: int = 0) -> Ticket:
-    """Return the ticket that stands in a snapshot.
+    """Return the ticket that a snapshot stores.
 
     Args:
-        stored: as `_stored` gives it.
-        default: for a successor in the group of the running ticket, since when that one is in the group; else 0.
+        stored: what `_stored` returned.
+        default: for a successor in the same group as its claimed ticket, the seq at which that joined; else 0.
     """
     draft = Draft(*_fields_of(stored))
     draft.type, draft.tube = sys.intern(stored.type), sys.intern(stored.tube)
@@ -182,7 +181,7 @@ def read_snapshot(file: BinaryIO, path: str) -> Snapshot:
     """Read and verify a snapshot.
 
     Raises:
-        CorruptLog: it is not what was written, or not all of it.
+        CorruptLog: it is damaged or incomplete.
         UnknownFormat: a later version wrote it.
 
     Cost: O(bytes); measured 6 µs a ticket.
@@ -213,7 +212,7 @@ def read_snapshot(file: BinaryIO, path: str) -> Snapshot:
                     raise BadLine(f"it is the second ticket {ticket.id!r}")
             previous = hash
             byte += len(line)
-        raise BadLine("it has no last line, so not all of it is there")
+        raise BadLine("it has no last line, so it is incomplete")
     except (BadLine, msgspec.MsgspecError, ValueError, RecursionError) as bad:
         raise CorruptLog(path, number, byte, str(bad)) from None
     except UnknownFormat as unknown:
@@ -229,7 +228,7 @@ class _Others:
     """What the lines of the tables say.
 
     Attributes:
-        values: of those that were read so far.
+        values: the values read so far.
     """
 
     def __init__(self) -> None:
@@ -240,7 +239,7 @@ class _Others:
         """Read a checked line; raise `BadLine` if it is none of a table's, or not in its place, or cannot be."""
         found = _OTHERS.get(line[92 : line.find(b":", 92) + 1])
         if found is None:
-            raise BadLine("it is neither a ticket in its place, nor anything else that a snapshot has")
+            raise BadLine("it is neither a ticket in its place, nor anything else that a snapshot holds")
         number, kind, decode = found
         check_depth(line, _MAX_NESTING, f"a {kind}")
         value = getattr(decode(line), kind)
@@ -253,7 +252,7 @@ class _Others:
 
 
 def _open_ticket(line: bytes, seq: int) -> Ticket:
-    """Return the ticket in a checked line of a snapshot at `seq`; raise `BadLine` if no log folds to such a one."""
+    """Return the ticket in a checked line of a snapshot at `seq`; raise `BadLine` if no log folds to such a ticket."""
     check_depth(line, _MAX_NESTING, "a ticket")
     ticket = _ticket(_ticket_line(line).ticket)
     _check_fields(ticket, seq)
@@ -263,19 +262,17 @@ def _open_ticket(line: bytes, seq: int) -> Ticket:
 
 
 def _check_successor(ticket: Ticket, successor: Ticket, seq: int) -> None:
-    """Check that a ticket can have a successor, and that it is one."""
+    """Check that a ticket can have a successor, and that this is a valid one."""
     unclaimed = successor.claim is None and successor.successor is None
     if ticket.claim is None or not unclaimed or successor.id != ticket.id:
-        raise BadLine(
-            f"ticket {ticket.id!r}: only one that is claimed has a successor, which is of its id and unclaimed"
-        )
+        raise BadLine(f"ticket {ticket.id!r}: only a claimed ticket has a successor, which has its id and is unclaimed")
     _check_fields(successor, seq)
     if successor.group == ticket.group and successor.joined not in (0, ticket.joined):
-        raise BadLine(f"ticket {ticket.id!r}: it and its successor are in the group {ticket.group!r} since two records")
+        raise BadLine(f"ticket {ticket.id!r}: it and its successor joined the group {ticket.group!r} at two records")
 
 
 def _check_waits(tickets: dict[str, Ticket]) -> None:
-    """Check that what each ticket waits for is there, and pending: else it would wait for ever. O(tickets)."""
+    """Check that each blocker exists and is pending: else its ticket would be blocked for ever. O(tickets)."""
     blocked = [ticket for ticket in tickets.values() if waits_of(ticket).blocked]
     if not blocked:
         return
@@ -287,14 +284,14 @@ def _check_waits(tickets: dict[str, Ticket]) -> None:
         waits = waits_of(ticket)
         for id in waits.blocked_by:
             if id not in tickets or tickets[id].status is not Status.PENDING:
-                raise BadLine(f"ticket {ticket.id!r}: it waits for {id!r}, which is not pending")
+                raise BadLine(f"ticket {ticket.id!r}: it is blocked by {id!r}, which is not pending")
         gate = waits.gate
         if gate is not None and gate.since and not 0 < first.get(gate.after_group or "", 0) <= gate.since:
-            raise BadLine(f"ticket {ticket.id!r}: it waits for the group {gate.after_group!r}, and for nobody in it")
+            raise BadLine(f"ticket {ticket.id!r}: it is blocked by the group {gate.after_group!r}, but by no member")
 
 
 def _check_fields(ticket: Ticket, seq: int) -> None:
-    """Check what `Projection.check` would find, so that opening refuses the file instead of working with it."""
+    """Check a ticket as `Projection.check` would, so that opening refuses the file instead of using it."""
     why = None
     pending = ticket.status is Status.PENDING
     claimed = ticket.claim is not None
@@ -303,7 +300,7 @@ def _check_fields(ticket: Ticket, seq: int) -> None:
     elif ticket.attempts < 0:
         why = f"{ticket.attempts} attempts"
     elif (ticket.lease_until is not None) != claimed or (ticket.worker is not None) != claimed:
-        why = "it is claimed in part only"
+        why = "only a part of its claim is there"
     elif claimed and not pending:
         why = f"it is {ticket.status} and claimed"
     elif pending and ticket.expire_at is not None:
@@ -311,9 +308,9 @@ def _check_fields(ticket: Ticket, seq: int) -> None:
     elif not 0 <= ticket.joined <= (seq if pending and ticket.group is not None else 0):
         why = f"it joined the group {ticket.group!r} at record {ticket.joined}, in a snapshot at {seq}"
     elif (gate := ticket.gate) is not None and not 0 <= gate.since <= (0 if gate.after_group is None else seq):
-        why = f"it waits for the group {gate.after_group!r} since record {gate.since}, in a snapshot at {seq}"
+        why = f"it is blocked by the group {gate.after_group!r} since record {gate.since}, in a snapshot at {seq}"
     elif not set(ticket.blocked_by) <= set(() if gate is None else gate.after):
-        why = f"it is blocked by {ticket.blocked_by}, and was told to wait for {() if gate is None else gate.after}"
+        why = f"it is blocked by {ticket.blocked_by}, and was added to run after {() if gate is None else gate.after}"
     elif (ticket.blocked_by or (gate and gate.since)) and (claimed or not pending):
         why = "it is blocked, and claimed or ended"
     if why is not None:
@@ -337,15 +334,15 @@ def has_snapshots(files: Files, directory: Path) -> bool:
 
 
 def kept_since(files: Files, directory: Path) -> int:
-    """Return the seq of the oldest of the newest `KEPT` snapshots, by its name; 0 if there are fewer. O(1)."""
+    """Return the seq of the `KEPT`-th newest snapshot, from its name; 0 if there are fewer. O(1)."""
     paths = [path for path in _paths(files, directory) if is_numbered(path)][:KEPT]
     return first_of(paths[-1]) if len(paths) == KEPT else 0
 
 
 def trimmable(directory: Path, files: Files = OS_FILES) -> int:
-    """Return the seq up to which opening needs no record, even if one snapshot goes bad; 0: it needs all.
+    """Return the seq up to which opening needs no record, even if one snapshot goes bad; 0: it needs all records.
 
-    That is the oldest of the `KEPT` newest snapshots that are usable.
+    That is the seq of the `KEPT`-th newest usable snapshot.
 
     Raises:
         OSError: something cannot be read.
@@ -357,22 +354,22 @@ def trimmable(directory: Path, files: Files = OS_FILES) -> int:
 
 
 def newest(files: Files, directory: Path, segments: list[Path]) -> Snapshot | None:
-    """Return the newest snapshot that is usable. Arguments, errors and cost are those of `usable`."""
+    """Return the newest usable snapshot; None if there is none. Arguments, errors and cost as of `usable`."""
     return next(usable(files, directory, segments), None)
 
 
 def usable(files: Files, directory: Path, segments: list[Path]) -> Iterator[Snapshot]:
-    """Give the snapshots that are usable, newest first: whole, and of this log, which goes on from them.
+    """Yield the usable snapshots, newest first: those that are whole and that a segment of this log follows.
 
-    One that is not is passed over, with a warning; one of a later format not if the log's beginning is gone.
+    Others are passed over with a warning.
 
     Args:
         files: the file system.
-        directory: the queue's.
+        directory: the queue's directory.
         segments: the paths of its segments.
 
     Raises:
-        UnknownFormat: none is usable, one of them because it is of a later format, and the log's beginning is gone.
+        UnknownFormat: none is usable, one of them is in a later format, and the log's beginning is gone.
         OSError: something cannot be read.
 
     Cost: O(bytes of each).
@@ -383,7 +380,7 @@ def usable(files: Files, directory: Path, segments: list[Path]) -> Iterator[Snap
             with files.read(path) as file:
                 snapshot = read_snapshot(file, str(path))
             _check_fits(files, snapshot, path, segments)
-        except (CorruptLog, UnknownFormat, FileNotFoundError) as error:  # the last: newer ones were taken meanwhile
+        except (CorruptLog, UnknownFormat, FileNotFoundError) as error:  # the last: replaced by newer ones meanwhile
             _logger.warning("snapshot passed over: %s", error)
             if isinstance(error, UnknownFormat):
                 later = later or error
@@ -391,26 +388,26 @@ def usable(files: Files, directory: Path, segments: list[Path]) -> Iterator[Snap
             found = True
             yield snapshot
     if later is not None and not found and segments and first_of(segments[0]) != 1:
-        raise UnknownFormat(f"{later}; what came before {segments[0].name} is in no other")
+        raise UnknownFormat(f"{later}; no other snapshot holds the state before {segments[0].name}")
 
 
 def _check_fits(files: Files, snapshot: Snapshot, path: Path, segments: list[Path]) -> None:
-    """Check that a segment goes on where the snapshot ends, and says so."""
+    """Check that a segment begins where the snapshot ends, and that its header follows it."""
     if path.stem != f"{snapshot.seq:020}":
         raise CorruptLog(str(path), 1, 0, f"it is the snapshot at record {snapshot.seq}, which is not its name")
     following = next((path for path in segments if stem_of(path) == f"{snapshot.seq + 1:020}"), None)
     if following is None:
-        raise CorruptLog(str(path), 1, 0, f"no segment begins behind it, at record {snapshot.seq + 1}")
+        raise CorruptLog(str(path), 1, 0, f"no segment follows it at record {snapshot.seq + 1}")
     with open_relocated(files, path.parent.parent, following) as file:
         line = file.readline(MAX_LINE_BYTES + 1)
         bare = not file.read(1)
     if bare and following == segments[-1]:
-        why = f"{following.name} has just been begun: the segment before it must be read, which may lack its seal"
+        why = f"{following.name} has just been begun: the segment before it must be read, since it may lack its seal"
         raise CorruptLog(str(path), 1, 0, why)
     try:
         header = parse_header(line, check_line(line, snapshot.hash))
     except BadLine as bad:
-        raise CorruptLog(str(path), 1, 0, f"{following.name} does not follow from it: {bad}") from None
+        raise CorruptLog(str(path), 1, 0, f"{following.name} does not follow it: {bad}") from None
     if header.log != snapshot.log:
         raise CorruptLog(str(path), 1, 0, f"it is of the log {snapshot.log}; {following.name} is of {header.log}")
 
@@ -419,17 +416,17 @@ def _check_fits(files: Files, snapshot: Snapshot, path: Path, segments: list[Pat
 
 
 def take(directory: Path, files: Files = OS_FILES) -> Path | None:
-    """Take a snapshot at the end of the last finished segment, verify it, and drop all but that and the one before.
+    """Write and verify a snapshot at the end of the last finished segment; remove old snapshots.
 
-    `KEPT` are kept, then: this one, and the one that it was made from. What was passed over is dropped too: it is bad,
-    or stands further on, at records that a repair cut off since. May run beside the process that has the queue open: it
-    reads what does not change any more, and follows what is moved.
+    `KEPT` are kept: this one, and the one it was made from. Others are removed too: they are bad, or at records
+    that a repair has since cut off. May run beside the process that has the queue open: it reads only files that no
+    longer change, and finds them where they are moved to.
 
     Returns:
-        The snapshot; None if there is nothing to take, or what there is stands there already.
+        The snapshot's path; None if no segment was finished since the last one.
 
     Raises:
-        CorruptLog: the segments are damaged; or their beginning is gone, and no snapshot is usable; or what was written
+        CorruptLog: the segments are damaged; or their beginning is gone, and no snapshot is usable; or the new file
             cannot be read back.
         UnknownFormat: a later version wrote them.
         OSError: something cannot be read or written. An unfinished snapshot has another name, and does not count.
@@ -443,14 +440,14 @@ def take(directory: Path, files: Files = OS_FILES) -> Path | None:
         projection.load(base.tickets, base.seq, base.at, base.others)
         chain = base.end()
     elif there and first_of(there[0]) != 1:
-        why = f"the log begins at record {first_of(there[0])}, and no snapshot of what came before it is usable"
+        why = f"the log begins at record {first_of(there[0])}, and no snapshot of the records before it is usable"
         raise CorruptLog(str(there[0]), 1, 0, why)
-    finished = [path for path in there[:-1] if first_of(path) > chain.seq]  # the last one may still change
+    finished = [path for path in there[:-1] if first_of(path) > chain.seq]  # the last segment may still change
     if not finished:
         return None
     log = _log_id(files, directory, finished[0])
     projection.fold(record for each in finished for record in _records(files, directory, each, chain, log))
-    assert projection.at is not None  # a segment that is finished has records
+    assert projection.at is not None  # a finished segment has records
     path = directory / "snapshots" / f"{projection.seq:020}.jsonl"
     tickets, others = list(projection.tickets.values()), projection.others()
     _write(files, path, Snapshot(log, projection.seq, projection.at, chain.hash, tickets, others))
@@ -481,17 +478,17 @@ def _records(files: Files, directory: Path, path: Path, chain: Chain, log: str) 
 
 
 def _write(files: Files, path: Path, snapshot: Snapshot) -> None:
-    """Write a snapshot under another name, read it back, and only then give it its name."""
+    """Write a snapshot under a temporary name, read it back, and then rename it."""
 
     def check(temporary: Path) -> None:
         with files.read(temporary) as written:
             if read_snapshot(written, str(temporary)) != snapshot:
-                raise CorruptLog(str(temporary), 0, 0, "what was read back is not what was written")
+                raise CorruptLog(str(temporary), 0, 0, "it does not read back as it was written")
 
     folder = path.parent
     if files.kind(folder) is None:
         files.make_directory(folder)
-    files.sync_directory(folder.parent)  # even if it was there: an earlier sync may have failed
+    files.sync_directory(folder.parent)  # even if the folder existed: an earlier sync may have failed
     remove_unfinished(files, folder)
     replace_file(files, path, _batched(_lines(snapshot), 1 << 20), check=check)
 
@@ -511,7 +508,7 @@ def _lines(snapshot: Snapshot) -> Iterator[bytes]:
 
 
 def _batched(lines: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Join lines to pieces of about `size` bytes."""
+    """Join lines into pieces of about `size` bytes."""
     piece: list[bytes] = []
     length = 0
     for line in lines:

@@ -1,8 +1,8 @@
 """The program that takes a snapshot, and writes missing indexes, in a process of its own.
 
-A process, since folding and writing a million tickets takes seconds. It needs the queue's directory and nothing from
-the process that has the queue open. When to run it is the store's decision; what a snapshot is, and how it is taken,
-is in `snapshot`; what an index is, in `index`.
+A process, since folding and writing a million tickets takes seconds. It needs only the queue's directory, and nothing
+from the process that has the queue open. The store decides when to run it. What a snapshot is, and how it is taken, is
+in `snapshot`; what an index is, in `index`.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ __all__ = ["main"]
 
 
 def main(lifeline: int | None = None) -> int:
-    """Take a snapshot of the queue in the directory that the last argument names, and write the indexes it lacks.
+    """Take a snapshot of the queue in the directory that the last argument names, then write its missing indexes.
 
-    If the argument in front of it is `trimmable`, say on stdout up to which seq records may be trimmed then.
+    If the previous argument is `trimmable`, print the seq up to which records may then be trimmed.
 
     Args:
-        lifeline: a descriptor of which the process that wants the snapshot has the other end: when that closes,
-            however that process ended, this one ends too. None: there is none.
+        lifeline: one end of a pipe whose other end the parent holds: this process ends when that closes, however the
+            parent ended. None: there is none.
 
     Returns:
-        0; or, with the reason on stderr, 1: no snapshot; 2: no index.
+        The exit status: 0; or, with the reason on stderr, 1: no snapshot; 2: no index.
     """
     if lifeline is not None:
         threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     directory = Path(sys.argv[-1])
     missing = 1
     try:
-        os.nice(10)  # whoever has the queue open goes first
+        os.nice(10)  # the process that has the queue open takes precedence
         take(directory)
         if sys.argv[-2] == "trimmable":
             print(trimmable(directory))  # noqa: T201 - a program of its own
@@ -50,7 +50,7 @@ def main(lifeline: int | None = None) -> int:
 
 
 def _end_with(lifeline: int) -> None:
-    """End this process when the other end of a descriptor closes: as a kill would, so nothing has to be in order."""
+    """End this process when the other end of the pipe closes: at once, as a kill would, without cleaning up."""
     while os.read(lifeline, 1):
         pass
     os._exit(1)

@@ -1,17 +1,16 @@
 """Bringing a file onto the disk, and the helper program that does so for a process whose disk is slow.
 
-As a module: `bring_to_disk`, the one primitive behind every sync of the log. As a program, `python -I -S syncer.py`:
-it serves the socket that is its standard input, one sync at a time, until that socket closes, which it does however
-its parent ends. It has an interpreter, and so a GIL, of its own: a busy parent cannot keep it from its work.
+As a module: `bring_to_disk`, which every sync of the log uses. As a program, `python -I -S syncer.py`: it serves the
+socket on its standard input, one sync at a time, until the socket closes, however its parent ends. It has its own
+interpreter and GIL, so a busy parent cannot delay it.
 
     request   one byte, f for a file or d for a directory, with its descriptor as SCM_RIGHTS
     answer    2 bytes: 0, or the errno of the failed sync; 6 bytes: the microseconds it took; both big-endian
     hello     an answer, before the first request: it is ready
 
-The descriptor comes with every request and is closed again before the answer. That costs a few microseconds beside a
-sync of milliseconds, and the helper has no idea of the log that a new segment could make stale. It imports nothing of
-Kharon, so that it starts in tens of milliseconds and takes a few megabytes; `kharon.store.sync_helper`
-starts it.
+Every request carries its descriptor, which is closed before the answer. That costs a few microseconds beside a sync of
+milliseconds, and leaves the helper without state that a new segment could make stale. The program imports nothing of
+Kharon, so that it starts in tens of milliseconds and uses a few megabytes. `kharon.store.sync_helper` starts it.
 """
 
 import errno
@@ -35,25 +34,25 @@ UNSUPPORTED = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EI
 
 
 def bring_to_disk(fd: int, *, directory: bool = False) -> None:
-    """Bring a file's bytes, and what is needed to find them, onto the disk. After an error nothing is known of them.
+    """Bring a file's bytes, and the metadata needed to find them, onto the disk.
 
-    By fdatasync(2); fsync(2) for a directory, and where there is no fdatasync. On macOS, where these stop at the disk's
-    own cache, by F_FULLFSYNC (fcntl(2)), which goes through that. A failure is raised, and not tried again by another
-    call, unless it says that nothing has been tried.
+    By fdatasync(2); by fsync(2) for a directory, and on systems without fdatasync. On macOS, where these stop at the
+    disk's own cache, by F_FULLFSYNC (fcntl(2)), which does not. After a failure no other call is tried, unless the
+    error says that the call is not supported.
 
     Args:
-        fd: of the file.
+        fd: the file's descriptor.
         directory: whether it is a directory, whose bytes are names.
 
     Raises:
-        OSError: it could not be done, or not to the end.
+        OSError: the sync failed. The state of the bytes is then unknown.
     """
     full_sync = getattr(fcntl, "F_FULLFSYNC", None)
     if full_sync is not None:
         try:
             fcntl.fcntl(fd, full_sync)
         except OSError as error:
-            if error.errno not in UNSUPPORTED:  # some network and USB file systems know no such command
+            if error.errno not in UNSUPPORTED:  # some network and USB file systems lack this command
                 raise
         else:
             return
@@ -68,16 +67,16 @@ def serve(sock: socket.socket, slower_by: float = 0.0) -> None:
 
     Args:
         sock: a connected Unix stream socket, in blocking mode.
-        slower_by: seconds by which each sync is made to take longer. For tests and benchmarks.
+        slower_by: seconds to add to each sync, for tests and benchmarks.
     """
     answer = bytes(ANSWER_BYTES)
     while True:
         try:
             sock.sendall(answer)
             request, fds, _, _ = socket.recv_fds(sock, 1, 1)
-        except ConnectionError:  # nobody is left to be told anything
+        except ConnectionError:  # the other end is gone
             return
-        if not request or not fds:  # a descriptor that did not fit into this process was not synced: do not answer
+        if not request or not fds:  # without its descriptor the file was not synced: do not answer
             return
         begun, failure = time.monotonic(), 0
         try:
@@ -92,7 +91,7 @@ def serve(sock: socket.socket, slower_by: float = 0.0) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Serve standard input. Signals that are meant for the parent are not heard: its end is what ends this."""
+    """Serve standard input. Signals meant for the parent are ignored: this process ends when its parent does."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=0) as sock:

@@ -1,8 +1,8 @@
-"""Segments under zstd (RFC 8878): the very same bytes, smaller. Read as a stream, written as one frame.
+"""Segments compressed by zstd (RFC 8878): read as a stream, written as one frame.
 
-The library is an extra, `kharon[zstd]`, and is loaded when the first segment needs it. What is unpacked is never held
-whole: the window is 8 MiB at most, and a file that unpacks to more than `MAX_DECOMPRESSED_BYTES` is refused, so that a
-small file cannot stand for endless reading.
+The library is an extra, `kharon[zstd]`, and is loaded when the first segment needs it. A segment is never held whole:
+the window is at most 8 MiB. A file that decompresses to more than `MAX_DECOMPRESSED_BYTES` is refused, so that a small
+file cannot cause endless reading.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["MAX_DECOMPRESSED_BYTES", "ZSTD_SUFFIX", "compress_chunks", "load_zst
 
 ZSTD_SUFFIX: Final = ".zst"
 MAX_DECOMPRESSED_BYTES: Final = 1 << 30
-"""The largest segment that is compressed, and the most that one may unpack to."""
+"""The size of the largest segment that is compressed, and the most that one may decompress to."""
 _MAX_WINDOW_LOG: Final = 23  # 8 MiB
 _LIBRARIES: Final = ("compression.zstd", "backports.zstd")  # the standard library's, from Python 3.14 on; its backport
 _CHUNK_BYTES: Final = 1 << 18
@@ -34,7 +34,7 @@ def load_zstd(what: str) -> Any:
     """Return the zstd module.
 
     Args:
-        what: needs it; for the message.
+        what: the part of Kharon that needs it, for the message.
 
     Raises:
         KharonError: it is not installed.
@@ -46,7 +46,7 @@ def load_zstd(what: str) -> Any:
 
 
 def open_segment(read: Callable[[Path], BinaryIO], path: Path) -> BinaryIO:
-    """Open a segment for reading, compressed or not: it gives the same bytes either way.
+    """Open a segment for reading, compressed or not: the bytes read are the same.
 
     Raises:
         KharonError: it is compressed, and zstd is not installed.
@@ -55,13 +55,14 @@ def open_segment(read: Callable[[Path], BinaryIO], path: Path) -> BinaryIO:
     if path.suffix != ZSTD_SUFFIX:
         return read(path)
     zstd = load_zstd(str(path))
-    return io.BufferedReader(_Unpacked(zstd, read(path), path), _CHUNK_BYTES)
+    return io.BufferedReader(_Decompressed(zstd, read(path), path), _CHUNK_BYTES)
 
 
 def compress_chunks(source: Iterator[bytes]) -> Iterator[bytes]:
-    """Give the bytes of `source` as one frame with a checksum. Memory: the compressor's, about 4 MiB.
+    """Yield the bytes of `source` compressed into one frame with a checksum. Uses about 4 MiB of memory.
 
-    Measured 35 ms for 9 MB of records. zstd lets go of the GIL for each chunk, so a loop in another thread runs on.
+    Measured 35 ms for 9 MB of records. zstd releases the GIL for each chunk, so an event loop in another thread runs
+    on.
 
     Raises:
         KharonError: zstd is not installed.
@@ -74,11 +75,11 @@ def compress_chunks(source: Iterator[bytes]) -> Iterator[bytes]:
     yield compressor.flush()
 
 
-class _Unpacked(io.RawIOBase):
-    """What is in a compressed segment.
+class _Decompressed(io.RawIOBase):
+    """The bytes of a compressed segment.
 
     Raises:
-        CorruptLog: it does not unpack, or to more than it may.
+        CorruptLog: it cannot be decompressed, or decompresses to more than `MAX_DECOMPRESSED_BYTES`.
     """
 
     def __init__(self, zstd: Any, file: BinaryIO, path: Path) -> None:
@@ -99,12 +100,12 @@ class _Unpacked(io.RawIOBase):
         with self._corrupt(), memoryview(buffer) as view:
             count: int = self._stream.readinto(view)
         if at + count > MAX_DECOMPRESSED_BYTES:
-            raise CorruptLog(str(self._path), 0, at, f"it unpacks to more than {MAX_DECOMPRESSED_BYTES} bytes")
+            raise CorruptLog(str(self._path), 0, at, f"it decompresses to more than {MAX_DECOMPRESSED_BYTES} bytes")
         return count
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        if whence == os.SEEK_END:  # it would have to be unpacked, however much that is
-            raise io.UnsupportedOperation("how long a compressed segment is shows when it has been read")
+        if whence == os.SEEK_END:  # all of it would have to be decompressed
+            raise io.UnsupportedOperation("the length of a compressed segment is not known before it has been read")
         with self._corrupt():
             at: int = self._stream.seek(offset, whence)
         return at
@@ -119,4 +120,4 @@ class _Unpacked(io.RawIOBase):
         try:
             yield
         except (self._zstd.ZstdError, EOFError) as error:
-            raise CorruptLog(str(self._path), 0, self._stream.tell(), f"it does not unpack: {error}") from None
+            raise CorruptLog(str(self._path), 0, self._stream.tell(), f"it cannot be decompressed: {error}") from None

@@ -1,9 +1,9 @@
-"""The limits on everything that a user can put into a ticket, and the one place where they are checked.
+"""The limits on all values that a user can put into a ticket, and their checks.
 
-Each function takes the field's name and the value, returns the value in the form that the engine keeps, and raises
-`InvalidTicket` naming the field, what is wrong with it, and what would be right. JSON values are turned into ASCII
-bytes here, once: those bytes go into the ticket, the log line and the snapshot unchanged, and since nobody can alter
-bytes, no caller's later change to a dict can reach the queue.
+Each function takes the field's name and the value, and returns the value in the form that the engine keeps. It raises
+`InvalidTicket`, which names the field, the fault, and what would be right. JSON values become ASCII bytes here, once:
+these bytes go unchanged into the ticket, the log line and the snapshot. Bytes cannot be altered, so a caller's later
+change to a dict cannot reach the queue.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 MAX_LINE_BYTES: Final = 1 << 20
 """A line of the log, newline included."""
 MAX_JSON_BYTES: Final = MAX_LINE_BYTES - (64 << 10)
-"""A payload or a result as JSON: a line less the most that all the other fields can take."""
+"""A payload or a result as JSON: a line, less the room that all other fields can take at most."""
 MAX_DEPTH: Final = 64
 """Lists and objects inside one another in a payload or a result."""
 MAX_NAME_BYTES: Final = 200
@@ -51,7 +51,7 @@ _MAX_INT_BITS: Final = 1024
 
 
 def _plain(value: Any) -> Any:
-    # msgspec refuses what only inherits from these three (numpy.float64 is a float); `_walk` has let in nothing else.
+    # msgspec refuses subclasses of these three (numpy.float64 is a float); `_walk` lets in nothing else.
     if isinstance(value, str):
         return str.__str__(value)
     return int(value) if isinstance(value, int) else float(value)
@@ -74,7 +74,7 @@ def check_name(field: str, value: object) -> str:
         )
     if len(value) > MAX_NAME_BYTES or len(value.encode()) > MAX_NAME_BYTES:
         raise InvalidTicket(f"{field}: {value[:50]!r}… is longer than {MAX_NAME_BYTES} bytes of UTF-8")
-    return str.__str__(value)  # what was checked: str() of a `class Tube(str, Enum)` is "Tube.MAIL"
+    return str.__str__(value)  # the checked text: str() of a `class Tube(str, Enum)` is "Tube.MAIL"
 
 
 def check_nice(field: str, value: object) -> int:
@@ -98,7 +98,7 @@ def check_instant(field: str, value: object) -> datetime:
         raise InvalidTicket(f"{field}: {value} is out of range in UTC") from None
     return datetime(
         utc.year, utc.month, utc.day, utc.hour, utc.minute, utc.second, utc.microsecond, tzinfo=UTC
-    )  # a plain one, whatever subclass came in
+    )  # a plain datetime, also for a subclass
 
 
 def instant_after(field: str, now: datetime, seconds: float) -> datetime:
@@ -120,12 +120,12 @@ def check_reason(field: str, value: object) -> str | None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise InvalidTicket(f"{field}: holds a lone surrogate, which is no text") from None
+        raise InvalidTicket(f"{field}: holds a lone surrogate, which is not text") from None
     return str.__str__(value)
 
 
 def shorten_reason(text: str) -> str:
-    """Make an error reason of any text: what is too long is cut in the middle, what is no text is replaced."""
+    """Return any text as an error reason: long text is cut in the middle, lone surrogates are replaced."""
     text = text.encode("utf-8", "replace").decode()
     if len(text) <= MAX_REASON_CHARS:
         return text
@@ -137,12 +137,12 @@ def ascii_json(data: bytes) -> bytes:
     """Return JSON in UTF-8 as the same JSON in ASCII. O(length); nothing is copied where it is ASCII already."""
     if data.isascii():
         return data
-    # Outside of its strings JSON is ASCII, so every run found here stands inside of one.
+    # Outside of strings JSON is ASCII, so every run found here is inside of one.
     return _NOT_ASCII.sub(lambda run: json.dumps(run.group())[1:-1], data.decode()).encode("ascii")
 
 
 def from_json(data: bytes) -> Any:
-    """Return the value that JSON bytes stand for: a new one at each call. O(length)."""
+    """Return the value of JSON bytes: a new one at each call. O(length)."""
     return _decode(data)
 
 
@@ -178,14 +178,14 @@ _TOO_BIG: Final = f"more than {MAX_JSON_BYTES} bytes of JSON; {_ELSEWHERE}"
 
 
 def _walk(value: object, depth: int, room: int) -> int:
-    """Check one value; return how many bytes of room it left at least used up."""
+    """Check one value; return the remaining byte budget."""
     if isinstance(value, str):
         room -= len(value)
         if not value.isascii():
             try:
                 value.encode()
             except UnicodeEncodeError:
-                raise _Unfit("holds a lone surrogate, which is no text") from None
+                raise _Unfit("holds a lone surrogate, which is not text") from None
     elif value is None or isinstance(value, bool):
         pass
     elif isinstance(value, int):
@@ -206,7 +206,7 @@ def _walk(value: object, depth: int, room: int) -> int:
 def _walk_inside(value: dict[object, object] | list[object] | tuple[object, ...], depth: int, room: int) -> int:
     if depth > MAX_DEPTH:
         raise _Unfit(f"nested deeper than {MAX_DEPTH} levels")
-    if room < 0:  # here too: lists of one and the same list are exponentially many, and need not end in a scalar
+    if room < 0:  # here, too: nested lists of one same list grow exponentially, and need not end in a scalar
         raise _Unfit(_TOO_BIG)
     if isinstance(value, dict):
         for key, inner in value.items():

@@ -1,7 +1,7 @@
 """The commands: requests in the imperative, one class each, and the `Context` in which one is decided.
 
-A command carries what its caller asked for, already checked and in the engine's form (JSON as bytes, durations as
-seconds); whether it is granted is for `decide` to say. Commands are never written anywhere.
+A command carries a caller's request, checked and in the engine's form (JSON as bytes, durations as seconds). `decide`
+says whether it is granted. Commands are never written anywhere.
 """
 
 from __future__ import annotations
@@ -16,44 +16,14 @@ from kharon.model.delays import BackoffDelay, Delay, FixedDelay
 from kharon.model.events import Changes
 from kharon.model.ticket import Ticket
 
-__all__ = [
-    "Add",
-    "Cancel",
-    "Claim",
-    "Command",
-    "Context",
-    "Delete",
-    "Done",
-    "Expire",
-    "Extend",
-    "Fail",
-    "FireSchedule",
-    "Lapse",
-    "Limit",
-    "Pause",
-    "Release",
-    "RemoveSchedule",
-    "Request",
-    "Restart",
-    "Resume",
-    "Retry",
-    "ScheduleCommand",
-    "SetSchedule",
-    "Settle",
-    "SkipSchedule",
-    "TubeCommand",
-    "Unblock",
-    "Update",
-]
-
 
 class Context(msgspec.Struct, frozen=True):
-    """What a decision may know of the world.
+    """Everything that a decision may know of the world.
 
     Attributes:
         now: the instant of the decision, UTC.
         jitter: a random number, 0 <= jitter < 1, drawn by the caller.
-        lease: how many seconds a claim decided now is granted.
+        lease: the seconds that a claim decided now is granted.
         backoff: the delay of a retry that names none.
     """
 
@@ -72,9 +42,9 @@ class Command(msgspec.Struct, frozen=True):
 class Add(Command, frozen=True):
     """Add `ticket`, due after `delay` if that is given; `on_conflict` ("replace", "skip", "raise") if its id exists.
 
-    It is to wait for the tickets `after`, and for the group `after_group`; `on_failure` ("run", "cancel") says what
-    becomes of it if one of them fails. `blocked_by` and `blocked_by_group` are not for the caller to say, but for
-    `commit`: which of those tickets are pending, and whether any member of the group is.
+    It waits for the tickets `after` and for the group `after_group`; `on_failure` ("run", "cancel") says what happens
+    to it if one of them fails. `commit`, not the caller, sets `blocked_by` (those of the tickets that are pending) and
+    `blocked_by_group` (whether a member of the group is pending).
     """
 
     ticket: Ticket
@@ -94,7 +64,7 @@ class Claim(Command, frozen=True):
 
 
 class Settle(Command, frozen=True):
-    """What ends a claim, or is about one.
+    """A request that ends a claim, or changes one.
 
     `claim` is the claim that the caller holds; None: the caller is an operator, and is not fenced.
     """
@@ -111,7 +81,7 @@ class Extend(Settle, frozen=True, kw_only=True):
 class Done(Settle, frozen=True):
     """The work is done. The ticket is kept for `expire_in` seconds (None: for good) if `keep`, else removed.
 
-    If it is kept it moves to `tube` (None: it stays), as what failed and what was cancelled does.
+    A kept ticket moves to `tube` (None: it stays); so do failed and cancelled ones.
     """
 
     keep: bool = False
@@ -129,7 +99,7 @@ class Fail(Settle, frozen=True):
 
 
 class Cancel(Settle, frozen=True):
-    """The ticket is not wanted any more."""
+    """The ticket is no longer wanted."""
 
     keep: bool = False
     error_reason: str | None = None
@@ -138,7 +108,7 @@ class Cancel(Settle, frozen=True):
 
 
 class Retry(Settle, frozen=True):
-    """Try again after `delay`, None: after the context's backoff; if `max_attempts` have been made, fail instead."""
+    """Try again after `delay` (None: the context's backoff); if `max_attempts` have been made, fail instead."""
 
     delay: Delay | None = 0.0
     error_reason: str | None = None
@@ -147,13 +117,13 @@ class Retry(Settle, frozen=True):
 
 
 class Release(Settle, frozen=True):
-    """Give the claim back, uncounted."""
+    """Give the claim back; its attempt is not counted."""
 
     changes: Changes | None = None
 
 
 class Lapse(Settle, frozen=True, kw_only=True):
-    """The lease has ended, or the process that held it has. Which leases those are is a query of the store's."""
+    """The lease has ended, or the process that held it has. The store finds such leases."""
 
     error_reason: str
     backoff: FixedDelay | BackoffDelay
@@ -171,17 +141,17 @@ class Update(Command, frozen=True):
 
 
 class Delete(Command, frozen=True):
-    """Remove the ticket, whatever its state; no ticket is no error."""
+    """Remove the ticket, whatever its state; a missing ticket is not an error."""
 
 
 class Expire(Command, frozen=True):
-    """Remove a kept ticket whose time has come."""
+    """Remove a kept ticket whose `expire_at` has come."""
 
 
 class Unblock(Command, frozen=True):
-    """The ticket need not wait any more for the ticket `ended`, or, with `group`, for that group; drop it if `failed`.
+    """Let the ticket no longer wait for the ticket `ended`; or, with `group`, for that group; drop it if `failed`.
 
-    Only `commit` asks for this, as part of the commit that ends what was waited for.
+    Only `commit` asks for this, in the commit that ends the ticket or the last member of the group.
     """
 
     ended: str
@@ -198,7 +168,7 @@ class ScheduleCommand(msgspec.Struct, frozen=True):
 class SetSchedule(ScheduleCommand, frozen=True):
     """Set the schedule to these values, which are those of `ScheduleSet`; the same values change nothing.
 
-    `first`, the instant at which it fires first, is not for the caller to say, but for `commit`.
+    `commit`, not the caller, sets `first`: the instant at which it fires first.
     """
 
     type: str
@@ -214,18 +184,18 @@ class SetSchedule(ScheduleCommand, frozen=True):
 
 
 class RemoveSchedule(ScheduleCommand, frozen=True):
-    """Remove it; no schedule is no error."""
+    """Remove it; a missing schedule is not an error."""
 
 
 class FireSchedule(ScheduleCommand, frozen=True):
-    """The instant `due` has come: add its ticket, and let the next one be `next`, if there is one."""
+    """The instant `due` has come: add its ticket. The next instant is `next`; None: there is none."""
 
     due: datetime
     next: datetime | None
 
 
 class SkipSchedule(ScheduleCommand, frozen=True):
-    """Pass over what is due before `next`; None: over all that there is."""
+    """Pass over the instants before `next`; None: over all of them."""
 
     next: datetime | None
 
@@ -237,7 +207,7 @@ class TubeCommand(msgspec.Struct, frozen=True):
 
 
 class Pause(TubeCommand, frozen=True):
-    """Let nothing be claimed from the tube any more."""
+    """Let nothing be claimed from the tube until it is resumed."""
 
 
 class Resume(TubeCommand, frozen=True):
@@ -253,4 +223,4 @@ class Limit(TubeCommand, frozen=True):
 
 
 Request: TypeAlias = Command | ScheduleCommand | TubeCommand
-"""Anything that can be asked for as part of a commit."""
+"""Any request that can be part of a commit."""

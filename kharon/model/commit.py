@@ -1,16 +1,15 @@
-"""A commit: what commands lead to, decided and folded one after the other, all or none of it.
+"""A commit: commands decided and folded one after the other, all or none of them.
 
-`decide` sees one ticket. What concerns several is here: which of the tickets that one is to wait for are pending, that
-nobody waits for himself, and what the end of a ticket means for those that wait for it: they are unblocked, or
-cancelled, which is an end again. So is it that a schedule adds its ticket when it fires. All of that belongs to the
-commit of the command that brought it about.
+`decide` sees one ticket. Rules about several tickets are here: which of the tickets to wait for are pending, and that
+no ticket waits for itself. When a ticket ends, those that wait for it are unblocked, or cancelled, which is an end
+again. Likewise, a firing schedule adds its ticket. All of that belongs to the commit of the command that caused it.
 
     command ──▶ decide ──▶ event ──▶ projection ──▶ has it ended, or left a group? ──▶ Unblock, for each that waited
                   ▲                                                                      │
                   └──────────────────────────────────────────────────────────────────────┘
 
-The projection is the one that is to be changed, so each command sees what those before it did; `undo` takes all of it
-back, as if it had never been.
+The projection itself changes, so each command sees the effects of those before it. `undo` takes all of them back, as
+if they had never been.
 """
 
 from __future__ import annotations
@@ -42,12 +41,13 @@ class Commit:
     """A commit that is being decided.
 
     Args:
-        projection: the state, which changes as commands are carried out. Until `keep` or `undo` nobody else may.
+        projection: the state, which changes as commands are carried out. Nothing else may change it until `keep` or
+            `undo`.
         context: time, chance and the length of a lease; the same for all commands.
         first_firing: what asks a calendar, which the rules do not know; None: no schedule is set without its `first`.
 
     Attributes:
-        effects: what has been done so far.
+        effects: the effects so far.
     """
 
     def __init__(self, projection: Projection, context: c.Context, first_firing: FirstFiring | None = None) -> None:
@@ -60,10 +60,10 @@ class Commit:
         projection.begin()
 
     def run(self, commands: Sequence[c.Request]) -> None:
-        """Carry out commands, one after the other, each with what follows from it.
+        """Carry out commands, one after the other, each with its consequences.
 
         Raises:
-            KharonError: as `decide` refuses one of them; of several, the message begins with which. `undo` the commit.
+            KharonError: `decide` refuses a command; of several, the message begins with its number. Call `undo` then.
 
         Cost: O(log n) for each, and as much for each ticket that it unblocks.
         """
@@ -77,17 +77,17 @@ class Commit:
                 raise
 
     def keep(self) -> None:
-        """The commit has been appended to the log. O(effects)."""
+        """End a commit that was appended to the log. O(effects)."""
         self._projection.end(kept=True)
 
     def undo(self) -> None:
-        """Take all of the commit back, as if it had never been. O(effects log n)."""
+        """Take the commit back, as if it had never been. O(effects log n)."""
         for effect in reversed(self.effects):
             self._projection.undo(effect)
         self._projection.end(kept=False)
 
     def _run(self, command: c.Request) -> None:
-        if isinstance(command, c.Command):  # first: it is what nearly all are
+        if isinstance(command, c.Command):  # first: nearly all are
             ticket = self._projection.get(command.id)
             if type(command) is c.Add and (command.after or command.after_group is not None):
                 command = self._gated(ticket, command)
@@ -108,17 +108,17 @@ class Commit:
             if type(event) is e.ScheduleFired:
                 assert schedule is not None
                 ticket = schedule.ticket_at(event.due)
-                self._run(c.Add(ticket.id, ticket, on_conflict="skip"))  # one of that id is there: whoever wanted it so
+                self._run(c.Add(ticket.id, ticket, on_conflict="skip"))  # a ticket of that id was added on purpose
 
     def _timed(self, schedule: Schedule | None, command: c.SetSchedule) -> c.SetSchedule:
-        """Return the command with the instant at which it fires first: after now, and after what has fired already."""
+        """Return the command with its first instant: after now, and after the last firing."""
         now = self._context.now
         since = now if schedule is None or schedule.last is None else max(now, schedule.last)
         assert self._first_firing is not None
         return msgspec.structs.replace(command, first=self._first_firing(command, since))
 
     def _apply(self, event: e.TicketEvent) -> None:
-        """Fold an event, and carry out what follows from it, and from that."""
+        """Fold an event, and carry out its consequences, and theirs."""
         following = self._fold(event)
         if not following:
             return
@@ -126,7 +126,7 @@ class Commit:
         while todo:
             command = todo.popleft()
             ticket = self._projection.get(command.id)
-            if ticket is not None and _waits(ticket, command):  # else it was cancelled by what came before
+            if ticket is not None and _waits(ticket, command):  # else an earlier consequence cancelled it
                 for next_event in decide(ticket, command, self._context):
                     todo.extend(self._fold(next_event))
 
@@ -143,7 +143,7 @@ class Commit:
         return list(self._following(old, new, failed=ended and type(event) in _FAILURES))
 
     def _following(self, old: Ticket, new: Ticket | None, *, failed: bool) -> Iterator[c.Unblock]:
-        """Give what the change of a pending ticket means for those that wait for it."""
+        """Yield the commands that the change of a pending ticket causes for the tickets that wait for it."""
         groups, id = self._projection.groups, old.id
         if new is None or new.status is not Status.PENDING:
             for waiter in groups.behind(id):
@@ -160,17 +160,16 @@ class Commit:
                 yield c.Unblock(waiter, id, group)
 
     def _cancels(self, waiter: str) -> bool:
-        """Return whether a ticket that waits is not to run if one that it waits for fails."""
+        """Return whether a ticket is to be cancelled if a ticket that it waits for fails."""
         ticket = self._projection.get(waiter)
         return ticket is not None and waits_of(ticket).on_failure == "cancel"
 
-    # --- what to wait for ---------------------------------------------------------------------------------------------
+    # --- what a new ticket waits for ----------------------------------------------------------------------------------
 
     def _gated(self, ticket: Ticket | None, command: c.Add) -> c.Add:
-        """Return the command with what there is to wait for, as of now.
+        """Return the command with the tickets and the group that block it as of now.
 
-        A ticket that waits already, and is added again, goes on waiting for what is left of it, and for nothing that
-        has come since.
+        A blocked ticket that is added again goes on waiting for the rest, and for nothing that has come since.
         """
         if command.id in command.after:
             raise InvalidTicket(f"ticket {command.id!r} cannot be added after itself: it would wait for ever")
@@ -201,13 +200,13 @@ class Commit:
     def _check_cycle(self, ticket: Ticket | None, after: tuple[str, ...], group: str | None) -> None:
         """Refuse to let a ticket wait for one that waits for it, directly or not.
 
-        From the ticket to those that wait for it, since these are finalizers, which are few: a ticket for which nobody
-        waits costs O(1).
+        The search goes from the ticket to those that wait for it. These are finalizers, which are few: a ticket that no
+        other waits for costs O(1).
         """
         if ticket is None or ticket.status is not Status.PENDING:
             return
         get, groups = self._projection.get, self._projection.groups
-        awaits: dict[str, str] = {}  # by a ticket that waits: for which one
+        awaits: dict[str, str] = {}  # a ticket → the one that it waits for
         way = [ticket.id]
         for id in way:
             one = get(id)
@@ -231,7 +230,7 @@ def _subject(command: c.Request) -> str:
 
 
 def _waits(ticket: Ticket, command: c.Unblock) -> bool:
-    """Return whether a ticket still waits for what a command says that it need not wait for."""
+    """Return whether a ticket still waits for the ticket or group that a command names."""
     waits = waits_of(ticket)
     if command.group is None:
         return command.ended in waits.blocked_by

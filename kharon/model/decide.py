@@ -1,11 +1,11 @@
 """Every rule by which a ticket changes: `decide(ticket, command, context) -> events`.
 
-The theory. A ticket is in one of six states; `pending` has two of them, since a claimed ticket obeys other rules than
-one that waits. Whether a waiting one is delayed, ready or blocked is derived from its fields and the time, and matters
-to `claim` alone.
+The theory. A ticket is in one of six states. `pending` has two of them, since a claimed ticket obeys other rules than
+an unclaimed one. Whether an unclaimed ticket is delayed, ready or blocked is derived from its fields and the time, and
+only `claim` looks at it.
 
                          add                     claim
-      (absent) ───────────────────▶ waiting ───────────────▶ claimed ⟲ extend
+      (absent) ─────────────────▶ unclaimed ───────────────▶ claimed ⟲ extend
          ▲                           ▲  │  ▲                   │  │
          │                           │  │  └───────────────────┘  │
          │                           │  │   retry, release, lapse │
@@ -17,18 +17,18 @@ to `claim` alone.
          └────────────────────────────────┘
             delete from anywhere; expire; done and cancel that do not keep
 
-    add again     waiting or terminal: the newest fields win. Claimed: the run goes on, and whatever ends its claim
-                  makes the ticket waiting with the new fields (its successor), so that no update is lost.
-    blocked       a waiting ticket may have to wait for others (`gate`): no claim until they have ended. The commit that
-                  ends the last of them unblocks it, or, if that one failed and it is not to run then, cancels it.
+    add again     unclaimed or terminal: the newest fields win. Claimed: the run goes on, and the end of its claim makes
+                  the ticket unclaimed with the new fields (its successor), so that no update is lost.
+    blocked       an unclaimed ticket may have to wait for others (`gate`): no claim until they have ended. The commit
+                  that ends the last of them unblocks it; or cancels it, if one failed and `on_failure` is "cancel".
     update        changes fields in any state, and the state in none.
-    moving        what done, fail and cancel keep may move to another tube in the same commit; but a successor is newer,
-                  and stays where it is.
+    moving        a ticket that done, fail or cancel keeps may move to another tube in the same commit. A successor is
+                  newer, and stays where it is.
     fencing       a settle that names a claim is refused unless that claim is the ticket's present one.
 
 Each command has one row in `_RULES`: the states that it is for, each with the function that decides it. A state that is
-not in the row refuses the command. One ticket and an explicit context are all that a rule sees: *which* ticket to
-claim, lapse or expire is a query (`projection`), and what an event does is in `evolve`.
+not in the row refuses the command. A rule sees one ticket and an explicit context. *Which* ticket to claim, lapse or
+expire is a query (`projection`), and the effect of an event is in `evolve`.
 """
 
 from __future__ import annotations
@@ -77,16 +77,16 @@ def state_of(ticket: Ticket | None) -> State:
 
 
 def decide(ticket: Ticket | None, command: c.Command, context: c.Context) -> Events:
-    """Return the events by which a command changes a ticket; none if it asks for what already is so.
+    """Return the events by which a command changes a ticket; none if nothing would change.
 
     Args:
-        ticket: the ticket that the command names, as it is; None if there is none.
+        ticket: the ticket that the command names; None: there is none.
         command: the request.
         context: time, chance and the length of a lease.
 
     Raises:
         LeaseLost: the command names a claim, and that claim is over.
-        TicketNotFound: there is no such ticket, and the command is for one.
+        TicketNotFound: there is no such ticket, and the command needs one.
         TicketExists: `Add` with `on_conflict="raise"`.
         InvalidTransition: the ticket is in a state that the command is not for.
         InvalidTicket: `Add` with both `runat` and `delay`, or an instant out of range.
@@ -161,8 +161,8 @@ def _add(ticket: Ticket | None, command: c.Add, context: c.Context) -> Events:
 
 def _in_group(id: str, group: str | None) -> FinalizerInGroup:
     return FinalizerInGroup(
-        f"ticket {id!r} is to wait for the group {group!r}, and cannot be in it: it would wait for itself. Leave it "
-        f"out of the group"
+        f"ticket {id!r} waits for the group {group!r}, so it cannot be in it: it would wait for itself. Leave it out "
+        f"of the group"
     )
 
 
@@ -296,14 +296,14 @@ def _expiry(expire_in: float | None, context: c.Context) -> datetime | None:
 
 
 def _moved(ticket: Ticket, tube: str | None) -> Events:
-    """Return what moves a ticket that has ended, and is kept, to the tube that it is to be in."""
+    """Return the event that moves a kept ticket to another tube, if one is asked for."""
     if tube is None or tube == ticket.tube or ticket.successor is not None:
         return ()
     return (e.TicketUpdated(ticket.id, e.Changes(tube=tube)),)
 
 
 def _exhausted(ticket: Ticket, max_attempts: int | None) -> bool:
-    # A successor is a new ticket: the attempts of the one that it follows do not count against it.
+    # A successor is a new ticket: the attempts of the ticket before it do not count against it.
     return max_attempts is not None and ticket.attempts >= max_attempts and ticket.successor is None
 
 

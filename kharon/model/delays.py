@@ -1,7 +1,7 @@
-"""How long to wait before the next attempt: `FixedDelay` and `BackoffDelay`.
+"""Delays before the next attempt: `FixedDelay` and `BackoffDelay`.
 
-Pure arithmetic. The random part is drawn outside (`Context.jitter`) and its result is written into the event, so that
-replay never computes a delay again.
+Pure arithmetic. The random part is drawn outside (`Context.jitter`) and its result is written into the event, so replay
+never computes a delay again.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from kharon.errors import InvalidTicket
 __all__ = ["MAX_SECONDS", "BackoffDelay", "Delay", "FixedDelay", "as_seconds", "delay_seconds"]
 
 MAX_SECONDS = 100 * 366 * 86_400
-"""The longest duration, in seconds: about a century. A longer one is a mistake in units far more often than a wish."""
+"""The longest duration, in seconds: about a century. A longer one is far more often a mistake in units than a wish."""
 
 
 def as_seconds(field: str, value: object) -> float:
     """Return a duration in seconds from a number of seconds or a `timedelta`.
 
     Raises:
-        InvalidTicket: if it is neither, not finite, negative, or longer than `MAX_SECONDS`.
+        InvalidTicket: it is neither, or not finite, negative, or longer than `MAX_SECONDS`.
     """
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
@@ -54,29 +54,29 @@ def _jitter(value: float | timedelta) -> float:
 
 @attrs.frozen(slots=True)
 class FixedDelay:
-    """The same wait before each attempt.
+    """The same delay before each attempt.
 
     Args:
         delay: seconds, or a `timedelta`.
 
     Raises:
-        InvalidTicket: if `delay` is not a duration.
+        InvalidTicket: `delay` is not a duration.
     """
 
     delay: float = attrs.field(converter=_fixed_delay)
 
     def seconds(self, attempts: int, jitter: float) -> float:  # noqa: ARG002 - the same call as a BackoffDelay's
-        """Return the wait in seconds. O(1); both arguments are ignored."""
+        """Return the delay in seconds. O(1); both arguments are ignored."""
         return self.delay
 
 
 @attrs.frozen(slots=True)
 class BackoffDelay:
-    """A wait that grows with the attempts: `base ** attempts` seconds, never more than `max_delay`.
+    """A delay that grows with the attempts: `base ** attempts` seconds, at most `max_delay`.
 
-    With `jitter`, up to that many seconds are added by chance, so that tickets which failed together do not come back
-    together; room for it is kept below `max_delay`, which is therefore still the longest wait. (Exponential backoff
-    with a cap and jitter, as in "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.)
+    `jitter` adds a random part of up to that many seconds, so that tickets that failed together do not come back
+    together. Room for it is kept below `max_delay`, which therefore stays the longest delay. (Exponential backoff with
+    a cap and jitter, as in "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.)
 
     Args:
         base: at least 1.
@@ -84,7 +84,7 @@ class BackoffDelay:
         jitter: seconds, or a `timedelta`; at most `max_delay`.
 
     Raises:
-        InvalidTicket: naming the argument that is out of range.
+        InvalidTicket: an argument is out of range; the message names it.
     """
 
     base: float = attrs.field(default=1.5)
@@ -103,13 +103,13 @@ class BackoffDelay:
             raise InvalidTicket(f"BackoffDelay.jitter: {value} s is more than max_delay ({self.max_delay} s)")
 
     def seconds(self, attempts: int, jitter: float) -> float:
-        """Return the wait in seconds after `attempts` attempts.
+        """Return the delay in seconds after `attempts` attempts.
 
         Args:
-            attempts: how many attempts there have been, 0 or more; a million is fine.
+            attempts: the number of attempts so far, 0 or more; a million is fine.
             jitter: a number drawn by the caller, 0 <= jitter < 1.
 
-        Cost: O(1). The power is only computed where it is known to stay below the cap, so it cannot overflow.
+        Cost: O(1). The power is computed only if it stays below the cap, so it cannot overflow.
         """
         cap = self.max_delay - self.jitter
         if cap < 1:
@@ -122,14 +122,14 @@ class BackoffDelay:
 
 
 Delay: TypeAlias = float | int | timedelta | FixedDelay | BackoffDelay
-"""What a user may give as a delay."""
+"""The types of a delay that users may give."""
 
 
 def delay_seconds(delay: Delay, attempts: int, jitter: float) -> float:
     """Return any kind of delay in seconds, for a ticket that has had `attempts` attempts.
 
     Raises:
-        InvalidTicket: if `delay` is no delay.
+        InvalidTicket: `delay` is not a delay.
     """
     if isinstance(delay, (FixedDelay, BackoffDelay)):
         return delay.seconds(attempts, jitter)

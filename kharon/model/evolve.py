@@ -1,7 +1,7 @@
 """What an event does to a ticket: `evolve(ticket | None, event, seq, at) -> ticket | None`.
 
-No decisions here: an event has happened, and this is its effect. `seq` and `at` are the record's; they become the
-ticket's `version` and `mtime`. The rules that led to the event are in `decide`.
+Nothing is decided here: an event has happened, and this is its effect. `seq` and `at` are the record's; they become
+the ticket's `version` and `mtime`. The rules that led to the event are in `decide`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def evolve(ticket: Ticket | None, event: e.TicketEvent, seq: int, at: datetime) 
 
 
 def ended(ticket: Ticket, event: e.TicketEvent, seq: int, at: datetime) -> Ticket:
-    """Return the ticket as the event left it, even if the event removed it: what one who waits for its end is given.
+    """Return the ticket as the event left it, even if the event removed it: for callers that wait for its end.
 
     Cost: O(1). Pure.
     """
@@ -63,21 +63,21 @@ def _next(ticket: Ticket, seq: int, at: datetime) -> Draft:
 
 
 def _unclaimed(ticket: Ticket, seq: int, at: datetime) -> Draft:
-    """The ticket with its claim over: every settle goes through here."""
+    """Return the ticket with its claim over. Every settle goes through here."""
     draft = _next(ticket, seq, at)
     draft.claim = draft.worker = draft.lease_until = None
     return draft
 
 
 def _succeeded(ticket: Ticket, seq: int, at: datetime) -> Ticket | None:
-    """The successor, if the claim that is ending has one: it takes the place of whatever the event says."""
+    """Return the successor of a claim that ends, if it has one: it replaces the ticket, whatever the event says."""
     return None if ticket.successor is None else seal(_next(ticket.successor, seq, at))
 
 
 def _shared(name: str) -> str:
-    """Return an equal str, mostly the same one: types and tubes are few, and a replayed million is to share them too.
+    """Return an equal str, mostly the same one. Types and tubes are few, so a replayed million of tickets shares them.
 
-    Not `sys.intern`, which on some versions of Python keeps a str for ever; `_NAMES` keeps no more than it may.
+    Not `sys.intern`, which on some versions of Python keeps a str for ever; `_NAMES` keeps at most `_MAX_NAMES`.
     """
     if len(_NAMES) < _MAX_NAMES:
         return _NAMES.setdefault(name, name)
@@ -93,7 +93,7 @@ def _added(ticket: Ticket | None, event: e.TicketAdded, seq: int, at: datetime) 
         new.joined = _joined(ticket, event.group, seq)
     if event.after or event.after_group is not None:
         new.blocked_by = event.blocked_by
-        new.gate = Gate(event.after, event.after_group, event.on_failure, _waiting_since(ticket, event, seq))
+        new.gate = Gate(event.after, event.after_group, event.on_failure, _blocked_since(ticket, event, seq))
     if ticket is None or ticket.claim is None:
         return seal(new)
     running = _next(ticket, seq, at)
@@ -102,14 +102,14 @@ def _added(ticket: Ticket | None, event: e.TicketAdded, seq: int, at: datetime) 
 
 
 def _joined(before: Ticket | None, group: str | None, seq: int) -> int:
-    """Since when a pending ticket is a member of a group: since before, if it was; adding it again changes nothing."""
+    """Return the seq since which a pending ticket is a member of a group; adding it again does not change it."""
     if group is None:
         return 0
     return next((joined for name, joined in memberships(before) if name == group), seq) if before is not None else seq
 
 
-def _waiting_since(before: Ticket | None, event: e.TicketAdded, seq: int) -> int:
-    """Since when a ticket waits for a group: since before, if it did; adding it again changes nothing."""
+def _blocked_since(before: Ticket | None, event: e.TicketAdded, seq: int) -> int:
+    """Return the seq since which a ticket waits for a group, or 0; adding it again does not change it."""
     if not event.blocked_by_group:
         return 0
     if before is not None and (gate := waits_of(before).gate) is not None and gate.after_group == event.after_group:
@@ -118,7 +118,7 @@ def _waiting_since(before: Ticket | None, event: e.TicketAdded, seq: int) -> int
 
 
 def _opened(gate: Gate | None) -> Gate | None:
-    """The gate with nothing left to wait for in its group."""
+    """Return the gate with its group no longer waited for."""
     return msgspec.structs.replace(gate, since=0) if gate is not None and gate.since else gate
 
 
@@ -232,7 +232,7 @@ def _updated(ticket: Ticket, event: e.TicketUpdated, seq: int, at: datetime) -> 
     if draft.status is Status.PENDING:
         draft.joined = _joined(ticket, draft.group, seq)
     if ticket.successor is not None:
-        # The update is newer than the adding that the successor came from, so it holds for that one too.
+        # The update is newer than the adding that the successor came from, so it also changes the successor.
         successor = _next(ticket.successor, seq, at)
         _change(successor, event.changes)
         successor.joined = _joined(ticket, successor.group, seq)

@@ -1,12 +1,12 @@
-"""Who waits for whom: the pending members of each group, and the tickets that wait for a group or for other tickets.
+"""Which tickets block which: the pending members of each group, and the tickets that wait for a group or for ids.
 
-A group's finalizer waits for the members that were pending when it was added, however many they are, and holds none of
-their names: a member has the seq since which it is one (`joined`), a finalizer the seq since which it waits (`since`),
-and it waits as long as any pending member has joined before that. So per group there are two sorted lists, and whatever
-ends a member costs O(log n). A ticket that waits for others by id has those ids itself (`blocked_by`).
+A group's finalizer waits for the members that were pending when it was added, however many there are, and holds none of
+their names. A member has the seq since which it is one (`joined`), a finalizer the seq since which it waits (`since`).
+It waits as long as a pending member joined before that. So each group has two sorted lists, and the end of a member
+costs O(log n). A ticket that waits for others by id has those ids itself (`blocked_by`).
 
-All of it is derived from the tickets (`memberships`, `waits_of`), and kept by the projection as its other indexes are.
-What an end brings about is in `commit`.
+All of it is derived from the tickets (`memberships`, `waits_of`), and the projection keeps it like its other indexes.
+The consequences of an end are in `commit`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _Line: TypeAlias = SortedList[tuple[int, str]]
 
 
 class Groups:
-    """The members and the waits of the tickets that were indexed here."""
+    """The members of groups, and the waits, of the tickets that were indexed here."""
 
     def __init__(self) -> None:
-        self._members: dict[str, _Line] = {}  # by group: (joined, id) of the pending ones
-        self._finalizers: dict[str, _Line] = {}  # by group: (since, id) of those that wait for it
-        self._behind: dict[str, dict[str, int]] = {}  # by id: those that wait for it, each with its `order`
+        self._members: dict[str, _Line] = {}  # by group: (joined, id) of the pending members
+        self._finalizers: dict[str, _Line] = {}  # by group: (since, id) of the tickets that wait for it
+        self._behind: dict[str, dict[str, int]] = {}  # by id: the tickets that wait for it, each with its `order`
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Groups):
@@ -40,7 +40,7 @@ class Groups:
     __hash__ = None  # type: ignore[assignment]
 
     def index(self, ticket: Ticket) -> None:
-        """Enter a ticket. O(log n) for each of its groups, and O(1) for each id that it waits for."""
+        """Index a ticket. O(log n) for each of its groups, and O(1) for each id that it waits for."""
         for group, joined in memberships(ticket):
             _enter(self._members, group, joined, ticket.id)
         waits = waits_of(ticket)
@@ -52,7 +52,7 @@ class Groups:
             self._behind.setdefault(id, {})[ticket.id] = waits.order
 
     def unindex(self, ticket: Ticket) -> None:
-        """Take a ticket out again. Cost as `index`."""
+        """Remove a ticket from the index. Cost as `index`."""
         for group, joined in memberships(ticket):
             _leave(self._members, group, joined, ticket.id)
         waits = waits_of(ticket)
@@ -77,27 +77,27 @@ class Groups:
         return ticket is not None and any(name == group for name, _ in memberships(ticket))
 
     def behind(self, id: str) -> list[str]:
-        """Return the ids of those that wait for the ticket of this id, by its id, the first added first.
+        """Return the ids of the tickets that wait for this id, in the order of adding.
 
-        Not in the order of the index, which is another after an undo or a replay. Cost: O(k log k) for k of them.
+        Not in the order of the index, which differs after an undo or a replay. Cost: O(k log k) for k of them.
         """
         behind = self._behind.get(id)
         return [] if behind is None else sorted(behind, key=behind.__getitem__)
 
     def finalizers(self, group: str, joined: int) -> list[str]:
-        """Return the ids of those that wait for a member of a group that joined at that seq. O(log n + they)."""
+        """Return the ids of the tickets that wait for a member that joined at that seq. O(log n + their number)."""
         line = self._finalizers.get(group)
         return [] if line is None else [id for _, id in line.irange((joined, ""))]
 
     def waiters(self, ticket: Ticket) -> list[str]:
-        """Return the ids of those that wait for a ticket, by its id or as a member of a group. O(log n + they)."""
+        """Return the ids of the tickets that wait for one, by its id or by its group. O(log n + their number)."""
         found = self.behind(ticket.id)
         for group, joined in memberships(ticket):
             found += self.finalizers(group, joined)
         return found
 
     def unblocked(self, group: str) -> list[str]:
-        """Return the ids of those that wait for a group of which no member that they wait for is left.
+        """Return the ids of the tickets that wait for a group without any member left that they wait for.
 
         Cost: O(log n + their number).
         """
@@ -109,7 +109,7 @@ class Groups:
         return [id for _, id in waiting.irange(None, (first, ""), (True, False))]
 
     def left(self, waits: Ticket) -> int:
-        """Return how many pending members of a group a ticket waits for: how many `members` gives. O(log n)."""
+        """Return how many pending members of a group a ticket waits for: as many as `members` yields. O(log n)."""
         gate = waits.gate
         if gate is None or not gate.since or gate.after_group is None:
             return 0
@@ -117,10 +117,10 @@ class Groups:
         return 0 if line is None else line.bisect_left((gate.since + 1, ""))
 
     def members(self, waits: Ticket) -> Iterator[str]:
-        """Give the ids of the pending members of a group that a ticket waits for, the first to join first.
+        """Yield the ids of the pending members of a group that a ticket waits for, in the order of joining.
 
         Args:
-            waits: the ticket that waits, or the successor that does (`waits_of`).
+            waits: the ticket, or its successor if that is the one that waits (`waits_of`).
 
         Cost: O(1) each.
         """

@@ -1,17 +1,17 @@
-"""The projection: every living ticket, folded from the log, and the sorted views that find the next one.
+"""The projection: all tickets, folded from the log, and the sorted views that find the next one.
 
 Where a ticket stands is derived from the ticket and one instant, the *horizon* (the `now` of the last `promote`):
 
-    pending, unclaimed, unblocked, runat <= horizon   ready    per tube by (nice, runat, order), in `heads`
+    pending, unclaimed, unblocked, runat <= horizon   ready    per tube by (nice, runat, order), in `ready`
     pending, unclaimed, unblocked, runat >  horizon   delayed  by runat
     claimed                                           leases   by lease_until
     terminal, with expire_at                          expiring by expire_at
     anything else                                     in no index
 
-so a ticket is in one of these at the most (who waits for whom is in `groups`), its key is computed from itself and
-never stored beside it, and time passing moves tickets only inside `promote`. What is kept besides tickets is each in a
-`Table` of its own. The projection decides nothing (`decide`) and knows no files; it does not copy what it returns,
-since tickets are values.
+So a ticket is in at most one of these (which tickets block which is in `groups`). Its key is computed from itself and
+never stored beside it, and only `promote` moves tickets because time passes. Everything besides tickets is in a `Table`
+of its own. The projection decides nothing (`decide`) and knows no files. It returns tickets without copying them, since
+they are values.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Effect(Change, frozen=True):
 
 
 class Fact(Protocol):
-    """What the projection needs of a record."""
+    """The part of a record that the projection needs."""
 
     @property
     def seq(self) -> int: ...
@@ -84,17 +84,17 @@ class Projection:
     """The state that a log folds to.
 
     Attributes:
-        tickets: a read-only mapping of id to `Ticket`: pending ones and kept ones.
+        tickets: a read-only mapping of id to `Ticket`, pending and kept.
         seq: the seq of the last event applied; 0 before the first.
         at: the time of that event; None before the first.
         horizon: the `now` of the last `promote`.
-        groups: the pending members of each group, and who waits for whom.
-        tubes: what was told about tubes.
-        schedules: what is scheduled.
-        tables: all that holds something else than tickets, in a fixed order.
+        groups: the pending members of each group, and the tickets that wait for others.
+        tubes: the pauses and limits of tubes.
+        schedules: the schedules.
+        tables: everything besides tickets, in a fixed order.
 
-    Two projections are equal if they hold equal tickets, equal other things, and stand at the same seq; how far time
-    has been promoted is not part of what happened.
+    Two projections are equal if they hold equal tickets and equal tables, and stand at the same seq. The horizon does
+    not count, since it is not part of the history.
     """
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ class Projection:
     # --- changing it --------------------------------------------------------------------------------------------------
 
     def apply(self, event: Event, seq: int, at: datetime) -> Effect:
-        """Fold one event into the tickets and their indexes; return what it did.
+        """Fold one event into the tickets and their indexes; return its effect.
 
         Raises:
             KharonError: the event is about a ticket that does not exist, or cannot have happened.
@@ -163,19 +163,19 @@ class Projection:
         return Effect(seq, at, event, old, new, before, displaced)
 
     def _note_claim(self, ticket: Ticket | None, event: TicketEvent, at: datetime) -> tuple[datetime | None] | None:
-        """If an event is a claim from a tube that is limited in them, note it; return what the note displaced."""
+        """Note a claim from a tube with a limit per period; return the time that it displaced; None: not noted."""
         if type(event) is not TicketClaimed or ticket is None or ticket.tube not in self.tubes.times:
             return None
         return (self.tubes.claim(ticket.tube, at),)
 
     def undo(self, effect: Effect) -> None:
-        """Take back the newest event that was applied, as if it had never been: its record could not be written.
+        """Undo the newest event that was applied, as if it had never been: its record could not be written.
 
         Args:
-            effect: what it did.
+            effect: its effect.
 
-        Time may have been promoted since. A ticket whose removal is taken back after its commit was kept stands last in
-        the order of `tickets`, where a replay would give it its old place; nothing else can tell the difference.
+        Time may have been promoted since. If the removal of a ticket is undone after its commit was kept, the ticket is
+        last in the order of `tickets`, where a replay would give it its old place. Nothing else differs.
 
         Cost: O(log n) comparisons.
         """
@@ -201,12 +201,12 @@ class Projection:
         self.seq, self.at = effect.seq - 1, effect.before
 
     def begin(self) -> None:
-        """Begin a commit that may be taken back: until `end` a removed ticket keeps its place in `tickets`. O(1)."""
+        """Begin a commit that may be undone: until `end` a removed ticket keeps its place in `tickets`. O(1)."""
         assert self._inserted is None
         self._inserted, self._removed = [], []
 
     def end(self, *, kept: bool) -> None:
-        """End a commit that was kept, or all of which was undone: `tickets` is in the order that a replay gives it.
+        """End a commit that was kept, or undone as a whole: `tickets` is now in the order of a replay.
 
         Cost: O(events of the commit).
         """
@@ -217,7 +217,7 @@ class Projection:
             if tickets.get(id, id) is None:
                 del tickets[id]
         if kept and not set(removed).isdisjoint(inserted):
-            # What was removed and then added again is still in its old place; it goes behind what was added before it.
+            # A ticket that was removed and added again is still in its old place; put it behind those added before it.
             for id in reversed(dict.fromkeys(reversed(inserted))):
                 if id in tickets:
                     tickets[id] = tickets.pop(id)
@@ -250,11 +250,11 @@ class Projection:
         return self
 
     def others(self) -> list[Row]:
-        """Return all that is held besides tickets, in a fixed order. O(its size)."""
+        """Return the rows of all tables, in a fixed order. O(their number)."""
         return [value for table in self.tables for value in table.values()]
 
     def load(self, tickets: Iterable[Ticket], seq: int, at: datetime, others: Sequence[Row] = ()) -> None:
-        """Begin with the tickets of a snapshot, in their order, and what else it has. O(n log n) for n tickets."""
+        """Begin with the tickets of a snapshot, in their order, and its rows. O(n log n) for n tickets."""
         self._tickets.clear()
         self._tickets.update((ticket.id, ticket) for ticket in tickets)
         for table in self.tables:
@@ -263,9 +263,9 @@ class Projection:
         self._reindex()
 
     def promote(self, now: datetime) -> int:
-        """Move what has become due by `now` from the delayed to the ready; return how many tickets moved.
+        """Make the delayed tickets that are due at `now` ready; return how many there were.
 
-        A `now` before the horizon (the clock was set back) takes back what is not due any more.
+        If `now` is before the horizon (the clock was set back), ready tickets that are no longer due are delayed again.
 
         Cost: O(moved log n); O(1) if nothing is due; measured 1 µs a ticket if many are due at once. A backward step
         costs O(ready).
@@ -364,11 +364,10 @@ class Projection:
     def first_ready(self, tubes: Iterable[str]) -> Ticket | None:
         """Return the ticket to claim next from these tubes: lowest nice, then earliest runat, then first added.
 
-        Only tickets that `promote` has moved are ready, and those in a tube that is paused, or at its limit, are passed
+        Only tickets that `promote` has moved are ready. Tickets in a tube that is paused, or at its limit, are passed
         over.
 
-        Cost: O(log n) for the tuple of tubes that was asked for last: an index is kept for it. For another O(tubes log
-        n).
+        Cost: O(log n) for the tuple of tubes of the last call, which has an index; for another O(tubes log n).
         """
         ready_tickets = self._ready
         if tubes is not ready_tickets.watched:
@@ -384,7 +383,7 @@ class Projection:
         return ready_tickets.count()
 
     def tube(self, name: str, now: datetime | None = None) -> Tube:
-        """Return a tube as of the last `promote`, or what is told of it and its limit as of `now`. O(log n)."""
+        """Return a tube as of the last `promote`; with `now`, whether it is open as of then. O(log n)."""
         ready_tickets, state = self._ready, self.tubes.get(name)
         ready, claimed = len(ready_tickets.ready.get(name, ())), ready_tickets.claimed.get(name, 0)
         if state is None:
@@ -396,27 +395,27 @@ class Projection:
         return Tube(name, state.paused_since, limit, ready, claimed, free != 0, reopens_at, state.paused_seq)
 
     def room(self, tube: str, now: datetime) -> int | None:
-        """Return how many claims may be made from a tube at `now`, whatever is ready; None: any number. O(log n)."""
+        """Return how many claims the limits of a tube allow at `now`; None: any number. O(log n)."""
         return self._room(tube, now)[0]
 
     def _room(self, tube: str, now: datetime | None) -> tuple[int | None, datetime | None]:
         ready_tickets, state = self._ready, self.tubes.get(tube)
         if state is None:
             return None, None
-        assert self.at is not None  # it was told by a record
+        assert self.at is not None  # a record set its state
         now = ready_tickets.now if now is None else max(now, self.at)  # as the record of a claim would have it
         return room(state, ready_tickets.claimed.get(tube, 0), self.tubes.times.get(tube, ()), now)
 
     def ahead(self, ticket: Ticket, tubes: Iterable[str], now: datetime) -> int:
         """Return how many tickets in these tubes are due at `now` and would be claimed before this one.
 
-        Of another tube no more than may be claimed from it now: none, if it is paused or at its limit. Of the ticket's
-        own all, since it comes behind them, whatever the limit.
+        Of another tube, at most as many as may be claimed from it now: none, if it is paused or at its limit. Of the
+        ticket's own tube all of them, since it comes behind them, whatever the limit.
 
         Args:
-            ticket: one that waits and is not blocked.
+            ticket: an unclaimed ticket that is not blocked.
             tubes: the tubes to claim from.
-            now: an instant; what has been promoted so far does not matter, and stays.
+            now: an instant; the horizon does not matter, and stays.
 
         Cost: O(tubes log n) + O(tickets that have become due since the horizon); O(ready) if `now` lies before that.
         """
@@ -439,11 +438,11 @@ class Projection:
         return ahead
 
     def lapsed(self, now: datetime, limit: int) -> list[Ticket]:
-        """Return the claimed tickets whose lease has ended by `now`, earliest end first, `limit` at most. O(limit)."""
+        """Return at most `limit` claimed tickets whose lease has ended by `now`, earliest end first. O(limit)."""
         return self._until(self._leases, now, limit)
 
     def expired(self, now: datetime, limit: int) -> list[Ticket]:
-        """Return the kept tickets whose `expire_at` has come by `now`, earliest first, `limit` at most. O(limit)."""
+        """Return at most `limit` kept tickets whose `expire_at` has come by `now`, earliest first. O(limit)."""
         return self._until(self._expiring, now, limit)
 
     def _until(self, index: SortedList[Key], now: datetime, limit: int) -> list[Ticket]:
@@ -455,13 +454,13 @@ class Projection:
         return found
 
     def claimed(self) -> Iterator[Ticket]:
-        """Return the claimed tickets, earliest end of lease first. O(claimed)."""
+        """Yield the claimed tickets, earliest end of lease first. O(claimed)."""
         return (self._tickets[id] for _, id in self._leases)
 
     def next_instant(self, *, expiration: bool) -> datetime | None:
-        """Return when something will next happen by itself: a ticket due, a lease ended, a kept one expired.
+        """Return when time alone will next change something: a ticket is due, a lease ends, a kept ticket expires.
 
-        Or when there will be room in the limit of a tube from which tickets were asked for last.
+        Or when a tube of the last `first_ready` has room in its limit again.
 
         Args:
             expiration: whether expiries count.
@@ -478,10 +477,10 @@ class Projection:
     # --- proving it ---------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Prove that the indexes say what the tickets say.
+        """Prove that the indexes agree with the tickets.
 
         Raises:
-            AssertionError: naming the first thing that is not so.
+            AssertionError: they do not; it names the first difference.
 
         Cost: O(n log n).
         """
@@ -493,7 +492,7 @@ class Projection:
         expected.tubes = self.tubes
         expected._ready = ReadyTickets(self.tubes)
         expected._reindex()
-        expected._ready.now = self._ready.now  # how far time has come is no index; `promote` is where it is known
+        expected._ready.now = self._ready.now  # not an index: only `promote` knows it
         assert self._inserted is None, "a commit has not been ended"
         for name in ("_delayed", "_leases", "_expiring", "groups"):
             mine, theirs = getattr(self, name), getattr(expected, name)
@@ -506,7 +505,7 @@ class Projection:
             self._check_waits(id, ticket)
 
     def _check_waits(self, id: str, ticket: Ticket) -> None:
-        """Assert that what a ticket waits for is there, and pending: nothing waits for ever for what has ended."""
+        """Assert that each ticket that blocks another exists and is pending, so that nothing is blocked for ever."""
         waits = waits_of(ticket)
         for blocker in waits.blocked_by:
             other = self._tickets.get(blocker)

@@ -1,14 +1,14 @@
-"""From which tube to claim next: the ready tickets of each, and one sorted line of the heads of those to claim from.
+"""Which ticket to claim next: the ready tickets of each tube, and the first of each tube in one sorted line.
 
-    ready     per tube, by (nice, runat, order)      every ticket that is due, whoever wants it
-    watched   the tubes that somebody claims from
-    line      the first ready one of each watched tube that is open, by the same key
-    changes   when a watched tube that holds tickets back for its claims per period may give one more
+    ready     per tube, by (nice, runat, order)      every ready ticket, whether its tube is watched or not
+    watched   the tubes that workers claim from
+    line      the first ready ticket of each watched tube that is open, by the same key
+    changes   when a watched tube at its limit of claims per period may give one more
 
-A tube is open if `tubes.room` leaves room for a claim. All but the first is derived from what is watched, and is no
-part of what a log folds to. Whatever alters a tube says so (`touch`), and only those tubes are looked at again, once,
-before the next question: so a claim costs O(log n), from however many tubes. Of a single one there is nothing to sort:
-it is looked at when it is asked for.
+A tube is open if `tubes.room` leaves room for a claim. Except for the first, all of it is derived from the watched
+tubes, and is not part of the state that a log folds to. Each change of a tube marks it (`touch`), and only marked tubes
+are looked at again, once, before the next question. So a claim costs O(log n), however many tubes there are. A single
+watched tube needs no line: it is looked at when it is asked for.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Key", "ReadyTickets"]
 
 Key: TypeAlias = tuple[Any, ...]
 _Share: TypeAlias = tuple[Key | None, int, datetime | None]
-"""What a tube has to give: its head, how many tickets may be claimed now, and when that may be one more."""
+"""What a tube can give: its first ticket, how many may be claimed now, and when that may be one more."""
 _NOTHING: Final[_Share] = (None, 0, None)
 
 
@@ -33,11 +33,11 @@ class ReadyTickets:
     """The ready tickets, by tube.
 
     Args:
-        tubes: what was told about tubes.
+        tubes: the pauses and limits of tubes.
 
     Attributes:
-        ready: by tube, the keys of its ready tickets; no tube is there without one.
-        claimed: by tube, how many of its tickets are claimed; no tube is there with none.
+        ready: by tube, the keys of its ready tickets; a tube without any is absent.
+        claimed: by tube, how many of its tickets are claimed; a tube without any is absent.
         watched: the tubes to claim from.
         now: the instant as of which tubes are open or not.
     """
@@ -48,8 +48,8 @@ class ReadyTickets:
         self.watched: tuple[str, ...] = ()
         self.now = datetime.min.replace(tzinfo=UTC)
         self._tubes = tubes
-        self._only: str | None = None  # what is watched, if that is one tube
-        self._wanted: frozenset[str] = frozenset()  # and if it is more
+        self._only: str | None = None  # the watched tube, if there is one
+        self._wanted: frozenset[str] = frozenset()  # the watched tubes, if there are more
         self._stale: set[str] = set()  # the watched tubes to look at again
         self._shares: dict[str, _Share] = {}
         self._line: SortedList[Key] = SortedList()
@@ -59,7 +59,7 @@ class ReadyTickets:
     # --- changing it --------------------------------------------------------------------------------------------------
 
     def touch(self, tube: str) -> None:
-        """Look at a tube again, before the next question: something about it has changed. O(1)."""
+        """Mark a tube that has changed, to be looked at again before the next question. O(1)."""
         if tube in self._wanted:
             self._stale.add(tube)
 
@@ -73,12 +73,12 @@ class ReadyTickets:
             self._stale.add(tube)
 
     def update(self, tube: str, keys: list[Key]) -> None:
-        """Enter many: they are sorted in, not inserted."""
+        """Enter many ready tickets: they are sorted in, not inserted one by one."""
         self.ready.setdefault(tube, SortedList()).update(keys)
         self.touch(tube)
 
     def discard(self, tube: str, key: Key) -> None:
-        """Take one out again. O(log n)."""
+        """Remove a ready ticket. O(log n)."""
         ready = self.ready[tube]
         ready.remove(key)
         if not ready:
@@ -100,7 +100,7 @@ class ReadyTickets:
         self.touch(tube)
 
     def begin(self, ready: dict[str, list[Key]], claimed: dict[str, int], now: datetime) -> None:
-        """Begin anew with these, which are the ready and the claimed tickets as of `now`. O(n log n + watched)."""
+        """Begin anew with the ready and the claimed tickets as of `now`. O(n log n + watched)."""
         self.ready = {tube: SortedList(keys) for tube, keys in ready.items()}
         self.claimed = claimed
         self.now = now
@@ -111,7 +111,7 @@ class ReadyTickets:
         self._stale = set(self._wanted)
 
     def watch(self, tubes: Iterable[str]) -> None:
-        """Say which tubes to claim from. O(tubes log n)."""
+        """Set the tubes to claim from. O(tubes log n)."""
         self.watched = tuple(tubes)
         wanted = frozenset(self.watched)
         self._only = None
@@ -124,9 +124,9 @@ class ReadyTickets:
         self._wanted = wanted
 
     def promote(self, now: datetime) -> None:
-        """See which tubes are open as of `now`, which may be earlier than before: then the clock was set back.
+        """Open and close tubes as of `now`, which is earlier than before if the clock was set back.
 
-        Cost: O(those of which that changes); of a backward step O(the watched tubes that are limited per period).
+        Cost: O(tubes that open or close); of a backward step O(the watched tubes that are limited per period).
         """
         if now < self.now:
             self._stale |= self._wanted & self._tubes.times.keys()
@@ -139,7 +139,7 @@ class ReadyTickets:
     # --- asking it ----------------------------------------------------------------------------------------------------
 
     def first(self) -> Key | None:
-        """Return the key of the ticket to claim next; None: there is none. O(changed tubes log watched)."""
+        """Return the key of the ticket to claim next; None: there is none. O(marked tubes log watched)."""
         if self._only is not None:
             return self._share(self._only)[0]
         if self._stale:
@@ -155,7 +155,7 @@ class ReadyTickets:
         return self._count
 
     def next_instant(self) -> datetime | None:
-        """Return when more may be claimed than now, if nothing else happens; None: never. Cost as `first`."""
+        """Return when more may be claimed because time has passed; None: never. Cost as `first`."""
         if self._only is not None:
             return self._share(self._only)[2] if self._tubes.times else None
         if self._stale and (self._changes or self._tubes.times):
@@ -201,10 +201,10 @@ class ReadyTickets:
     # --- proving it ---------------------------------------------------------------------------------------------------
 
     def check(self, expected: ReadyTickets) -> None:
-        """Assert that all is as in another one, which was begun with what this should hold. O(n log n).
+        """Prove that this equals another one, which was begun with the expected tickets. O(n log n).
 
         Raises:
-            AssertionError: naming the first thing that is not so.
+            AssertionError: they differ; it names the first difference.
         """
         for index in (self._line, self._changes, *self.ready.values()):
             index._check()  # type: ignore[attr-defined] # the library's own check, missing in its stubs

@@ -1,14 +1,14 @@
-"""Schedules: what fires again and again, the rules of that, and the table of what is scheduled.
+"""Schedules: values that add a ticket again and again, the rules by which they change, and their table.
 
-A schedule adds a ticket at each of its instants. Calendars say which instants those are, and calendars are not pure:
-they differ between machines, and change. So a command says which instant comes next (`commit` asks for the first one);
-it is written into the event, and nothing here computes one. What is decided here is what makes firing exact:
+A schedule adds a ticket at each of its instants. Calendars give the instants, and calendars are not pure: they differ
+between machines, and change. So a command says which instant comes next (`commit` asks for the first one). It is
+written into the event, and nothing here computes one. Two fields make firing exact:
 
-    next    the instant at which the schedule fires next. It only ever goes forward, so that no instant fires twice,
-            whatever the clock does, and whoever asks twice.
+    next    the instant at which the schedule fires next. It only goes forward, so that no instant fires twice, whatever
+            the clock does and however often firing is asked for.
     last    the instant at which it fired last.
 
-An instant and its ticket are one commit (`commit`): neither is there without the other after a crash.
+A firing and its ticket are one commit (`commit`): after a crash there are both, or neither.
 """
 
 from __future__ import annotations
@@ -49,22 +49,22 @@ __all__ = [
 ]
 
 CATCH_UP: Final = ("one", "all", "none")
-"""What may become of the instants that were missed."""
+"""What may happen to instants that were missed."""
 MIN_PERIOD: Final = 1.0
 """The shortest period, in seconds."""
 MAX_SCHEDULE_NAME_BYTES: Final = MAX_NAME_BYTES - len("@2026-11-24T13:05:00.000000Z")
-"""A schedule's name, in UTF-8: its tickets' ids are made of it, and are no longer than other ids."""
+"""A schedule's name, in UTF-8. Its tickets' ids are made of it, and are no longer than other ids."""
 
 
 _LAST: Final = chr(0x10FFFF)
-"""Behind every name."""
+"""Sorts after every name."""
 
 
 def check_schedule_name(value: object) -> str:
     """Return a schedule's name: 1 to 172 bytes of printable text.
 
     Raises:
-        InvalidTicket: it is none.
+        InvalidTicket: the value is not such a name.
     """
     name = check_name("name", value)
     if len(name.encode()) > MAX_SCHEDULE_NAME_BYTES:
@@ -79,7 +79,7 @@ def check_every(value: object) -> float:
     """Return a period in seconds.
 
     Raises:
-        InvalidTicket: it is no duration, or shorter than `MIN_PERIOD`.
+        InvalidTicket: the value is not a duration, or shorter than `MIN_PERIOD`.
     """
     seconds = as_seconds("every", value)
     if seconds < MIN_PERIOD:
@@ -88,16 +88,16 @@ def check_every(value: object) -> float:
 
 
 class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is scheduled.
+    """A schedule.
 
     Attributes:
         name: its name.
         type, payload, tube, nice, group: those of the tickets that it adds.
-        next: the instant at which it fires next, UTC; None: it has no more.
+        next: the instant at which it fires next, UTC; None: it does not fire again.
         cron: the cron expression; None: it has a period.
         every: the period in seconds; None: it has a cron expression.
-        tz: the name of the time zone that the expression is read in.
-        catch_up: what becomes of missed instants: "one", "all" or "none".
+        tz: the name of the time zone of the expression.
+        catch_up: what happens to missed instants: "one", "all" or "none".
         last: the instant at which it fired last, UTC; None: it has not yet.
     """
 
@@ -115,7 +115,7 @@ class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
     last: Instant | None = None
 
     def __repr__(self) -> str:
-        # Without payload, as that of a ticket.
+        # Without payload, as the one of a ticket.
         when = f"every={self.every}" if self.cron is None else f"cron={self.cron!r} tz={self.tz}"
         told = f"tube={self.tube} nice={self.nice} group={self.group} catch_up={self.catch_up}"
         return f"<Schedule {self.name!r} {self.type!r} {when} {told} next={self.next} last={self.last}>"
@@ -126,22 +126,22 @@ class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
         return from_json(self.payload_json)
 
     def id_at(self, due: datetime) -> str:
-        """Return the id of the ticket that it adds for an instant, as `report@2026-11-24T13:05:00Z`. O(1)."""
+        """Return the id of the ticket that it adds at an instant, as `report@2026-11-24T13:05:00Z`. O(1)."""
         return f"{self.name}@{due.astimezone(UTC).replace(tzinfo=None).isoformat()}Z"
 
     def ticket_at(self, due: datetime) -> Ticket:
-        """Return the ticket that it adds for an instant. O(1)."""
+        """Return the ticket that it adds at an instant. O(1)."""
         fields = {name: getattr(self, written) for name, written in _TEMPLATE.items()}
         fields["payload"] = bytes(self.payload_json)
         return seal(Draft(id=self.id_at(due), runat=due, **fields))
 
-    def fault(self, seq: int, at: datetime) -> str | None:  # noqa: ARG002 - as every `Row` has it
-        """Return why no log folds to this; None: one may."""
+    def fault(self, seq: int, at: datetime) -> str | None:  # noqa: ARG002 - the arguments of each `Row`
+        """Return why no log folds to this; None: a log may."""
         from_json(self.payload_json)
         return self.flaw()
 
     def flaw(self) -> str | None:
-        """Return why it cannot be so, whatever its payload; None: it can. O(1)."""
+        """Return which of its values contradict each other or are out of range; None: none do. O(1)."""
         why = None
         if (self.cron is None) == (self.every is None):
             why = "it has either a cron expression or a period"
@@ -173,10 +173,10 @@ Events: TypeAlias = tuple[ScheduleEvent, ...]
 
 
 def decide_schedule(schedule: Schedule | None, command: ScheduleCommand) -> Events:
-    """Return the events by which a command changes a schedule; none if it asks for what already is so.
+    """Return the events by which a command changes a schedule; none if nothing would change.
 
     Args:
-        schedule: the one that the command names, as it is; None if there is none.
+        schedule: the schedule that the command names; None: there is none.
         command: the request.
 
     Cost: O(1). Pure.
@@ -187,7 +187,7 @@ def decide_schedule(schedule: Schedule | None, command: ScheduleCommand) -> Even
         return ()
     if type(command) is RemoveSchedule:
         return (ScheduleRemoved(schedule.name),)
-    # An instant before the next one has fired, or was passed over.
+    # Instants before the next one have fired or were passed over.
     if type(command) is FireSchedule and schedule.next is not None and schedule.next <= command.due:
         assert _is_later(command.next, command.due)
         return (ScheduleFired(schedule.name, command.due, command.next),)
@@ -202,7 +202,7 @@ def _is_later(instant: datetime | None, than: datetime) -> bool:
 
 def _set(old: Schedule | None, event: ScheduleSet) -> Events:
     if old is not None and old.next is not None and _timing(old) == _timing(event):
-        event = msgspec.structs.replace(event, next_due=old.next)  # scheduling again, at each start, changes no phase
+        event = msgspec.structs.replace(event, next_due=old.next)  # setting it again, at each start, keeps its phase
     return () if old is not None and _evolve(old, event) == old else (event,)
 
 
@@ -215,7 +215,7 @@ def _evolve(schedule: Schedule | None, event: ScheduleEvent) -> Schedule | None:
     if type(event) is ScheduleSet:
         last = None if schedule is None else schedule.last
         if last is not None and last >= event.next_due:
-            last = None  # the clock was set back, and this is another schedule
+            last = None  # the clock was set back: this is another schedule
         fields = {name: getattr(event, name) for name in _COPIED}
         fields["payload_json"] = event.payload_json.copy()
         return Schedule(next=event.next_due, last=last, **fields)
@@ -227,11 +227,11 @@ def _evolve(schedule: Schedule | None, event: ScheduleEvent) -> Schedule | None:
     return msgspec.structs.replace(schedule, next=event.next_due)
 
 
-# --- the table -------------------------------------------------------------------------------------------------------
+# --- the table --------------------------------------------------------------------------------------------------------
 
 
 class Schedules:
-    """All that is scheduled: a `Table`."""
+    """All schedules: a `Table`."""
 
     kind: ClassVar[str] = "schedule"
     value: ClassVar[type[Schedule]] = Schedule
@@ -239,7 +239,7 @@ class Schedules:
 
     def __init__(self) -> None:
         self._schedules: dict[str, Schedule] = {}
-        self._coming: SortedList[tuple[datetime, str]] = SortedList()  # each that has a next instant
+        self._coming: SortedList[tuple[datetime, str]] = SortedList()  # those that fire again
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Schedules):
@@ -256,18 +256,18 @@ class Schedules:
         return self._schedules.get(name)
 
     def coming(self) -> Iterable[tuple[datetime, str]]:
-        """Give when each fires next, and its name, soonest first. O(1) for each."""
+        """Yield when each fires next, and its name, soonest first. O(1) for each."""
         return iter(self._coming)
 
     def due(self, now: datetime) -> list[Schedule]:
-        """Return those of which an instant has come by `now`, soonest first. O(log n) and O(1) for each."""
+        """Return the schedules with an instant that has come by `now`, soonest first. O(log n), and O(1) for each."""
         return [self._schedules[name] for _, name in self._coming.irange(maximum=(now, _LAST))]
 
     def apply(self, event: ScheduleEvent, seq: int, at: datetime) -> tuple[Schedule | None]:  # noqa: ARG002 - as in `Table`
         """Fold an event; return what `undo` needs: the schedule before it. O(log n).
 
         Raises:
-            KharonError: there is no such schedule, or it cannot be so.
+            KharonError: there is no such schedule, or the event gives it wrong values.
         """
         old = self._schedules.get(event.name)
         if old is None and type(event) is not ScheduleSet:
@@ -279,7 +279,7 @@ class Schedules:
         return (old,)
 
     def undo(self, event: ScheduleEvent, displaced: object) -> None:
-        """Take back the newest event that was applied. O(log n)."""
+        """Undo the newest event that was applied. O(log n)."""
         assert isinstance(displaced, tuple)
         self._put(event.name, *displaced)
 
@@ -297,12 +297,12 @@ class Schedules:
         return [schedule for _, schedule in sorted(self._schedules.items())]
 
     def load(self, values: Sequence[Schedule]) -> None:
-        """Begin with what `values` gave. O(n log n)."""
+        """Begin with the schedules that `values` returned. O(n log n)."""
         self._schedules = {value.name: value for value in values}
         self._coming = SortedList((value.next, value.name) for value in values if value.next is not None)
 
     def check(self, seq: int, at: datetime | None) -> None:
-        """Raise `AssertionError` if a schedule cannot be so, or stands elsewhere than its `next` says. O(n log n)."""
+        """Raise `AssertionError` if a schedule has wrong values, or is not indexed by its `next`. O(n log n)."""
         for name, schedule in self._schedules.items():
             assert at is not None, f"schedule {name!r} is there before the first record"
             assert schedule.name == name, f"schedule {schedule.name!r} is filed as {name!r}"

@@ -1,8 +1,8 @@
-"""Keepers: what a projection holds besides tickets, each kind of it in a place of its own.
+"""Tables: what a projection holds besides tickets, each kind in a table of its own.
 
-A table folds the events of its kind, can take the newest one back, and gives what it holds as a list of values, which
-is what stands in a snapshot (each in a line that is called as the table's `kind`) and what another table begins with.
-What those events mean, and when they happen, each table's module says; tickets are not kept like this (`projection`).
+A table folds the events of its kind, can undo the newest one, and returns its rows. A snapshot holds the rows, each in
+a line keyed by the table's `kind`, and a table can begin with them. The meaning of the events is in each table's
+module. Tickets are not held like this (`projection`).
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ __all__ = ["Row", "Table"]
 
 
 class Row(Protocol):
-    """One thing that is kept: an immutable `msgspec.Struct`, which is what a snapshot says of it."""
+    """A row of a table: an immutable `msgspec.Struct`, as it stands in a snapshot."""
 
     @property
     def name(self) -> str:
-        """What tells it from the others of its kind."""
+        """Its name, unique in its table."""
 
     def fault(self, seq: int, at: datetime) -> str | None:
-        """Return why no log folds to this at record `seq`, whose time is `at`; None: one may."""
+        """Return why no log folds to this row at record `seq`, whose time is `at`; None: a log may."""
 
 
 class Table(Protocol):
-    """All of one kind that is kept. Two are equal if their values are.
+    """All rows of one kind. Two tables are equal if their rows are.
 
     Attributes:
-        kind: what a line of a snapshot calls one.
-        value: the class of its values.
+        kind: the key of a row's line in a snapshot.
+        value: the class of its rows.
         events: the events that it folds, none of them about a ticket.
     """
 
@@ -41,20 +41,20 @@ class Table(Protocol):
     events: ClassVar[tuple[type[Event], ...]]
 
     def apply(self, event: Any, seq: int, at: datetime) -> object:
-        """Fold an event; return what `undo` needs of what was there before.
+        """Fold an event; return the replaced values, which `undo` needs.
 
         Raises:
             KharonError: the event cannot have happened. Nothing has changed.
         """
 
     def undo(self, event: Any, displaced: object) -> None:
-        """Take back the newest event that was applied, as if it had never been."""
+        """Undo the newest event that was applied, as if it had never been."""
 
     def values(self) -> Sequence[Row]:
-        """Return all that is kept, by name."""
+        """Return all rows, by name."""
 
     def load(self, values: Sequence[Any]) -> None:
-        """Begin with what `values` gave."""
+        """Begin with the rows that `values` returned."""
 
     def check(self, seq: int, at: datetime | None) -> None:
-        """Raise `AssertionError`, naming what is not as it should be, if anything is not."""
+        """Raise `AssertionError`, naming the first fault, if there is one."""

@@ -1,12 +1,12 @@
-"""What is told about tubes: which are paused, which are limited, and when a tube with a limit was last claimed from.
+"""Tubes: which are paused, which are limited, and when a limited tube was last claimed from.
 
-A tube that nobody has told anything about is not here: it is a name on tickets, and no more. Limits are over what is in
-the log, so they hold across restarts: at most `claimed` tickets of the tube are claimed at once, and in any `period`
-seconds, by the times of the records, at most `claims` claims are made. Whether that is over 10 s or 10 days, only the
-newest `claims` of them need to be known: one more may be made when the oldest of those is `period` seconds old.
+A tube that was never paused or limited is not here: it is only a name on tickets. Limits count records, so they hold
+across restarts: at most `claimed` tickets of the tube are claimed at once, and at most `claims` claims are made in any
+`period` seconds, by the times of the records. Whether that is 10 s or 10 days, only the newest `claims` of them need to
+be known: one more may be made when the oldest of these is `period` seconds old.
 
-`decide_tube` has the rules by which that changes; `room` says what it means for a claim; from which tube is claimed
-next is in `heads`.
+`decide_tube` has the rules by which tubes change, and `room` says how many claims a tube leaves room for. Which tube to
+claim from next is in `ready`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from kharon.model.tables import Row
 __all__ = ["MAX_CLAIMS", "Limit", "Tube", "TubeState", "Tubes", "decide_tube", "room"]
 
 MAX_CLAIMS: Final = 10_000
-"""The most claims per period that a tube can be limited to: so many times are kept for it."""
+"""The most claims per period that a limit can name: as many times are kept for the tube."""
 
 
 class Limit(msgspec.Struct, frozen=True):
-    """How much may be claimed from a tube.
+    """A limit on the claims from a tube.
 
     Attributes:
         claimed: how many of its tickets may be claimed at once; None: any number.
@@ -51,12 +51,12 @@ class Tube(msgspec.Struct, frozen=True):
     Attributes:
         name: the tube.
         paused_since: when it was paused; None: it is not.
-        limit: how much may be claimed from it; None: it is not limited.
-        ready: how many of its tickets are due and wait for nothing but a worker.
-        claimed: how many are claimed.
-        open: whether one may be claimed now, if one is ready.
+        limit: its limit; None: it is not limited.
+        ready: how many of its tickets are ready.
+        claimed: how many of its tickets are claimed.
+        open: whether a ready ticket may be claimed now.
         reopens_at: when it opens by itself, because its newest claims will be old enough; None: it is open, or it is
-            paused, or as many are claimed as may be.
+            paused, or as many tickets are claimed as may be.
         paused_seq: the seq of the record that paused it; None: it is not paused.
     """
 
@@ -71,7 +71,7 @@ class Tube(msgspec.Struct, frozen=True):
 
 
 class TubeState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is known about a tube.
+    """The pause and the limits of a tube: a row of `Tubes`.
 
     Attributes:
         name: the tube.
@@ -79,7 +79,7 @@ class TubeState(msgspec.Struct, frozen=True, omit_defaults=True):
         claimed: how many of its tickets may be claimed at once; None: any number.
         claims: how many claims may be made in `period` seconds; None: any number.
         period: seconds; None: without `claims`.
-        times: when its newest claims were made, oldest first: `claims` of them at most, and none without that limit.
+        times: when its newest claims were made, oldest first: at most `claims` of them, and none without that limit.
         paused_seq: the seq of the record that paused it; None: it is not paused.
     """
 
@@ -93,11 +93,11 @@ class TubeState(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def told(self) -> bool:
-        """Whether it differs from a tube that nobody has told anything about."""
+        """Whether it differs from a tube that is neither paused nor limited."""
         return self.paused_since is not None or self.claimed is not None or self.claims is not None
 
     def fault(self, seq: int, at: datetime) -> str | None:
-        """Return why no log folds to this; None: one may."""
+        """Return why no log folds to this; None: a log may."""
         why = None
         if not self.told:
             why = "nothing is said about it"
@@ -126,10 +126,10 @@ _Displaced: TypeAlias = tuple[TubeState | None, list[datetime] | None]
 
 
 class Tubes:
-    """The tubes that something has been told about: a `Table`.
+    """The tubes that are paused or limited: a `Table`.
 
     Attributes:
-        times: for each tube that is limited in claims per period, when the newest of them were made, oldest first.
+        times: for each tube with a limit per period, when its newest claims were made, oldest first.
     """
 
     kind: ClassVar[str] = "tube"
@@ -148,18 +148,18 @@ class Tubes:
     __hash__ = None  # type: ignore[assignment]
 
     def get(self, tube: str) -> TubeState | None:
-        """Return what was told about a tube, without the times of its claims; None: nothing. O(1)."""
+        """Return the state of a tube without the times of its claims; None: neither paused nor limited. O(1)."""
         return self._states.get(tube)
 
     def names(self) -> list[str]:
-        """Return the tubes that something was told about, sorted. O(tubes log tubes)."""
+        """Return the names of the tubes that are paused or limited, sorted. O(tubes log tubes)."""
         return sorted(self._states)
 
     def apply(self, event: TubeEvent, seq: int, at: datetime) -> _Displaced:
-        """Fold an event; return what `undo` needs. O(1), but for a limit O(its claims).
+        """Fold an event; return what `undo` needs. O(1); for a limit O(its claims).
 
         Raises:
-            KharonError: it tells of a limit that cannot be.
+            KharonError: the event sets a limit that is out of range.
         """
         tube = event.tube
         displaced = self._states.get(tube), self.times.get(tube)
@@ -177,7 +177,7 @@ class Tubes:
         return displaced
 
     def undo(self, event: TubeEvent, displaced: object) -> None:
-        """Take back the newest event that was applied. O(1)."""
+        """Undo the newest event that was applied. O(1)."""
         assert isinstance(displaced, tuple)
         self._put(event.tube, *displaced)
 
@@ -192,35 +192,35 @@ class Tubes:
             self.times[tube] = times
 
     def claim(self, tube: str, at: datetime) -> datetime | None:
-        """Note a claim from a tube that is in `times`; return the time that is not needed any more, if there is one.
+        """Note a claim from a tube that is in `times`; return the time that is no longer needed, if there is one.
 
-        Cost: O(claims) moved bytes, of a limit of so many: 2 µs at most.
+        Cost: O(claims of the limit) moved bytes: at most 2 µs.
         """
         times = self.times[tube]
         times.append(at)
         return times.pop(0) if len(times) > (self._states[tube].claims or 0) else None
 
     def unclaim(self, tube: str, dropped: datetime | None) -> None:
-        """Take back the newest claim that was noted, which returned `dropped`. Cost as `claim`."""
+        """Undo the newest call of `claim`, which returned `dropped`. Cost as `claim`."""
         times = self.times[tube]
         times.pop()
         if dropped is not None:
             times.insert(0, dropped)
 
     def values(self) -> list[Row]:
-        """Return what is known about each tube, by name. O(tubes log tubes + times)."""
+        """Return the rows, by name. O(tubes log tubes + times)."""
         return [
             msgspec.structs.replace(state, times=tuple(self.times.get(name, ())))
             for name, state in sorted(self._states.items())
         ]
 
     def load(self, values: Sequence[TubeState]) -> None:
-        """Begin with what `values` gave. O(tubes + times)."""
+        """Begin with the rows that `values` returned. O(tubes + times)."""
         self._states = {value.name: msgspec.structs.replace(value, times=()) for value in values}
         self.times = {value.name: list(value.times) for value in values if value.claims is not None}
 
     def check(self, seq: int, at: datetime | None) -> None:
-        """Raise `AssertionError` if what is known about a tube cannot be. O(tubes + times)."""
+        """Raise `AssertionError` if no log folds to the state of a tube. O(tubes + times)."""
         for value in self.values():
             assert at is not None, f"tube {value.name!r} is known about before the first record"
             fault = value.fault(seq, at)
@@ -230,10 +230,10 @@ class Tubes:
 
 
 def decide_tube(state: TubeState | None, command: c.TubeCommand) -> tuple[TubeEvent, ...]:
-    """Return the events by which a command changes a tube; none if it asks for what already is so. O(1). Pure.
+    """Return the events by which a command changes a tube; none if nothing would change. O(1). Pure.
 
     Args:
-        state: what was told about it; None: nothing.
+        state: its state; None: it is neither paused nor limited.
         command: the request.
     """
     now = state or TubeState(command.tube)
@@ -252,7 +252,7 @@ def room(
     """Return how many claims may be made from a tube now, and when there may be one more because time has passed.
 
     Args:
-        state: what was told about it.
+        state: its state.
         claimed: how many of its tickets are claimed.
         times: when its newest claims were made, as `Tubes.times` has them.
         now: the time that the record of a claim would have.

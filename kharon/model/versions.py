@@ -1,29 +1,28 @@
-"""The versions of the events: how a record of any age is read as the event that it is now.
+"""The versions of the events: how a record of any age is read as the newest version of its event.
 
-A record says in `v` which version of its event's fields it was written in. Version 1 is the one in which the event
-came; each later one has a `Change` in `CHANGES`, with an upcaster: a pure function from the fields of the version
-before to those of this one. A record is read by all upcasters from its version to the newest, one after the other, and
-only then decoded, so that the rest of Kharon knows the newest version alone. The newest is what is written; a record
-that has been written stays as it is, and its hash and crc are over its bytes, whatever is read out of them.
+The `v` of a record is the version of its event's fields. An event begins with version 1; each later version has a
+`Change` in `CHANGES`, with an upcaster: a pure function from the fields of the version before to those of this one. A
+record passes through all upcasters from its version to the newest, one after the other, and is decoded only then. So
+the rest of Kharon knows only the newest version, which is the one that is written. A written record stays as it is, and
+its hash and crc are over its bytes.
 
-A record in a version, or of an event, that came after the first release says in `needs` which Kharon is the first to
-know it. So one that does not know it can name what is needed, though it was released before.
+If an event, or a version of it, came after the first release, its records name in `needs` the first Kharon that knows
+it. So an older Kharon, which does not know it, can name the one that is needed.
 
 To change an event:
 
-  * A field may simply be added, with a default that means "absent", if a reader that passes it over folds the record to
-    the same tickets. Nothing else is needed.
-  * Anything else is a new version: a field that matters, one that is renamed, typed anew, or means something else. Give
-    the class in `events` its new fields, and `CHANGES` one more `Change` for its name: in which release it comes, and
-    the upcaster (`unchanged`, if a record of the version before can be read as it is). Let `evolve` do what the old
-    record did when it meets an upcast one.
-  * A new event gets its class, its place in `EVENTS`, and the release that it comes in in `ADDED`.
-  * Then docs/reference/format.md, the pinned fields in tests/model/test_versions.py, and a new directory in
-    tests/golden in which the new version stands. Old ones are never written anew: that they still give the same is
-    the proof.
-  * What has been released here is never altered, and no upcaster is ever dropped.
+  * A field may simply be added, with a default that means "absent", if a reader that skips it folds the record to the
+    same tickets. Nothing else is needed.
+  * Any other change is a new version: a field that matters, or one with a new name, type or meaning. Give the class in
+    `events` its new fields, and add to `CHANGES` one more `Change` for its name: the release in which it comes, and the
+    upcaster (`unchanged`, if records of the version before can be read as they are). `evolve` must give an upcast
+    record the effect that it always had.
+  * A new event gets its class in `events`, and in `ADDED` the release in which it comes.
+  * Then change docs/reference/format.md and the pinned fields in tests/model/test_versions.py, and add a directory to
+    tests/golden that holds the new version. Existing ones are never written anew: that they read the same is the proof.
+  * Nothing that has been released here is ever altered, and no upcaster is ever dropped.
 
-This module knows neither files nor lines but for their being JSON; it is pure, and upcasters must be.
+This module knows no files, and of lines only that they are JSON. It is pure, and upcasters must be.
 """
 
 from __future__ import annotations
@@ -59,9 +58,9 @@ Fields: TypeAlias = dict[str, Raw]
 Upcaster: TypeAlias = Callable[[Fields], Fields]
 
 RECORD_FIELDS: Final = ("hash", "crc", "seq", "durable", "part", "at", "v", "event", "needs", "by")
-"""What a line says of the record. The rest are the event's fields, none of which can have such a name."""
+"""The fields of a line that are the record's. The others are the event's, none of which can have such a name."""
 
-_SHOWN: Final = 100  # characters of a name that nothing has checked
+_SHOWN: Final = 100  # characters of an unchecked name
 
 
 class Change(NamedTuple):
@@ -69,7 +68,7 @@ class Change(NamedTuple):
 
     Attributes:
         since: the first release of Kharon that writes and reads it, as "0.2.0".
-        upcast: makes the fields of this version of those of the version before. It may alter what it is given.
+        upcast: makes the fields of this version from those of the version before. It may alter its argument.
     """
 
     since: str
@@ -77,12 +76,12 @@ class Change(NamedTuple):
 
 
 class Unknown(Event, frozen=True):
-    """What stands in a record in place of an event that this Kharon does not know, or not in this version.
+    """Stands in a record for an event, or a version of it, that this Kharon does not know.
 
     Attributes:
         name: the event's name.
         version: the version of its fields.
-        known: the newest version of it that is known; 0: no such event is.
+        known: the newest known version of it; 0: the event is not known.
         needs: the first release of Kharon that knows it, if the record says so.
     """
 
@@ -100,28 +99,28 @@ class Unknown(Event, frozen=True):
 
 
 def later_needed(needs: str | None) -> str:
-    """Return, in words, which Kharon is needed, if what is not known says so."""
+    """Return, in words, which Kharon is needed, as far as the record says so."""
     return "a later one is needed" if needs is None else f"{needs[:_SHOWN]} or a later one is needed"
 
 
 def unchanged(fields: Fields) -> Fields:
-    """Be the upcaster of a version whose records before it can be read as they are: it costs them nothing."""
+    """Return the fields: the upcaster of a version if records before it can be read as they are. It costs nothing."""
     return fields
 
 
 class Versions:
-    """Which events there are, and how each of their versions is read.
+    """All events, and how each of their versions is read.
 
     Args:
         events: the events by name, each in its newest version.
-        changes: by an event's name, how its version 2 came, then 3 …
-        added: the release that an event came in, if that was not the first one.
+        changes: by an event's name, the changes that led to its version 2, 3 …
+        added: by an event's name, the release in which it came, if that was not the first.
 
     Attributes:
         newest: the newest version of each event, by name.
-        readers: by name and version, what makes an event of a line. One of an old version raises `MsgspecError` if the
-            line does not hold that version's fields.
-        stamps: what a line says of an event of this class, in its newest version, as JSON: `"v":1,"event":"…",`.
+        readers: by name and version, the function that reads an event from a line. That of an old version raises
+            `MsgspecError` if the line does not hold that version's fields.
+        stamps: by class, the part of a line that names the event in its newest version: `"v":1,"event":"…",`.
 
     Raises:
         ValueError: there is no such event as `changes` or `added` name.
@@ -145,12 +144,12 @@ class Versions:
             self.stamps[event] = stamp if needs is None else stamp + b'"needs":"%b",' % needs.encode()
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
-        """Give the name and the number of every version that can be read."""
+        """Yield the name and the number of every version that can be read."""
         return iter(self.readers)
 
 
 def _reader(event: type[Event], version: int, upcasters: list[Upcaster]) -> Callable[[bytes], Event]:
-    """Return what makes an event of a line that was written in a version, by these upcasters."""
+    """Return a function that reads an event from a line of a version, through these upcasters."""
     decode = msgspec.json.Decoder(event).decode
     if all(upcast is unchanged for upcast in upcasters):
         return decode
@@ -173,10 +172,10 @@ _fields_of = msgspec.json.Decoder(Fields).decode
 _encode = msgspec.json.Encoder().encode
 
 CHANGES: Final[dict[str, Sequence[Change]]] = {}
-"""By an event's name: its versions from 2 on. None has one yet."""
+"""By an event's name: its versions from 2 on. There are none yet."""
 
 ADDED: Final[dict[str, str]] = {}
-"""The events that came after the first release, with the one that each came in."""
+"""The events that came after the first release, each with its release."""
 
 VERSIONS: Final = Versions(EVENTS, CHANGES, ADDED)
-"""The events of this Kharon."""
+"""The versions that this Kharon knows."""

@@ -1,8 +1,8 @@
 """The facade: the `Kharon` that `open` gives.
 
-It checks what users pass, turns it into commands, and hands them to the store; the rules are in `model.decide`, the
-waiting in the store, the handlers in `workers`. A `Kharon` is a view of one queue in one actor's name; `acting_as`
-gives another view of the same queue.
+Its verbs are in `requests`, which turns their arguments into commands; here are the questions, and running. The rules
+are in `model.decide`, the waits for durability in the store, the handlers in `workers`. A `Kharon` is a view of one
+queue in one actor's name; `acting_as` returns another view of the same queue.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _T = TypeVar("_T")
 
 
 def _checkpoint(method: Callable[_P, Awaitable[_T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
-    """Make a method a checkpoint also when it refuses its arguments, before it has come to the store."""
+    """Return a method that is a checkpoint also if it refuses its arguments, before it calls the store."""
 
     @functools.wraps(method)
     async def checked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -58,15 +58,17 @@ def _checkpoint(method: Callable[_P, Awaitable[_T]]) -> Callable[_P, Coroutine[A
 class Kharon(Verbs, Awaited):
     """A queue, as `kharon.open` gives it.
 
-    Every async method is a checkpoint; each returns, or raises, only once the events that it rests on are durable in
-    the sense of `Settings.fsync`, and is either carried out or not: a cancellation is noticed before anything has been
-    decided, or after it is durable, when the next checkpoint raises it. Each can raise `Closed` when the queue is,
-    `CommitOutcomeUnknown` when the disk fails, and `InvalidTransition` in another thread than that which opened it, as
-    a `def` handler's is (call it by `trio.from_thread.run` there); that is not said again below. On a full disk
-    whatever lets the queue grow (adding, extending, restarting, updating, telling a tube something) raises
-    `StorageFull` until there is room, and nothing of it is kept; settling and deleting go on from
-    `Settings.reserve_bytes`. Where a ticket is settled, a `Ticket` that a handler received is fenced (`LeaseLost` if
-    its claim is over), an id is not.
+    Every async method is a checkpoint. Each returns, or raises, only once the events that it depends on are durable in
+    the sense of `Settings.fsync`. A cancellation acts before the decision, or after durability, at the next checkpoint.
+
+    Each method can raise `Closed` if the queue is closed, `CommitOutcomeUnknown` if the disk fails, and
+    `InvalidTransition` in a thread other than the one that opened the queue, as that of a `def` handler (call it by
+    `trio.from_thread.run` there). On a full disk, verbs that let the queue grow (adding, extending, restarting,
+    updating, those about tubes and schedules) raise `StorageFull` until there is room, and nothing of them is kept.
+    Settling and deleting go on from `Settings.reserve_bytes`.
+
+    A verb that settles a ticket takes the `Ticket` that a handler received, which is fenced (`LeaseLost` if its claim
+    is over), or an id, which is not.
     """
 
     def __init__(self, queue: Queue, by: str) -> None:
@@ -169,7 +171,7 @@ class Kharon(Verbs, Awaited):
     # --- several at once ----------------------------------------------------------------------------------------------
 
     def atomic(self) -> Atomic:
-        """Return a block in which commands gather, to be carried out when it ends: all of them, or none.
+        """Return a block in which commands gather; when it ends, all of them are carried out, or none.
 
             async with kh.atomic() as tx:
                 tx.done(ticket, result=42)
@@ -195,20 +197,20 @@ class Kharon(Verbs, Awaited):
         return self._queue.crew.tubes
 
     def subscribe(self, *tubes: str) -> None:
-        """Claim from these tubes, too, from now on; those that are subscribed to already stay so.
+        """Claim from these tubes, too, from now on. A tube that is subscribed to already stays so.
 
-        A matter of this process, which no record tells of, so it does not wait: it is no async method. O(tubes).
+        It concerns only this process and is not recorded, so it is not async. O(tubes).
 
         Raises:
-            InvalidTicket: one of them is no name; then nothing has changed.
+            InvalidTicket: one of them is not a name; then nothing has changed.
         """
         crew = self._queue.crew
         crew.tubes = tuple(dict.fromkeys((*crew.tubes, *(check_name("tube", tube) for tube in tubes))))
 
     def unsubscribe(self, *tubes: str) -> None:
-        """Claim from these tubes no more; what runs goes on, and a tube that is not subscribed to is passed over.
+        """Claim from these tubes no more. Running tickets go on; a tube that is not subscribed to is ignored.
 
-        As `subscribe` otherwise. Without any tube left nothing is claimed, and workers wait.
+        Otherwise as `subscribe`. Without any tube left nothing is claimed, and workers are idle.
         """
         crew = self._queue.crew
         unwanted = {check_name("tube", tube) for tube in tubes}
@@ -218,10 +220,10 @@ class Kharon(Verbs, Awaited):
     async def tube(self, name: str) -> Tube:
         """Return a tube: whether it is paused, limited, open, how many of its tickets are ready, and claimed. O(log n).
 
-        Any name will do: a tube of which nobody has heard is open, and has no tickets.
+        Any name will do: an unknown tube is open, and has no tickets.
 
         Raises:
-            InvalidTicket: `name` is no name.
+            InvalidTicket: `name` is not a name.
         """
         return await self._store.tube(check_name("tube", name))
 
@@ -233,7 +235,7 @@ class Kharon(Verbs, Awaited):
 
     @_checkpoint
     async def schedules(self) -> Schedules:
-        """Return what is scheduled, by name, each with the instants at which it fires next, and fired last.
+        """Return the schedules, by name, each with the instants at which it fires next, and fired last.
 
         Cost: O(n log n) for n schedules.
         """
@@ -242,14 +244,14 @@ class Kharon(Verbs, Awaited):
     # --- running ------------------------------------------------------------------------------------------------------
 
     async def run(self, router: Router, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run handlers for due tickets, `Settings.workers` at once, until cancelled, or until `drain` has finished.
+        """Run handlers for ready tickets, `Settings.workers` at once, until cancelled, or until `drain` has finished.
 
-        Cancelling releases what runs: those tickets are pending again at once, and the attempt is not counted. What a
-        handler raises is settled as a retry, and never leaves `run`.
+        Cancelling releases the running tickets: they are pending again at once, and the attempt is not counted. An
+        exception of a handler is settled as a retry, and never leaves `run`.
 
         Args:
             router: which handler runs which type.
-            task_status: `await nursery.start(kh.run, router)` returns when the workers are there.
+            task_status: `await nursery.start(kh.run, router)` returns when the workers have started.
 
         Raises:
             HandlerNotFound: the router is empty.
@@ -259,16 +261,17 @@ class Kharon(Verbs, Awaited):
 
     @_checkpoint
     async def drain(self, timeout: Seconds | None = None) -> None:  # noqa: ASYNC109 - it does not cancel, it releases
-        """Claim no more, let the handlers that run finish, and return when they have; `run` then returns too.
+        """Claim no more, let the running handlers finish, and return when they have; `run` then returns too.
 
-        Returns at once if nothing runs yet: start `run` with `await nursery.start(kh.run, router)`, which it has begun
-        by then. A handler that is a `def` cannot be cancelled, so it is waited for in any case.
+        Returns at once if `run` has not begun: start it with `await nursery.start(kh.run, router)`. A `def` handler
+        cannot be cancelled, so it is waited for in any case.
 
         Args:
-            timeout: seconds, or a timedelta, after which what still runs is cancelled and released; None: never.
+            timeout: seconds, or a timedelta, after which handlers are cancelled and their tickets released; None:
+                never.
 
         Raises:
-            InvalidTransition: a handler called it, which would wait for itself.
+            InvalidTransition: a handler called it; it would wait for itself.
         """
         await self._queue.crew.drain(None if timeout is None else as_seconds("timeout", timeout))
 
@@ -276,7 +279,7 @@ class Kharon(Verbs, Awaited):
     async def wait(self, id: str) -> Ticket:
         """Wait until a ticket is done, failed, cancelled or removed, and return it as it was then.
 
-        A removed ticket is returned in its last state: `ack` makes it done. One that was removed before the wait began
+        A removed ticket is returned in its last state: `ack` makes it done. A ticket that was removed before the call
         is found in its history. Cancelling the wait leaves no trace.
 
         Raises:
@@ -292,18 +295,18 @@ class Kharon(Verbs, Awaited):
 
     @_checkpoint
     async def run_and_wait(self, ticket: Ticket, **what: Any) -> Any:
-        """Add a ticket, wait until it has ended, and return its result: what `done` was given; None after an `ack`.
+        """Add a ticket, wait until it has ended, and return its result: that of `done`; None after an `ack`.
 
-        It is run by whoever runs its tube, perhaps not this process, or not yet. If it is added again meanwhile, the
-        newest is waited for: this is about the id. If it is there and has ended, `on_conflict="skip"` answers at once,
-        from what is kept. A handler that calls this keeps its worker while it waits: of handlers that wait for others
-        there must be fewer than workers, or their leases end first.
+        It runs where its tube is claimed from, perhaps in another process, or later. If it is added again meanwhile,
+        the newest is waited for: this is about the id. If a kept ticket has ended already, `on_conflict="skip"` returns
+        its result at once. A handler that calls this keeps its worker while it waits. There must be more workers than
+        handlers that wait for others, or their leases end first.
 
-        Cancelling it ends the wait, and nothing else: the ticket stays.
+        Cancelling it ends only the wait: the ticket stays.
 
         Args:
-            ticket: as `add` takes it.
-            what: what else `add` takes.
+            ticket: the ticket, as for `add`.
+            what: the other arguments of `add`.
 
         Raises:
             TicketFailedError: it failed, was cancelled, or was deleted; with the ticket and the reason.
@@ -324,13 +327,13 @@ class Kharon(Verbs, Awaited):
         A removed ticket keeps its history. That of the queue begins at `first_record`.
 
         Raises:
-            CorruptLog: the log is not what was written.
+            CorruptLog: the log is damaged.
             Closed: the queue is closed.
-            KharonError: what comes next was trimmed meanwhile; or is compressed, and zstd is not installed.
+            KharonError: the next records were trimmed meanwhile; or are compressed, and zstd is not installed.
             OSError: the log cannot be read.
 
-        Cost: three small reads for each segment of a directory that is finished and has its index, which the process
-        that takes snapshots writes; O(bytes) of all others; in slices between which other tasks run.
+        Cost: three small reads for each finished segment with an index, which the process that takes snapshots writes;
+        O(bytes) of all others; in slices between which other tasks run.
         """
         records: Records = []
         await trio.lowlevel.checkpoint()
@@ -353,7 +356,7 @@ class Kharon(Verbs, Awaited):
         Use it in an `async with`, or read it to its end: it holds a file open until then.
 
         Raises:
-            InvalidTicket: `after` is no seq.
+            InvalidTicket: `after` is not a seq.
         """
         if not isinstance(after, int) or after < 0:
             raise InvalidTicket(f"after: a seq, 0 or more; not {after!r}")
@@ -369,9 +372,9 @@ class Kharon(Verbs, Awaited):
     # --- stats --------------------------------------------------------------------------------------------------------
 
     def stats(self) -> Stats:
-        """Return what this process has counted since it opened the queue. O(number of (type, tube))."""
+        """Return the counts of this process since it opened the queue. O(number of (type, tube))."""
         return self._queue.stats.stats()
 
     def reset_stats(self) -> None:
-        """Begin to count anew."""
+        """Begin to count anew, from zero."""
         self._queue.stats.reset()

@@ -89,6 +89,7 @@ def _dressed(method: Callable[..., Any], request: Callable[..., Any], returns: s
     signature = inspect.signature(request)
     subject = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     functools.update_wrapper(method, request)
+    method.__annotations__ = {**request.__annotations__, "return": returns}
     method.__signature__ = signature.replace(  # type: ignore[attr-defined] # which `inspect` looks for
         parameters=[subject, *signature.parameters.values()], return_annotation=returns
     )

@@ -1,11 +1,11 @@
-"""For tests: virtual time, a log that fails on demand, given/when/then for the rules, and two conformance suites.
+"""Helpers for tests: virtual time, a log that fails on demand, given/when/then, and two conformance suites.
 
     with MockClock: `kharon.open(":memory:", clock=kharon.testing.TrioClock())`      hours in milliseconds
     `given(ticket).when(command).then(*events)`                                      the rules, without a queue
     `kharon.open(FailingLog(MemoryLog(), fail="sync"))`                              a disk that breaks
 
-`check_log` is what every `EventLog` must pass, `check_store` what every place for a queue must. Nothing in Kharon
-imports this package.
+Every `EventLog` must pass `check_log`, and every place for a queue `check_store`. Nothing in Kharon imports this
+package.
 """
 
 from kharon.testing.clocks import EPOCH, TrioClock

@@ -1,4 +1,4 @@
-"""For logs: `check_log`, the conformance suite that every `EventLog` must pass, and a log that fails on demand."""
+"""For logs: the conformance suite `check_log`, which every `EventLog` must pass, and a log that fails on demand."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ __all__ = ["FailingLog", "check_log"]
 
 
 class FailingLog:
-    """Any log, with a disk that breaks when told to, or that has no room if `error` is a `StorageFull`.
+    """A log that passes calls to another one, and fails on demand like a broken or full disk.
 
     Args:
-        log: what works until then; for a `StorageFull` one with a `take_back`, as the memory log has it.
-        fail: the name of the method that fails: "append", "write" or "sync"; None: none yet. May be set at any time.
-        error: what it raises.
-        after: how many more calls of that method work first.
+        log: the other log. For a `StorageFull` it must have a method `take_back`, as `MemoryLog` has.
+        fail: the name of the method that fails: "append", "write" or "sync"; None: none fails. May be set at any time.
+        error: the exception to raise; by default an `OSError`, "Input/output error".
+        after: how many calls of that method succeed first.
 
     Attributes:
-        calls: how often each of "append", "write", "sync" was called, failures included.
+        calls: how often "append", "write" and "sync" were called, including failed calls.
     """
 
     def __init__(
@@ -65,35 +65,35 @@ class FailingLog:
 
     @property
     def seq(self) -> int:
-        """That of the log."""
+        """The seq of the last record appended."""
         return self._log.seq
 
     @property
     def written(self) -> int:
-        """That of the log."""
+        """The seq of the last record written."""
         return self._log.written
 
     @property
     def durable(self) -> int:
-        """That of the log."""
+        """The highest seq known to be on disk."""
         return self._log.durable
 
     @property
     def first(self) -> int:
-        """That of the log."""
+        """The seq at which the readable history begins."""
         return self._log.first
 
     def open(self, now: datetime) -> Iterator[Record]:
-        """Open the log."""
+        """Open the other log; never fails on demand."""
         return self._log.open(now)
 
     def append(self, events: Sequence[Event], at: datetime, by: str) -> datetime:
-        """Append, or fail."""
+        """Append, or fail on demand."""
         self._maybe_fail("append")
         return self._log.append(events, at, by)
 
     def write(self) -> None:
-        """Write, or fail."""
+        """Write, or fail on demand."""
         try:
             self._maybe_fail("write")
         except StorageFull:
@@ -102,35 +102,35 @@ class FailingLog:
         self._log.write()
 
     def sync(self) -> None:
-        """Sync, or fail."""
+        """Sync, or fail on demand."""
         self._maybe_fail("sync")
         self._log.sync()
 
     def reader(self, after: int = 0, id: str | None = None) -> LogReader:
-        """Read the log."""
+        """Return a reader of the other log."""
         return self._log.reader(after, id)
 
     def close(self, now: datetime) -> None:
-        """Close the log."""
+        """Close the other log."""
         self._log.close(now)
 
     def abandon(self) -> None:
-        """Abandon the log."""
+        """Abandon the other log."""
         self._log.abandon()
 
 
 def check_log(make: Callable[[], EventLog], reopen: Callable[[], EventLog] | None = None) -> None:
-    """Assert that a log does what `kharon.log.protocol` says. For the tests of whoever writes one.
+    """Assert that a log behaves as `kharon.log.protocol` demands. For the tests of your own log.
 
     Args:
-        make: returns a log that has not been opened, each time at a new, empty place.
-        reopen: returns a log that has not been opened, at the place of the last one that `make` returned; None if the
-            log is not one that comes back.
+        make: returns an unopened log, each time at a new, empty place.
+        reopen: returns an unopened log at the place of the last one that `make` returned; None: the log does not
+            outlive its closing.
 
     Raises:
-        AssertionError: saying what is not so.
+        AssertionError: the log fails a check; the message says which.
 
-    Every log that it makes is closed or abandoned again, unless something is not so.
+    Every log that it makes is closed or abandoned again, unless a check fails.
     """
     _check_counts(make())
     _check_records(make())
@@ -162,7 +162,7 @@ _COMMITS: tuple[tuple[str, tuple[Event, ...]], ...] = (
     ("clock", (TicketLapsed("b", EPOCH, "lease ended"), TicketRestarted("b", EPOCH))),
     ("ann", (TicketUpdated("b", Changes(nice=0)), TicketDeleted("b"), TicketExpired("a"))),
 )
-"""Commits with every event about tickets, with and without what may be absent. They tell no sensible story."""
+"""Commits with every event about tickets, with and without optional fields. They make no sensible history."""
 
 
 def _open(log: EventLog) -> None:
@@ -178,7 +178,7 @@ def _commit(log: EventLog, events: Sequence[Event], at: datetime = EPOCH, by: st
 
 
 def _append_all(log: EventLog) -> list[tuple[int, datetime, str, Event, tuple[int, int]]]:
-    """Append `_COMMITS`; return what their records should say."""
+    """Append `_COMMITS`; return the expected seq, time, author, event and part of each record."""
     expected: list[tuple[int, datetime, str, Event, tuple[int, int]]] = []
     for seconds, (by, events) in enumerate(_COMMITS):
         log.append(events, _moment(seconds), by)
@@ -205,9 +205,9 @@ def _read_on(reader: LogReader, until: int, limit: int = 1000) -> list[Record]:
         assert reader.seq <= until, f"read({limit}, {until}) went on to seq {reader.seq}"
         assert len(some) <= limit, f"read({limit}, {until}) returned {len(some)} records"
         records += some
-    assert reader.seq == until, f"a reader that was told to stop at seq {until} stands at {reader.seq}"
+    assert reader.seq == until, f"a reader that must stop at seq {until} is at {reader.seq}"
     more = reader.read(limit, until)
-    assert more == [], f"a reader at seq {until} has nothing more to give until there, but gave {more}"
+    assert more == [], f"a reader at seq {until} has no more records up to there, but returned {more}"
     return records
 
 
@@ -306,10 +306,10 @@ def _check_reader(log: EventLog) -> None:
         assert _read_all(log, id=id, limit=3) == should, f"a reader of the ticket {id!r} gives something else"
         assert _read_all(log, 3, id) == [record for record in should if record.seq > 3], f"the same, for {id!r} after 3"
     early, late = log.reader(), log.reader(log.seq)
-    assert _read_on(early, 3) == everything[:3], "a reader gives nothing behind the seq it is told to stop at"
+    assert _read_on(early, 3) == everything[:3], "a reader returns nothing after the seq at which it must stop"
     seq = log.seq
     _commit(log, [_added("later")])
-    assert [record.seq for record in _read_on(late, log.written)] == [seq + 1], "a reader goes on while the log grows"
+    assert [record.seq for record in _read_on(late, log.written)] == [seq + 1], "a reader continues while the log grows"
     assert [record.seq for record in _read_on(early, log.written)] == list(range(4, seq + 2)), "so does an early one"
     for reader in (early, late, early):
         reader.close()
@@ -332,7 +332,7 @@ def _check_leaving(make: Callable[[], EventLog]) -> None:
 
 
 def _check_reopening(make: Callable[[], EventLog], reopen: Callable[[], EventLog]) -> None:
-    """After a close everything comes back, also what had not been written, and the log goes on behind it."""
+    """After a close all records come back, even unwritten ones, and the log continues after them."""
     log = make()
     _open(log)
     _append_all(log)
@@ -356,7 +356,7 @@ def _check_reopening(make: Callable[[], EventLog], reopen: Callable[[], EventLog
 
 
 def _check_abandoning(make: Callable[[], EventLog], reopen: Callable[[], EventLog]) -> None:
-    """After an abandoning what was written comes back, and what was only appended does not."""
+    """After `abandon` the written records come back, and those only appended do not."""
     log = make()
     _open(log)
     _append_all(log)

@@ -1,4 +1,4 @@
-"""The rules in one line, without a queue: `given(ticket).when(command).then(*events)`."""
+"""Tests of the rules in one line, without a queue: `given(ticket).when(command).then(*events)`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["given"]
 
 
 class given:  # noqa: N801 - reads as a sentence
-    """The rules in one line: `given(ticket or events).when(command).then(events)`.
+    """A test of the rules in one line: `given(ticket or events).when(command).then(events)`.
 
     Args:
         before: a ticket; or None; or events, which are folded one second apart, from `EPOCH` on, with seqs from 1.
@@ -37,12 +37,12 @@ class given:  # noqa: N801 - reads as a sentence
         self._command: Command | None = None
 
     def when(self, command: Command) -> given:
-        """Say which command is to be decided."""
+        """Set the command to decide; return this object."""
         self._command = command
         return self
 
     def events(self) -> tuple[TicketEvent, ...]:
-        """Decide, and return the events.
+        """Decide the command, and return its events.
 
         Raises:
             KharonError: as `decide` does.
@@ -52,7 +52,7 @@ class given:  # noqa: N801 - reads as a sentence
         return decide(self.ticket, self._command, self._context)
 
     def then(self, *events: TicketEvent) -> Ticket | None:
-        """Assert that these events come of it, in this order; return the ticket after them."""
+        """Assert that the command yields exactly these events, in this order; return the ticket after them."""
         decided = self.events()
         assert decided == events, f"\n  decided:  {decided}\n  expected: {events}"
         ticket = self.ticket
@@ -61,7 +61,7 @@ class given:  # noqa: N801 - reads as a sentence
         return ticket
 
     def raises(self, error: type[Exception], *words: str) -> None:
-        """Assert that it is refused with this error, and that its message has each of these words."""
+        """Assert that the command is refused with this error, and that its message has each of these words."""
         try:
             decided = self.events()
         except error as refused:

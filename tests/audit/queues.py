@@ -136,7 +136,7 @@ Pairs: TypeAlias = list[tuple[int, int]]
 def forge(where: Path, number: int, change: Callable[[Pairs], Pairs]) -> Path:
     """Let the index of a segment have other entries, keys and places, with sums that are right, so that it is used."""
     segment = list(index.finished_segments(OS_FILES, segments(where)))[number]
-    entries = index.build_index(OS_FILES, segment)._places.entries()
+    entries = index.build_index(OS_FILES, segment).offsets.entries()
     pairs = change(list(zip(entries[::2], entries[1::2], strict=True)))
     path = index.index_path(where, segment.first)
     path.write_bytes(index.encode_index(segment, array("Q", itertools.chain.from_iterable(pairs))))

@@ -119,7 +119,7 @@ def test_an_index_with_something_added(where, caplog):
     number = next(
         number
         for number, segment in enumerate(segments)
-        if len(index.build_index(OS_FILES, segment)._places.entries()) < 2 * (segment.last - segment.first + 1)
+        if len(index.build_index(OS_FILES, segment).offsets.entries()) < 2 * (segment.last - segment.first + 1)
     )
     path = forge(where, number, lambda pairs: [*pairs, (2**64 - 1, 7)])
     why = f"{path.name}: it names 1 places in {segments[number].path.name} where no record about that ticket begins"

@@ -225,7 +225,7 @@ def test_an_index_that_history_does_not_use_is_said(run, copy, how):
 def hide(queue, id):
     """Let the index of the last finished segment in which a ticket is leave it out, with sums that are right."""
     for segment in reversed(list(index.finished_segments(OS_FILES, segments(queue)))):
-        places = index.build_index(OS_FILES, segment)._places
+        places = index.build_index(OS_FILES, segment).offsets
         if places._of.pop(id, None):
             path = index.index_path(queue, segment.first)
             path.write_bytes(index.encode_index(segment, places.entries()))

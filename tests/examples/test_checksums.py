@@ -356,7 +356,7 @@ def test_watching_it_notices_changes_until_it_is_stopped(start, tree):
         (["tree", "--workers", "many"], "invalid int value: 'many'"),
         (["tree", "--fsync", "0"], "Settings.fsync: 0.0 is none of"),
         (["tree", "--fsync", "sometimes"], "Settings.fsync: 'sometimes' is none of"),
-        (["tree", "--queue", "tree/a"], "tree/a is no queue, and is not empty"),
+        (["tree", "--queue", "tree/a"], "tree/a is not a queue, and is not empty"),
         (["tree", "--queue", "tree/one"], "tree/one is a file; a queue is a directory"),
         (["tree", "--manifest", "tree/a"], "tree/a is no place for a file"),
         (["tree", "--manifest", "nowhere/file"], "nowhere/file is no place for a file"),

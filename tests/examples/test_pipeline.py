@@ -310,7 +310,7 @@ def test_an_unreadable_file_fails_its_piece_and_nothing_is_merged(start, texts, 
         (["texts", "--output", "nowhere/file"], "nowhere/file is no place for a file"),
         (["texts", "--workers", "0"], "Settings.workers: 0 is not"),
         (["texts", "--piece-bytes", "0"], "--piece-bytes 0 is not 1 or more"),
-        (["texts", "--queue", "texts"], "texts is no queue, and is not empty"),
+        (["texts", "--queue", "texts"], "texts is not a queue, and is not empty"),
     ],
 )
 def test_wrong_arguments_are_answered_in_one_line_and_nothing_is_done(start, texts, tmp_path, args, message):

@@ -226,7 +226,7 @@ def test_a_foreign_directory_is_left_alone(where, names):
             (where / name).mkdir()
         else:
             (where / name).write_text("mine")
-    with pytest.raises(KharonError, match=rf"is no queue, and is not empty \({names[0]} …\); name a new directory"):
+    with pytest.raises(KharonError, match=rf"is not a queue, and is not empty \({names[0]} …\); name a new directory"):
         opened(where)
     assert sorted(path.name for path in where.iterdir()) == sorted(name.rstrip("/") for name in names)
 
@@ -240,7 +240,7 @@ def test_a_strange_file_in_a_queue_does_not_hurt(where):
 @pytest.mark.parametrize("parent", ["nowhere", "file"])
 def test_a_queue_is_not_made_where_there_is_no_directory(tmp_path, parent):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(KharonError, match=rf"cannot be made: .*{parent} is no directory; make that first"):
+    with pytest.raises(KharonError, match=rf"cannot be made: .*{parent} is not a directory; make that first"):
         opened(tmp_path / parent / "queue")
     assert not (tmp_path / "nowhere").exists()
 

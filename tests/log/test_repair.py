@@ -304,7 +304,7 @@ def test_it_gives_the_lock_back(where):
 def test_what_is_no_queue(tmp_path, make):
     make(tmp_path / "queue")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(KharonError, match="is no queue"):
+    with pytest.raises(KharonError, match="is not a queue"):
         kharon.repair(tmp_path / "queue", confirm=True)
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -95,10 +95,10 @@ def test_a_header_of_a_later_format_is_unknown():
         ([record_body(part=[1, 3]), record_body(part=[2, 2], seq=2)], r"part \[2, 2\] of its commit; \[2,3\]"),
         ([record_body(part=[1, 3]), record_body(part=[3, 3], seq=2)], r"part \[3, 3\] of its commit; \[2,3\]"),
         ([record_body(durable=1)], "record 1 was on disk, before that record was written"),
-        ([record_body(), record_body(seq=2, at="2025-12-31T23:59:59Z")], "time .* before that of the record"),
+        ([record_body(), record_body(seq=2, at="2025-12-31T23:59:59Z")], "time .* before that of the previous record"),
         (
             [record_body(part=[1, 2]), record_body(seq=2, part=[2, 2], at="2025-12-31T23:59:59Z")],
-            "time .* before that of the record",
+            "time .* before that of the previous record",
         ),
         ([record_body(part=[1, 2])], "the commit ends after 1 of its 2 records"),
         ([record_body(at="2026-01-01T00:00:00")], "not a record"),

@@ -178,34 +178,39 @@ def of_two(where):
             b'"status":"failed","claim":5,"lease_until":"2026-01-01T00:00:00Z","worker":"w"',
             "it is failed and claimed",
         ),
-        (-2, b'"status":"failed"', b'"status":"failed","worker":"w"', "claimed in part"),
-        (-2, b'"status":"failed"', b'"status":"failed","lease_until":"2026-01-01T00:00:00Z"', "claimed in part"),
+        (-2, b'"status":"failed"', b'"status":"failed","worker":"w"', "only a part of its claim"),
+        (
+            -2,
+            b'"status":"failed"',
+            b'"status":"failed","lease_until":"2026-01-01T00:00:00Z"',
+            "only a part of its claim",
+        ),
         (-2, b'"result":{"r":1}', b'"result":1e999', "out of range"),
         (-2, b'"payload":null', b'"payload":-1e999', "out of range"),
         (-2, b'"payload":null', b'"payload":' + b"[" * 68 + b"]" * 68, "not a ticket: nested deeper than 67 levels"),
         (-2, b'"expire_at":"2026-01-01T00:00:01Z"', b'"expire_at":"2026-01-01T00:00:01"', "timezone"),
         (-2, b'"ctime":"2026-01-01T00:00:00Z"', b'"ctime":"2026-01-01T00:00:00"', "timezone"),
         (-2, b'"id":"f"', b'"id":"\\u00fc"', "it is the second ticket 'ü'"),
-        (-3, b'"claim":7,', b"", "claimed in part"),
-        (-3, b'"lease_until":"2026-01-01T00:00:01Z",', b"", "claimed in part"),
-        (-3, b'"claim":7,"worker":"worker-1",', b'"worker":"worker-1",', "claimed in part"),
+        (-3, b'"claim":7,', b"", "only a part of its claim"),
+        (-3, b'"lease_until":"2026-01-01T00:00:01Z",', b"", "only a part of its claim"),
+        (-3, b'"claim":7,"worker":"worker-1",', b'"worker":"worker-1",', "only a part of its claim"),
         (-3, b'"version":8', b'"version":99', "changed by 99"),
         (
             -3,
             b'"successor":{"id":"\\u00fc"',
             b'"successor":{"id":"x"',
-            "only one that is claimed has a successor, which is of its id",
+            "only a claimed ticket has a successor, which has its id",
         ),
         (-3, b'"order":8', b'"order":8,"claim":8', "unclaimed"),
         (-3, b'"joined":4', b'"joined":10', "joined the group 'g' at record 10, in a snapshot at 9"),
         (-3, b'"joined":4', b'"joined":-1', "joined the group 'g' at record -1"),
         (-2, b'"order":4', b'"order":4,"joined":1', "joined the group None at record 1"),
         (-2, b'"order":4', b'"order":4,"group":"g","joined":1', "joined the group 'g' at record 1"),
-        (-3, b'"since":8', b'"since":10', "waits for the group 'h' since record 10, in a snapshot at 9"),
-        (-3, b'"since":8', b'"since":-1', "waits for the group 'h' since record -1"),
-        (-3, b'"after_group":"h",', b"", "waits for the group None since record 8"),
-        (-3, b'["x","y"]', b'["x","w"]', r"blocked by \('x', 'w'\), and was told to wait for \('x', 'y', 'z'\)"),
-        (-2, b'"order":4', b'"order":4,"blocked_by":["x"]', r"blocked by \('x',\), and was told to wait for \(\)"),
+        (-3, b'"since":8', b'"since":10', "blocked by the group 'h' since record 10, in a snapshot at 9"),
+        (-3, b'"since":8', b'"since":-1', "blocked by the group 'h' since record -1"),
+        (-3, b'"after_group":"h",', b"", "blocked by the group None since record 8"),
+        (-3, b'["x","y"]', b'["x","w"]', r"blocked by \('x', 'w'\), and was added to run after \('x', 'y', 'z'\)"),
+        (-2, b'"order":4', b'"order":4,"blocked_by":["x"]', r"blocked by \('x',\), and was added to run after \(\)"),
         (-2, b'"order":4', b'"order":4,"gate":{"after_group":"g","since":1}', "blocked, and claimed or ended"),
         (-2, b'"order":4', b'"order":4,"blocked_by":["x"],"gate":{"after":["x"]}', "blocked, and claimed or ended"),
         (-3, b'"joined":4', b'"joined":4,"blocked_by":["x"],"gate":{"after":["x"]}', "blocked, and claimed or ended"),
@@ -224,10 +229,10 @@ def test_a_ticket_that_no_log_folds_to_is_refused(of_two, number, old, new, why)
 @pytest.mark.parametrize(
     ("number", "old", "new", "why"),
     [
-        (1, b'"id":"x"', b'"id":"z"', "ticket 'ü': it waits for 'x', which is not pending"),
-        (2, b'"order":2', b'"order":2,"status":"done"', "ticket 'ü': it waits for 'y', which is not pending"),
-        (1, b',"group":"h"', b"", "ticket 'ü': it waits for the group 'h', and for nobody in it"),
-        (1, b'"version":1,"order":1', b'"version":9,"order":9', "it waits for the group 'h', and for nobody in it"),
+        (1, b'"id":"x"', b'"id":"z"', "ticket 'ü': it is blocked by 'x', which is not pending"),
+        (2, b'"order":2', b'"order":2,"status":"done"', "ticket 'ü': it is blocked by 'y', which is not pending"),
+        (1, b',"group":"h"', b"", "ticket 'ü': it is blocked by the group 'h', but by no member"),
+        (1, b'"version":1,"order":1', b'"version":9,"order":9', "it is blocked by the group 'h', but by no member"),
     ],
 )
 def test_what_waits_for_ever_is_refused(of_two, number, old, new, why):
@@ -244,7 +249,7 @@ def test_a_ticket_and_its_successor_are_in_a_group_since_the_same_record(of_two)
     relinked(of_two, b'"order":8', b'"order":8,"joined":4', number=-3)
     assert snapshot_in(of_two).tickets[-2] == claimed
     relinked(of_two, b'"order":8,"joined":4', b'"order":8,"joined":8', number=-3)
-    with pytest.raises(CorruptLog, match=r"it and its successor are in the group 'g' since two records"):
+    with pytest.raises(CorruptLog, match=r"it and its successor joined the group 'g' at two records"):
         snapshot_in(of_two)
 
 
@@ -265,7 +270,7 @@ def test_a_successor_of_a_ticket_that_is_not_claimed_is_refused(of_two):
     relinked(of_two, b'"claim":7,', b"", number=-3)
     relinked(of_two, b'"worker":"worker-1",', b"", number=-3)
     relinked(of_two, b'"lease_until":"2026-01-01T00:00:01Z",', b"", number=-3)
-    with pytest.raises(CorruptLog, match="only one that is claimed has a successor"):
+    with pytest.raises(CorruptLog, match="only a claimed ticket has a successor"):
         snapshot_in(of_two)
 
 
@@ -273,7 +278,7 @@ def test_a_successor_of_a_successor_is_refused(of_two):
     _, _, own = of_two.read_bytes().splitlines()[-3].partition(b'"successor":')
     own, _, _ = own.partition(b',"joined":')
     relinked(of_two, own, own[:-1] + b',"successor":' + own + b"}", number=-3)
-    with pytest.raises(CorruptLog, match="only one that is claimed has a successor"):
+    with pytest.raises(CorruptLog, match="only a claimed ticket has a successor"):
         snapshot_in(of_two)
 
 
@@ -496,7 +501,7 @@ def test_what_is_read_back_must_be_what_was_written(where, saved):
         def read(self, path):
             return super().read(saved if path.name.endswith(".tmp") else path)
 
-    with pytest.raises(CorruptLog, match="what was read back is not what was written"):
+    with pytest.raises(CorruptLog, match="it does not read back as it was written"):
         take(where, Swapped())
     assert saved.name == snapshots_in(where)[1]
 
@@ -508,7 +513,7 @@ def test_one_by_another_name_or_with_nothing_behind_it_is_passed_over(where, sav
     assert "which is not its name" in caplog.text
     saved.with_name(f"{number + 1:020}.jsonl").rename(saved)
     assert newest(OS_FILES, where, segments(where)[:1]) is None
-    assert "no segment begins behind it" in caplog.text
+    assert "no segment follows it" in caplog.text
 
 
 def test_one_of_a_later_format_is_passed_over(where, saved, caplog):

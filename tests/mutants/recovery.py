@@ -74,7 +74,7 @@ MUTANTS: Final = (
         thought="Segment and byte are enough of a name.",
         file=RECOVERY,
         before="""\
-    while files.kind(aside / name) is not None:  # an earlier recovery's: nothing kept aside is overwritten
+    while files.kind(aside / name) is not None:  # an earlier recovery's: nothing in quarantine is overwritten
         count += 1
         name = f"{stem}.{count}"
 """,
@@ -93,8 +93,8 @@ MUTANTS: Final = (
         name="repair-without-being-told-to",
         thought="Whoever calls repair wants it repaired.",
         file=REPAIR,
-        before="return _Work(look, files, actor).do(plan) if confirm else plan",
-        after="return _Work(look, files, actor).do(plan)",
+        before="return _Repairer(diagnosis, files, actor).do(plan) if confirm else plan",
+        after="return _Repairer(diagnosis, files, actor).do(plan)",
         tests=(TEST_REPAIR,),
     ),
     Mutant(
@@ -103,7 +103,7 @@ MUTANTS: Final = (
         file=REPAIR,
         before="""\
         self._write(tail, lines)
-        for part, following in zip(look.parts, look.parts[1:], strict=False):
+        for part, following in zip(diagnosis.parts, diagnosis.parts[1:], strict=False):
             if part.seal is None:
                 self._write(part, [seal_line(part.hash, Seal(part.seq, following.header))])
         self._remove_rest(places)
@@ -111,7 +111,7 @@ MUTANTS: Final = (
         after="""\
         self._remove_rest(places)
         self._write(tail, lines)
-        for part, following in zip(look.parts, look.parts[1:], strict=False):
+        for part, following in zip(diagnosis.parts, diagnosis.parts[1:], strict=False):
             if part.seal is None:
                 self._write(part, [seal_line(part.hash, Seal(part.seq, following.header))])
 """,

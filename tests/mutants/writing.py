@@ -93,7 +93,7 @@ MUTANTS: Final = (
         thought="Where F_FULLFSYNC fails, fsync is better than nothing.",
         file=SYNCER,
         before="""\
-            if error.errno not in UNSUPPORTED:  # some network and USB file systems know no such command
+            if error.errno not in UNSUPPORTED:  # some network and USB file systems lack this command
                 raise
 """,
         after="            del error\n",
@@ -276,8 +276,8 @@ MUTANTS: Final = (
         name="closed-though-its-last-sync-failed",
         thought="The line that says closed is harmless, since closing raised.",
         file=DIRECTORY,
-        before="            self._open_tail().truncate(whole)  # it was not closed",
-        after="            # it was not closed",
+        before="            self._open_tail().truncate(whole)  # it is not closed",
+        after="            # it is not closed",
         tests=(TEST_DIRECTORY,),
     ),
 )

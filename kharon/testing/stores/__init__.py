@@ -21,6 +21,7 @@ STORE_CHECKS: Final[tuple[Callable[[Place], Awaitable[None]], ...]] = (
     tickets.check_adding,
     tickets.check_listing,
     tickets.check_conflicts,
+    tickets.check_reasons,
     tickets.check_verbs,
     tickets.check_results,
     work.check_order,
@@ -60,8 +61,8 @@ async def check_store(
         AssertionError: saying what is not so.
         KharonError: a call was refused that should not be.
 
-    Cost: about two seconds of waiting; with `MockClock` and a place in memory, none. To run each check as a test of its
-    own, go through `STORE_CHECKS`.
+    Cost: about five seconds of waiting; with `MockClock` and a place in memory, none. To run each check as a test of
+    its own, go through `STORE_CHECKS`.
     """
     for check in STORE_CHECKS:
         await check(Place(make, reopen, clock))

@@ -37,6 +37,7 @@ __all__ = [
     "running",
     "same",
     "state_of",
+    "together",
     "until",
 ]
 
@@ -109,18 +110,25 @@ async def until(holds: Callable[[], Awaitable[bool]], what: str) -> None:
 
 
 @asynccontextmanager
+async def together() -> AsyncIterator[trio.Nursery]:
+    """Open a nursery that raises the first failure itself, and not a group of what failed."""
+    try:
+        async with trio.open_nursery() as nursery:
+            yield nursery
+    except BaseExceptionGroup as group:
+        failure: BaseException = group
+        while isinstance(failure, BaseExceptionGroup):
+            failure = failure.exceptions[0]
+        raise failure from None
+
+
+@asynccontextmanager
 async def running(kh: Kharon, router: Router) -> AsyncIterator[None]:
     """Run workers while the block runs; what they run at its end is released."""
-    failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
+    async with together() as nursery:
         await nursery.start(kh.run, router)
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - raised below, outside of the nursery, which would wrap it
-            failure = error
+        yield
         nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
 
 
 class Holding:

@@ -22,6 +22,7 @@ from kharon.testing.stores.place import (
     refused,
     running,
     same,
+    together,
     until,
 )
 
@@ -38,7 +39,7 @@ async def check_history(place: Place) -> None:
                 async for record in stream:
                     followed.append(record)  # noqa: PERF401 - looked at meanwhile
 
-        async with trio.open_nursery() as nursery:
+        async with together() as nursery:
             nursery.start_soon(follow)
             await kh.add_many([Ticket("a", "x"), Ticket("ab", "x")])
             await kh.acting_as("ben").update("a", nice=1)

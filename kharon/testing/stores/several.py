@@ -27,6 +27,7 @@ from kharon.testing.stores.place import (
     refused,
     running,
     same,
+    together,
 )
 
 __all__ = [
@@ -89,7 +90,7 @@ async def check_groups(place: Place) -> None:
             await group.wait()
             ended.set()
 
-        async with trio.open_nursery() as nursery:
+        async with together() as nursery:
             nursery.start_soon(wait)
             await kh.done("a")
             await kh.update("b", group=None)
@@ -109,7 +110,7 @@ async def check_waits(place: Place) -> None:
         async def wait(id: str) -> None:
             found[id] = await kh.wait(id)
 
-        async with trio.open_nursery() as nursery:
+        async with together() as nursery:
             for id in ("done", "acked", "failed", "deleted"):
                 nursery.start_soon(wait, id)
             await wait_all_tasks_blocked()
@@ -198,7 +199,9 @@ async def check_schedules(place: Place) -> None:
     held = Holding()
     async with place.open(workers=8) as kh:
         await kh.schedule("tick", every=1.0, ticket=Ticket("ignored", "x", payload="tock", nice=1))
-        (schedule,) = await kh.schedules()
+        scheduled = await kh.schedules()
+        same([schedule.name for schedule in scheduled], ["tick"], "what is scheduled")
+        schedule = scheduled[0]
         before = len(await everything(kh))
         await kh.schedule("tick", every=1.0, ticket=Ticket("ignored", "x", payload="tock", nice=1))
         same(len(await everything(kh)), before, "setting a schedule that is so already writes nothing")

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from kharon.audit.explain import Reason
 from kharon.errors import (
     InvalidTicket,
     InvalidTransition,
@@ -71,6 +72,10 @@ async def check_listing(place: Place) -> None:
         same(ids_of(await kh.list("failed")), ["b"], "list by status")
         same(ids_of(await kh.list(limit=2)), ["a", "b"], "list with a limit")
         await refused(InvalidTicket, kh.list("finished"), "list of a status that is none")
+        first = await kh.list(limit=1)
+        await kh.delete("a")
+        await kh.add(Ticket("d", "x"))
+        same(ids_of(await kh.list(limit=2, after=first[-1])), ["b", "c"], "the second page, though the first is gone")
 
 
 async def check_conflicts(place: Place) -> None:
@@ -93,6 +98,33 @@ async def check_conflicts(place: Place) -> None:
             again = await held.next("a", 2)
             same((again.payload, again.attempts), (5, 1), "it runs again, with the new fields, when it has settled")
         await check_replay(kh)
+
+
+async def check_reasons(place: Place) -> None:
+    """`why` says of each ticket what keeps it from running."""
+    held = Holding()
+    async with place.open(workers=1, tubes=("default", "paused")) as kh:
+        await kh.pause("paused")
+        await kh.add(Ticket("later", "x"), delay=3600)
+        await kh.add_many([Ticket("off", "x", tube="nobody's"), Ticket("shut", "x", tube="paused")])
+        await kh.add(Ticket("blocked", "x"), after=["later"])
+        await kh.add(Ticket("failed", "x", tube="nobody's"))
+        await kh.fail("failed")
+        await kh.add_many([Ticket("first", "x", nice=1), Ticket("second", "x", nice=2)])
+        same((await kh.why("second")).ahead, 1, "how many are ahead of the second")
+        async with running(kh, held.router):
+            await held.next("first")
+            for id, reason in (
+                ("first", Reason.RUNNING),
+                ("second", Reason.NEXT),
+                ("later", Reason.DELAYED),
+                ("off", Reason.NOT_SUBSCRIBED),
+                ("shut", Reason.TUBE_PAUSED),
+                ("blocked", Reason.BLOCKED),
+                ("failed", Reason.FAILED),
+                ("nobody", Reason.ABSENT),
+            ):
+                same((await kh.why(id)).reason, reason, f"why {id!r}")
 
 
 _VERBS: Final[dict[str, Callable[[Kharon, str], Awaitable[object]]]] = {

@@ -194,8 +194,8 @@ async def check_fencing(place: Place) -> None:
         await kh.retry("a", delay=0, error_reason="by an operator")
         again = await held.next("a", 2)
         assert again.claim != run.claim, "two claims of a ticket have different numbers"
-        for verb, call in (("done", kh.done(run)), ("ack", kh.ack(run)), ("fail", kh.fail(run))):
-            await refused(LeaseLost, call, f"{verb} under a claim that is over")
+        for verb, settle in (("done", kh.done), ("ack", kh.ack), ("fail", kh.fail)):
+            await refused(LeaseLost, settle(run), f"{verb} under a claim that is over")
         await refused(LeaseLost, kh.extend(run, 99), "extend under a claim that is over")
         same((await kh.get("a")).claim, again.claim, "a refused settle leaves the claim that there is")
         await kh.done(again, result="mine")
@@ -210,8 +210,8 @@ async def check_delays(place: Place) -> None:
     """A ticket is not claimed before it is due."""
     held = Holding()
     async with place.open() as kh, running(kh, held.router):
-        later = await kh.add(Ticket("later", "x"), delay=SOON)
         await kh.add(Ticket("never", "x"), delay=3600)
+        later = await kh.add(Ticket("later", "x"), delay=SOON)
         claimed = await held.next("later")
         assert claimed.mtime is not None
         assert later.runat is not None

@@ -16,13 +16,13 @@ from kharon.errors import CorruptLog
 from kharon.log import retention
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, Files
-from kharon.log.retention import Retention, RetentionRules, Threshold
+from kharon.log.retention import Retention, Rules, Threshold
 from kharon.log.zstd import compress_chunks
 from kharon.model.events import SegmentArchived, SegmentCompressed, SegmentTrimmed
 from kharon.store.background import RetentionTask
 
 ALL = Threshold(bytes=0)
-COMPRESS, ARCHIVE, TRIM = RetentionRules(compress=ALL), RetentionRules(archive=ALL), RetentionRules(trim=ALL)
+COMPRESS, ARCHIVE, TRIM = Rules(compress=ALL), Rules(archive=ALL), Rules(trim=ALL)
 
 
 class Later:
@@ -60,7 +60,7 @@ def test_a_compressed_copy_is_compared_before_it_counts(log, monkeypatch):
     keeping = Retention(log, COMPRESS)
     step = keeping.plan(moment(86_400))
     before = step.segment.path.read_bytes()
-    with pytest.raises(CorruptLog, match="does not hold what it was written from"):
+    with pytest.raises(CorruptLog, match="does not hold the same as"):
         keeping.prepare(step)
     assert {path.suffix for path in (log.directory / "log").iterdir()} == {".jsonl"}
     assert step.segment.path.read_bytes() == before

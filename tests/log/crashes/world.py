@@ -16,8 +16,8 @@ from simulated_files import SECTOR, Plan, SimulatedFiles
 from kharon.errors import StorageFull
 from kharon.log.directory import DirectoryLog
 from kharon.log.locations import locate_segments, segments
-from kharon.log.record import Record, check_line, open_record
-from kharon.log.scan import Reading
+from kharon.log.record import Record, check_line, parse_record
+from kharon.log.scan import LogScan
 from kharon.log.zstd import open_segment
 from kharon.model.events import Event, TailCut
 from kharon.model.projection import Projection
@@ -195,12 +195,12 @@ class WatchedLog(DirectoryLog):
     def append(self, events: Sequence[Event], at: datetime, by: str) -> datetime:
         count = len(self._pending)
         at = super().append(events, at, by)
-        self.world.appended += [open_record(line, check_line(line, None)) for line in self._pending[count:]]
+        self.world.appended += [parse_record(line, check_line(line, None)) for line in self._pending[count:]]
         return at
 
     def _write_pending(self) -> None:
         # A segment that was begun since they were appended has changed their hashes.
-        pending = [open_record(line, check_line(line, None)) for line in self._pending]
+        pending = [parse_record(line, check_line(line, None)) for line in self._pending]
         self.world.appended[self.written :] = pending
         try:
             super()._write_pending()
@@ -238,7 +238,7 @@ def records_of(world: World, log: DirectoryLog, now: datetime, *, read_all: bool
 def check_history(log: DirectoryLog, records: list[Record]) -> None:
     """All that is left can be read, in the log's own process and by others; no segment is in two places."""
     assert all(len(paths) == 1 for paths in locate_segments(WHERE, log.files).values())
-    reading = Reading(lambda: segments(WHERE, log.files), lambda path: open_segment(log.files.read, path))
+    reading = LogScan(lambda: segments(WHERE, log.files), lambda path: open_segment(log.files.read, path))
     assert list(reading.records()) == records[log.first - 1 :]
     reader = log.reader()
     assert reader.seq == log.first - 1
