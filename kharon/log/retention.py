@@ -42,7 +42,7 @@ __all__ = [
     "Action",
     "MayTrim",
     "Retention",
-    "Rules",
+    "RetentionRules",
     "SealedSegment",
     "Step",
     "Threshold",
@@ -79,7 +79,7 @@ class Threshold(NamedTuple):
         return (self.seconds is not None and age > self.seconds) or (self.bytes is not None and total > self.bytes)
 
 
-class Rules(NamedTuple):
+class RetentionRules(NamedTuple):
     """The threshold of each action on sealed segments; the fields are named by `Action`."""
 
     compress: Threshold = Threshold()
@@ -111,7 +111,7 @@ class Step(NamedTuple):
 def next_step(
     sealed: Sequence[SealedSegment],
     tail_bytes: int,
-    rules: Rules,
+    rules: RetentionRules,
     folder: Path,
     now: datetime,
     may_trim: MayTrim,
@@ -162,7 +162,9 @@ class Retention:
         KharonError: zstd is needed, and not installed.
     """
 
-    def __init__(self, log: DirectoryLog, rules: Rules, archive: Path | None = None, may_trim: MayTrim = never) -> None:
+    def __init__(
+        self, log: DirectoryLog, rules: RetentionRules, archive: Path | None = None, may_trim: MayTrim = never
+    ) -> None:
         if rules.compress:
             load_zstd("Settings.compress_after, or compress_beyond_bytes,")
         self._log = log

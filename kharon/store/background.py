@@ -27,7 +27,7 @@ import trio
 
 from kharon.errors import Closed, CommitOutcomeUnknown
 from kharon.log.directory import DirectoryLog
-from kharon.log.retention import Action, Retention, Rules, Step, Threshold
+from kharon.log.retention import Action, Retention, RetentionRules, Step, Threshold
 from kharon.log.snapshot import kept_since
 from kharon.model.events import Event
 from kharon.settings import Settings
@@ -64,7 +64,7 @@ class Background:
     """
 
     def __init__(self, log: DirectoryLog, settings: Settings, clock: Clock) -> None:
-        rules = Rules(
+        rules = RetentionRules(
             Threshold(settings.compress_after, settings.compress_beyond_bytes),
             Threshold(settings.archive_after, settings.archive_beyond_bytes),
             Threshold(settings.trim_after, settings.trim_beyond_bytes),

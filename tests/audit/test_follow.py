@@ -24,7 +24,7 @@ from kharon.audit import follow as module
 from kharon.errors import CorruptLog, InvalidTicket, KharonError, LogReplaced, StorageFull
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.record import Record, link
-from kharon.log.retention import Retention, Rules, Threshold
+from kharon.log.retention import Retention, RetentionRules, Threshold
 from kharon.model.events import LogClosed
 
 ALL = Threshold(bytes=0)
@@ -166,11 +166,11 @@ THEN = {
     "some in a segment that is compressed": lambda log: (
         put(log, "y"),
         big(log),
-        carry_out(log, Retention(log, Rules(compress=ALL))),
+        carry_out(log, Retention(log, RetentionRules(compress=ALL))),
     ),
     "some in a segment that is gone from the place": lambda log: (
         big(log),
-        carry_out(log, Retention(log, Rules(ALL, ALL))),
+        carry_out(log, Retention(log, RetentionRules(ALL, ALL))),
     ),
 }
 
@@ -247,7 +247,9 @@ def test_it_gives_what_read_gives(where, limit):
     log.abandon()
 
 
-@pytest.mark.parametrize("policy", [Rules(compress=ALL), Rules(archive=ALL), Rules(ALL, ALL)])
+@pytest.mark.parametrize(
+    "policy", [RetentionRules(compress=ALL), RetentionRules(archive=ALL), RetentionRules(ALL, ALL)]
+)
 @pytest.mark.parametrize("first", [0, 1, 5, 17])
 def test_retention_is_followed(where, policy, first):
     log = begin(where, 30)
@@ -268,7 +270,10 @@ def test_trimming_is_followed_and_a_gap_is_told(where):
     given = ahead.poll(upto)
     behind.poll(1)
     behind._leave()  # as if it had come to an end there
-    assert carry_out(log, Retention(log, Rules(trim=ALL), may_trim=lambda seq: seq <= upto)) == ["trim", "trim"]
+    assert carry_out(log, Retention(log, RetentionRules(trim=ALL), may_trim=lambda seq: seq <= upto)) == [
+        "trim",
+        "trim",
+    ]
     given += ahead.poll(10_000)
     assert [record.seq for record in given] == list(range(1, log.seq + 1))
     assert seqs(new, 10_000) == list(range(upto + 1, log.seq + 1))
@@ -468,13 +473,13 @@ import sys
 from datetime import UTC, datetime, timedelta
 from msgspec import Raw
 from kharon.log.directory import DirectoryLog
-from kharon.log.retention import Threshold, Rules, Retention
+from kharon.log.retention import Threshold, RetentionRules, Retention
 from kharon.model.events import TicketAdded
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 log = DirectoryLog(sys.argv[1], 2600)
 list(log.open(NOW))
-retention = Retention(log, Rules(compress=Threshold(bytes=8000), archive=Threshold(bytes=12000)))
+retention = Retention(log, RetentionRules(compress=Threshold(bytes=8000), archive=Threshold(bytes=12000)))
 print("ready", flush=True)
 for number in range(150):
     log.append([TicketAdded(f"t{number}", "type", Raw(b"[1]"), "default", 512, NOW)], NOW, "ann")
@@ -514,7 +519,7 @@ def test_a_file_that_moves_between_the_look_and_the_opening(where, monkeypatch):
     log = begin(where, 30)
     follower = kharon.follow(where, durable=False)
     stale = segments(where)
-    assert carry_out(log, Retention(log, Rules(compress=ALL)))
+    assert carry_out(log, Retention(log, RetentionRules(compress=ALL)))
     with monkeypatch.context() as patch:
         patch.setattr(module, "segments", lambda _directory: stale)
         assert follower.poll() == []

@@ -18,7 +18,7 @@ from kharon.errors import CorruptLog, KharonError
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, OsFiles
 from kharon.log.record import Record, link
-from kharon.log.retention import Retention, Rules, Threshold
+from kharon.log.retention import Retention, RetentionRules, Threshold
 from kharon.log.scan import LogScan
 from kharon.log.snapshot import _write as write
 from kharon.log.snapshot import newest, take
@@ -238,7 +238,7 @@ def trimmed(tmp_path):
     for path in aside.iterdir():  # of which `take` kept two
         if int(path.stem) >= 3:
             shutil.copy(path, where / "snapshots")
-    retention = Retention(log, Rules(trim=Threshold(bytes=0)), may_trim=lambda seq: seq <= 3)
+    retention = Retention(log, RetentionRules(trim=Threshold(bytes=0)), may_trim=lambda seq: seq <= 3)
     carry_out(log, retention)
     log.close(NOW)
     return where

@@ -36,7 +36,7 @@ from msgspec import Raw
 from kharon.log import repair, snapshot
 from kharon.log.directory import DirectoryLog
 from kharon.log.record import Chain
-from kharon.log.retention import MayTrim, Retention, Rules, Threshold, never
+from kharon.log.retention import MayTrim, Retention, RetentionRules, Threshold, never
 from kharon.model import commands as c
 from kharon.model.commit import Commit
 from kharon.model.delays import BackoffDelay, FixedDelay
@@ -256,7 +256,7 @@ class Night:
         self.seconds += 90
         self.open()
 
-    def keep(self, policy: Rules, may_trim: MayTrim = never) -> None:
+    def keep(self, policy: RetentionRules, may_trim: MayTrim = never) -> None:
         """Do the next thing that a policy asks for: compress, archive or trim the oldest segment."""
         retention = Retention(self.log, policy, may_trim=may_trim)
         step = retention.plan(self.now)
@@ -360,8 +360,8 @@ def _plan(night: Night) -> None:
     night.at(6.0, night.deploy)
     night.at(10.75, night.crash)
     night.at(11.5, night.damage_and_repair)
-    night.at(12.0, lambda: night.keep(Rules(archive=EVERYTHING)))
-    night.at(12.0, lambda: night.keep(Rules(compress=EVERYTHING)))
+    night.at(12.0, lambda: night.keep(RetentionRules(archive=EVERYTHING)))
+    night.at(12.0, lambda: night.keep(RetentionRules(compress=EVERYTHING)))
     night.at(12.5, lambda: snapshot.take(night.where))
     night.at(13.0, night.morning)
     night.at(13.25, night.restrict)
@@ -381,7 +381,7 @@ def build(where: Path, *, trimmed: bool = False) -> None:
     night.run()
     if trimmed:
         for _ in range(2):
-            night.keep(Rules(trim=EVERYTHING), lambda _upto: True)
+            night.keep(RetentionRules(trim=EVERYTHING), lambda _upto: True)
     night.log.abandon()
     snapshot.take(where)
 

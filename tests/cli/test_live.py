@@ -175,7 +175,7 @@ def test_following_what_records_are_about(tmp_path, start):
     expected = (night.projection.seq, "TicketClaimed", "mover")
     assert [told(first), told(later)] == [expected] * 2
     oldest = k.verify(where).first
-    night.keep(scenario.Rules(trim=scenario.EVERYTHING), lambda _upto: True)
+    night.keep(scenario.RetentionRules(trim=scenario.EVERYTHING), lambda _upto: True)
     assert k.verify(where).first > oldest
     trimmed = start("tail", where, "-f", "--tube", "b", "--type", "t", "--after", night.projection.seq, "--json")
     filled()

@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import extras
 import msgspec
 import pytest
 from log_steps import NOW, always, carry_out, moment, segment_of
@@ -26,7 +27,7 @@ from kharon.log.directory import segments as kharon_segments
 from kharon.log.files import OS_FILES
 from kharon.log.record import Seal, _Envelope, _HeaderBody, link
 from kharon.log.replace import replace_file
-from kharon.log.retention import Retention, Rules, Threshold
+from kharon.log.retention import Retention, RetentionRules, Threshold
 from kharon.log.snapshot import _stored
 from kharon.log.zstd import compress_chunks, load_zstd
 from kharon.model import commands as c
@@ -58,6 +59,7 @@ VERIFIER = blocks("python")[-1]
 SCRIPT = compile(VERIFIER, "verify.py", "exec")
 
 
+extras.need("zstd")
 ZstdError = load_zstd("this test").ZstdError
 SEAL_BYTES = 92 + len('"sealed":4,"next":""}\n') + 64
 
@@ -325,10 +327,10 @@ def test_they_agree_about_several_segments_and_a_cut(where):
 # --- compressed, archived, trimmed ------------------------------------------------------------------------------------
 
 EVERYTHING = Threshold(bytes=0)
-KEPT = [Rules(compress=EVERYTHING), Rules(archive=EVERYTHING), Rules(EVERYTHING, EVERYTHING)]
+KEPT = [RetentionRules(compress=EVERYTHING), RetentionRules(archive=EVERYTHING), RetentionRules(EVERYTHING, EVERYTHING)]
 
 
-def keep(where: Path, policy: Rules, steps: int, archive: Path | None = None) -> None:
+def keep(where: Path, policy: RetentionRules, steps: int, archive: Path | None = None) -> None:
     log = DirectoryLog(where, segment_bytes=1500)
     list(log.open(NOW))
     assert len(carry_out(log, Retention(log, policy, archive, always), steps)) == steps
@@ -386,7 +388,7 @@ def test_they_agree_about_a_compressed_segment_without_its_seal(long):
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_they_agree_about_what_was_trimmed(long, steps):
-    keep(long, Rules(trim=EVERYTHING), steps)
+    keep(long, RetentionRules(trim=EVERYTHING), steps)
     assert verify(long) == judgement(long)
     assert judgement(long).startswith("log ")
     first, second, *_ = kharon_segments(long)
@@ -400,7 +402,7 @@ def test_they_agree_about_what_was_trimmed(long, steps):
 
 def test_they_agree_about_a_beginning_that_was_written_anew(long):
     """Its first header says that it follows something else, and all lines behind it follow from that."""
-    keep(long, Rules(trim=EVERYTHING), 1)
+    keep(long, RetentionRules(trim=EVERYTHING), 1)
     first, *rest = kharon_segments(long)
     chain = "ab" * 32
     for path in (first, *rest):

@@ -33,7 +33,7 @@ import kharon
 from kharon.log import repair
 from kharon.log.directory import DirectoryLog
 from kharon.log.record import link
-from kharon.log.retention import MayTrim, Retention, Rules, Threshold, never
+from kharon.log.retention import MayTrim, Retention, RetentionRules, Threshold, never
 from kharon.log.snapshot import take, trimmable
 from kharon.model import commands as c
 from kharon.model.checks import check_json
@@ -76,7 +76,7 @@ class Queue:
         if sync:
             self.log.sync()
 
-    def retain(self, policy: Rules, may_trim: MayTrim = never) -> None:
+    def retain(self, policy: RetentionRules, may_trim: MayTrim = never) -> None:
         """Do to the oldest segments what a policy says, until there are only few left to which it was not done."""
         retention = Retention(self.log, policy, None, may_trim)
         for _ in range(len(segments(self.log.directory)) - 2):
@@ -432,7 +432,7 @@ ALL = Threshold(bytes=0)
 def compressed(where: Path) -> None:
     """The oldest segments are compressed."""
     queue = _long(where)
-    queue.retain(Rules(compress=ALL))
+    queue.retain(RetentionRules(compress=ALL))
     queue.close()
     assert len(list((where / "log").glob("*.zst"))) > 2
 
@@ -441,8 +441,8 @@ def compressed(where: Path) -> None:
 def archived(where: Path) -> None:
     """The oldest segments are in the archive inside of the queue's directory: some of them compressed."""
     queue = _long(where)
-    queue.retain(Rules(compress=Threshold(bytes=4 * SMALL)))
-    queue.retain(Rules(archive=ALL))
+    queue.retain(RetentionRules(compress=Threshold(bytes=4 * SMALL)))
+    queue.retain(RetentionRules(archive=ALL))
     queue.close()
     assert {".zst", ".jsonl"} <= {path.suffix for path in (where / "archive").rglob("*")}
 
@@ -456,7 +456,7 @@ def trimmed(where: Path) -> None:
         queue.do("ann", add(f"u{number}"))
     assert take(where) is not None
     queue.do("ann", add("behind"))
-    queue.retain(Rules(trim=ALL), lambda upto: upto <= trimmable(where))
+    queue.retain(RetentionRules(trim=ALL), lambda upto: upto <= trimmable(where))
     queue.close()
     assert (where / "log" / f"{1:020}.jsonl") not in segments(where)
 

@@ -21,13 +21,13 @@ from kharon.log.live import LiveReader
 from kharon.log.locations import ARCHIVE
 from kharon.log.protocol import LogReader
 from kharon.log.record import Record
-from kharon.log.retention import Retention, Rules, SealedSegment, Threshold, never, next_step
+from kharon.log.retention import Retention, RetentionRules, SealedSegment, Threshold, never, next_step
 from kharon.model.events import LogClosed, SegmentArchived, SegmentCompressed, SegmentTrimmed
 
 SEGMENT_BYTES = 2600  # so that the records of what is done to a segment are smaller than one
 ALL = Threshold(bytes=0)
-COMPRESS, ARCHIVE_ALL, TRIM = Rules(compress=ALL), Rules(archive=ALL), Rules(trim=ALL)
-BOTH = Rules(compress=ALL, archive=ALL)
+COMPRESS, ARCHIVE_ALL, TRIM = RetentionRules(compress=ALL), RetentionRules(archive=ALL), RetentionRules(trim=ALL)
+BOTH = RetentionRules(compress=ALL, archive=ALL)
 OURS = (SegmentCompressed, SegmentArchived, SegmentTrimmed)
 
 
@@ -87,7 +87,9 @@ def sealed(*ends: int, suffix: str = "", folder: Path = LOG, size: int = 100) ->
     ]
 
 
-def steps(found: list[SealedSegment], policy: Rules, may_trim=always, tail: int = 50) -> tuple[str, int] | None:
+def steps(
+    found: list[SealedSegment], policy: RetentionRules, may_trim=always, tail: int = 50
+) -> tuple[str, int] | None:
     step = next_step(found, tail, policy, LOG, moment(1000), may_trim)
     return None if step is None else (step.action, step.segment.first)
 
@@ -107,14 +109,14 @@ def steps(found: list[SealedSegment], policy: Rules, may_trim=always, tail: int 
     ],
 )
 def test_the_limits(action, limit, first):
-    policy = Rules(**{action: limit})
+    policy = RetentionRules(**{action: limit})
     assert steps(sealed(30, 20, 10), policy) == (None if first is None else (action, first))
     assert bool(policy) == bool(limit) == (limit != Threshold())
 
 
 def test_the_order_of_the_steps():
     three = sealed(30, 20, 10)
-    everything = Rules(ALL, ALL, ALL)
+    everything = RetentionRules(ALL, ALL, ALL)
     assert steps(three, everything) == ("trim", 1)
     assert steps(three, everything, never) == ("compress", 1), "trimming first, unless the state needs it"
     small = sealed(30, suffix=".zst") + three[1:]
@@ -127,7 +129,7 @@ def test_the_order_of_the_steps():
 
 
 def test_what_is_left_out_keeps_nothing_else_from_being_planned(log):
-    retention = Retention(log, Rules(ALL, ALL, ALL), may_trim=always)
+    retention = Retention(log, RetentionRules(ALL, ALL, ALL), may_trim=always)
     found = [retention.plan(moment(100), without) for without in ([], ["trim"], ["trim", "compress"])]
     assert [step.action for step in found] == ["trim", "compress", "archive"]
     assert retention.plan(moment(100), ["archive", "trim", "compress"]) is None
@@ -135,7 +137,7 @@ def test_what_is_left_out_keeps_nothing_else_from_being_planned(log):
 
 
 def test_only_the_oldest_is_trimmed_and_only_if_the_state_does_not_need_it():
-    assert steps(sealed(5, 30), Rules(trim=Threshold(seconds=20))) is None, "a hole is never made"
+    assert steps(sealed(5, 30), RetentionRules(trim=Threshold(seconds=20))) is None, "a hole is never made"
     asked = []
 
     def may_trim(upto: int) -> bool:
@@ -157,7 +159,7 @@ def test_what_is_too_large_to_be_unpacked_again_is_not_compressed():
 
 def test_nothing_is_done_unless_told(where, log):
     before = {path: path.read_bytes() for path in segments(where)}
-    assert carry_out(log, Retention(log, Rules())) == []
+    assert carry_out(log, Retention(log, RetentionRules())) == []
     assert carry_out(log, Retention(log, TRIM)) == [], "without a snapshot every record is needed"
     assert {path: path.read_bytes() for path in segments(where)} == before
 

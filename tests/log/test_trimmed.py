@@ -22,14 +22,14 @@ from kharon.log.index import write_missing
 from kharon.log.locations import ARCHIVE, OWNER, open_relocated, register_archive
 from kharon.log.record import Record
 from kharon.log.replace import replace_file
-from kharon.log.retention import Retention, Rules, Threshold
+from kharon.log.retention import Retention, RetentionRules, Threshold
 from kharon.log.scan import LogScan
 from kharon.log.snapshot import kept_since, newest, take, trimmable
 from kharon.log.snapshot_process import main
 from kharon.model.events import LogRepaired, SegmentTrimmed, TicketDeleted
 
 ALL = Threshold(bytes=0)
-COMPRESS, ARCHIVE_ALL, TRIM = Rules(compress=ALL), Rules(archive=ALL), Rules(trim=ALL)
+COMPRESS, ARCHIVE_ALL, TRIM = RetentionRules(compress=ALL), RetentionRules(archive=ALL), RetentionRules(trim=ALL)
 FILES = OsFiles()
 
 
@@ -58,7 +58,7 @@ def state(where: Path) -> tuple[dict[str, kharon.Ticket], int]:
     return dict(projection.tickets), projection.seq
 
 
-def keep(log: DirectoryLog, policy: Rules, archive: Path | None = None, steps: int = 99) -> None:
+def keep(log: DirectoryLog, policy: RetentionRules, archive: Path | None = None, steps: int = 99) -> None:
     """Carry out a policy; what no two snapshots hold is not trimmed."""
     carry_out(log, Retention(log, policy, archive, lambda seq: seq <= trimmable(log.directory)), steps, at=9999)
 
@@ -185,7 +185,7 @@ def test_a_snapshot_follows_segments_that_are_moved(where):
     log = begin(where)
     fill(log, "d")
     stale = segments(where)
-    keep(log, Rules(compress=ALL, archive=ALL), steps=12)
+    keep(log, RetentionRules(compress=ALL, archive=ALL), steps=12)
     for path in stale[:-1]:
         with open_relocated(FILES, where, path) as file:
             assert file.readline().startswith(b'{"hash":"')
@@ -504,7 +504,9 @@ def test_a_hole(log):
 # --- what a crash left half done (everywhere: in crashes/test_everywhere.py) ------------------------------------------
 
 
-def half_done(log: DirectoryLog, policy: Rules, *, record: bool, archive: Path | None = None) -> tuple[Path, Path]:
+def half_done(
+    log: DirectoryLog, policy: RetentionRules, *, record: bool, archive: Path | None = None
+) -> tuple[Path, Path]:
     """Stop in the middle of a step; where the segment was, and where it is to be."""
     retention = Retention(log, policy, archive)
     step = retention.plan(moment(9999))
@@ -699,7 +701,7 @@ def repaired(where: Path) -> kharon.Repair:
     return done
 
 
-@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, Rules(compress=ALL, archive=ALL)])
+@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, RetentionRules(compress=ALL, archive=ALL)])
 @pytest.mark.parametrize("how", ["cut", "altered"])
 def test_a_segment_that_was_moved_is_damaged(log, policy, how):
     keep(log, policy, steps=9)
@@ -736,7 +738,7 @@ def test_both_places_of_a_segment_that_is_cut_are_removed(log):
     assert sorted((log.directory / "log").iterdir()) == [first, second]
 
 
-@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, Rules(compress=ALL, archive=ALL)])
+@pytest.mark.parametrize("policy", [COMPRESS, ARCHIVE_ALL, RetentionRules(compress=ALL, archive=ALL)])
 def test_a_segment_that_was_moved_and_lacks_its_seal_is_given_one_where_it_is(log, policy):
     keep(log, policy, steps=20)
     log.abandon()

@@ -8,7 +8,7 @@ from log_steps import added, moment
 from simulated_files import Plan
 
 from kharon.errors import StorageFull
-from kharon.log.retention import Retention, Rules, Threshold
+from kharon.log.retention import Retention, RetentionRules, Threshold
 from kharon.log.snapshot import take, trimmable
 from kharon.model.events import TicketDeleted
 
@@ -162,7 +162,7 @@ def nothing_but_a_header(world: World) -> None:
     world.abandon()
 
 
-def keep(world: World, policy: Rules, steps: int) -> None:
+def keep(world: World, policy: RetentionRules, steps: int) -> None:
     """What the keeper does. Where something else than the log's own writing fails, the queue goes on."""
     log = world.log
     retention = Retention(log, policy, may_trim=lambda seq: seq <= trimmable(WHERE, world.files))
@@ -203,14 +203,14 @@ def retaining(world: World, count: int) -> None:
 
 def compress(world: World) -> None:
     retaining(world, 3)
-    keep(world, Rules(compress=EVERYTHING), 1)
+    keep(world, RetentionRules(compress=EVERYTHING), 1)
     world.put([added("more")])
     world.abandon()
 
 
 def archive(world: World) -> None:
     retaining(world, 3)
-    keep(world, Rules(archive=EVERYTHING), 1)
+    keep(world, RetentionRules(archive=EVERYTHING), 1)
     world.put([added("more")])
     world.close()
 
@@ -231,7 +231,7 @@ def trim(world: World) -> None:
     world.put([added("more"), TicketDeleted("t1")])
     world.put([added("enough")])
     save(world)
-    keep(world, Rules(trim=EVERYTHING), 2)
+    keep(world, RetentionRules(trim=EVERYTHING), 2)
     world.put([TicketDeleted("t2")])
     world.abandon()
 

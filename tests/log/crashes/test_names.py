@@ -11,13 +11,13 @@ from log_steps import NOW, added, carry_out, load, moment, put
 from simulated_files import Plan, PowerLoss, SimulatedFiles
 
 from kharon.log.directory import DirectoryLog
-from kharon.log.retention import Retention, Rules, Threshold
+from kharon.log.retention import Retention, RetentionRules, Threshold
 from kharon.log.snapshot import KEPT, take, trimmable
 
 WHERE = Path("/queue")
 TINY = 700  # bytes: a segment is full after two records
 ALL = Threshold(bytes=0)
-POLICY = Rules(archive=ALL)
+POLICY = RetentionRules(archive=ALL)
 
 
 def opened(files: SimulatedFiles) -> DirectoryLog:
@@ -39,7 +39,7 @@ def written() -> SimulatedFiles:
     return files
 
 
-def keeper(log: DirectoryLog, files: SimulatedFiles, policy: Rules, root: Path | None = None) -> Retention:
+def keeper(log: DirectoryLog, files: SimulatedFiles, policy: RetentionRules, root: Path | None = None) -> Retention:
     return Retention(log, policy, root, lambda seq: seq <= trimmable(WHERE, files))
 
 
@@ -125,7 +125,7 @@ def test_what_was_trimmed_after_a_snapshots_process_was_killed_is_in_a_snapshot_
             put(log, added(id), at=10 + number)
             if number % 4 == 0:
                 take(WHERE, files)
-        carry_out(log, keeper(log, files, Rules(trim=ALL)), 99)
+        carry_out(log, keeper(log, files, RetentionRules(trim=ALL)), 99)
         assert log.first > 1
         check_whole(without_power(files), *ids)
         stop += 1

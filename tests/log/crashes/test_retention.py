@@ -16,13 +16,13 @@ from kharon.errors import CorruptLog
 from kharon.log import retention
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, Files
-from kharon.log.retention import Retention, Rules, Threshold
+from kharon.log.retention import Retention, RetentionRules, Threshold
 from kharon.log.zstd import compress_chunks
 from kharon.model.events import SegmentArchived, SegmentCompressed, SegmentTrimmed
 from kharon.store.background import RetentionTask
 
 ALL = Threshold(bytes=0)
-COMPRESS, ARCHIVE, TRIM = Rules(compress=ALL), Rules(archive=ALL), Rules(trim=ALL)
+COMPRESS, ARCHIVE, TRIM = RetentionRules(compress=ALL), RetentionRules(archive=ALL), RetentionRules(trim=ALL)
 
 
 class Later:
