@@ -201,7 +201,7 @@ def test_it_is_trimmed_before_anything_but_what_was_taken_back_was_read(where, l
     assert without_room(log, follower) == []
     big(log)
     put(log, "next")
-    assert carry_out(log, Retention(log, Rules(trim=ALL), may_trim=lambda seq: seq <= 1)) == ["trim"]
+    assert carry_out(log, Retention(log, RetentionRules(trim=ALL), may_trim=lambda seq: seq <= 1)) == ["trim"]
     with pytest.raises(KharonError, match="record 1 was trimmed before it was returned") as told:
         poll_thrice(follower)
     assert not isinstance(told.value, LogReplaced)
