@@ -87,7 +87,7 @@ def ticket_fields(ticket: Ticket, now: datetime) -> Mapping[str, Any]:
 
 def payload_json(ticket: Ticket) -> Raw:
     """Return a ticket's payload as the ASCII JSON in the log. O(1)."""
-    return Raw(ticket._payload)
+    return Raw(ticket.payload_json)
 
 
 def result_json(ticket: Ticket) -> Raw | None:

@@ -146,7 +146,7 @@ _KINDS: Final = {table.value: table.kind for table in Projection().tables}
 def _stored(ticket: Ticket) -> Any:
     """Return a ticket as a snapshot stores it."""
     stored = _Stored(*_attributes_of(ticket))
-    stored.payload = Raw(ticket._payload)
+    stored.payload = Raw(ticket.payload_json)
     stored.result = UNSET if ticket._result is None else Raw(ticket._result)
     if ticket.successor is not None:
         stored.successor = _stored(ticket.successor)
@@ -315,7 +315,7 @@ def _check_fields(ticket: Ticket, seq: int) -> None:
         why = "it is blocked, and claimed or ended"
     if why is not None:
         raise BadLine(f"ticket {ticket.id!r}: {why}")
-    from_json(ticket._payload)
+    from_json(ticket.payload_json)
     if ticket._result is not None:
         from_json(ticket._result)
 

@@ -202,6 +202,11 @@ class Ticket(Draft):
         return checks.from_json(self._payload)
 
     @property
+    def payload_json(self) -> bytes:
+        """The payload as the queue keeps it: JSON. O(1)."""
+        return self._payload
+
+    @property
     def result(self) -> Any:
         """The result, or None: a new value at each reading. O(its size)."""
         return None if self._result is None else checks.from_json(self._result)
