@@ -449,7 +449,7 @@ def test_segments_that_do_not_follow_from_each_other(where, tmp_path):
     queue(tmp_path / "other")
     path = segments_of(where)[5]
     path.write_bytes(segments_of(tmp_path / "other")[5].read_bytes())
-    with pytest.raises(CorruptLog, match=rf"{path.name}, line 1 .*does not follow from .*it is of log"):
+    with pytest.raises(CorruptLog, match=rf"{path.name}, line 1 .*does not follow .*it is of log"):
         kharon.history(where, "t1")
     path.write_bytes(b"x" + path.read_bytes())
     with pytest.raises(CorruptLog, match=rf"{path.name}, line 1 .*not a line"):

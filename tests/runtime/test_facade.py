@@ -106,6 +106,58 @@ async def test_list_has_a_limit_unless_told_otherwise(kh):
     assert len(await kh.list(limit=None)) == 1005
 
 
+async def pages(kh, size, change=None, **filters):
+    """The ids of each page of a list, with a change of the queue between any two."""
+    found, after = [], None
+    while page := await kh.list(limit=size, after=after, **filters):
+        found.append([ticket.id for ticket in page])
+        after = page[-1]
+        if change is not None:
+            await change(len(found))
+    return found
+
+
+async def test_list_is_in_the_order_of_adding_and_adding_again_and_restarting_are_adding(kh):
+    await kh.add_many(Ticket(id, "t") for id in "abcde")
+    await kh.done("b")
+    await kh.add(Ticket("a", "t"))
+    await kh.restart("b")
+    await kh.update("d", nice=1)
+    assert [ticket.id for ticket in await kh.list()] == list("cdeab")
+
+
+async def test_pages_of_a_list_are_all_of_it_and_each_ticket_is_in_one(kh):
+    await kh.add_many(Ticket(str(number), "t", tube="xy"[number % 2]) for number in range(23))
+    whole = [ticket.id for ticket in await kh.list()]
+    assert await pages(kh, 5) == [whole[start : start + 5] for start in range(0, 23, 5)]
+    assert [id for page in await pages(kh, 3, tube="y") for id in page] == [id for id in whole if int(id) % 2]
+    assert await kh.list(after=await kh.get("22")) == []
+
+
+async def test_a_page_stays_where_it_is_while_tickets_come_and_go(kh):
+    await kh.add_many(Ticket(str(number), "t") for number in range(20))
+
+    async def change(page):
+        if page > 4:
+            return
+        await kh.delete(str(page * 5 - 1))  # the last one of the page before, which is `after`
+        await kh.delete(str(page * 5 - 4))
+        await kh.add(Ticket(f"new {page}", "t"))
+
+    found = await pages(kh, 5, change)
+    assert found[:4] == [[str(number) for number in range(start, start + 5)] for start in range(0, 20, 5)]
+    assert found[4:] == [["new 1", "new 2", "new 3", "new 4"]]
+
+
+@pytest.mark.parametrize("after", ["a", 3, Ticket("mine", "t")])
+async def test_what_list_cannot_go_on_after(kh, after):
+    with (
+        trio.testing.assert_checkpoints(),
+        pytest.raises(kharon.InvalidTicket, match="after: a ticket that list returned"),
+    ):
+        await kh.list(after=after)
+
+
 # --- settling by hand -------------------------------------------------------------------------------------------------
 
 

@@ -2,19 +2,24 @@
 
 import math
 
+import msgspec
 import pytest
 import trio
 from handlers import for_ever, nothing
+from msgspec import Raw
 from trio.testing import wait_all_tasks_blocked
 
 import kharon
 from kharon import FixedDelay, Histogram, Settings, Ticket
-from kharon.runtime.stats import BOUNDS
-from kharon.testing import TrioClock
+from kharon.model import events as e
+from kharon.model.projection import Change, Projection
+from kharon.runtime.stats import BOUNDS, Collector, Stats
+from kharon.testing import EPOCH, TrioClock
 
 COUNTERS = (
     *("added", "claimed", "processed", "acked", "done", "failed", "cancelled"),
     *("retried", "released", "lapsed", "deleted", "expired"),
+    *("extended", "restarted", "updated", "unblocked"),
 )
 
 
@@ -52,7 +57,8 @@ CASES = {
     "retried": (lambda kh: kh.retry("a"), {"retried": 1}),
     "deleted": (lambda kh: kh.delete("a"), {"deleted": 1}),
     "deleted nobody": (lambda kh: kh.delete("nobody"), {}),
-    "updated": (lambda kh: kh.update("a", nice=1), {}),
+    "updated": (lambda kh: kh.update("a", nice=1), {"updated": 1}),
+    "done and moved": (lambda kh: kh.done("a", tube="x"), {"done": 1, "updated": 1}),
 }
 
 
@@ -64,6 +70,37 @@ async def test_each_command_counts_once(name):
         kh.reset_stats()
         await call(kh)
         assert counts(kh.stats()) == expected
+
+
+def test_every_event_is_counted():
+    """By its name; and each that is about a ticket by one counter, too."""
+    ticket = Projection().apply(e.TicketAdded("x", "t", Raw(b"1"), "x", 1, EPOCH), 1, EPOCH).new
+    for kind in e.EVENTS.values():
+        event = kind(**{field.name: "x" for field in msgspec.structs.fields(kind) if field.required})
+        collector, name = Collector(), type(event).__name__
+        collector.deliver([Change(2, EPOCH, event, ticket if isinstance(event, e.TicketEvent) else None, None)])
+        found = collector.stats()
+        assert found.events == {name: 1}
+        assert len(counts(found)) == isinstance(event, e.TicketEvent), name
+        assert set(counts(found)) <= {"acked" if kind is e.TicketDone else event.word}, name
+        collector.reset()
+        assert collector.stats() == Stats()
+
+
+async def test_what_tubes_and_schedules_did_is_counted(tmp_path):
+    async with kharon.open(tmp_path / "queue", Settings(segment_bytes=4096, compress_beyond_bytes=1)) as kh:
+        await kh.pause("x")
+        await kh.pause("x")
+        await kh.schedule("s", every=60, ticket=Ticket("s", "t"))
+        await kh.unschedule("s")
+        await kh.add_many(Ticket(str(number), "t", payload="x" * 400) for number in range(30))
+        with trio.fail_after(60):
+            while "SegmentCompressed" not in kh.stats().events:  # noqa: ASYNC110 - a thread does it
+                await trio.sleep(0.01)
+        found = {name: count for name, count in kh.stats().events.items() if name != "SegmentCompressed"}
+        assert found == {"TubePaused": 1, "ScheduleSet": 1, "ScheduleRemoved": 1, "TicketAdded": 30}
+    async with kharon.open(tmp_path / "queue") as kh:
+        assert kh.stats().events == {}
 
 
 async def test_a_refused_command_counts_nothing():

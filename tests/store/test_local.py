@@ -658,6 +658,20 @@ async def test_a_long_list_is_of_one_moment_and_lets_others_run():
         assert sum(nices) <= 1  # but for what was changed before it began
 
 
+async def test_pages_of_a_long_list_that_is_out_of_order_are_all_of_it():
+    async with opened(WatchedLog()) as kh:
+        await kh.add_many(Ticket(str(number), "t") for number in range(10_000))
+        await kh.add_many(Ticket(str(number), "t") for number in range(0, 10_000, 7))
+        whole = await kh.list(limit=None)
+        assert [ticket.order for ticket in whole] == sorted(ticket.order for ticket in whole)
+        assert len({ticket.id for ticket in whole}) == 10_000
+        found, page = [], [None]
+        while page:
+            page = await kh.list(limit=4500, after=page[-1])
+            found += page
+        assert found == whole
+
+
 # --- schedules --------------------------------------------------------------------------------------------------------
 
 
