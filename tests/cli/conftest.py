@@ -22,6 +22,7 @@ def _needs_the_command() -> None:
 @pytest.fixture(scope="session")
 def queue_of_a_night(tmp_path_factory):
     """The scenario's queue, with the indexes that the first question about a ticket makes. No test changes it."""
+    extras.need("zstd")
     where = tmp_path_factory.mktemp("night") / "queue"
     scenario.build(where)
     history(where, "nobody")
