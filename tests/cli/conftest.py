@@ -33,7 +33,7 @@ def queue_of_a_night(tmp_path_factory):
 
 @pytest.fixture
 def at_home(monkeypatch):
-    """An environment that is the same everywhere: the time, its zone, the terminal; and no bar, as of a fast machine."""
+    """An environment that is the same everywhere: the time, its zone, the terminal, and no bar."""
     monkeypatch.setattr(Bar, "_PATIENCE", math.inf)
     monkeypatch.setenv("TZ", "UTC")
     monkeypatch.setenv("KHARON_NOW", scenario.NOW.isoformat())
