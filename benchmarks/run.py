@@ -167,7 +167,7 @@ def memory_of_pending(count: int) -> None:
     before, _ = tracemalloc.get_traced_memory()
     for number in range(1, count + 1):
         ticket = kharon.Ticket(f"task-{number}", "email", payload={"to": "ann@example.org"})
-        raw = kharon.model.events.Raw(ticket._payload)
+        raw = kharon.model.events.Raw(ticket.payload_json)
         projection.apply(TicketAdded(ticket.id, ticket.type, raw, "default", 512, EPOCH), number, EPOCH)
         del ticket, raw
     after, _ = tracemalloc.get_traced_memory()

@@ -150,8 +150,8 @@ _FIELDS: Final = {
     **{name: name for name in ("type", "tube", "nice", "runat", "group", "status", "attempts", "ctime")},
     **{name: name for name in ("lease_until", "worker", "expire_at", "error_reason", "successor")},
     **{name: name for name in ("after", "after_group", "on_failure", "blocked", "blocked_by", *OTHER_FIELDS)},
-    "payload": "_payload",  # compared as JSON: 1 and true are equal in Python
-    "result": "_result",
+    "payload": "payload_json",  # compared as JSON: 1 and true are equal in Python
+    "result": "result_json",
 }
 
 

@@ -87,12 +87,12 @@ def ticket_fields(ticket: Ticket, now: datetime) -> Mapping[str, Any]:
 
 def payload_json(ticket: Ticket) -> Raw:
     """Return a ticket's payload as the ASCII JSON in the log. O(1)."""
-    return Raw(ticket._payload)
+    return Raw(ticket.payload_json)
 
 
 def result_json(ticket: Ticket) -> Raw | None:
     """Return a ticket's result as the ASCII JSON in the log; None if it has none. O(1)."""
-    return None if ticket._result is None else Raw(ticket._result)
+    return None if ticket.result_json is None else Raw(ticket.result_json)
 
 
 def state_of(ticket: Ticket, now: datetime) -> str:

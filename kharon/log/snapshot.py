@@ -146,8 +146,8 @@ _KINDS: Final = {table.value: table.kind for table in Projection().tables}
 def _stored(ticket: Ticket) -> Any:
     """Return a ticket as a snapshot stores it."""
     stored = _Stored(*_attributes_of(ticket))
-    stored.payload = Raw(ticket._payload)
-    stored.result = UNSET if ticket._result is None else Raw(ticket._result)
+    stored.payload = Raw(ticket.payload_json)
+    stored.result = UNSET if ticket.result_json is None else Raw(ticket.result_json)
     if ticket.successor is not None:
         stored.successor = _stored(ticket.successor)
     if ticket.joined == ticket.order:
@@ -164,8 +164,8 @@ def _ticket(stored: Any, default: int = 0) -> Ticket:
     """
     draft = Draft(*_fields_of(stored))
     draft.type, draft.tube = sys.intern(stored.type), sys.intern(stored.tube)
-    draft._payload = bytes(stored.payload)
-    draft._result = None if stored.result is UNSET else bytes(stored.result)
+    draft.payload_json = bytes(stored.payload)
+    draft.result_json = None if stored.result is UNSET else bytes(stored.result)
     if not draft.joined and draft.status is Status.PENDING and draft.group is not None:
         draft.joined = default or draft.order
     if stored.successor is not None:
@@ -315,9 +315,9 @@ def _check_fields(ticket: Ticket, seq: int) -> None:
         why = "it is blocked, and claimed or ended"
     if why is not None:
         raise BadLine(f"ticket {ticket.id!r}: {why}")
-    from_json(ticket._payload)
-    if ticket._result is not None:
-        from_json(ticket._result)
+    from_json(ticket.payload_json)
+    if ticket.result_json is not None:
+        from_json(ticket.result_json)
 
 
 def _paths(files: Files, directory: Path) -> list[Path]:

@@ -153,7 +153,7 @@ def _add(ticket: Ticket | None, command: c.Add, context: c.Context) -> Events:
         raise _in_group(new.id, new.group)
     return (
         e.TicketAdded(
-            *(new.id, new.type, Raw(new._payload), new.tube, new.nice, runat, new.group),
+            *(new.id, new.type, Raw(new.payload_json), new.tube, new.nice, runat, new.group),
             *(command.after, command.blocked_by, command.after_group, command.blocked_by_group, command.on_failure),
         ),
     )

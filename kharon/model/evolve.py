@@ -149,7 +149,7 @@ def _terminal_draft(ticket: Ticket, status: Status, seq: int, at: datetime) -> D
 
 def _done_draft(ticket: Ticket, event: e.TicketDone, seq: int, at: datetime) -> Draft:
     draft = _terminal_draft(ticket, Status.DONE, seq, at)
-    draft._result = None if event.result_json is UNSET else bytes(event.result_json)
+    draft.result_json = None if event.result_json is UNSET else bytes(event.result_json)
     draft.error_reason = None
     draft.expire_at = event.expire_at
     return draft
@@ -221,7 +221,7 @@ def _restarted(ticket: Ticket, event: e.TicketRestarted, seq: int, at: datetime)
     draft.attempts = 0
     draft.runat = event.runat
     draft.order = seq
-    draft.error_reason = draft._result = draft.expire_at = None
+    draft.error_reason = draft.result_json = draft.expire_at = None
     draft.joined = _joined(None, draft.group, seq)
     return seal(draft)
 
@@ -243,7 +243,7 @@ def _updated(ticket: Ticket, event: e.TicketUpdated, seq: int, at: datetime) -> 
 def _change(draft: Draft, changes: e.Changes) -> None:
     for name, value in changes.given().items():
         if name == "payload":
-            draft._payload = bytes(value)
+            draft.payload_json = bytes(value)
         else:
             setattr(draft, name, value)
 

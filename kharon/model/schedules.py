@@ -164,7 +164,7 @@ _COPIED: Final = [name for name in Schedule.__struct_fields__ if name in Schedul
 def template_of(ticket: Ticket) -> dict[str, Any]:
     """Return the fields of a ticket that a schedule holds, by their names in `SetSchedule`. O(1)."""
     fields = {written: getattr(ticket, name) for name, written in _TEMPLATE.items() if name != "payload"}
-    return fields | {"payload_json": Raw(ticket._payload)}
+    return fields | {"payload_json": Raw(ticket.payload_json)}
 
 
 # --- the rules --------------------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class Draft:
 
     id: str = attrs.field(metadata=_given(checks.check_name))
     type: str = attrs.field(metadata=_given(checks.check_name))
-    _payload: bytes = attrs.field(metadata=_given(checks.check_json))
+    payload_json: bytes = attrs.field(alias="payload", metadata=_given(checks.check_json))
     tube: str = attrs.field(metadata=_given(checks.check_name))
     nice: int = attrs.field(metadata=_given(checks.check_nice))
     runat: datetime | None = attrs.field(metadata=_given(checks.check_instant))
@@ -105,7 +105,7 @@ class Draft:
     lease_until: datetime | None = None
     expire_at: datetime | None = None
     error_reason: str | None = None
-    _result: bytes | None = None
+    result_json: bytes | None = attrs.field(default=None, alias="result")
     blocked_by: tuple[str, ...] = ()
     version: int = attrs.field(default=0, metadata=_ALWAYS)
     claim: int | None = attrs.field(default=None, metadata=_UNTOLD)
@@ -121,7 +121,7 @@ class Field(NamedTuple):
 
     Attributes:
         name: its name for users, and in the log.
-        attribute: its name in `Draft`: JSON is kept as bytes behind an underscore.
+        attribute: its name in `Draft`, which keeps two fields as JSON: `payload_json` and `result_json`.
         type: the type of that attribute.
         default: the value of a ticket that has none; `attrs.NOTHING`: the user sets it.
         check: checks a new value for it, if the user sets it; else None. A `runat` of None is for `Ticket` only.
@@ -170,6 +170,7 @@ class Ticket(Draft):
         successor: while claimed and added again, the ticket that replaces it when it settles; else None.
         gate: the tickets and the group that `add` told it to wait for; None: nothing.
         joined: while it is a pending member of its group, the seq since which it is one; else 0.
+        payload_json, result_json: the payload and the result as JSON, in bytes; `result_json` is None without a result.
     """
 
     def __init__(
@@ -199,12 +200,12 @@ class Ticket(Draft):
     @property
     def payload(self) -> Any:
         """The payload: a new value at each reading, so changing it changes nothing else. O(its size)."""
-        return checks.from_json(self._payload)
+        return checks.from_json(self.payload_json)
 
     @property
     def result(self) -> Any:
         """The result, or None: a new value at each reading. O(its size)."""
-        return None if self._result is None else checks.from_json(self._result)
+        return None if self.result_json is None else checks.from_json(self.result_json)
 
     @property
     def after(self) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ class Route:
         if self.decode is None:
             return ticket
         try:
-            payload = self.decode(ticket._payload)
+            payload = self.decode(ticket.payload_json)
         except (msgspec.ValidationError, ValueError, TypeError) as error:  # the last two: validators of an attrs class
             raise PayloadMismatch(f"the payload does not fit {self.payload_name}: {error}") from None
         return with_payload(ticket, payload)

@@ -87,7 +87,7 @@ def every_field() -> tuple[Draft, Draft]:
     successor.blocked_by, successor.gate = ("x", "y"), Gate(("x", "y", "z"), "h", "cancel", 8)
     claimed.joined, claimed.successor = 4, seal(successor)
     failed = draft_of(Ticket("f", "name", runat=NOW))
-    failed.status, failed.error_reason, failed._result = Status.FAILED, "why", b'{"r":1}'
+    failed.status, failed.error_reason, failed.result_json = Status.FAILED, "why", b'{"r":1}'
     failed.attempts, failed.version, failed.order = 1, 6, 4
     failed.ctime, failed.mtime, failed.expire_at = NOW, LATER, LATER
     return claimed, failed
@@ -128,9 +128,9 @@ def test_a_ticket_that_fills_its_limits_comes_back(where):
     path = take(where)
     snapshot = snapshot_in(path)
     draft, _ = every_field()
-    draft._payload = draft._result = b'"%b"' % (b"x" * (960 << 10))
+    draft.payload_json = draft.result_json = b'"%b"' % (b"x" * (960 << 10))
     successor = draft_of(draft.successor)
-    successor._payload = draft._payload
+    successor.payload_json = draft.payload_json
     draft.successor = seal(successor)
     whole = Snapshot(snapshot.log, snapshot.seq, snapshot.at, snapshot.hash, [*waited_for(), seal(draft)])
     write(OS_FILES, path, whole)

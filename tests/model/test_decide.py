@@ -384,7 +384,7 @@ def test_done_without_expiry_is_kept_for_good():
 
 def test_a_result_of_null_is_a_result():
     after = given(ADDED).when(c.Done("t", None, True, b"null")).then(e.TicketDone("t", True, Raw(b"null")))
-    assert (after._result, after.result) == (b"null", None)
+    assert (after.result_json, after.result) == (b"null", None)
 
 
 def test_done_forgets_the_reason_of_the_attempts_before():
@@ -576,7 +576,7 @@ def test_update_changes_fields_and_no_status(state):
     changes = e.Changes(9, Raw(b"[1]"), "slow", "g", at(77))
     after = case.when(c.Update("t", changes)).then(e.TicketUpdated("t", changes))
     expected = draft_of(case.ticket)
-    expected.nice, expected._payload, expected.tube, expected.group, expected.runat = 9, b"[1]", "slow", "g", at(77)
+    expected.nice, expected.payload_json, expected.tube, expected.group, expected.runat = 9, b"[1]", "slow", "g", at(77)
     expected.mtime, expected.version = at(case.seq), case.seq + 1
     expected.joined = case.seq + 1 if state in PENDING else 0
     assert after == seal(expected)

@@ -57,7 +57,7 @@ CLAIMED = changed(
 )
 SUCCEEDED = changed(CLAIMED, successor=changed(FRESH, type="sms", order=11, version=11))
 KEPT = changed(
-    FRESH, status=Status.DONE, attempts=3, _result=b"2", error_reason="why", expire_at=AT, version=9, joined=0
+    FRESH, status=Status.DONE, attempts=3, result_json=b"2", error_reason="why", expire_at=AT, version=9, joined=0
 )
 WAITING = changed(FRESH, gate=Gate(("x", "y"), "h", "cancel", 3), blocked_by=("x", "y"))
 NOW = {"mtime": AT, "version": 12}
@@ -101,7 +101,7 @@ def test_an_event_about_no_ticket_is_refused(event):
         (
             CLAIMED,
             e.TicketDone("t", True, Raw(b"2"), LATER),
-            dict(status=Status.DONE, _result=b"2", error_reason=None, expire_at=LATER, **ENDED),
+            dict(status=Status.DONE, result_json=b"2", error_reason=None, expire_at=LATER, **ENDED),
         ),
         (CLAIMED, e.TicketDone("t", True), dict(status=Status.DONE, error_reason=None, **ENDED)),
         (
@@ -119,13 +119,13 @@ def test_an_event_about_no_ticket_is_refused(event):
         (
             CLAIMED,
             e.TicketRetried("t", LATER, "again", e.Changes(1, Raw(b"[]"), "slow", None, AT)),
-            dict(runat=LATER, error_reason="again", nice=1, _payload=b"[]", tube="slow", group=None, **ENDED),
+            dict(runat=LATER, error_reason="again", nice=1, payload_json=b"[]", tube="slow", group=None, **ENDED),
         ),
         (CLAIMED, e.TicketReleased("t"), dict(attempts=2, **FREE)),
         (
             CLAIMED,
             e.TicketReleased("t", e.Changes(1, Raw(b"[]"), "u", "h", LATER)),
-            dict(attempts=2, nice=1, _payload=b"[]", tube="u", group="h", runat=LATER, **FREE) | {"joined": 12},
+            dict(attempts=2, nice=1, payload_json=b"[]", tube="u", group="h", runat=LATER, **FREE) | {"joined": 12},
         ),
         (CLAIMED, e.TicketLapsed("t", LATER, "lapsed"), dict(runat=LATER, error_reason="lapsed", **FREE)),
         (
@@ -137,7 +137,7 @@ def test_an_event_about_no_ticket_is_refused(event):
                 runat=LATER,
                 order=12,
                 error_reason=None,
-                _result=None,
+                result_json=None,
                 expire_at=None,
                 joined=12,
                 **NOW,
@@ -145,7 +145,7 @@ def test_an_event_about_no_ticket_is_refused(event):
         ),
         (CLAIMED, e.TicketUpdated("t", e.Changes()), NOW),
         (CLAIMED, e.TicketUpdated("t", e.Changes(nice=0)), dict(nice=0, **NOW)),
-        (CLAIMED, e.TicketUpdated("t", e.Changes(payload_json=Raw(b"0"))), dict(_payload=b"0", **NOW)),
+        (CLAIMED, e.TicketUpdated("t", e.Changes(payload_json=Raw(b"0"))), dict(payload_json=b"0", **NOW)),
         (CLAIMED, e.TicketUpdated("t", e.Changes(tube="slow")), dict(tube="slow", **NOW)),
         (CLAIMED, e.TicketUpdated("t", e.Changes(group=None)), dict(group=None, joined=0, **NOW)),
         (CLAIMED, e.TicketUpdated("t", e.Changes(runat=LATER)), dict(runat=LATER, **NOW)),
@@ -310,7 +310,7 @@ def test_an_event_comes_back_from_json_as_it_was(event):
 
 def test_a_result_of_null_is_not_the_same_as_no_result():
     assert e.TicketDone("t", True, Raw(b"null")) != e.TicketDone("t", True)
-    assert evolve(CLAIMED, e.TicketDone("t", True, Raw(b"null")), 12, AT)._result == b"null"
+    assert evolve(CLAIMED, e.TicketDone("t", True, Raw(b"null")), 12, AT).result_json == b"null"
 
 
 def test_events_are_frozen():

@@ -117,7 +117,7 @@ def test_a_reader_who_changes_the_payload_does_not_change_the_ticket():
 
 def test_a_result_is_new_at_each_reading():
     draft = draft_of(Ticket("t", "x"))
-    draft._result = b'{"sent":[1]}'
+    draft.result_json = b'{"sent":[1]}'
     ticket = seal(draft)
     ticket.result["sent"].append(2)
     assert ticket.result == {"sent": [1]}
@@ -177,7 +177,7 @@ def test_a_draft_is_not_the_ticket_that_it_was_made_of():
 
 def test_a_ticket_shows_neither_payload_nor_result():
     draft = draft_of(Ticket("t-1", "email", payload={"password": "hunter2"}, tube="mail", runat=NOON))
-    draft._result = b'"s3cret"'
+    draft.result_json = b'"s3cret"'
     draft.error_reason = "no route"
     draft.attempts = 3
     sealed = seal(draft)

@@ -147,8 +147,8 @@ MUTANTS: Final = (
         name="restarted-ticket-keeps-its-end",
         thought="When a ticket expires is said when it ends; a pending one does not expire anyway.",
         file=EVOLVE,
-        before="    draft.error_reason = draft._result = draft.expire_at = None\n",
-        after="    draft.error_reason = draft._result = None\n",
+        before="    draft.error_reason = draft.result_json = draft.expire_at = None\n",
+        after="    draft.error_reason = draft.result_json = None\n",
         tests=(TEST_EVOLVE,),
     ),
     # --- limits -------------------------------------------------------------------------------------------------------
