@@ -24,9 +24,7 @@ __all__ = [
     "STATES",
     "event_fields",
     "group_fields",
-    "payload_json",
     "record_fields",
-    "result_json",
     "state_of",
     "ticket_fields",
 ]
@@ -81,18 +79,9 @@ def ticket_fields(ticket: Ticket, now: datetime) -> Mapping[str, Any]:
     fields["status"] = ticket.status.value
     fields["state"] = state_of(ticket, now)
     fields["after"], fields["blocked_by"] = list(ticket.after), list(ticket.blocked_by)
-    fields["payload"], fields["result"] = payload_json(ticket), result_json(ticket)
+    fields["payload"] = Raw(ticket.payload_json)
+    fields["result"] = None if ticket.result_json is None else Raw(ticket.result_json)
     return fields
-
-
-def payload_json(ticket: Ticket) -> Raw:
-    """Return a ticket's payload as the ASCII JSON in the log. O(1)."""
-    return Raw(ticket.payload_json)
-
-
-def result_json(ticket: Ticket) -> Raw | None:
-    """Return a ticket's result as the ASCII JSON in the log; None if it has none. O(1)."""
-    return None if ticket.result_json is None else Raw(ticket.result_json)
 
 
 def state_of(ticket: Ticket, now: datetime) -> str:

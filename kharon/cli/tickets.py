@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import attrs
-from msgspec import Raw
 
 from kharon.audit.diff import Diff, diff
 from kharon.audit.explain import explain
-from kharon.audit.fields import STATES, payload_json, result_json, state_of, ticket_fields
+from kharon.audit.fields import STATES, state_of, ticket_fields
 from kharon.audit.history import latest
 from kharon.audit.words import blockers, listed, other_fields_text
 from kharon.cli.failures import Usage
@@ -218,15 +217,14 @@ def _lines(ticket: Ticket, now: datetime) -> Iterator[tuple[str, str]]:
             yield label, f"{local_time(at)} ({ago(at, now)}){more}"
     yield "attempts", str(ticket.attempts)
     yield from other_fields_text(ticket, local_time)
-    yield from _json_lines("payload", payload_json(ticket))
-    result = result_json(ticket)
-    if result is not None:
-        yield from _json_lines("result", result)
+    yield from _json_lines("payload", ticket.payload_json)
+    if ticket.result_json is not None:
+        yield from _json_lines("result", ticket.result_json)
 
 
-def _json_lines(label: str, data: Raw) -> Iterator[tuple[str, str]]:
+def _json_lines(label: str, data: bytes) -> Iterator[tuple[str, str]]:
     """Yield JSON as one line if it is short, otherwise laid out. `json` reads it, since it accepts NaN, too."""
-    value = json.loads(bytes(data))
+    value = json.loads(data)
     text = json.dumps(value, ensure_ascii=False)
     lines = [text] if len(text) <= _WIDE else json.dumps(value, ensure_ascii=False, indent=2).split("\n")
     for number, line in enumerate(lines):

@@ -131,8 +131,7 @@ class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def ticket_at(self, due: datetime) -> Ticket:
         """Return the ticket that it adds at an instant. O(1)."""
-        fields = {name: getattr(self, written) for name, written in _TEMPLATE.items()}
-        fields["payload"] = bytes(self.payload_json)
+        fields = {name: getattr(self, name) for name in _TEMPLATE} | {"payload_json": bytes(self.payload_json)}
         return seal(Draft(id=self.id_at(due), runat=due, **fields))
 
     def fault(self, seq: int, at: datetime) -> str | None:  # noqa: ARG002 - the arguments of each `Row`
@@ -154,17 +153,14 @@ class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
         return None if why is None else f"schedule {self.name!r}: {why}"
 
 
-_TEMPLATE: Final = {
-    field.encode_name: field.name for field in msgspec.structs.fields(ScheduleSet) if field.encode_name in CHECKS
-}
-"""The fields of a ticket that a schedule holds, each with its name in the structs here."""
+_TEMPLATE: Final = [field.name for field in msgspec.structs.fields(ScheduleSet) if field.encode_name in CHECKS]
+"""The fields of a ticket that a schedule holds; they have the same names in `Draft`."""
 _COPIED: Final = [name for name in Schedule.__struct_fields__ if name in ScheduleSet.__struct_fields__]
 
 
 def template_of(ticket: Ticket) -> dict[str, Any]:
     """Return the fields of a ticket that a schedule holds, by their names in `SetSchedule`. O(1)."""
-    fields = {written: getattr(ticket, name) for name, written in _TEMPLATE.items() if name != "payload"}
-    return fields | {"payload_json": Raw(ticket.payload_json)}
+    return {name: getattr(ticket, name) for name in _TEMPLATE} | {"payload_json": Raw(ticket.payload_json)}
 
 
 # --- the rules --------------------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class Draft:
 
     id: str = attrs.field(metadata=_given(checks.check_name))
     type: str = attrs.field(metadata=_given(checks.check_name))
-    payload_json: bytes = attrs.field(alias="payload", metadata=_given(checks.check_json))
+    payload_json: bytes = attrs.field(metadata=_given(checks.check_json))
     tube: str = attrs.field(metadata=_given(checks.check_name))
     nice: int = attrs.field(metadata=_given(checks.check_nice))
     runat: datetime | None = attrs.field(metadata=_given(checks.check_instant))
@@ -105,7 +105,7 @@ class Draft:
     lease_until: datetime | None = None
     expire_at: datetime | None = None
     error_reason: str | None = None
-    result_json: bytes | None = attrs.field(default=None, alias="result")
+    result_json: bytes | None = None
     blocked_by: tuple[str, ...] = ()
     version: int = attrs.field(default=0, metadata=_ALWAYS)
     claim: int | None = attrs.field(default=None, metadata=_UNTOLD)
@@ -121,7 +121,7 @@ class Field(NamedTuple):
 
     Attributes:
         name: its name for users, and in the log.
-        attribute: its name in `Draft`, which keeps two fields as JSON: `payload_json` and `result_json`.
+        attribute: its name in `Draft`: that of JSON, which is kept as bytes, ends with `_json`.
         type: the type of that attribute.
         default: the value of a ticket that has none; `attrs.NOTHING`: the user sets it.
         check: checks a new value for it, if the user sets it; else None. A `runat` of None is for `Ticket` only.
@@ -170,7 +170,7 @@ class Ticket(Draft):
         successor: while claimed and added again, the ticket that replaces it when it settles; else None.
         gate: the tickets and the group that `add` told it to wait for; None: nothing.
         joined: while it is a pending member of its group, the seq since which it is one; else 0.
-        payload_json, result_json: the payload and the result as JSON, in bytes; `result_json` is None without a result.
+        payload_json, result_json: payload and result as JSON, in ASCII bytes; `result_json` is None without a result.
     """
 
     def __init__(
@@ -265,7 +265,7 @@ def seal(draft: Draft) -> Ticket:
 
 
 FIELDS: Final = tuple(
-    Field(field.alias or field.name, field.name, field.type, field.default, **field.metadata)
+    Field(field.name.removesuffix("_json"), field.name, field.type, field.default, **field.metadata)
     for field in attrs.fields(attrs.resolve_types(Draft))
 )
 """Every field of a ticket, in the order of `Draft`."""

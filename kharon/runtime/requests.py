@@ -222,7 +222,7 @@ def retry(t: Ticket | str, *, delay: Delay | None = None, error_reason: str | No
         t: the ticket that a handler received (fenced), or an id.
         delay: seconds, a timedelta, FixedDelay or BackoffDelay; None: `Settings.backoff`.
         error_reason: why.
-        changes: new values of `nice`, `payload`, `tube`, `group`, or of `runat` in place of a delay.
+        changes: new values of fields, as in `update`; `runat` in place of a delay.
 
     Raises:
         TicketNotFound: there is no such ticket.

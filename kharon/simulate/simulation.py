@@ -27,7 +27,7 @@ from kharon.audit.measure import Counter, Measures
 from kharon.errors import KharonError
 from kharon.log.record import Record
 from kharon.model import events as e
-from kharon.model.ticket import Ticket
+from kharon.model.ticket import CHECKS, Ticket
 from kharon.runtime.kharon import Kharon
 from kharon.runtime.opening import open_queue
 from kharon.runtime.router import Router
@@ -241,8 +241,8 @@ class _Simulation:
 async def _repeat(kh: Kharon, act: Act) -> None:
     """Repeat a recorded act on the simulated queue."""
     match act.event:
-        case e.TicketAdded(id=id, type=type, tube=tube, nice=nice, runat=runat, group=group) as added:
-            ticket = Ticket(id, type, tube=tube, nice=nice, runat=runat, group=group)
+        case e.TicketAdded() as added:
+            ticket = Ticket(**{name: getattr(added, name) for name in CHECKS if name != "payload"})
             on_failure: Any = added.on_failure
             await kh.add(ticket, after=added.after, after_group=added.after_group, on_failure=on_failure)
         case e.TubePaused(tube=tube):

@@ -21,6 +21,7 @@ from array import array
 from collections.abc import Hashable, Iterator
 from datetime import datetime, timedelta
 from hashlib import blake2b
+from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
@@ -28,6 +29,7 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from kharon.model import events as e
+from kharon.model.ticket import CHECKS
 
 __all__ = ["Act", "Acts", "Ending", "Names", "Run", "Runs", "Workload"]
 
@@ -149,8 +151,8 @@ class Acts:
         self._number = array("I")
         self._runat = array("q")
         self._kind = array("I")
-        self._group = array("I")  # 0: none; otherwise a number + 1
-        self._kinds = _Kinds[tuple[str, str, int]]()
+        self._group = array("I")  # 0: none; else a number + 1
+        self._kinds = _Kinds[tuple[Any, ...]]()
         self._gates: dict[int, tuple[tuple[str, ...], str | None, str]] = {}
         self._others: dict[int, e.TicketEvent | e.TubeEvent] = {}
 
@@ -165,7 +167,7 @@ class Acts:
                 after = tuple(map(self._tickets.written, event.after))
                 self._gates[len(self)] = after, self._written(event.after_group), event.on_failure
             group = 0 if event.group is None else self._groups.number(event.group) + 1
-            kind = self._kinds.number((event.type, event.tube, event.nice))
+            kind = self._kinds.number(_kind_of(event))
             row = self._tickets.number(event.id), self._after(event.runat), kind, group
         else:
             self._others[len(self)] = self._bare(event)
@@ -181,20 +183,17 @@ class Acts:
             yield Act(begin + at * _MICROSECOND, self._others.get(place) or self._added(place, begin))
 
     def _added(self, place: int, begin: datetime) -> e.TicketAdded:
-        type, tube, nice = self._kinds.all[self._kind[place]]
         group = f"{self._group[place] - 1:010}" if self._group[place] else None
         after, after_group, on_failure = self._gates.get(place, ((), None, "run"))
         return e.TicketAdded(
-            f"{self._number[place]:010}",
-            type,
-            _NULL,
-            tube,
-            nice,
-            begin + self._runat[place] * _MICROSECOND,
-            group,
-            after,
+            id=f"{self._number[place]:010}",
+            payload_json=_NULL,
+            runat=begin + self._runat[place] * _MICROSECOND,
+            group=group,
+            after=after,
             after_group=after_group,
             on_failure=on_failure,
+            **dict(zip(_KIND, self._kinds.all[self._kind[place]], strict=True)),
         )
 
     def _after(self, at: datetime) -> int:
@@ -217,6 +216,9 @@ class Acts:
         return msgspec.structs.replace(event, **less)
 
 
+_KIND: Final = [name for name in CHECKS if name not in {"id", "payload", "runat", "group"}]
+"""The fields that many tickets have in common."""
+_kind_of: Final = attrgetter(*_KIND)
 _DROPPED: Final = {"error_reason": None, "result_json": UNSET}
 
 

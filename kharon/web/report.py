@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from msgspec import Raw
 
-from kharon.audit.fields import PERCENTS, event_fields, payload_json, result_json, state_of
+from kharon.audit.fields import PERCENTS, event_fields, state_of
 from kharon.audit.history import history
 from kharon.audit.measure import COUNTS, Group, Sketch
 from kharon.audit.read import check_queue, read
@@ -176,8 +175,8 @@ def _state(line: Timeline) -> dict[str, Any]:
     return {
         "state": state,
         "facts": facts,
-        "payload": None if ticket is None else _json_text(payload_json(ticket)),
-        "result": None if ticket is None else _json_text(result_json(ticket)),
+        "payload": None if ticket is None else _json_text(ticket.payload_json),
+        "result": None if ticket is None else _json_text(ticket.result_json),
     }
 
 
@@ -211,11 +210,11 @@ def _facts(ticket: Ticket, *, removed: bool) -> Iterator[tuple[str, str | int | 
         yield "reason", _text(ticket.error_reason)
 
 
-def _json_text(data: Raw | None) -> str | None:
+def _json_text(data: bytes | None) -> str | None:
     """Return JSON laid out over several lines, each made safe; None for None."""
     if data is None:
         return None
-    laid_out = json.dumps(json.loads(bytes(data)), ensure_ascii=False, indent=2)
+    laid_out = json.dumps(json.loads(data), ensure_ascii=False, indent=2)
     shown = "\n".join(safe(line) for line in laid_out[:_LONGEST_JSON].split("\n"))
     cut = len(laid_out) - _LONGEST_JSON
     return f"{shown}\n… and {cut:,} characters more" if cut > 0 else shown

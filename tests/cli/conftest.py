@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import time
 
+import extras
 import pytest
 import scenario
 from running import Ran, Stream
 
 from kharon.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _needs_the_command() -> None:
+    extras.need("cli")
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import extras
 import msgspec
 import pytest
 from log_steps import NOW, always, carry_out, moment, segment_of
@@ -58,6 +59,7 @@ VERIFIER = blocks("python")[-1]
 SCRIPT = compile(VERIFIER, "verify.py", "exec")
 
 
+extras.need("zstd")
 ZstdError = load_zstd("this test").ZstdError
 SEAL_BYTES = 92 + len('"sealed":4,"next":""}\n') + 64
 

@@ -7,11 +7,14 @@ import signal
 import time
 from datetime import datetime, timedelta
 
-import httpx
+import extras
 import pytest
 from processes import PATIENCE
 
 import kharon
+
+extras.need("http")
+import httpx  # noqa: E402 - what it is in may be missing
 
 
 class Server:

@@ -3,8 +3,12 @@ from __future__ import annotations
 from datetime import timedelta
 from itertools import pairwise
 
+import extras
+
 import kharon
 from kharon.model.events import ScheduleFired, ScheduleSet
+
+extras.need("cron")
 
 
 def probed(lines):

@@ -298,7 +298,7 @@ def test_an_archive_directory_is_not_made(log, tmp_path):
     retention = Retention(log, ARCHIVE_ALL, tmp_path / "mount")
     with pytest.raises(KharonError, match=r"archive_directory: .*mount is not a directory; mount it, or make it"):
         retention.prepare(retention.plan(moment(9999)))
-    with pytest.raises(KharonError, match="cannot be noted"):
+    with pytest.raises(KharonError, match="cannot be listed"):
         register_archive(log.directory, tmp_path / "a\nb", FILES)
     assert not (log.directory / ARCHIVE).exists()
 

@@ -4,11 +4,11 @@ import random
 
 import attrs
 import pytest
-from kharon.audit.explanations import Reason
 from trio.testing import assert_checkpoints
 
 import kharon
 from kharon import Settings, Ticket
+from kharon.audit.explain import Reason
 from kharon.testing import TrioClock
 
 
@@ -58,7 +58,7 @@ async def test_it_goes_by_what_this_process_claims_from_and_by_its_settings(mock
         why = await kh.why("a")
         assert (why.reason, why.ahead, why.attempts_left) == (Reason.NEXT, 0, 2)
         await kh.add(Ticket("b", "t", nice=1))
-        assert (await kh.why("a")).sentence.endswith("1 ticket that is due, too, will be claimed first.")
+        assert (await kh.why("a")).sentence.endswith("1 other due ticket will be claimed first.")
 
 
 async def test_time_that_has_come_counts_though_nobody_looked(mock_clock):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import extras
 import pytest
 import scenario
 
@@ -15,6 +16,7 @@ from kharon.web.report import report
 @pytest.fixture
 def run(monkeypatch, capsys):
     """`run("report", …)`: exit code, stdout, stderr."""
+    extras.need("cli")
     monkeypatch.setenv("KHARON_NOW", scenario.NOW.isoformat())
 
     def run(*arguments):
