@@ -25,10 +25,10 @@ MUTANTS: Final = (
         name="reply-before-the-sync",
         thought="The records are written, and the sync will follow; the caller need not wait for it.",
         file=COMMITS,
-        before="            landed = full is None and (not self._always or self._sync(group))\n",
+        before="            durable = full is None and (not self._always or self._sync(group))\n",
         after="""\
-            landed = full is None
-            if landed and self._always:
+            durable = full is None
+            if durable and self._always:
                 trio.lowlevel.current_trio_token().run_sync_soon(self._log.sync)
 """,
         tests=(TEST_LOCAL,),
@@ -45,7 +45,7 @@ MUTANTS: Final = (
         name="read-before-it-is-durable",
         thought="A read changes nothing, so it has nothing to wait for.",
         file=LOCAL_STORE,
-        before="            if await self._still():\n                return ticket\n",
+        before="            if await self._confirmed():\n                return ticket\n",
         after="            await trio.lowlevel.checkpoint()\n            return ticket\n",
         tests=(TEST_LOCAL,),
     ),
@@ -57,7 +57,7 @@ MUTANTS: Final = (
         try:
             return self._execute(commands, by)
         finally:
-            # A refusal, too, tells of a state that has to be durable first.
+            # A refusal shows a state, too, which has to be durable first.
             await self._commits.durable()
 """,
         after="""\
@@ -121,9 +121,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="whoever-shared-a-group-counted-as-told",
-        thought="A sync behind a group that landed is of the same records, so those who waited for it know.",
+        thought="A sync after a durable group is of the same records, so the tasks that waited for it know.",
         file=COMMITS,
-        before="        nobody.silent.append(nobody.leader)\n",
+        before="        group.internal.append(group.leader)\n",
         after="",
         tests=(TEST_RECORDING,),
     ),
@@ -148,7 +148,7 @@ MUTANTS: Final = (
         name="lost-answer-taken-for-success",
         thought="A helper that has ended has no error to tell.",
         file=SYNC_HELPER,
-        before='done(AnswerLost("the helper process ended before it said how a sync went"), 0.0)',
+        before='done(AnswerLost("the helper process ended before it answered"), 0.0)',
         after="done(None, 0.0)",
         tests=(TEST_SYNC_HELPER,),
     ),
@@ -172,7 +172,7 @@ MUTANTS: Final = (
         name="lost-answer-in-a-rotation-not-looked-into",
         thought="Whatever ended the helper, the new segment is there.",
         file=COMMITS,
-        before="            error = _error_of(step)\n        self._rotate(rotation, error)\n",
+        before="            error = _sync_here(step)\n        self._rotate(rotation, error)\n",
         after="            error = None\n        self._rotate(rotation, error)\n",
         tests=(TEST_ROTATION_ELSEWHERE,),
     ),

@@ -194,7 +194,7 @@ MUTANTS: Final = (
         thought="A count is no more than a number.",
         file=LOCAL_STORE,
         before="            found = projection.groups.pending_count(group), projection.seq\n"
-        "            if await self._still():\n                return found\n",
+        "            if await self._confirmed():\n                return found\n",
         after="            await trio.lowlevel.checkpoint()\n"
         "            return projection.groups.pending_count(group), projection.seq\n",
         tests=(TEST_GROUPS_DURABLE,),
