@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import extras
 import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from kharon.model.projection import Projection
 from kharon.store.calendar import GRACE, MAX_CAUGHT_UP, commands, first_firing, times_of
 from kharon.testing import EPOCH
 
+extras.need("cron")
 NAMES = st.sampled_from("ab")
 # In the night in which Berlin's clocks go from 03:00 back to 02:00: by then all that the book counts is near.
 BEGIN = EPOCH.replace(month=10, day=25)

@@ -46,19 +46,19 @@ def need(*extras: str) -> None:
 
 @contextlib.contextmanager
 def skipping() -> Iterator[None]:
-    """Skip a test that Kharon refuses something for want of an extra, and let go of what the test had open."""
+    """Skip a test to which Kharon says that an extra is missing, and let go of what the test had open."""
     try:
         yield
     except BaseException as error:
         named = {extra for each in _all(error) for extra in _NAMED.findall(str(each))}
         if not named & MISSING:
             raise
-        for each in _all(error):
-            traceback.clear_frames(each.__traceback__)
+        with warnings.catch_warnings(action="ignore"):
+            for each in _all(error):
+                traceback.clear_frames(each.__traceback__)
+            gc.collect()
     else:
         return
-    with warnings.catch_warnings(action="ignore"):
-        gc.collect()
     need(*sorted(named))
 
 

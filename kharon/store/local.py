@@ -93,6 +93,7 @@ class LocalStore:
         self._settings = settings
         self._clock = clock
         self._notify_closed = closed
+        self._backoff = settings.policy().backoff  # of a retry that names no delay
         self._in_thread = in_thread
         self._background = background
         self._projection = Projection()
@@ -371,7 +372,7 @@ class LocalStore:
         projection = self._projection
         projection.promote(now)
         chance = random.random()  # noqa: S311 - spreads retries
-        commit = Commit(projection, Context(now, chance, lease, self._settings.policy().backoff), first_firing)
+        commit = Commit(projection, Context(now, chance, lease, self._backoff), first_firing)
         try:
             commit.run(commands)
             growing = self._append(commit.effects, by)

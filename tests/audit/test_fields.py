@@ -9,7 +9,8 @@ import pytest
 from msgspec import Raw
 
 from kharon.audit import fields, words
-from kharon.audit.fields import STATES, event_fields, record_fields, state_of, ticket_fields
+from kharon.audit.fields import STATES, event_fields, group_fields, record_fields, state_of, ticket_fields
+from kharon.audit.measure import COUNTS, RELATIVE_ERROR, Group
 from kharon.log.record import Chain, Record, check_line, parse_record
 from kharon.model import events as e
 from kharon.model.evolve import evolve
@@ -106,3 +107,21 @@ def test_a_field_without_a_place_of_its_own_is_shown_under_its_name(monkeypatch)
     shown = list(ticket_fields(ticket, NOW))
     assert shown[-4:] == ["order", "version", "payload", "result"]
     assert list(words.other_fields_text(ticket, str)) == [("order", "0")], "and not if it is None"
+
+
+def test_the_measures_of_a_group():
+    group = Group()
+    nothing = {"count": 0, "mean": None, "p50": None, "p90": None, "p99": None, "longest": None}
+    counts = dict.fromkeys(COUNTS, 0)
+    assert group_fields(group) == {**counts, "failure_rate": None, "waited": nothing, "ran": nothing}
+    group.counts |= {"done": 3, "failed": 1}
+    group.ran.add(2.0)
+    two = pytest.approx(2.0, rel=RELATIVE_ERROR)
+    assert group_fields(group) == {
+        **counts,
+        "done": 3,
+        "failed": 1,
+        "failure_rate": 0.25,
+        "waited": nothing,
+        "ran": {"count": 1, "mean": 2.0, "p50": two, "p90": two, "p99": two, "longest": 2.0},
+    }

@@ -16,6 +16,7 @@ import threading
 from datetime import timedelta
 from pathlib import Path
 
+import extras
 import pytest
 from log_steps import NOW, added, carry_out
 
@@ -498,6 +499,7 @@ log.close(NOW)
 
 @pytest.mark.parametrize("durable", [True, False])
 def test_a_process_that_writes_rotates_compresses_and_archives(where, durable):
+    extras.need("zstd")
     with subprocess.Popen([sys.executable, "-c", WRITER, str(where)], stdout=subprocess.PIPE) as writer:
         try:
             assert writer.stdout.readline() == b"ready\n"

@@ -10,6 +10,7 @@ import pytest
 import scenario
 from running import Ran, Stream
 
+from kharon import history
 from kharon.cli import main
 
 
@@ -20,9 +21,11 @@ def _needs_the_command() -> None:
 
 @pytest.fixture(scope="session")
 def queue_of_a_night(tmp_path_factory):
-    """The scenario's queue. No test changes it, but for the index beside its segments."""
+    """The scenario's queue, with the indexes that the first question about a ticket makes. No test changes it."""
+    extras.need("zstd")
     where = tmp_path_factory.mktemp("night") / "queue"
     scenario.build(where)
+    history(where, "nobody")
     return where
 
 

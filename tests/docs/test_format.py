@@ -246,6 +246,7 @@ def assert_agreed(paths: list[Path], *, whole: bool | None = None) -> bool:
     return should.startswith("log ")
 
 
+@pytest.mark.campaign
 def test_they_agree_about_every_altered_byte_of_several_segments(segments, how):
     assert_agreed(segments, whole=True)
     passed = 0

@@ -171,6 +171,7 @@ def large(name: str) -> bytes:
     }[name]
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("name", ["no newline", "brackets", "objects", "beginnings", "newlines", "nulls"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_memory_is_bounded_by_the_length_of_a_line(target, name, record_property):

@@ -26,6 +26,9 @@ from kharon.model.ticket import Draft
 LATER = datetime(2027, 1, 1, tzinfo=UTC)
 """When the kept directories are looked at: after all that was written in them."""
 
+RENAMED = {"_payload": "payload_json", "_result": "result_json"}
+"""What fields of a ticket are called today, which had another name when a directory was kept."""
+
 
 def copy(source: Path, target: Path) -> None:
     """Copy a directory with the modes that a queue's has, which git does not keep."""
@@ -122,11 +125,12 @@ def _projection(projection: Projection, fields: Sequence[str]) -> dict[str, Any]
 
 def _ticket(ticket: Draft, fields: Sequence[str]) -> Any:
     defaults = {field.name: field.default for field in attrs.fields(Draft)}
-    values = {name: getattr(ticket, name) for name in fields}
+    now = {name: RENAMED.get(name, name) for name in fields}
+    values = {name: getattr(ticket, now[name]) for name in fields}
     return {
         name: _ticket(value, fields) if isinstance(value, Draft) else _plain(value)
         for name, value in values.items()
-        if value != defaults[name]
+        if value != defaults[now[name]]
     }
 
 

@@ -14,6 +14,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import extras
 import make
 import msgspec
 import pytest
@@ -74,6 +75,7 @@ for name in sys.argv[2:]:
 
 def test_every_process_sees_the_same_to_the_bit(tmp_path):
     """Replay is pure: no order of a set, no time zone and no locale shows in it."""
+    extras.need("zstd")
     seen = []
     for number, (zone, locale) in enumerate([("UTC", "C"), ("Asia/Kathmandu", "C.UTF-8"), ("America/St_Johns", "C")]):
         env = {"PYTHONHASHSEED": str(number), "TZ": zone, "LC_ALL": locale, "PATH": os.environ["PATH"]}
@@ -133,6 +135,8 @@ async def test_what_is_refused_is_refused_and_not_touched(name, where):
 @pytest.mark.parametrize("name", [name for name in NAMES if "verify" in expected(name)])
 def test_the_verifier_of_the_page_agrees(name, monkeypatch):
     """It only reads, so it may read the kept one."""
+    if any((HERE / name).rglob("*.zst")):
+        extras.need("zstd")
     said: list[str] = []
     monkeypatch.setattr(sys, "argv", ["verify.py", str(HERE / name / "queue")])
     kept = expected(name)["verify"]

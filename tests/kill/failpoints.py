@@ -498,19 +498,19 @@ def arrange_snapshots(name: str, victim: str, pipe: str) -> None:
         pipe: a FIFO that is told the name first.
     """
     os.environ[_SPEC] = json.dumps([name, victim, pipe])
-    from kharon.runtime import snapshots  # noqa: PLC0415 - the process that takes one does not need it
+    from kharon.store import background  # noqa: PLC0415 - the process that takes one does not need it
 
-    take = snapshots.Snapshots._take
+    take = background.SnapshotTask._take
 
     async def never(_self) -> None:
         await trio.sleep_forever()
 
     async def take_once(self) -> None:
-        snapshots.Snapshots._take = never
+        background.SnapshotTask._take = never
         await take(self)
 
-    snapshots._PROGRAM = SNAPSHOT_PROGRAM
-    snapshots.Snapshots._take = take_once
+    background._PROGRAM = SNAPSHOT_PROGRAM
+    background.SnapshotTask._take = take_once
 
 
 def snapshot_program() -> int:

@@ -28,6 +28,7 @@ from killing import Facts, Killer, check_found, check_reopened, check_snapshots,
 import kharon
 from kharon.log.index import INDEX
 
+pytestmark = pytest.mark.campaign
 SCALE = int(os.environ.get("KHARON_KILL_SCALE", "1"))
 MODES = ("always", "0.05", "never")
 TAKES = [(number, MODES[number % 3]) for number in range(SCALE)]

@@ -9,6 +9,7 @@ from test_failpoints import look, tell
 
 import kharon
 
+pytestmark = pytest.mark.campaign
 SCALE = int(os.environ.get("KHARON_KILL_SCALE", "1"))
 
 

@@ -542,6 +542,7 @@ def test_the_directory_has_all_that_one_can_have(kind):
         assert len(contents[segments[-1]]) - vouched_bytes(kind) > 500, "the last two commits"
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_bit_flipped(trial, part, record_property):
     expected: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -560,6 +561,7 @@ def test_every_bit_flipped(trial, part, record_property):
     assert totals(trial.counts, record_property) == flips
 
 
+@pytest.mark.campaign
 def test_every_length(trial, record_property):
     lengths = 0
     for path, data in trial.original.items():

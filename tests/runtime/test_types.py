@@ -9,6 +9,7 @@ import pytest
 api = pytest.importorskip("mypy.api")
 
 PROGRAM = """
+from datetime import timedelta
 from typing import assert_type
 import kharon
 from kharon.runtime.atomic import Atomic
@@ -21,6 +22,7 @@ async def use(kh: kharon.Kharon, tx: Atomic, ticket: kharon.Ticket) -> None:
     await kh.limit("default", claimed=3)
     tx.add(ticket, after=["a"], on_failure="cancel")
     tx.extend(ticket, 30)
+    kharon.Settings(process_time=timedelta(minutes=1), trim_after=3600, archive_after=None)
     await kh.add(ticket, dellay=3)  # Unexpected keyword argument "dellay"
     await kh.done(ticket, expire_in="soon")  # Argument "expire_in" has incompatible type "str"
     await kh.fail()  # Too few arguments

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime, timedelta
 
+import extras
 import msgspec
 import pytest
 from msgspec import Raw
@@ -161,6 +162,7 @@ def test_what_cannot_fire_here_waits_holds_nothing_up_and_is_said_once(clock, mo
 
 
 def test_it_fires_when_the_machine_has_what_was_missing(clock, monkeypatch, caplog):
+    extras.need("cron")
     one, _kept = made(schedule(cron="* * * * *"))
     real = calendar.times_of
 

@@ -1,11 +1,23 @@
-"""A clock that is set back while a tick works refuses nothing of what the tick found due."""
+"""A clock that is set back while it is being asked: nothing is refused of what was found due, or allowed."""
 
 from __future__ import annotations
 
-from jumping import Jumping
+from datetime import timedelta
 
 import kharon
 from kharon import Settings, Ticket
+from kharon.testing import EPOCH, TrioClock
+
+
+class Jumping(TrioClock):
+    """A clock that goes back by a minute each time it has been asked, once it is told to."""
+
+    back = 0.0
+
+    def now(self):
+        now = super().now()
+        self.step(-self.back)
+        return now
 
 
 async def test_what_has_expired_expires_though_the_clock_is_set_back_in_the_midst_of_it(autojump_clock):
@@ -19,3 +31,19 @@ async def test_what_has_expired_expires_though_the_clock_is_set_back_in_the_mids
         await kh._store.tick()
         clock.back = 0
         assert await kh.list() == []
+
+
+async def test_a_claim_is_recorded_at_the_time_at_which_it_was_allowed(autojump_clock):
+    clock = Jumping()
+    async with kharon.open(":memory:", Settings(), clock=clock) as kh:
+        turn = kh._store.turn
+        await kh.limit("default", claims=1, period=10)
+        await kh.add_many([Ticket("a", "t"), Ticket("b", "t")])
+        assert await turn("w", ("default",), None, settle_by="w", claim=True) is not None
+        clock.step(15)
+        clock.back = 60
+        assert await turn("w", ("default",), None, settle_by="w", claim=True) is not None
+        first, second = [record.at async for record in kh.records() if type(record.event).__name__ == "TicketClaimed"]
+        assert first == EPOCH
+        assert second - first >= timedelta(seconds=10)
+        clock.back = 0
