@@ -167,9 +167,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tickets", type=int, default=1_000_000)
     parser.add_argument("--where", type=Path, default=None)
-    parser.add_argument("--keep", action="store_true", help="leave the log where it is")
-    parser.add_argument("--reuse", action="store_true", help="use the log that --keep left")
-    parser.add_argument("--no-replay", action="store_true", help="leave out the replay, which takes the longest")
+    parser.add_argument("--keep", action="store_true", help="do not remove the log")
+    parser.add_argument("--reuse", action="store_true", help="use the log of an earlier run with --keep")
+    parser.add_argument("--no-replay", action="store_true", help="skip the replay, which takes longest")
     options = parser.parse_args()
     folder = options.where or Path(tempfile.mkdtemp())
     where = folder / "history"

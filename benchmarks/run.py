@@ -259,7 +259,7 @@ async def main(scale: int, base: Path) -> None:
 
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--small", action="store_true", help="a twentieth of the work: to see that it runs")
+parser.add_argument("--small", action="store_true", help="do a twentieth of the work, to check that it runs")
 parser.add_argument(
     "--where", type=Path, default=None, help="a directory on the disk to measure; default: a temporary one"
 )

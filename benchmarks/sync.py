@@ -183,8 +183,8 @@ async def main(slow: float, seconds: float, base: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--slow", type=float, default=0.02, help="seconds by which the slow disk is slower")
-    parser.add_argument("--seconds", type=float, default=2.0, help="how long each of the twelve figures is measured")
+    parser.add_argument("--slow", type=float, default=0.02, help="seconds added to each sync of the slow disk")
+    parser.add_argument("--seconds", type=float, default=2.0, help="seconds for each of the twelve measurements")
     parser.add_argument("--where", type=Path, default=None, help="a directory on the disk; default: a temporary one")
     arguments = parser.parse_args()
     directory = Path(tempfile.mkdtemp(dir=arguments.where, prefix="kharon-benchmark-"))

@@ -261,14 +261,16 @@ class Keeper:
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Keep a manifest of SHA-256 sums of a directory tree true.")
+    parser = argparse.ArgumentParser(description="Keep a manifest of SHA-256 sums of a directory tree up to date.")
     project = Path(__file__).resolve().parent.parent
     parser.add_argument("tree", nargs="?", type=Path, default=project, help="the directory (default: this project)")
     parser.add_argument("--queue", type=Path, metavar="DIR", help="the queue's directory (default: TREE/.checksums)")
     parser.add_argument("--manifest", type=Path, metavar="FILE", help="(default: TREE/SHA256SUMS)")
     parser.add_argument("--workers", type=int, default=WORKERS, metavar="N", help="files at once (default: 16)")
-    parser.add_argument("--fsync", default="always", metavar="always|never|SECONDS", help="when the queue is on disk")
-    parser.add_argument("--watch", action="store_true", help="go on, looking for changes every few seconds")
+    parser.add_argument(
+        "--fsync", default="always", metavar="always|never|SECONDS", help="when records are synced to disk"
+    )
+    parser.add_argument("--watch", action="store_true", help="keep running, and check for changes every few seconds")
     options = parser.parse_args()
     if not options.tree.is_dir():
         parser.error(f"{options.tree} is not a directory")
@@ -278,7 +280,7 @@ def arguments() -> argparse.Namespace:
     options.queue = (options.queue or options.tree / ".checksums").resolve()
     options.manifest = (options.manifest or options.tree / "SHA256SUMS").resolve()
     if options.manifest.is_dir() or not options.manifest.parent.is_dir():
-        parser.error(f"{options.manifest} is no place for a file")
+        parser.error(f"{options.manifest} cannot be the path of a file")
     return options
 
 

@@ -112,7 +112,7 @@ def number(text: str, kind: Callable[[str], float], name: str) -> float:
     try:
         return kind(text)
     except ValueError:
-        raise HTTPException(400, f"{name}: {text!r} is no number") from None
+        raise HTTPException(400, f"{name}: {text!r} is not a number") from None
 
 
 async def json_body(request: Request) -> object:

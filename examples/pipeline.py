@@ -293,7 +293,7 @@ def arguments() -> argparse.Namespace:
         parser.error(f"--piece-bytes {options.piece_bytes} is not 1 or more")
     options.input, options.output = options.input.resolve(), options.output.resolve()
     if options.output.is_dir() or not options.output.parent.is_dir():
-        parser.error(f"{options.output} is no place for a file")
+        parser.error(f"{options.output} cannot be the path of a file")
     options.queue = (options.queue or options.output.with_name(f"{options.output.name}.queue")).resolve()
     options.work = options.queue.with_name(f"{options.queue.name}.work")
     return options
@@ -317,7 +317,7 @@ async def run(options: argparse.Namespace) -> int:
         await nursery.start(heed_signals)
         files = await trio.to_thread.run_sync(scan, options.input, own, abandon_on_cancel=True)
         if not any(size for size, *_ in files.values()):
-            raise OSError(f"{shown(options.input)}: there is nothing to count in it")
+            raise OSError(f"{shown(options.input)}: it contains nothing to count")
         async with kharon.open(options.queue, settings) as kh:
             pipeline = Pipeline(kh, options, files)
             say(f"{shown(options.input)}: {len(files)} files, {sum(size for size, *_ in files.values()) / 1e6:.1f} MB")

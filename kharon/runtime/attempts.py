@@ -96,12 +96,12 @@ class Attempts:
         clock: gives the present time.
 
     Attributes:
-        patience: seconds; an attempt that begins with less of its lease left, after a stalled disk, is late.
+        late_below: seconds; an attempt that begins with less of its lease left, after a stalled disk, is late.
         late: set when a late attempt begins.
     """
 
     def __init__(self, clock: Clock) -> None:
-        self.patience = 0.0
+        self.late_below = 0.0
         self.late = trio.Event()
         self._clock = clock
         self._running: dict[int, Attempt] = {}
@@ -119,7 +119,7 @@ class Attempts:
         assert ticket.worker is not None
         left = (ticket.lease_until - self._clock.now()).total_seconds()
         attempt = Attempt(ticket, left)
-        if left < self.patience:
+        if left < self.late_below:
             self.late.set()
         self._running[ticket.claim] = attempt
         if self._early:

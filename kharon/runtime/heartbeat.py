@@ -39,7 +39,7 @@ async def beat(store: Store, settings: Settings, clock: Clock, attempts: Attempt
     """
     lease = settings.policy().process_time
     begins = lease * (1 - _REMAINING_SHARE)  # no attempt that begins in time is due earlier
-    attempts.patience = begins
+    attempts.late_below = begins
     while True:
         attempts.late = trio.Event()
         async with trio.open_nursery() as nursery:

@@ -119,7 +119,7 @@ class Router:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no handler at all."""
+        """Whether no handler is registered."""
         return not self._routes and self._not_found is None
 
     def find(self, type: str) -> Route:

@@ -240,7 +240,7 @@ class Workers:
             if self._run_scope is not None:
                 self._run_scope.cancel()  # first: an idle worker must not claim the released ticket
             await self._settle_stopped(ticket, worker, error)
-            if isinstance(error, BaseExceptionGroup):  # with what else went wrong in a handler that was cancelled
+            if isinstance(error, BaseExceptionGroup):  # a cancelled handler may raise other exceptions, too
                 _, rest = error.split(Exception)
                 raise rest or error from None
             raise

@@ -244,7 +244,7 @@ class Commits:
                 raise self.failure
             full = self._write()
             durable = full is None and (not self._always or self._sync(group))
-        except BaseException as error:  # noqa: BLE001 - `_fail` raises what it means
+        except BaseException as error:  # noqa: BLE001 - `_fail` raises the leader's error
             self._fail(group, error)
         if full is not None:
             self._take_back(group, full)

@@ -83,7 +83,7 @@ MUTANTS: Final = (
         thought="What begins has a whole lease left.",
         file=ATTEMPTS,
         function="Attempts.begin",
-        before="if left < self.patience:",
+        before="if left < self.late_below:",
         after="if False:",
         tests=(TEST_HEARTBEAT,),
     ),
