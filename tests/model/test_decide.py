@@ -1,4 +1,4 @@
-"""The rules, row by row of the design's table, and every command in every state."""
+"""The rules, row by row of the table of commands, and every command in every state."""
 
 import contextlib
 from datetime import datetime, timedelta
