@@ -1,12 +1,14 @@
-"""Keep a manifest of SHA-256 sums of a directory tree true: `sha256sum -c SHA256SUMS`, run in the tree, verifies it.
+"""Keep the SHA-256 sums of a directory tree up to date: `sha256sum -c SHA256SUMS`, run in the tree, verifies it.
 
 python examples/checksums.py [TREE] [--watch]      the tree is this project if you name none; --help shows the rest
 
 Each file has a ticket, and the queue is the truth: the ticket of a hashed file is kept as done, with the sum as its
-result, and the manifest is made of those results alone, always as a whole. So stop this with Ctrl-C, or kill it, when
-you like: run again, it goes on where it was. A run adds a ticket for each new file, and adds it again for each that has
-changed (size, mtime and inode tell, as in git) or that failed in the last run; cancels the tickets of files that have
-vanished; hashes what is due; tries again later what it cannot read, and gives that up after `ATTEMPTS` attempts.
+result, and the manifest is made of those results alone, always as a whole. So stop this program with Ctrl-C, or kill
+it, at any time: the next run goes on where it was.
+
+A run adds a ticket for each new file. It adds the ticket again of each file that has changed (size, mtime and inode
+tell, as in git) or that failed in the last run, and cancels the tickets of files that have vanished. It hashes what is
+due, tries again later what it cannot read, and gives that up after `ATTEMPTS` attempts.
 
 It ends with 0; with 1 if files failed, 2 if it could not work at all, 130 after Ctrl-C.
 """
@@ -259,7 +261,7 @@ class Keeper:
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Keep a manifest of SHA-256 sums of a directory tree true.")
+    parser = argparse.ArgumentParser(description="Keep a manifest of the SHA-256 sums of a directory tree up to date.")
     project = Path(__file__).resolve().parent.parent
     parser.add_argument("tree", nargs="?", type=Path, default=project, help="the directory (default: this project)")
     parser.add_argument("--queue", type=Path, metavar="DIR", help="the queue's directory (default: TREE/.checksums)")
@@ -281,7 +283,7 @@ def arguments() -> argparse.Namespace:
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Keep the manifest until it is true, or (to watch) until a signal; return the exit code."""
+    """Work until the manifest is up to date, or (to watch) until a signal; return the exit code."""
     code = 0
 
     async def heed_signals(task_status: trio.TaskStatus[None]) -> None:

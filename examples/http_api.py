@@ -44,7 +44,7 @@ import kharon
 
 MAX_BODY_BYTES = 960 << 10  # what a payload may have
 DRAIN_TIMEOUT = 10.0  # seconds
-RETRY_AFTER = {"Retry-After": "5"}  # seconds: by then whoever supervises this process should have started it again
+RETRY_AFTER = {"Retry-After": "5"}  # seconds: by then a supervisor should have started this process again
 PARAMETERS = frozenset({"nice", "delay", "tube", "on_conflict"})
 STATUS_CODES: dict[type[kharon.KharonError], int] = {
     kharon.TicketNotFound: 404,
@@ -250,7 +250,7 @@ async def run(directory: str, port: int) -> int:
         nonlocal code
         try:
             await kh.run(router)
-        except kharon.KharonError as error:  # not raised on: whoever waits for an answer is to be told first
+        except kharon.KharonError as error:  # not raised yet: clients that wait for an answer are told first
             print(f"http_api.py: {error}", file=sys.stderr)
             code = 1
         stop.set()

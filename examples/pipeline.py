@@ -154,7 +154,7 @@ class Pipeline:
         self.output: Path = options.output
         self.files = files
         self.piece_bytes: int = options.piece_bytes
-        # All names follow from the input, so whoever does a step again does the same again.
+        # All names follow from the input, so a step that runs again does the same again.
         identity = repr((self.piece_bytes, [(str(path), looks) for path, looks in files.items()]))
         self.run_id = hashlib.sha256(identity.encode()).hexdigest()[:12]
         self.split_id, self.merge_id = f"split-{self.run_id}", f"merge-{self.run_id}"

@@ -1,11 +1,12 @@
 """The rules of tickets, tubes and schedules a second time: plain dicts, lists and scans, for `test_rules`.
 
-It is the design's table, and what README and the page on the format say of waits, tubes and schedules. It shares no
-code with Kharon, keeps no index and no count, and looks at everything anew for each question: a ticket that waits has
-the very ids that it waits for, members of groups too; a tube has the instants of all claims since it was limited.
+It has a rule for each command and each state of a ticket, as docs/explanation/architecture.md draws them, and the rules
+of blocking, tubes and schedules that docs/how-to and docs/reference/format.md state. It shares no code with Kharon and
+keeps no index and no count. It computes everything anew for each question: a blocked ticket has the ids of all that
+block it, members of groups too; a tube has the instants of all claims since it was limited.
 
-In which order those are told who wait for what has ended, the book does not say. It says what must be told (`told`),
-and leaves the seqs of that to whoever reads the records.
+The book does not say in which order tickets are unblocked. It says which must be (`told`), and leaves their seqs to the
+reader of the records.
 """
 
 from __future__ import annotations

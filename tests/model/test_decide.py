@@ -1,4 +1,4 @@
-"""The rules, row by row of the design's table, and every command in every state."""
+"""The rules of `decide`: each command from each state that allows it, and its refusal in every other state."""
 
 import contextlib
 from datetime import datetime, timedelta
