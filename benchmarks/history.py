@@ -1,11 +1,11 @@
-"""What a long history costs: a log of a million tickets and ten million records, asked for the life of single ones.
+"""The cost of a long history: read single tickets' lives from a log of a million tickets and ten million records.
 
     python benchmarks/history.py [--tickets N] [--where DIRECTORY] [--keep] [--reuse]
 
-Makes a log with the log layer itself, ten records a ticket, a thousand tickets at work at any time, one in fifty kept
-in the end, and one, "hot", updated all along. Then: the first look, which makes the index, and later ones; the longest
-stretch for which a live queue's event loop would be held up; and the memory of a replay, in a process of its own.
-Needs about 4 GB of disk for a million tickets; removed at the end unless told otherwise.
+The log layer itself makes the log: ten records a ticket, a thousand pending tickets at any time, one in fifty kept at
+the end, and one ticket, "hot", updated throughout. Measured are the first read, which makes the index; later reads; the
+longest stretch for which a live queue's event loop would be blocked; and the memory of a replay, in a separate process.
+A million tickets need about 4 GB of disk, removed at the end unless --keep is given.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HOT_EVERY = 10_000
 
 
 def life(number: int) -> Iterator[tuple[e.Event, str]]:
-    """Ten records of a ticket, and who wrote each."""
+    """Yield the ten records of a ticket, each with its actor."""
     id, worker = f"ticket-{number:07}", f"worker-{number % 4}"
     payload = Raw(
         b'{"to":"user-%07d@example.org","subject":"Your order has been shipped","order":%d}' % (number, number)
@@ -55,7 +55,7 @@ def life(number: int) -> Iterator[tuple[e.Event, str]]:
 
 
 def records(tickets: int) -> Iterator[tuple[e.Event, str]]:
-    """The records of all of them, by turns."""
+    """Yield the records of all tickets, interleaved."""
     chance = random.Random(1)
     numbers = iter(range(tickets))
     at_work = [life(number) for number in itertools.islice(numbers, AT_WORK)]
@@ -93,7 +93,7 @@ def report(what: str, figure: str, more: str = "") -> None:
 
 
 class Timed:
-    """A call, with what it returned and the seconds that it took: on the clock, and of the processor."""
+    """Call a function; return its result, and the seconds of the wall clock and of the processor."""
 
     def __init__(self, call, *args) -> None:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -126,7 +126,7 @@ def later_looks(where: Path, tickets: int, chance: random.Random) -> None:
 
 
 def slices(where: Path) -> None:
-    """A reader as the event loop of a live queue uses it, slice by slice."""
+    """Read in slices, as the event loop of a live queue does."""
     places = [SegmentFile(int(path.stem), path) for path in sorted((where / "log").iterdir())]
     reader = IndexedReader(OS_FILES, where, places, 0, "ticket-0000007")
     until = kharon.anchor(where).seq
@@ -167,9 +167,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tickets", type=int, default=1_000_000)
     parser.add_argument("--where", type=Path, default=None)
-    parser.add_argument("--keep", action="store_true", help="leave the log where it is")
-    parser.add_argument("--reuse", action="store_true", help="use the log that --keep left")
-    parser.add_argument("--no-replay", action="store_true", help="leave out the replay, which takes the longest")
+    parser.add_argument("--keep", action="store_true", help="do not remove the log")
+    parser.add_argument("--reuse", action="store_true", help="use the log of an earlier run with --keep")
+    parser.add_argument("--no-replay", action="store_true", help="skip the replay, which takes longest")
     options = parser.parse_args()
     folder = options.where or Path(tempfile.mkdtemp())
     where = folder / "history"

@@ -1,4 +1,4 @@
-"""How long the loop stands still while old segments are compressed in the background, beside an idle queue.
+"""The longest stall of the event loop while old segments are compressed in the background, against an idle queue.
 
 python benchmarks/retention.py [--seconds SECONDS] [--where DIRECTORY]
 """
@@ -23,7 +23,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def write_large(where: Path) -> None:
-    """A log of three segments of 8 MiB and a little more."""
+    """Write a log of a little more than three segments of 8 MiB."""
     log = DirectoryLog(where)
     list(log.open(NOW))
     for number in range(60_000):
@@ -35,7 +35,7 @@ def write_large(where: Path) -> None:
 
 
 async def measure(where: Path, compress: int | None, seconds: float) -> tuple[float, int]:
-    """The longest time, in seconds, between two turns of a loop that does nothing else; segments compressed."""
+    """Return the longest stall of an otherwise idle loop, in seconds, and the number of compressed segments."""
     settings = kharon.Settings(compress_beyond_bytes=compress, snapshot_bytes=None, max_poll_interval=0.05)
     longest = 0.0
     async with kharon.open(where, settings):

@@ -1,10 +1,10 @@
-"""The figures that Kharon reports about itself, each beside a floor measured in the same run.
+"""The figures that Kharon publishes about itself, each beside a floor measured in the same run.
 
     python benchmarks/run.py [--small] [--where DIRECTORY]
 
-Seconds differ from machine to machine and from minute to minute; ratios to the floors, and counted work, hardly do.
-The floors are what the machine takes for the least that could be done: to write and sync the bytes of a record, and to
-pass through Trio's scheduler once.
+Seconds differ between machines and from minute to minute; ratios to the floors, and counted work, hardly do. The floors
+are the least work possible on the machine: to write and sync the bytes of a record, and one pass through Trio's
+scheduler.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kharon.model.events import TicketAdded, TicketClaimed, TicketDone
 from kharon.model.projection import Projection
 from kharon.testing import EPOCH, FailingLog
 
-RECORD = b"x" * 330  # about what TicketAdded takes
+RECORD = b"x" * 330  # about the size of TicketAdded
 
 
 def rate(count: int, seconds: float) -> str:
@@ -78,7 +78,7 @@ async def adds(where: str, fsync: kharon.settings.Fsync, tasks: int, count: int,
 
 
 async def adds_at_once(where: str, fsync: kharon.settings.Fsync, count: int) -> None:
-    """`add_many` per ticket, against `add` one after the other, in the same queue."""
+    """`add_many` per ticket, against single calls of `add`, in the same queue."""
     name = "in memory" if where == ":memory:" else f"fsync={fsync!r}"
     async with kharon.open(where, kharon.Settings(fsync=fsync)) as kh:
 
@@ -87,7 +87,7 @@ async def adds_at_once(where: str, fsync: kharon.settings.Fsync, count: int) -> 
             return [kharon.Ticket(f"task-{number}", "email", payload=payload) for number in range(first, first + count)]
 
         one_by_one, at_once = 0.0, 0.0
-        for part in range(4):  # in turns, since a machine's minutes differ
+        for part in range(4):  # alternately, since a machine's speed varies
             begun = time.perf_counter()
             for ticket in tickets(2 * part * count):
                 await kh.add(ticket)
@@ -101,7 +101,7 @@ async def adds_at_once(where: str, fsync: kharon.settings.Fsync, count: int) -> 
 
 
 async def unblocking(count: int) -> None:
-    """What it costs to end a ticket that nobody waits for, a member of a large group, and one for which one waits."""
+    """The cost to end a ticket that blocks none, a member of a large group, and a ticket that blocks one."""
     seconds = {}
     for kind in ("plain", "member", "waited for"):
         async with kharon.open(":memory:") as kh:
@@ -206,7 +206,7 @@ def reopening(where: str, records: int) -> None:
 
 
 class CountingNice(int):
-    """A nice value that counts how often it is compared: once for each two keys of an index."""
+    """A nice value that counts its comparisons: one for each two keys of an index that are compared."""
 
     compared = 0
 
@@ -259,7 +259,7 @@ async def main(scale: int, base: Path) -> None:
 
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--small", action="store_true", help="a twentieth of the work: to see that it runs")
+parser.add_argument("--small", action="store_true", help="do a twentieth of the work, to check that it runs")
 parser.add_argument(
     "--where", type=Path, default=None, help="a directory on the disk to measure; default: a temporary one"
 )

@@ -1,10 +1,10 @@
-"""What a commit costs, and how long the loop stands still: synced in the loop, by the helper, and by a bare thread.
+"""The cost of a commit and the longest stall of the loop, with syncs in the loop, in the helper, or in a bare thread.
 
     python benchmarks/sync.py [--slow SECONDS] [--seconds SECONDS] [--where DIRECTORY]
 
 Each line is one lone caller that adds tickets, on an idle loop or beside a task that runs stretches of 20 µs to 1 ms of
-Python. Disks: this machine's, and the same made slower by a sleep before each sync. "stall": the longest time in each
-commit for which another task had to wait for its turn, its own stretches not counted.
+Python. Disks: this machine's, and the same slowed down by a sleep before each sync. "stall" is the longest time in a
+commit for which another task had to wait for its turn, without its own stretches.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from kharon.store.opening import WallClock
 from kharon.store.sync_helper import Done, Helper, Syncer
 
 STRETCHES = (20e-6, 100e-6, 300e-6, 1e-3)
-SEGMENT_BYTES = 8 << 10  # so that a segment is begun every twenty commits, and shows in the 99th percentile
+SEGMENT_BYTES = 8 << 10  # a new segment every twenty commits, so that its cost shows in the 99th percentile
 
 
 class Disk(OsFiles):
-    """The machine's disk, with syncs that take longer."""
+    """The machine's disk, with slower syncs."""
 
     def __init__(self, slower_by: float) -> None:
         self.slower_by = slower_by
@@ -89,7 +89,7 @@ class BareThread:
 
 
 class Fixed:
-    """A pace that does not change its mind."""
+    """A pace that never changes."""
 
     def __init__(self, *, slow: bool) -> None:
         self.slow = slow
@@ -99,7 +99,7 @@ class Fixed:
 
 
 class Loop:
-    """Keeps the loop busy, or only looks at how long it stands still: in a task that runs at every pass."""
+    """Keeps the loop busy, or only measures its stalls, in a task that runs at every pass."""
 
     def __init__(self, *, busy: bool) -> None:
         self.busy = busy
@@ -116,7 +116,7 @@ class Loop:
                 while time.perf_counter() < until:
                     pass
             left = time.perf_counter()
-            # An idle loop is looked at every half a millisecond; to run at every pass would make it a busy one.
+            # Every half a millisecond for an idle loop: running at every pass would make it busy.
             await trio.sleep(0 if self.busy else 0.0005)
 
 
@@ -125,7 +125,7 @@ def percentile(values: list[float], part: float) -> float:
 
 
 async def measure(where: str, way: str, slower_by: float, seconds: float, *, busy: bool) -> list[float]:
-    """Return the median and the 99th percentile of a commit's seconds, and the same of its longest stall."""
+    """Return the median and the 99th percentile of a commit's seconds, then of its longest stall."""
     made: dict[str, Callable[[], Syncer]] = {
         "helper": lambda: Helper([str(slower_by)] if slower_by else []),
         "thread": lambda: BareThread(slower_by),
@@ -162,7 +162,7 @@ async def measure(where: str, way: str, slower_by: float, seconds: float, *, bus
             loop.stall, begun = 0.0, time.perf_counter()
             await add()
             times.append(time.perf_counter() - begun)
-            await trio.sleep(0.001)  # so that the other task has seen the end of a stall
+            await trio.sleep(0.001)  # so that the other task measures the end of a stall
             stalls.append(loop.stall)
         nursery.cancel_scope.cancel()
     await store.close()
@@ -183,8 +183,8 @@ async def main(slow: float, seconds: float, base: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--slow", type=float, default=0.02, help="seconds by which the slow disk is slower")
-    parser.add_argument("--seconds", type=float, default=2.0, help="how long each of the twelve figures is measured")
+    parser.add_argument("--slow", type=float, default=0.02, help="seconds added to each sync of the slow disk")
+    parser.add_argument("--seconds", type=float, default=2.0, help="seconds for each of the twelve measurements")
     parser.add_argument("--where", type=Path, default=None, help="a directory on the disk; default: a temporary one")
     arguments = parser.parse_args()
     directory = Path(tempfile.mkdtemp(dir=arguments.where, prefix="kharon-benchmark-"))

@@ -1,9 +1,9 @@
-"""What a claim costs from a thousand tubes, against one from a single tube: seconds, and counted comparisons.
+"""The cost of a claim from a thousand tubes, against a claim from a single tube: seconds, and counted comparisons.
 
     python benchmarks/tubes.py [--tickets N] [--tubes N]
 
-Each claim is followed by an add and the end of the claim, with the questions in between that a store asks; no log, no
-Trio. The same tickets are spread over one tube, and over many; with limits, each tube has one that is never reached.
+Each claim is followed by an add and the end of the claim, with the questions in between that a store asks; without a
+log or Trio. The same tickets are in one tube, and spread over many; with limits, no tube reaches its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NULL = Raw(b"null")
 
 
 class CountingNice(int):
-    """A nice value that counts how often it is compared: once for each two keys of an index."""
+    """A nice value that counts its comparisons: one for each two keys of an index that are compared."""
 
     compared = 0
 
@@ -35,7 +35,7 @@ class CountingNice(int):
 
 
 class Spread:
-    """Tickets over tubes."""
+    """Return a projection with tickets spread over tubes."""
 
     def __init__(self, tickets: int, tubes: int, nice: type[int], *, limited: bool) -> None:
         self.tubes = tuple(f"tube-{number}" for number in range(tubes))
@@ -59,7 +59,7 @@ class Spread:
         self.apply(TicketAdded(f"t{self.number}", "x", NULL, tube, self.nice(self.number * 7919 % 1000), EPOCH))
 
     def turn(self) -> None:
-        """One ticket more, one claim, and its end."""
+        """Add a ticket, claim one, and end the claim."""
         projection = self.projection
         self.add()
         projection.next_instant(expiration=True)
@@ -72,7 +72,7 @@ class Spread:
 
 
 def seconds(tickets: int, tubes: int, *, limited: bool = False) -> float:
-    """The least of five, since other programs only ever add to it."""
+    """Return the least of five measurements, since other programs only add to it."""
     spread = Spread(tickets, tubes, int, limited=limited)
     best = math.inf
     for _ in range(5):

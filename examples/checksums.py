@@ -1,16 +1,16 @@
-"""Keep the SHA-256 sums of a directory tree up to date: `sha256sum -c SHA256SUMS`, run in the tree, verifies it.
+"""Keep a manifest of SHA-256 sums of a directory tree up to date: `sha256sum -c SHA256SUMS`, run there, verifies it.
 
-python examples/checksums.py [TREE] [--watch]      the tree is this project if you name none; --help shows the rest
+python examples/checksums.py [TREE] [--watch]      the default TREE is this project; --help shows the rest
 
 Each file has a ticket, and the queue is the truth: the ticket of a hashed file is kept as done, with the sum as its
-result, and the manifest is made of those results alone, always as a whole. So stop this program with Ctrl-C, or kill
-it, at any time: the next run goes on where it was.
+result. The manifest is made from those results alone, always as a whole. So stop it with Ctrl-C, or kill it, at any
+time: run again, it goes on where it was.
 
-A run adds a ticket for each new file. It adds the ticket again of each file that has changed (size, mtime and inode
-tell, as in git) or that failed in the last run, and cancels the tickets of files that have vanished. It hashes what is
-due, tries again later what it cannot read, and gives that up after `ATTEMPTS` attempts.
+A run adds a ticket for each new file. It adds the ticket again for a file that has changed (by size, mtime and inode,
+as in git) or that failed in the last run. It cancels the tickets of files that have vanished, and hashes the rest. A
+file that cannot be read is tried again later, and fails after `ATTEMPTS` attempts.
 
-It ends with 0; with 1 if files failed, 2 if it could not work at all, 130 after Ctrl-C.
+It exits with 0; with 1 if files failed, 2 if it could not work at all, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ import trio
 
 import kharon
 
-WORKERS = 16  # more than there are processors, since a small file mostly waits for a sync, and workers share syncs
+WORKERS = 16  # more than processors, since a small file mostly waits for a sync, and workers share syncs
 ATTEMPTS = 3
 LEASE = 30.0  # seconds
-CHUNK = 32 << 20  # bytes to hash before we look whether to stop, and at the lease
+CHUNK = 32 << 20  # bytes to hash between two checkpoints
 WATCH_INTERVAL = 2.0  # seconds
 SKIPPED_FOLDERS = frozenset({".git", ".hg", ".svn", "__pycache__", ".hypothesis", "node_modules"})
-MARKS_OF_SKIPPED = frozenset({"pyvenv.cfg", "CACHEDIR.TAG"})  # in virtual environments, in well-behaved caches
+MARKS_OF_SKIPPED = frozenset({"pyvenv.cfg", "CACHEDIR.TAG"})  # marks virtual environments and caches
 
-# What a file looks like: size, mtime in nanoseconds, inode. A list, because tickets hold JSON; None: we cannot tell.
+# A file's fingerprint: size, mtime in nanoseconds, inode. A list, because tickets hold JSON; None: unknown.
 Looks = list[int] | None
 
 
@@ -49,9 +49,9 @@ Looks = list[int] | None
 
 
 def scan(tree: Path, own: set[Path]) -> dict[str, Looks]:
-    """Return how each file of the tree looks, by its path; a folder that cannot be listed counts as such a file.
+    """Return the fingerprint of each file of the tree, by path. A folder that cannot be listed counts as a file.
 
-    So does a link to a file, while one to a folder is not followed. FIFOs, sockets and devices have nothing to sum.
+    A link to a file counts, too; a link to a folder is not followed. FIFOs, sockets and devices are left out.
     """
     files: dict[str, Looks] = {}
 
@@ -66,7 +66,7 @@ def scan(tree: Path, own: set[Path]) -> dict[str, Looks]:
         folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS and folder / name not in own]
         for path in (folder / name for name in names if folder / name not in own):
             looks: Looks = None
-            with suppress(OSError):  # a dangling link, say: the attempts of its ticket will tell the reason
+            with suppress(OSError):  # for example a dangling link: its ticket's attempts report the reason
                 status = path.stat()
                 if not stat.S_ISREG(status.st_mode):
                     continue
@@ -76,12 +76,12 @@ def scan(tree: Path, own: set[Path]) -> dict[str, Looks]:
 
 
 def looks_of(status: os.stat_result) -> list[int]:
-    """Return what a file looks like: while that stays the same, its content is taken to be the same."""
+    """Return a file's fingerprint; while it stays the same, the content is assumed to be the same."""
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a regular file; without waiting, since what was one may have become a FIFO that nobody writes to."""
+    """Open a regular file without blocking, since it may have been replaced by a FIFO without a writer."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if stat.S_ISREG(os.fstat(fd).st_mode):
         return os.fdopen(fd, "rb")
@@ -90,7 +90,7 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def hash_chunk(file: BinaryIO, sha256: hashlib._Hash) -> int:
-    """Hash the next chunk, in blocks that a processor's cache has room for; return how many bytes it had."""
+    """Hash the next chunk, in blocks that fit into a processor's cache; return its number of bytes."""
     size = 0
     while size < CHUNK and (block := file.read(1 << 18)):
         sha256.update(block)
@@ -99,7 +99,7 @@ def hash_chunk(file: BinaryIO, sha256: hashlib._Hash) -> int:
 
 
 def replace_file(path: Path, temporary: Path, content: bytes) -> None:
-    """Replace a file as a whole: whatever happens, a power cut too, it is the old one or the new one."""
+    """Replace a file as a whole: after a crash or a power cut it is either the old file or the new one."""
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()
@@ -113,9 +113,9 @@ def replace_file(path: Path, temporary: Path, content: bytes) -> None:
 def ticket_for(path: str, looks: Looks) -> kharon.Ticket:
     """Make the ticket of a file.
 
-    Its id is the path, so that the queue's log reads well. But an id is at most 200 bytes of printable text, which a
-    path need not be: then the id is a digest of it. The payload has the path in any case, percent-encoded as in a URL,
-    because JSON is text and a path is bytes.
+    Its id is the path, so that the queue's log reads well. A path that is not at most 200 bytes of printable text is
+    not a valid id: then the id is its digest. The payload always has the path, percent-encoded as in a URL, because
+    JSON is text and a path is bytes.
     """
     raw = os.fsencode(path)
     id = path if path.isprintable() and len(raw) <= 200 else f"sha256-of-path:{hashlib.sha256(raw).hexdigest()}"
@@ -123,17 +123,17 @@ def ticket_for(path: str, looks: Looks) -> kharon.Ticket:
 
 
 def path_of(ticket: kharon.Ticket) -> str:
-    """Return the path that a ticket is about."""
+    """Return the path of a ticket's file."""
     return os.fsdecode(unquote_to_bytes(ticket.payload["path"]))
 
 
 def shown(path: str) -> str:
-    """Return a path as it can be shown on one line of a terminal."""
+    """Return a path in a form for one line of a terminal."""
     return path if path.isprintable() else repr(path)
 
 
 def manifest_of(tickets: Iterable[kharon.Ticket]) -> bytes:
-    """Return the manifest of done tickets: sha256sum's format, with its way to escape names, sorted by path."""
+    """Return the manifest of done tickets, sorted by path, in sha256sum's format with its escaping of names."""
     lines = []
     for raw, sha256 in sorted((os.fsencode(path_of(ticket)), ticket.result["sha256"]) for ticket in tickets):
         name = raw.replace(b"\\", rb"\\").replace(b"\n", rb"\n").replace(b"\r", rb"\r")
@@ -157,11 +157,11 @@ class Keeper:
         self.terminal = sys.stdout.isatty()
 
     def say(self, text: str, end: str = "\n") -> None:
-        """Print a line; on a terminal, over the progress that stands there."""
+        """Print a line; on a terminal, over the line of progress."""
         print(f"\r\x1b[K{text}" if self.terminal else text, end=end, flush=True)
 
     async def update(self, *, first: bool) -> bool:
-        """Bring the manifest up to date; return whether all files could be read. Later updates tell of changes only."""
+        """Bring the manifest up to date; return whether all files could be read. Later updates print changes only."""
         began = trio.current_time()
         files = await trio.to_thread.run_sync(scan, self.tree, self.own, abandon_on_cancel=True)
         ids, vanished = await self.reconcile(files, first=first)
@@ -175,7 +175,7 @@ class Keeper:
             nursery.start_soon(self.kh.run, self.router())
             nursery.start_soon(self.show_progress, len(ids))
             for id in ids:
-                with suppress(kharon.TicketNotFound):  # cancelled: its file has vanished by now
+                with suppress(kharon.TicketNotFound):  # cancelled: its file has vanished
                     await self.kh.wait(id)
             nursery.cancel_scope.cancel()
 
@@ -192,7 +192,7 @@ class Keeper:
         return not failed
 
     async def reconcile(self, files: dict[str, Looks], *, first: bool) -> tuple[list[str], int]:
-        """Make the tickets agree with the files; return the ids of the pending ones, and how many files vanished."""
+        """Make the tickets agree with the files; return the pending ids, and the number of vanished files."""
         known = {path_of(ticket): ticket for ticket in await self.kh.list(limit=None)}
         ids: list[str] = []
         wanted: list[kharon.Ticket] = []
@@ -201,13 +201,13 @@ class Keeper:
             if ticket is None:
                 wanted.append(ticket_for(path, looks))
             elif ticket.status == "pending":
-                ids.append(ticket.id)  # left by a run that was stopped; it will hash what is there by then
+                ids.append(ticket.id)  # left by a run that was stopped; it hashes the present content
             elif (first and ticket.status == "failed") or (ticket.result or ticket.payload)["looks"] != looks:
                 wanted.append(ticket_for(path, looks))
-        for start in range(0, len(wanted), 1000):  # each batch is one commit, and too short to hold up anything else
+        for start in range(0, len(wanted), 1000):  # each batch is one commit, short enough not to delay other tasks
             ids += [ticket.id for ticket in await self.kh.add_many(wanted[start : start + 1000])]
 
-        # What is in a folder that cannot be listed has not vanished. The tree itself is "." to `scan`.
+        # The files in a folder that cannot be listed have not vanished. `scan` calls the tree itself ".".
         hidden = tuple("" if path == "." else f"{path}/" for path, looks in files.items() if looks is None)
         vanished = [ticket for path, ticket in known.items() if not path.startswith(hidden)]
         async with trio.open_nursery() as nursery:  # all at once, so that they share one sync of the disk
@@ -220,8 +220,8 @@ class Keeper:
         """Return the router with the handler that hashes a file."""
         router = kharon.Router()
 
-        # An `async def`, although hashing blocks. A `def` would run in one thread from start to end, and nothing can
-        # stop a thread; hashed in chunks, each in a thread, a file of any size lets Ctrl-C in and keeps its lease.
+        # An `async def`, although hashing blocks. A `def` would run in one thread from start to end, which nothing can
+        # stop. With one thread for each chunk, Ctrl-C works and the lease is kept, whatever the size of the file.
         @router.handler("checksum")
         async def checksum(kh: kharon.Kharon, ticket: kharon.Ticket) -> None:
             path = self.tree / path_of(ticket)
@@ -248,7 +248,7 @@ class Keeper:
         return router
 
     async def show_progress(self, total: int) -> None:
-        """Say how far we are: on a terminal often and in one place, else with a line now and then."""
+        """Print the progress: on a terminal often and in one line, otherwise a new line now and then."""
         while True:
             await trio.sleep(0.1 if self.terminal else 1)
             stats = self.kh.stats()
@@ -261,29 +261,31 @@ class Keeper:
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Keep a manifest of the SHA-256 sums of a directory tree up to date.")
+    parser = argparse.ArgumentParser(description="Keep a manifest of SHA-256 sums of a directory tree up to date.")
     project = Path(__file__).resolve().parent.parent
     parser.add_argument("tree", nargs="?", type=Path, default=project, help="the directory (default: this project)")
     parser.add_argument("--queue", type=Path, metavar="DIR", help="the queue's directory (default: TREE/.checksums)")
     parser.add_argument("--manifest", type=Path, metavar="FILE", help="(default: TREE/SHA256SUMS)")
     parser.add_argument("--workers", type=int, default=WORKERS, metavar="N", help="files at once (default: 16)")
-    parser.add_argument("--fsync", default="always", metavar="always|never|SECONDS", help="when the queue is on disk")
-    parser.add_argument("--watch", action="store_true", help="go on, looking for changes every few seconds")
+    parser.add_argument(
+        "--fsync", default="always", metavar="always|never|SECONDS", help="when records are synced to disk"
+    )
+    parser.add_argument("--watch", action="store_true", help="keep running, and check for changes every few seconds")
     options = parser.parse_args()
     if not options.tree.is_dir():
         parser.error(f"{options.tree} is not a directory")
-    with suppress(ValueError):  # what is neither a word nor a number is refused by Settings, as is 0
+    with suppress(ValueError):  # Settings refuses other words, and 0
         options.fsync = float(options.fsync)
     options.tree = options.tree.resolve()
     options.queue = (options.queue or options.tree / ".checksums").resolve()
     options.manifest = (options.manifest or options.tree / "SHA256SUMS").resolve()
     if options.manifest.is_dir() or not options.manifest.parent.is_dir():
-        parser.error(f"{options.manifest} is no place for a file")
+        parser.error(f"{options.manifest} cannot be the path of a file")
     return options
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Work until the manifest is up to date, or (to watch) until a signal; return the exit code."""
+    """Update the manifest once, or with --watch until a signal; return the exit code."""
     code = 0
 
     async def heed_signals(task_status: trio.TaskStatus[None]) -> None:
@@ -314,8 +316,8 @@ async def run(options: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Run; if that is not possible, say why in one line."""
-    logging.getLogger("kharon").addHandler(logging.NullHandler())  # it warns of failing attempts, which we show
+    """Run the program; print the reason in one line if it cannot."""
+    logging.getLogger("kharon").addHandler(logging.NullHandler())  # its warnings of failed attempts are shown here
     code = 2
     try:
         code = trio.run(run, arguments())

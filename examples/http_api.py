@@ -10,12 +10,12 @@ python examples/http_api.py [DIRECTORY] [--port N]         needs Starlette and H
     curl -X POST 'http://127.0.0.1:8000/ticket/example/task-1?delay=2' -d '{"words": ["over", "the", "river"]}'
     curl http://127.0.0.1:8000/ticket/task-1
 
-An answer is sent once what it says is on disk. An error is {"error": its type, "message": what to do}. An id here
-cannot hold a slash, and "cancel" is no id, since it would read as a verb.
+A response is sent once its effects are on disk. An error is {"error": its type, "message": what to do}. An id here
+cannot hold a slash, and "cancel" is not an id, since it would read as a verb.
 
 Why Starlette: it runs on anyio and hence on Trio, is small, fully typed, and far more widely used than Quart-Trio;
-Hypercorn is the ASGI server that has a Trio worker. It listens on 127.0.0.1 only, because it asks nobody who they are.
-SIGTERM or Ctrl-C: it accepts no more requests, lets the handlers finish for `DRAIN_TIMEOUT` seconds, then closes.
+Hypercorn is the ASGI server that has a Trio worker. It listens on 127.0.0.1 only, because it authenticates no client.
+On SIGTERM or Ctrl-C it refuses new requests, lets the handlers finish for `DRAIN_TIMEOUT` seconds, then closes.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from starlette.routing import Route
 
 import kharon
 
-MAX_BODY_BYTES = 960 << 10  # what a payload may have
+MAX_BODY_BYTES = 960 << 10  # the most that a payload may have
 DRAIN_TIMEOUT = 10.0  # seconds
-RETRY_AFTER = {"Retry-After": "5"}  # seconds: by then a supervisor should have started this process again
+RETRY_AFTER = {"Retry-After": "5"}  # seconds: by then the supervisor of this process should have restarted it
 PARAMETERS = frozenset({"nice", "delay", "tube", "on_conflict"})
 STATUS_CODES: dict[type[kharon.KharonError], int] = {
     kharon.TicketNotFound: 404,
@@ -57,7 +57,7 @@ STATUS_CODES: dict[type[kharon.KharonError], int] = {
     kharon.Closed: 503,
 }
 
-# Not HTTPStatus.phrase: it has changed from one version of Python to the next, and clients compare these.
+# Not HTTPStatus.phrase, which changes between versions of Python, while clients compare these.
 NAMES = {400: "BadRequest", 404: "NotFound", 405: "MethodNotAllowed", 413: "ContentTooLarge"}
 
 # --- handlers of tickets ----------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ router = kharon.Router()
 
 @router.handler("example")
 async def example(kh: kharon.Kharon, ticket: kharon.Ticket) -> None:
-    """Do some work on {"words": [...]}, and keep the ticket for a day so that its result can be asked for."""
+    """Do some work on {"words": [...]}, and keep the ticket for a day, so that clients can get its result."""
     words = ticket.payload["words"]
     await trio.sleep(0.01 * len(words))
     await kh.done(ticket, result={"text": " ".join(words)}, expire_in=86_400)
@@ -75,7 +75,7 @@ async def example(kh: kharon.Kharon, ticket: kharon.Ticket) -> None:
 
 @router.not_found
 async def unknown_type(kh: kharon.Kharon, ticket: kharon.Ticket) -> None:
-    """Fail at once what no retry can help."""
+    """Fail at once: a retry cannot help."""
     await kh.fail(ticket, error_reason=f"unsupported type {ticket.type!r}")
 
 
@@ -83,13 +83,13 @@ async def unknown_type(kh: kharon.Kharon, ticket: kharon.Ticket) -> None:
 
 
 def queue_of(request: Request) -> kharon.Kharon:
-    """Return the queue, as the actor whose name the records will show."""
+    """Return the queue, as a view whose records name the actor."""
     kh: kharon.Kharon = request.app.state.kh
     return kh.acting_as("http")
 
 
 async def add(request: Request) -> Response:
-    """Add a ticket. 202: it is durable, and will be run when it is due."""
+    """Add a ticket. 202: it is durable, and runs when it is due."""
     query = request.query_params
     if unknown := sorted(set(query) - PARAMETERS):
         raise HTTPException(400, f"unknown parameter {unknown[0]!r}; there are {', '.join(sorted(PARAMETERS))}")
@@ -108,17 +108,17 @@ async def add(request: Request) -> Response:
 
 
 def number(text: str, kind: Callable[[str], float], name: str) -> float:
-    """Return the number that a parameter is."""
+    """Return a parameter as a number."""
     try:
         return kind(text)
     except ValueError:
-        raise HTTPException(400, f"{name}: {text!r} is no number") from None
+        raise HTTPException(400, f"{name}: {text!r} is not a number") from None
 
 
 async def json_body(request: Request) -> object:
-    """Return the JSON value that is the body, None if there is none; read no more than a payload may have."""
+    """Return the body as a JSON value, or None if it is empty; read no more than a payload may have."""
     body = b""
-    async with aclosing(request.stream()) as chunks:  # Trio wants a generator that is left early to be closed
+    async with aclosing(request.stream()) as chunks:  # Trio requires that a generator is closed if it is left early
         async for chunk in chunks:
             body += chunk
             if len(body) > MAX_BODY_BYTES:
@@ -141,7 +141,7 @@ async def cancel(request: Request) -> Response:
 
 
 async def delete(request: Request) -> Response:
-    """Remove a ticket; that there is none is fine."""
+    """Remove a ticket; it need not exist."""
     await queue_of(request).delete(request.path_params["id"])
     return Response(status_code=204)
 
@@ -162,11 +162,11 @@ async def history(request: Request) -> Response:
         }
         for record in records
     ]
-    return Response(msgspec.json.encode(shown), media_type="application/json")  # it knows what events are made of
+    return Response(msgspec.json.encode(shown), media_type="application/json")  # it encodes the values in events
 
 
 async def stats(request: Request) -> Response:
-    """Show what this process has counted."""
+    """Show the counts of this process."""
     counted = queue_of(request).stats()
     shown = counts_as_json(counted) | {"workers_running": counted.workers_running}
     by = [{"type": type, "tube": tube} | counts_as_json(counts) for (type, tube), counts in counted.by.items()]
@@ -174,7 +174,7 @@ async def stats(request: Request) -> Response:
 
 
 def counts_as_json(counts: kharon.Counts) -> dict[str, Any]:
-    """Return counts as JSON; of a histogram its count and its sum in seconds."""
+    """Return counts as JSON: for a histogram, its count and its sum in seconds."""
     shown: dict[str, Any] = {}
     for field in attrs.fields(kharon.Counts):
         value = getattr(counts, field.name)
@@ -210,7 +210,7 @@ async def refused(_request: Request, error: Exception) -> Response:
 
 
 async def wrong_request(_request: Request, error: Exception) -> Response:
-    """Answer a request that never came as far as Kharon."""
+    """Answer a request that failed before it reached Kharon."""
     assert isinstance(error, HTTPException)
     content = {"error": NAMES.get(error.status_code, "HTTPError"), "message": error.detail}
     return JSONResponse(content, error.status_code, headers=error.headers)
@@ -220,7 +220,7 @@ def application(kh: kharon.Kharon) -> Starlette:
     """Return the application."""
     routes = [
         Route("/stats", stats),
-        Route("/ticket/{id}/cancel", cancel, methods=["POST"]),  # before the next, which would take it for an add
+        Route("/ticket/{id}/cancel", cancel, methods=["POST"]),  # before the next route, which would take it for an add
         Route("/ticket/{type}/{id}", add, methods=["POST"]),
         Route("/ticket/{id}/history", history),
         Route("/ticket/{id}", get),
@@ -235,7 +235,7 @@ def application(kh: kharon.Kharon) -> Starlette:
 
 
 async def run(directory: str, port: int) -> int:
-    """Serve and work until a signal, or until the queue breaks; return the exit code."""
+    """Serve and run handlers until a signal, or until the queue fails; return the exit code."""
     stop = trio.Event()
     code = 0
 
@@ -244,13 +244,13 @@ async def run(directory: str, port: int) -> int:
             task_status.started()
             await anext(signals)
             stop.set()
-            await trio.sleep_forever()  # further signals do not hurry us
+            await trio.sleep_forever()  # further signals are ignored
 
     async def work(kh: kharon.Kharon) -> None:
         nonlocal code
         try:
             await kh.run(router)
-        except kharon.KharonError as error:  # not raised yet: clients that wait for an answer are told first
+        except kharon.KharonError as error:  # not raised here, so that waiting clients are answered first
             print(f"http_api.py: {error}", file=sys.stderr)
             code = 1
         stop.set()
@@ -271,7 +271,7 @@ async def run(directory: str, port: int) -> int:
 
 
 def main() -> int:
-    """Run; if that is not possible, say why in one line."""
+    """Run the program; print the reason in one line if it cannot."""
     parser = argparse.ArgumentParser(description="An HTTP API for a queue of tickets, on 127.0.0.1.")
     parser.add_argument("directory", nargs="?", default="queue", help='the queue (default: "queue")')
     parser.add_argument("--port", type=int, default=8000, help="0: any free one (default: 8000)")

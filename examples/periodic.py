@@ -1,9 +1,9 @@
-"""Periodic tickets: a probe each second, and a report each night, whatever is restarted when. Ends by itself.
+"""Periodic tickets: a probe each second, and a report each night, across restarts. Ends by itself.
 
-python examples/periodic.py [DIRECTORY]      the directory is "queue" if you name none
+python examples/periodic.py [DIRECTORY]      the default directory is "queue"
 
-It needs `pip install '.[cron]'`. Run it again, or kill it in between: the schedules are in the directory, what was
-missed while it did not run is one probe, and no instant fires twice.
+It needs `pip install '.[cron]'`. Kill it and run it again: the schedules are in the directory. The probes that were
+missed in between become one probe, and no instant fires twice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ router = kharon.Router()
 
 @router.handler("probe")
 async def probe(_kh: kharon.Kharon, ticket: kharon.Ticket) -> None:
-    """Do the work of one instant: `runat` says which. What can be done twice without harm belongs here."""
+    """Do the work of one instant, which is `runat`. It may run twice, so doing it twice must do no harm."""
     print(f"{ticket.id}: probing {ticket.payload['host']}")
 
 
@@ -32,10 +32,10 @@ async def report(_kh: kharon.Kharon, ticket: kharon.Ticket) -> None:
 
 
 async def main(directory: str) -> None:
-    """Schedule, as at each start, and run until some probes have been made."""
+    """Set the schedules, as at each start, and run until some probes have been made."""
     async with kharon.open(directory) as kh, trio.open_nursery() as nursery:
         probing = kharon.Ticket("probe", "probe", payload={"host": "example.org"})
-        await kh.schedule("probe", every=1, ticket=probing)  # changes nothing if it is there already
+        await kh.schedule("probe", every=1, ticket=probing)  # changes nothing if it exists already
         await kh.schedule("report", "0 6 * * mon-fri", ticket=kharon.Ticket("report", "report"), tz="Europe/Berlin")
         for schedule in await kh.schedules():
             assert schedule.next is not None
@@ -52,7 +52,7 @@ async def main(directory: str) -> None:
 
 
 async def _newest(kh: kharon.Kharon) -> int:
-    """Return the seq of the last record that there is."""
+    """Return the seq of the last record."""
     seq = 0
     async for record in kh.records():
         seq = record.seq

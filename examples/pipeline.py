@@ -1,18 +1,18 @@
 """Count the words of a text file, or of all files of a directory: split, count the pieces in parallel, merge.
 
-python examples/pipeline.py [INPUT] [--output words.tsv]    INPUT is this project's pages if you name none; see --help
+python examples/pipeline.py [INPUT] [--output words.tsv]    the default INPUT is this project's pages; see --help
 
 A workflow of three steps, each a ticket. `split` cuts the input into pieces. Each piece is a ticket in one group, and
-`count` writes what it has counted to a file of its own. `merge` is the group's finalizer (`after_group`): it waits for
-all pieces, and makes the output of their files.
+`count` writes its counts to a file of its own. `merge` is the group's finalizer (`after_group`): it is blocked until
+all pieces have ended, and makes the output from their files.
 
-No step can be lost, because each settles its ticket and adds what follows from it in one commit (`kh.atomic()`): after
-a crash either both are in the log, or neither is and the step runs again. And a step may run again, because it does the
-same again: ids and files are named by the input, and files are replaced as a whole. So stop this with Ctrl-C, or kill
-it, when you like: run again, it goes on where it was, and the output is the same. If the input has changed, all is
-counted anew, and what is left of the run before is dropped.
+No step can be lost, because each settles its ticket and adds the next ones in one commit (`kh.atomic()`): after a crash
+either both are in the log, or neither is and the step runs again. A step may run twice, because it then does the same:
+ids and files are named after the input, and files are replaced as a whole. So stop it with Ctrl-C or kill it at any
+time: run again, it goes on where it was, and the output is the same. If the input has changed, everything is counted
+anew, and the rest of the run before is removed.
 
-It ends with 0; with 1 if pieces failed, 2 if it could not work at all, 130 after Ctrl-C.
+It exits with 0; with 1 if pieces failed, 2 if it could not work at all, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ import kharon
 
 WORKERS = 4
 PIECE_BYTES = 1 << 20
-PIECE_SLICES = 50  # files, or parts of one, in a piece: a payload has room for so many of the longest paths
+PIECE_SLICES = 50  # files, or parts of one, in a piece: a payload has room for this many of the longest paths
 
-# A part of a file: its path (percent-encoded, because JSON is text and a path is bytes), where it begins and ends, and
-# what the file looked like when it was cut (size, mtime in nanoseconds, inode).
+# A part of a file: its path (percent-encoded, because JSON is text and a path is bytes), its beginning and end, and the
+# file's fingerprint when it was cut (size, mtime in nanoseconds, inode).
 Slice = tuple[str, int, int, list[int]]
 
 
@@ -49,12 +49,12 @@ Slice = tuple[str, int, int, list[int]]
 
 
 def looks_of(status: os.stat_result) -> list[int]:
-    """Return what a file looks like: while that stays the same, its content is taken to be the same."""
+    """Return a file's fingerprint; while it stays the same, the content is assumed to be the same."""
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def scan(source: Path, own: set[Path]) -> dict[Path, list[int]]:
-    """Return how each file of the input looks, sorted by path. Hidden ones, and those of this program, do not count.
+    """Return the fingerprint of each file of the input, by path. Hidden files and this program's own are left out.
 
     Raises:
         OSError: the input cannot be read.
@@ -78,7 +78,7 @@ def scan(source: Path, own: set[Path]) -> dict[Path, list[int]]:
 
 
 def cut(files: dict[Path, list[int]], piece_bytes: int) -> Iterator[list[Slice]]:
-    """Cut files into pieces of about so many bytes: a large file becomes several, and small ones share one."""
+    """Cut files into pieces of about this many bytes: a large file becomes several pieces, small files share one."""
     piece: list[Slice] = []
     room = piece_bytes
     for path, looks in files.items():
@@ -96,10 +96,10 @@ def cut(files: dict[Path, list[int]], piece_bytes: int) -> Iterator[list[Slice]]
 
 
 def count_words(piece: list[Slice]) -> Counter[str]:
-    """Count the words of a piece: of the lines that begin in it, so that none is counted twice, or torn.
+    """Count the words in the lines that begin in a piece, so that no line is counted twice or torn.
 
     Raises:
-        OSError: a file cannot be read, or is not what it was when it was cut.
+        OSError: a file cannot be read, or has changed since it was cut.
     """
     words: Counter[str] = Counter()
     for name, start, end, looks in piece:
@@ -116,7 +116,7 @@ def count_words(piece: list[Slice]) -> Counter[str]:
 
 
 def replace_file(path: Path, temporary: Path, content: bytes) -> None:
-    """Replace a file as a whole, and on disk when this returns: whatever happens, it is the old one or the new one."""
+    """Replace a file as a whole, and sync it: after a crash it is either the old file or the new one."""
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()
@@ -130,7 +130,7 @@ def replace_file(path: Path, temporary: Path, content: bytes) -> None:
 
 
 def table_of(counts: Iterable[Path]) -> bytes:
-    """Return the output: a line for each word with how often it is there, the most frequent first."""
+    """Return the output: a line for each word with its count, the most frequent first."""
     words: Counter[str] = Counter()
     for path in counts:
         words.update(json.loads(path.read_bytes()))
@@ -147,14 +147,14 @@ def sha256_of(path: Path) -> str | None:
 
 
 class Pipeline:
-    """The workflow of one input, as it looks now."""
+    """The workflow of the present state of one input."""
 
     def __init__(self, kh: kharon.Kharon, options: argparse.Namespace, files: dict[Path, list[int]]) -> None:
         self.kh = kh
         self.output: Path = options.output
         self.files = files
         self.piece_bytes: int = options.piece_bytes
-        # All names follow from the input, so a step that runs again does the same again.
+        # All names follow from the input, so a repeated step does the same.
         identity = repr((self.piece_bytes, [(str(path), looks) for path, looks in files.items()]))
         self.run_id = hashlib.sha256(identity.encode()).hexdigest()[:12]
         self.split_id, self.merge_id = f"split-{self.run_id}", f"merge-{self.run_id}"
@@ -163,7 +163,7 @@ class Pipeline:
         self.folder: Path = self.work / self.run_id
 
     def counts_of(self, id: str) -> Path:
-        """Return where the counts of a piece are."""
+        """Return the path of the counts of a piece."""
         return self.folder / f"{id}.json"
 
     def merge_ticket(self) -> kharon.Ticket:
@@ -171,7 +171,7 @@ class Pipeline:
         return kharon.Ticket(self.merge_id, "merge")
 
     async def begin(self) -> bool:
-        """Add what is to be done, in one commit; return whether there is anything, or it was all done before."""
+        """Add the tickets of the workflow in one commit; return False if it was done before."""
         known = {ticket.id: ticket for ticket in await self.kh.list(limit=None)}
         split, merge = known.get(self.split_id), known.get(self.merge_id)
         if merge is not None and merge.status == "done" and merge.result["sha256"] == sha256_of(self.output):
@@ -180,7 +180,7 @@ class Pipeline:
         async with self.kh.atomic() as tx:
             for ticket in known.values():
                 if self.run_id not in ticket.id:
-                    tx.delete(ticket.id)  # of an input that is not there any more
+                    tx.delete(ticket.id)  # of an input that has changed
             if split is None or (merge is not None and merge.status == "done"):  # the output was removed, or altered
                 tx.delete(self.merge_id)
                 tx.add(kharon.Ticket(self.split_id, "split"))
@@ -195,7 +195,7 @@ class Pipeline:
                 for id in again:
                     tx.restart(id)
                 if again or merge is None or merge.status != "pending":
-                    tx.delete(self.merge_id)  # it waits for all that is pending when it is added, and for nothing later
+                    tx.delete(self.merge_id)  # only members that are pending now block it
                     tx.add(self.merge_ticket(), after_group=self.group, on_failure="cancel")
         return True
 
@@ -220,7 +220,7 @@ class Pipeline:
             try:
                 words = await trio.to_thread.run_sync(count_words, ticket.payload)
             except OSError as error:
-                await kh.fail(ticket, error_reason=str(error))  # the next run has another look
+                await kh.fail(ticket, error_reason=str(error))  # the next run splits it again
                 return
             path = self.counts_of(ticket.id)
             temporary = path.with_suffix(f".{ticket.claim}.tmp")  # a lapsed attempt may still be writing its own
@@ -237,20 +237,20 @@ class Pipeline:
             total = sum(piece.result["words"] for piece in pieces)
             async with kh.atomic() as tx:
                 for piece in pieces:
-                    tx.delete(piece.id)  # merged, and gone: both or neither
+                    tx.delete(piece.id)  # merged and removed: both or neither
                 tx.done(ticket, result={"sha256": hashlib.sha256(content).hexdigest(), "words": total})
             say(f"{shown(self.output)}: {total} words, {content.count(10)} different")
 
         return router
 
     async def finish(self) -> bool:
-        """Run until there is nothing left to do; return whether all of it was done."""
+        """Run until no ticket is left; return whether all of them were done."""
         self.folder.mkdir(parents=True, exist_ok=True)
         async with trio.open_nursery() as nursery:
             await nursery.start(self.kh.run, self.router())
             last = await self.kh.wait(self.split_id)
             if last.status == "done":
-                await self.kh.group(self.group).wait()  # the pieces; the finalizer is there since the split
+                await self.kh.group(self.group).wait()  # the pieces; the split has added the finalizer
                 last = await self.kh.wait(self.merge_id)
             nursery.cancel_scope.cancel()
         for ticket in await self.kh.list(status="failed", limit=None):
@@ -258,14 +258,14 @@ class Pipeline:
         return last.status == "done"
 
     def tidy(self) -> None:
-        """Remove the counts of other inputs, and of what is merged."""
+        """Remove the counts of other inputs, and those that are merged."""
         for folder in self.work.iterdir() if self.work.is_dir() else ():
-            if re.fullmatch("[0-9a-f]{12}", folder.name):  # ours, whatever else somebody has put there
+            if re.fullmatch("[0-9a-f]{12}", folder.name):  # only our own files
                 shutil.rmtree(folder)
 
 
 def shown(path: Path) -> str:
-    """Return a path as it can be shown on one line of a terminal."""
+    """Return a path in a form for one line of a terminal."""
     return str(path) if str(path).isprintable() else repr(str(path))
 
 
@@ -293,14 +293,14 @@ def arguments() -> argparse.Namespace:
         parser.error(f"--piece-bytes {options.piece_bytes} is not 1 or more")
     options.input, options.output = options.input.resolve(), options.output.resolve()
     if options.output.is_dir() or not options.output.parent.is_dir():
-        parser.error(f"{options.output} is no place for a file")
+        parser.error(f"{options.output} cannot be the path of a file")
     options.queue = (options.queue or options.output.with_name(f"{options.output.name}.queue")).resolve()
     options.work = options.queue.with_name(f"{options.queue.name}.work")
     return options
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Do the work, or what is left of it, until a signal; return the exit code."""
+    """Do the work, or the rest of it, until a signal; return the exit code."""
     code = 0
 
     async def heed_signals(task_status: trio.TaskStatus[None]) -> None:
@@ -317,7 +317,7 @@ async def run(options: argparse.Namespace) -> int:
         await nursery.start(heed_signals)
         files = await trio.to_thread.run_sync(scan, options.input, own, abandon_on_cancel=True)
         if not any(size for size, *_ in files.values()):
-            raise OSError(f"{shown(options.input)}: there is nothing to count in it")
+            raise OSError(f"{shown(options.input)}: it contains nothing to count")
         async with kharon.open(options.queue, settings) as kh:
             pipeline = Pipeline(kh, options, files)
             say(f"{shown(options.input)}: {len(files)} files, {sum(size for size, *_ in files.values()) / 1e6:.1f} MB")
@@ -332,8 +332,8 @@ async def run(options: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Run; if that is not possible, say why in one line."""
-    logging.getLogger("kharon").addHandler(logging.NullHandler())  # it warns of failing attempts, which we show
+    """Run the program; print the reason in one line if it cannot."""
+    logging.getLogger("kharon").addHandler(logging.NullHandler())  # its warnings of failed attempts are shown here
     code = 2
     try:
         code = trio.run(run, arguments())

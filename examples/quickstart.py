@@ -1,8 +1,8 @@
 """The quick start: a durable queue in a directory, one ticket, one handler. Ends by itself.
 
-python examples/quickstart.py [DIRECTORY]      the directory is "queue" if you name none
+python examples/quickstart.py [DIRECTORY]      the default directory is "queue"
 
-Run it again, or kill it in between: what has been added is in the directory, and is handled by the next run.
+Kill it and run it again: added tickets are in the directory, and the next run handles them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ router = kharon.Router()
 
 @router.handler("email")
 async def send_email(_kh: kharon.Kharon, ticket: kharon.Ticket) -> None:
-    """Print where a real handler would send. Returning settles the ticket; raising retries it with backoff."""
+    """Print the address; a real handler would send. Returning settles the ticket; raising retries it with backoff."""
     print(f"sending {ticket.payload['subject']!r} to {ticket.payload['to']}")
     await trio.sleep(0.1)
 
@@ -36,7 +36,7 @@ async def main(directory: str) -> None:
 
         for record in await kh.history("task-1"):
             print(f"  record {record.seq}: {type(record.event).__name__}")
-        await kh.drain()  # claim no more, finish what runs; then `run` returns, and with it the nursery
+        await kh.drain()  # stop claiming and finish running handlers; then `run` returns, and the nursery ends
 
 
 if __name__ == "__main__":

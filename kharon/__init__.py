@@ -1,11 +1,11 @@
-"""A durable queue of delayed tickets that lives inside a Trio application, and can prove its own history.
+"""A durable queue of delayed tickets inside a Trio application, which can prove its own history.
 
     async with kharon.open("queue") as kh:
         await kh.add(kharon.Ticket("task-1", "email", payload={"to": "ann@example.org"}))
         await kh.run(router)
 
-All public names are here, except the events (`kharon.model.events`) and the tools for tests (`kharon.testing`). They
-are imported at the first use of one of them (`kharon._face`).
+All public names are here, except the events (`kharon.model.events`) and the tools for tests (`kharon.testing`). The
+first use of one of them imports them all (`kharon._face`).
 """
 
 from __future__ import annotations

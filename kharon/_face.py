@@ -1,7 +1,7 @@
-"""All public names, imported: what `kharon` shows.
+"""Imports all public names, for `kharon` to show.
 
-Apart from `kharon/__init__.py`, so that nothing is imported before it is asked for: the command's help must not wait
-for Trio. A new public name is imported here, and listed in both.
+`kharon/__init__.py` imports this module only when one of the names is used, so that the command's help need not wait
+for Trio. A new public name is imported here, and listed in both modules.
 """
 
 from __future__ import annotations

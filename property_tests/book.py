@@ -1,12 +1,11 @@
-"""The rules of tickets, tubes and schedules a second time: plain dicts, lists and scans, for `test_rules`.
+"""The rules of tickets, tubes and schedules a second time, as plain dicts, lists and scans, for `test_rules`.
 
-It has a rule for each command and each state of a ticket, as docs/explanation/architecture.md draws them, and the rules
-of blocking, tubes and schedules that docs/how-to and docs/reference/format.md state. It shares no code with Kharon and
-keeps no index and no count. It computes everything anew for each question: a blocked ticket has the ids of all that
-block it, members of groups too; a tube has the instants of all claims since it was limited.
+The book states the table of commands, and the rules of blocking, tubes and schedules in the documentation. It shares no
+code with Kharon, keeps no index and no count, and scans everything for each question. A blocked ticket has the ids of
+its blockers, including members of groups; a tube has the instants of all claims since it was limited.
 
-The book does not say in which order tickets are unblocked. It says which must be (`told`), and leaves their seqs to the
-reader of the records.
+The book does not know the order in which the ends of blockers are recorded. It says which events must follow (`told`);
+the reader of the records takes their seqs from there.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from datetime import datetime, timedelta
 TERMINAL = ("done", "failed", "cancelled")
 LEASE = 30
 GRACE = 60
-"""How many seconds late an instant of a schedule that catches up "none" may be."""
+"""How many seconds late a schedule with `catch_up="none"` may fire."""
 
 
 def after(now: datetime, seconds: float) -> datetime:
@@ -24,14 +23,14 @@ def after(now: datetime, seconds: float) -> datetime:
 
 
 def wait_of(delay, attempts: int) -> float:
-    """Seconds of a delay as `test_rules` draws them: a number, ("fixed", n), or "backoff"."""
+    """The seconds of a delay that `test_rules` draws: a number, ("fixed", n), or "backoff"."""
     if delay == "backoff":
-        return min(2**attempts, 16) + 2  # half of the jitter of 4, which is kept free below the cap of 20
+        return min(2**attempts, 16) + 2  # half of the jitter of 4, which stays free below the cap of 20
     return delay[1] if isinstance(delay, tuple) else delay
 
 
 def waiting(ticket: dict) -> dict:
-    """What of a ticket waits for others: its successor, if it has one."""
+    """The ticket that others may block: its successor, if it has one."""
     return ticket["successor"] or ticket
 
 
@@ -40,19 +39,19 @@ def blocked(ticket: dict) -> bool:
 
 
 def groups_of(ticket: dict | None) -> set[str]:
-    """The groups that it is a pending member of: its own, and the one that its successor will be in."""
+    """The groups of which it is a pending member: its own, and its successor's."""
     if ticket is None or ticket["status"] != "pending":
         return set()
     return {one["group"] for one in (ticket, ticket["successor"]) if one is not None and one["group"] is not None}
 
 
 class Book:
-    """Tickets, tubes and schedules. A command's method returns the name of the error it must come to, or None.
+    """Tickets, tubes and schedules. A command's method returns the name of the expected error, or None.
 
     Attributes:
-        told: what the last command means for those that wait: ("unblocked", id, what ended, group or None), ("dropped",
-            id) of the successor of one that runs, and ("cancelled", id).
-        reasons: for each that is cancelled so, the ids that it waited for.
+        told: the events that must follow from the last command: ("unblocked", id, ended, group or None), ("dropped",
+            id) for the successor of a running ticket, and ("cancelled", id).
+        reasons: for each ticket that is cancelled so, the ids of its blockers.
         failures: the ids that failed in that command, and because of it.
     """
 
@@ -66,15 +65,15 @@ class Book:
         self.begin()
 
     def begin(self) -> None:
-        """Forget what the last command was told."""
+        """Forget the events of the last command."""
         self.told: list[tuple] = []
         self.reasons: dict[str, set[str]] = {}
         self.failures: set[str] = set()
 
-    # -- what all share
+    # -- helpers
 
     def instant(self) -> datetime:
-        """The time that a record would have now; it never goes back."""
+        """The time of a record written now; it never goes back."""
         return self.now if self.at is None else max(self.at, self.now)
 
     def record(self, ticket: dict | None = None) -> None:
@@ -84,7 +83,7 @@ class Book:
             ticket.update(version=self.seq, mtime=self.at)
 
     def find(self, id: str, *, claimed=None, terminal=False) -> tuple[dict | None, str | None]:
-        """The ticket, if it is pending (claimed, or not, if that is said) or terminal; else the error."""
+        """The ticket, if it is pending (and claimed, or not, if that is asked) or terminal; otherwise the error."""
         ticket = self.tickets.get(id)
         if ticket is None:
             return None, "TicketNotFound"
@@ -99,7 +98,7 @@ class Book:
         return claim is not None and (id not in self.tickets or self.tickets[id]["claim"] != claim)
 
     def settle(self, id: str, claim: int | None, effect, *, claimed=None, changes=None) -> str | None:
-        """End a claim: by its successor if the ticket was added again, else by the effect."""
+        """End a claim: its successor replaces the ticket if it was added again; otherwise the effect does."""
         if self.lost(id, claim):
             return "LeaseLost"
         ticket, error = self.find(id, claimed=claimed)
@@ -128,18 +127,18 @@ class Book:
     def expiry(self, expire_in: float | None) -> datetime | None:
         return None if expire_in is None else after(self.now, expire_in)
 
-    # -- who waits for whom
+    # -- blocking
 
     def pending(self, id: str) -> bool:
         return id in self.tickets and self.tickets[id]["status"] == "pending"
 
     def would_wait_for_itself(self, ticket: dict, changes: dict | None) -> bool:
-        """Whether these changes move a ticket into the group that it waits for."""
+        """Whether these changes move a ticket into the group that blocks it."""
         waits = waiting(ticket)
         return bool(waits["members"]) and changes is not None and changes.get("group") == waits["after_group"]
 
     def tell(self, id: str, groups: set[str], *, pending: bool, failed: bool) -> None:
-        """The ticket was pending, or not, and in these groups. Carry out what has changed for those that wait."""
+        """Unblock or cancel other tickets, given whether this one was pending before, and its groups before."""
         ended, left = pending and not self.pending(id), groups - groups_of(self.tickets.get(id))
         failed = failed and ended
         if failed:
@@ -162,20 +161,20 @@ class Book:
             self.drop(name)
 
     def drop(self, name: str) -> None:
-        """One that it waited for has failed, and it is not to run then: cancel it, or what will be its successor."""
+        """Cancel a ticket, or its successor, because a blocker has failed."""
         ticket = self.tickets[name]
         groups = groups_of(ticket)
         if ticket["successor"] is not None:
             ticket["successor"] = None
             self.told.append(("dropped", name))
-        elif blocked(ticket):  # else it was dropped because of another
+        elif blocked(ticket):  # else another blocker's failure dropped it
             self.told.append(("cancelled", name))
             self.reasons[name] = ticket["ids"] | ticket["members"]
             self.end(ticket, "cancelled")
         self.tell(name, groups, pending=True, failed=ticket["status"] == "cancelled")
 
     def gate(self, id: str, new: dict) -> None:
-        """Fill in what a new ticket waits for. One that waits already goes on waiting for what is left of that."""
+        """Fill in the blockers of a new ticket. A ticket that is blocked already keeps its remaining blockers."""
         old, group = self.tickets.get(id), new["after_group"]
         waits = None
         if old is not None and old["status"] == "pending" and (old["claim"] is None or old["successor"] is not None):
@@ -192,8 +191,8 @@ class Book:
             new["members"] = {name for name, ticket in self.tickets.items() if group in groups_of(ticket)} - {id}
 
     def cycle(self, new: dict, id: str) -> bool:
-        """Whether what a new ticket waits for waits for the ticket of this id, directly or not."""
-        seen, todo = set(), list((new["ids"] | new["members"]) - {id})  # that it waits for its own run to end is none
+        """Whether this ticket would block one of its own blockers, directly or not."""
+        seen, todo = set(), list((new["ids"] | new["members"]) - {id})  # a wait for its own run to end is not a cycle
         while todo:
             other = todo.pop()
             if other == id:
@@ -241,10 +240,10 @@ class Book:
         old.update(successor=new, version=self.seq, mtime=self.at)
         self.tell(id, groups, pending=pending, failed=False)
         if not known and new["members"] and new["after_group"] == old["group"]:
-            new["members"].add(id)  # its run is in the group that it will wait for, and has to end like any member
+            new["members"].add(id)  # its run is a member of the group that will block it, and has to end like any other
 
     def due(self, now: datetime, tubes) -> list[dict]:
-        """The tickets that wait for nothing but room in their tube and a worker, in the order of claims."""
+        """The due and unblocked tickets, whatever room their tubes have, in the order of claims."""
         found = [
             ticket
             for ticket in self.tickets.values()
@@ -374,7 +373,7 @@ class Book:
             self.tubes[tube]["paused"] = None
 
     def limit(self, tube, claimed, claims, period) -> None:
-        """Of the claims before, those count on that counted until now, as many of the newest as may be made at all."""
+        """Of the earlier claims that still count, keep the newest, at most as many as the new limit allows."""
         told = self.tubes[tube]
         if told["limit"] != (claimed, claims, period):
             self.record()
@@ -385,7 +384,7 @@ class Book:
         return len([one for one in self.tickets.values() if one["tube"] == tube and one["claim"] is not None])
 
     def room(self, tube, instant) -> float:
-        """How many claims, whose records are of this instant, may be made from a tube."""
+        """How many claims may be made from a tube, with records of this instant."""
         paused, (claimed, claims, period) = self.tubes[tube]["paused"], self.tubes[tube]["limit"]
         if paused is not None:
             return 0
@@ -397,7 +396,7 @@ class Book:
         )
 
     def reopens(self, tube, instant) -> datetime | None:
-        """When there will be room for more claims than at this instant, because of time alone."""
+        """When time alone will make room for more claims than at this instant."""
         period, now = self.tubes[tube]["limit"][2], self.room(tube, instant)
         ends = [] if period is None else [after(at, period) for at in self.tubes[tube]["made"]]
         return min([end for end in ends if end > instant and self.room(tube, end) > now], default=None)
@@ -405,7 +404,7 @@ class Book:
     # -- schedules
 
     def schedule(self, name, fields, every, catch_up) -> datetime:
-        """Set it; return when it fires first, which is a period after the next full second: none that has fired."""
+        """Set a schedule; return its first instant, a period after the next full second, which has never fired."""
         old = self.schedules.get(name)
         last = None if old is None else old["last"]
         since = self.now if last is None else max(self.now, last)
@@ -422,7 +421,7 @@ class Book:
             self.record()
 
     def missed(self, name) -> list[datetime]:
-        """The instants of a schedule that have come by now, and for which nothing has been done."""
+        """The instants of a schedule that have come by now, and are neither fired nor skipped."""
         found, instant = [], self.schedules[name]["next"]
         while instant <= self.now:
             found.append(instant)
@@ -430,7 +429,7 @@ class Book:
         return found
 
     def fire(self, name) -> None:
-        """Add the tickets of what was missed, as it is to be caught up, and pass over the rest, for good."""
+        """Add tickets for missed instants as `catch_up` says, and skip the rest for good."""
         schedule, missed = self.schedules[name], self.missed(name)
         wanted = {
             "one": missed[-1:],

@@ -1,10 +1,10 @@
-"""How hard to try: `KHARON_PROPERTY_SCALE=N` multiplies the number of examples of every property."""
+"""The number of examples: `KHARON_PROPERTY_SCALE=N` multiplies it for every property."""
 
 import os
 
 from hypothesis import settings
 
-# From "default", not from what Hypothesis loads under CI: a CI that tries the same examples each night finds nothing.
+# From "default", not the profile that Hypothesis loads under CI: the same examples each night would find nothing new.
 settings.register_profile(
     "kharon",
     settings.get_profile("default"),

@@ -1,11 +1,12 @@
-"""Timelines and explanations against what the rules and the projection say, for any sequence of commands and of time.
+"""Timelines and explanations against the rules and the projection, for any sequence of commands and of time.
 
-`Audited` decides commands as a queue does: of tickets, which wait for each other and are in a group, and of tubes,
-which are paused and limited. After each step, what `explain` says of every ticket is compared with what a claim takes
-then, and with what the records say of its tube; at the end, each ticket's timeline is compared, at every instant where
-something may change and between, with the ticket as folding the records up to there gives it.
+`Audited` decides commands as a queue does. Its tickets block each other and are in a group; its tubes are paused and
+limited. After each step, `explain` of every ticket is compared with the next claim, and with the records of its tube.
+At the end, each ticket's timeline is compared with the folded ticket, at every instant of a possible change and
+between.
 
-Which answers were met is counted: a property that never asks about a tube at its limit says nothing about limits.
+The test counts the answers that were met: a property that never asks about a tube at its limit proves nothing about
+limits.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ changes = st.fixed_dictionaries(
     {"nice": st.integers(-1, 1)}, optional={"tube": st.sampled_from(TUBES), "runat": instants}
 )
 limits = st.none() | st.integers(1, 3)
-# At most so many claimed at once; at most so many claims per period: of each tube from the beginning, and mostly small.
+# Limits of each tube from the beginning, mostly small: tickets claimed at once, and claims per period.
 told = st.tuples(
     st.sampled_from([None, 1, 1, 2]), st.sampled_from([(None, None), (None, None), (1, 5.0), (1, 30.0), (2, 30.0)])
 )
@@ -55,7 +56,7 @@ expiries = st.none() | seconds
 
 
 def made(command, **fields):
-    """A strategy of functions of an id that make the command."""
+    """Return a strategy of functions that make the command for an id."""
     return st.fixed_dictionaries(fields).map(lambda values: lambda name: command(name, **values))
 
 
@@ -89,7 +90,7 @@ update = made(c.Update, changes=all_changes)
 lapse = made(lapsed, fixed=st.booleans(), max_attempts=limits)
 delete = made(c.Delete)
 terminal = st.one_of(made(c.Restart), made(c.Restart), update, made(c.Expire), delete, add)
-commands = {  # what a ticket's state allows: of commands drawn blindly nearly none would claim, and fewer settle
+commands = {  # commands that a ticket's state allows: drawn blindly, almost none would claim or settle
     State.ABSENT: add,
     State.UNCLAIMED: st.one_of(*[claim] * 6, retry, retry, update, update, add, done, fail, cancel, delete),
     State.CLAIMED: st.one_of(
@@ -102,7 +103,7 @@ commands = {  # what a ticket's state allows: of commands drawn blindly nearly n
 }
 
 
-# What the sentence says if this is a reason.
+# The words in the sentence for each reason.
 IN_SENTENCE = {
     Reason.RUNNING: "is running: {0.worker!r} has it",
     Reason.LEASE_ENDED: "the lease of {0.worker!r}",
@@ -163,7 +164,7 @@ class Audited(RuleBasedStateMachine):
         for id, make in many:
             self.step(make(id), "app")
 
-    # One rule for all of them, since Hypothesis leaves some of the rules out of each run.
+    # One rule for all of them, since Hypothesis leaves out some rules in each run.
     @rule(data=st.data(), id=ids, many=st.integers(1, 6))
     def act(self, data, id, many):
         for _ in range(many):
@@ -201,7 +202,7 @@ class Audited(RuleBasedStateMachine):
         if promote:
             self.projection.promote(self.now)
 
-    # -- explain agrees with what a claim does next
+    # -- explain agrees with the next claim
 
     @invariant()
     def an_explanation_is_what_a_claim_does(self):
@@ -245,7 +246,7 @@ class Audited(RuleBasedStateMachine):
         met(answer)
 
     def line(self, tubes: list[str]) -> tuple[list[str], set[str]]:
-        """The ids in the order in which claiming until nothing is given takes them now, and the tubes shut by then."""
+        """The ids in the order in which repeated claims take them now, and the tubes that are shut after them."""
         copy = Projection().fold(self.records)
         copy.promote(self.now)
         line = []
@@ -256,7 +257,7 @@ class Audited(RuleBasedStateMachine):
         return line, {tube for tube in tubes if not copy.tube(tube).open}
 
     def check_reason(self, found: kharon.Explanation, ticket: Ticket | None, tubes: str | None) -> None:
-        """Of a ticket that no claim takes now."""
+        """Check the reasons of a ticket that no claim takes now."""
         if ticket is None:
             assert found.reasons == (Reason.ABSENT,)
         elif ticket.status is not Status.PENDING:
@@ -274,7 +275,7 @@ class Audited(RuleBasedStateMachine):
             assert (found.on_failure is not None) == blocked
 
     def gates(self, ticket: Ticket, tubes: str | None) -> set[Reason]:
-        """What shuts a ticket in, by the records and what is pending."""
+        """The reasons that keep a ticket from being claimed, by the records and the pending tickets."""
         members = 0
         for other in self.projection.tickets.values():
             members += bool(
@@ -297,7 +298,7 @@ class Audited(RuleBasedStateMachine):
         return {reason for reason, so in shut.items() if so}
 
     def ahead(self, ticket: Ticket, tubes: set[str]) -> int:
-        """How many are claimed before it if nothing happens: of its own tube all, of another what that may give."""
+        """How many tickets are claimed before it: all of its own tube, of other tubes as limits allow."""
         ahead = 0
         for tube in tubes:
             before = [
@@ -311,7 +312,7 @@ class Audited(RuleBasedStateMachine):
             ahead += len(before) if tube == ticket.tube else min(len(before), self.room(tube, self.instant()))
         return ahead
 
-    # -- what the records say of a tube
+    # -- a tube, by the records
 
     def check_tube(self, found: kharon.Explanation, ticket: Ticket | None) -> None:
         if ticket is None or ticket.status is not Status.PENDING:
@@ -332,22 +333,22 @@ class Audited(RuleBasedStateMachine):
             assert ("claimed at once" in found.sentence) is not bool(ends)
 
     def instant(self) -> datetime:
-        """When the record of a claim would be."""
+        """The time of a record written now."""
         return max([self.now, *(record.at for record in self.records[-1:])])
 
     def paused(self, tube: str) -> Record | None:
-        """What paused it."""
+        """The record that paused it."""
         told = [one for one in self.records if isinstance(one.event, (e.TubePaused, e.TubeResumed))]
         told = [one for one in told if one.event.tube == tube]
         return told[-1] if told and isinstance(told[-1].event, e.TubePaused) else None
 
     def told(self, tube: str) -> Record | None:
-        """What limits it."""
+        """The record of its limit."""
         told = [one for one in self.records if isinstance(one.event, e.TubeLimited) and one.event.tube == tube]
         return told[-1] if told and (told[-1].event.claimed or told[-1].event.claims) else None
 
     def ends(self, tube: str) -> list[datetime]:
-        """When each of the claims that count will not count any more. A limit that is told anew keeps what it may."""
+        """When each of the counted claims will stop counting. A new limit keeps as many as it allows."""
         made: list[datetime] = []
         limit = None
         for record in self.records:
@@ -407,7 +408,7 @@ def life_is_open(life: kharon.Life) -> bool:
 
 
 def check_spans(life: kharon.Life) -> None:
-    """Contiguous, and all of the life: total = end - begin."""
+    """The spans are contiguous and cover the life: total = end - begin."""
     spans = list(life.spans)
     edges = [life.begin] + [span.end for span in spans]
     assert [span.begin for span in spans] == edges[:-1]
@@ -422,7 +423,7 @@ def check_spans(life: kharon.Life) -> None:
 
 
 def check_phases(found: kharon.Timeline, records: list[Record]) -> None:
-    """At any instant the span that covers it says what the ticket is, folded up to there."""
+    """At any instant, the span that covers it agrees with the ticket folded up to there."""
     instants = sorted({record.at for record in records} | {found.now})
     spans = [span for life in found.lives for span in life.spans]
     instants = sorted({*instants, *(span.begin for span in spans)})
@@ -453,7 +454,7 @@ def phase_of(ticket: Ticket, instant: datetime, *, backs_off: bool) -> Phase:
 
 
 def state_at(records: list[Record], instant: datetime) -> tuple[Ticket | None, bool]:
-    """The ticket, and whether what set its runat was the end of an attempt."""
+    """The ticket, and whether the end of an attempt set its runat."""
     ticket, backs_off = None, False
     for record in records[: bisect.bisect_right(records, instant, key=lambda record: record.at)]:
         event, old = record.event, ticket
@@ -466,7 +467,7 @@ def state_at(records: list[Record], instant: datetime) -> tuple[Ticket | None, b
         elif isinstance(event, e.TicketUpdated):
             backs_off = backs_off and event.changes.runat is UNSET
         elif added_again and not isinstance(event, (e.LeaseExtended, e.TicketUnblocked)):
-            backs_off = False  # whatever ended the claim
+            backs_off = False  # any end of the claim
     return ticket, backs_off
 
 

@@ -1,4 +1,4 @@
-"""The order of claims, against a list sorted anew each time: lowest nice, then earliest runat, then first added."""
+"""The order of claims against a list sorted anew each time: lowest nice, then earliest runat, then first added."""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,7 +16,7 @@ from kharon.testing import EPOCH
 
 TUBES = ["x", "y", "z"]
 
-# Few values each, so that equals are common; and the extremes, which no arithmetic may mix up.
+# Few values, so that equal ones are common; and the extremes, to catch overflows.
 nices = st.sampled_from([-(2**31) + 1, -1, 0, 512, 512, 2**31 - 1])
 offsets = st.integers(-5, 15) | st.sampled_from([-(10**8), 0.000001, 10**8])
 tubes = st.sampled_from(TUBES)
@@ -30,7 +30,7 @@ steps = st.lists(adding | adding | claiming | passing | moving | releasing, min_
 
 @dataclass
 class Line:
-    """The engine on one side, and on the other a dict of (nice, runat, order, tube) by id."""
+    """The projection, and beside it a dict of (nice, runat, order, tube) by id."""
 
     projection: Projection = field(default_factory=Projection)
     waiting: dict[str, tuple] = field(default_factory=dict)
@@ -99,7 +99,7 @@ def test_claims_come_in_the_order_of_a_sorted_list(steps):
         line.run(step)
     line.projection.check()
     line.claim(TUBES, len(line.waiting) + 1)
-    line.now += 2 * 10**8  # everything is due at last
+    line.now += 2 * 10**8  # everything is due in the end
     line.claim(TUBES, len(line.waiting) + 1)
     assert not line.waiting
     line.projection.check()

@@ -1,7 +1,7 @@
-"""Schedules against a naive book of instants, over steps of the clock both ways, and restarts of every kind.
+"""Schedules against a naive book of instants, over clock steps both ways and all kinds of restarts.
 
-The book knows all instants there are, counted one by one, and which of them have been fired or passed over. The queue
-must agree with it after every look at the clock, whatever was done before; and replay, and a snapshot, with the queue.
+The book counts all instants one by one, and knows which were fired or skipped. After each tick the queue must agree
+with it; so must a replay and a snapshot.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kharon.testing import EPOCH
 
 extras.need("cron")
 NAMES = st.sampled_from("ab")
-# In the night in which Berlin's clocks go from 03:00 back to 02:00: by then all that the book counts is near.
+# In the night when Berlin's clocks go from 03:00 back to 02:00, so that the counted instants include the change.
 BEGIN = EPOCH.replace(month=10, day=25)
 TIMINGS = st.sampled_from(
     [
@@ -38,7 +38,7 @@ STEPS = st.sampled_from([0.0, 1.0, 30.0, 61.0, 600.0, 4000.0, 9000.0, -1.0, -90.
 
 
 def counted(schedule, upto):
-    """All instants from the next one on that are not after `upto`, one by one."""
+    """Yield all instants from the next one up to `upto`."""
     times, found, instant = times_of(schedule.cron, schedule.every, schedule.tz), [], schedule.next
     while instant is not None and instant <= upto:
         found.append(instant)
@@ -52,7 +52,7 @@ class Book(RuleBasedStateMachine):
         self.now = BEGIN
         self.projection = Projection()
         self.records = []
-        self.fired = {"a": [], "b": []}  # by hand: the instants that have become tickets
+        self.fired = {"a": [], "b": []}  # the instants that have become tickets, recorded here
 
     def commit(self, found, *, kept=True):
         commit = Commit(self.projection, c.Context(self.now), first_firing)
@@ -83,7 +83,7 @@ class Book(RuleBasedStateMachine):
 
     @rule(seconds=STEPS, kept=st.booleans())
     def look(self, seconds, kept):
-        """Time goes on, or is set; then the queue looks at the clock, perhaps with a commit that finds no room."""
+        """Time passes, or the clock is set; then the queue ticks, perhaps with a commit that finds no room."""
         self.now = max(BEGIN, self.now + timedelta(seconds=seconds))
         for schedule in self.projection.schedules.due(self.now):
             before = set(self.projection.tickets)

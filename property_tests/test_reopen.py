@@ -1,9 +1,9 @@
-"""A directory that is closed, killed, torn and opened again at random points is always what it was.
+"""A directory that is closed, killed, torn and reopened at random points keeps its state.
 
-A state machine drives a real store over a real directory: commands alone, in one commit, and many callers in one group;
-workers that claim and settle; tickets that wait for others and for groups; tubes that are paused and limited; schedules
-that fire; time that goes on and is set back. At random points the queue is closed, or abandoned as by a kill, perhaps
-with the beginning of another commit behind what was written; and opened again.
+A state machine drives a real store over a real directory: commands alone, in one commit, and by many callers in one
+group; workers that claim and settle; tickets blocked by others and by groups; tubes that are paused and limited;
+schedules that fire; a clock that goes on and is set back. At random points the queue is closed, or abandoned as by a
+kill, perhaps with the beginning of another commit after its last record. Then it is opened again.
 """
 
 import os
@@ -81,7 +81,7 @@ def finalizers():
 
 
 def told():
-    """What tubes are told: at most so many claimed at once, and in any ten seconds; None: any number."""
+    """The limits of a tube: tickets claimed at once, and claims in any ten seconds; None: any number."""
     tubes, few = st.sampled_from(TUBES), st.sampled_from([None, 1, 2])
     return st.one_of(
         st.builds(c.Pause, tubes),
@@ -156,18 +156,18 @@ class Reopening(RuleBasedStateMachine):
 
     @rule(command=any_of_all())
     def command(self, command):
-        assert trio.run(self.submit, command)  # carried out; or refused, and then nothing has changed
+        assert trio.run(self.submit, command)  # carried out; or refused, without any change
 
     @rule(commands=st.lists(any_of_all(), min_size=2, max_size=5))
     def one_commit_of_many(self, commands):
-        """All of them, or, if one is refused, none."""
+        """All commands, or none if one is refused."""
         seq, before = self.log.seq, list(self.tickets.items())
         assert trio.run(self.submit, *commands)
         assert self.log.seq > seq or list(self.tickets.items()) == before
 
     @rule(ids=st.lists(IDS, min_size=2, max_size=4, unique=True), group=st.sampled_from(GROUPS))
     def fan_out(self, ids, group):
-        """Members of a group and who waits for them, in one commit."""
+        """Add members of a group and tickets that they block, in one commit."""
         *members, finalizer = ids
         adds = [c.Add(id, Ticket(id, "mail", group=group)) for id in members]
         assert trio.run(self.submit, *adds, c.Add(finalizer, Ticket(finalizer, "print"), after_group=group))
@@ -192,7 +192,7 @@ class Reopening(RuleBasedStateMachine):
 
     @rule(data=st.data(), number=st.integers(0, 5))
     def end_what_is_waited_for(self, data, number):
-        """By hand, alone or with another end in one commit."""
+        """End a ticket by its id, alone or with another in one commit."""
         groups = self.store.projection.groups
         waited = [id for id, ticket in self.tickets.items() if groups.waiters(ticket)]
         if waited:
@@ -222,7 +222,7 @@ class Reopening(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(data=st.data(), claim=st.booleans())
     def settle(self, data, claim):
-        """A worker settles what it holds, whether or not it still has it, and perhaps claims the next."""
+        """A worker settles its ticket, even if its claim is over, and perhaps claims the next."""
         ticket = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
         fenced = self.tickets.get(ticket.id) is None or self.tickets[ticket.id].claim != ticket.claim
         command = data.draw(settles(ticket.id, ticket.claim))
@@ -246,7 +246,7 @@ class Reopening(RuleBasedStateMachine):
         assert len(settled) == (0 if fenced else 1)
 
     def would_wait_for_itself(self, id, command):
-        """Whether a retry moves a ticket into the group that it waits for, or that what is to follow it waits for."""
+        """Whether a retry moves a ticket into the group that blocks it or its successor."""
         waits = waits_of(self.tickets[id])
         changes = command.changes if isinstance(command, c.Retry) else None
         return (
@@ -290,12 +290,12 @@ class Reopening(RuleBasedStateMachine):
     @rule()
     def close_and_reopen(self):
         trio.run(self.store.close)
-        assert kharon.verify(self.where).closed or self.log.seq == self.opened_at  # what has not begun does not end
+        assert kharon.verify(self.where).closed or self.log.seq == self.opened_at  # else nothing to close
         self.reopen()
 
     @rule(torn=st.sampled_from([0, 1, 60, 91, 150, 10_000]))
     def kill_and_reopen(self, torn):
-        """As by SIGKILL, when everything acknowledged had been written; perhaps in the middle of the next write."""
+        """Abandon the queue as by SIGKILL, with all acknowledged records written; perhaps amid the next write."""
         self.log.abandon()
         if torn:
             self.write_beginning_of_a_commit(torn)
@@ -324,7 +324,7 @@ class Reopening(RuleBasedStateMachine):
         self.nobody_waits_for_ever()
 
     def nobody_waits_for_ever(self):
-        """Let everything that is not blocked end: nothing is left then. By a replay, so that this one goes on."""
+        """End every unblocked ticket until none is left, in a replayed projection, so that the queue goes on."""
         projection = kharon.replay(self.where)
         assert projection.groups == self.store.projection.groups
         while free := [t.id for t in projection.tickets.values() if t.status is Status.PENDING and not t.blocked]:
@@ -336,7 +336,7 @@ class Reopening(RuleBasedStateMachine):
     def check_reopened(self, old, new, before):
         waits = waits_of(old)
         if waits.blocked and any(isinstance(effect.event, e.TicketFailed) for effect in self.delivered):
-            # What it waited for may have been among the claims that lapsed for good; who waits is in test_who_waits.
+            # Its blockers may be among the claims that lapsed for good; test_who_waits checks blocking.
             assert (new.id, new.status) in ((old.id, Status.PENDING), (old.id, Status.CANCELLED))
             assert new.status is Status.PENDING or waits.on_failure == "cancel"
             return
@@ -364,7 +364,7 @@ class Reopening(RuleBasedStateMachine):
             assert new.runat > self.clock.now()
 
     def left_by_lapses(self, old, before):
-        """How a ticket was told that its group was left by one whose run ended, and whose successor is not in it."""
+        """The event by which a ticket was unblocked when a member's run ended and its successor left the group."""
         told = [
             effect
             for effect in self.delivered
@@ -393,7 +393,7 @@ class Reopening(RuleBasedStateMachine):
 
     @invariant()
     def no_record_is_ever_rewritten(self):
-        """The log only grows: each line that was once there is there, byte by byte, in its place."""
+        """The log only grows: every earlier line is still in its place, byte by byte."""
         if self.store is not None:
             before = self.lines
             self.lines = [

@@ -1,9 +1,8 @@
-"""The rules against a second opinion: any sequence of commands and of time, decided by Kharon and by a small model.
+"""The rules against a second model: any sequence of commands and of time, decided by Kharon and by the book.
 
-The model is in `book`. What meets here is all that decides when a ticket runs: delays, claims and leases, tickets that
-wait for others and for groups, tubes that are paused and limited, schedules that add tickets, and a clock that goes
-both ways. In half of the runs each commit is made twice, and the first time taken back; and now and then the queue goes
-on with what a replay, or a snapshot, gives.
+The second model is in `book`. The test combines everything that decides when a ticket runs: delays, claims and leases,
+blocking by tickets and groups, paused and limited tubes, schedules, and a clock that goes both ways. In half of the
+runs each commit is made twice, and undone the first time. Now and then the queue goes on from a replay or a snapshot.
 """
 
 import io
@@ -63,7 +62,7 @@ FIELDS = (
     "after_group",
     "on_failure",
 )
-# A successor is no ticket yet: its version and mtime are those of the ticket that it will be.
+# A successor gets its version and mtime when it becomes the ticket.
 SUCCESSOR_FIELDS = (
     "type",
     "payload",
@@ -111,7 +110,7 @@ def as_changes(changes: dict) -> e.Changes:
     return e.Changes(payload_json=payload, **others)
 
 
-# Whole seconds, and few of them: what matters is which instants fall together.
+# Whole seconds, and few of them, so that instants often coincide.
 seconds = st.integers(0, 40)
 instants = st.integers(-20, 80).map(lambda offset: after(EPOCH, offset))
 payloads = st.integers(0, 9) | st.none()
@@ -119,7 +118,7 @@ delays = seconds | st.tuples(st.just("fixed"), seconds) | st.just("backoff")
 reasons = st.none() | st.sampled_from(["no route", "é\U0001f600"])
 expiries = st.none() | st.integers(0, 5) | seconds
 limits = st.none() | st.just(1) | st.integers(1, 3)
-# One of the three that are added by hand; or, by its place, one of those that are there, be it added by a schedule.
+# One of the three ids added by hand; or a number, the place of an existing ticket, which a schedule may have added.
 ids = st.sampled_from(IDS) | st.integers(0, 3)
 groups = st.none() | st.sampled_from(GROUPS)
 fields = st.fixed_dictionaries(
@@ -156,12 +155,12 @@ workflow = {
     "on_failure": st.sampled_from(["run", "cancel"]),
     "running": st.integers(0, 3),
 }
-# At most so many claimed at once; at most so many claims per period. Each may be none, and small it is else.
+# Limits: tickets claimed at once, and claims per period. Each may be None, and is small otherwise.
 told = st.tuples(
     st.sampled_from([None, None, 1, 2]), st.sampled_from([(None, None), (1, 7.0), (2, 7.0), (1, 30.0), (3, 30.0)])
 ).map(lambda pair: (pair[0], *pair[1]))
-# Who settles: the holder of one of the present claims (there are as many as that, if anything may be claimed), or of
-# one of the newest that were handed out, over or not; or an operator by id.
+# Who settles: the holder of one of the present claims, or of one of the newest claims, even if it is over; or an
+# operator, by id.
 holders = st.tuples(st.just("holder"), st.integers(0, 1))
 settlers = holders | holders | st.tuples(st.just("handed out"), st.integers(0, 5)) | ids
 
@@ -171,13 +170,13 @@ LEAST = 10
 
 
 def note(situation: str) -> None:
-    """Count a situation that must be met often enough for this to say anything about it."""
+    """Count a situation that must occur often enough for the test to prove anything about it."""
     MET[situation] += 1
     event(situation)
 
 
 class Counted:
-    """Stands for one who waits for a group: keeps the number of its members by what it is told of each commit."""
+    """A wait for a group: it keeps the number of members by the changes of each commit."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -195,13 +194,13 @@ class Rules(RuleBasedStateMachine):
         self.facts: list[Effect] = []
         self.claims: list[tuple[str, int]] = []
         self.commands_of: dict[str, list[c.ScheduleCommand]] = {}
-        self.first: datetime | None = None  # of the schedule that is being set, by the book
+        self.first: datetime | None = None  # of the schedule that is being set, as the book says
         self.twice = False
 
     # -- one step on both sides
 
     def step(self, commands: c.Request | list, error: str | None) -> None:
-        """Make a commit of it; the book has had its turn, and says which error is due."""
+        """Make one commit; the book has decided already, and says which error is expected."""
         commands = commands if isinstance(commands, list) else [commands]
         watched = GroupWaits()
         counted = {group: Counted(self.projection.groups.pending_count(group)) for group in GROUPS}
@@ -210,7 +209,7 @@ class Rules(RuleBasedStateMachine):
             tickets, others = list(self.projection.tickets.items()), self.projection.others()
             before = (self.projection.seq, self.projection.at)
             commit, _refused = self.decided(commands)
-            self.projection.first_ready(TUBES)  # whoever asks meanwhile, too, has not changed anything
+            self.projection.first_ready(TUBES)  # questions in between have changed nothing either
             commit.undo()
             assert (tickets, others) == (list(self.projection.tickets.items()), self.projection.others())
             assert (self.projection.seq, self.projection.at) == before
@@ -246,7 +245,7 @@ class Rules(RuleBasedStateMachine):
         return found
 
     def check_what_follows(self, effects: list[Effect]) -> None:
-        """Hold what a commit did besides what it was asked for against what the book was told; take over its seqs."""
+        """Compare the events that followed from a commit with the book's `told`, and take over their seqs."""
         found = []
         for effect in effects:
             told = effect.event
@@ -265,7 +264,7 @@ class Rules(RuleBasedStateMachine):
                     note("unblocked in a tube that is shut")
             note(found[-1][0])
             self.book.record(ticket)
-        # One that is cancelled may have been told of other ends, or not, depending on which of them came first.
+        # A cancelled ticket may have been unblocked by other ends before or not, depending on their order.
         gone = self.book.reasons.keys()
         for one in (found, self.book.told):
             one[:] = sorted((item for item in one if item[0] != "unblocked" or item[1] not in gone), key=repr)
@@ -275,7 +274,7 @@ class Rules(RuleBasedStateMachine):
         return [id for id, ticket in self.book.tickets.items() if group in groups_of(ticket)]
 
     def named(self, id: str | int) -> str:
-        """An id: that of a ticket that is there, the newest first, in place of a number."""
+        """The id; for a number, the id of an existing ticket, counted from the newest."""
         if isinstance(id, str):
             return id
         present = list(self.book.tickets) or IDS
@@ -290,7 +289,7 @@ class Rules(RuleBasedStateMachine):
             self.claim_first(TUBES, "w6")
             held = self.held()
         claims = held if whose == "holder" and held else self.claims
-        return claims[-1 - min(number, len(claims) - 1)] if claims else ("a", 10**6)  # a claim that never was
+        return claims[-1 - min(number, len(claims) - 1)] if claims else ("a", 10**6)  # a claim that never existed
 
     def held(self) -> list[tuple[str, int]]:
         return [(id, ticket["claim"]) for id, ticket in self.book.tickets.items() if ticket["claim"] is not None]
@@ -302,8 +301,8 @@ class Rules(RuleBasedStateMachine):
 
     # -- commands
 
-    # Hypothesis leaves some of the rules out of each run. So that there are tickets and claims in most of them, what
-    # makes these stands here more than once: at the beginning, and in two rules each.
+    # Hypothesis leaves out some rules in each run. Adding and claiming are here more than once, at the beginning and in
+    # two rules each, so that most runs have tickets and claims.
 
     @initialize(
         many=st.lists(st.tuples(ids, fields, st.none() | instants), min_size=2, max_size=6),
@@ -367,9 +366,9 @@ class Rules(RuleBasedStateMachine):
 
     @rule(**workflow)
     def build_a_workflow(self, group, shape, fields, on_failure, running):
-        """Two members of a group, and one that waits for it; or three, each of which waits for the one before.
+        """Add two members of a group and a ticket that it blocks; or three, each blocked by the one before.
 
-        Those of them that run, and so many may, are all that once they settle.
+        The claimed ones among them, if so many may be claimed, become that when they settle.
         """
         for _ in range(running):
             self.claim_first(TUBES, "w7")
@@ -419,7 +418,7 @@ class Rules(RuleBasedStateMachine):
             self.claims.append((first.id, self.book.seq))
 
     def line(self, now, tubes) -> list[dict]:
-        """Those of the tickets that are due whose tube has room."""
+        """The due tickets whose tube has room."""
         return [ticket for ticket in self.book.due(now, tubes) if self.book.room(ticket["tube"], self.asked)]
 
     def note_what_shuts(self, tube) -> None:
@@ -435,7 +434,7 @@ class Rules(RuleBasedStateMachine):
     def claim_by_id(self, id):
         ticket = self.book.tickets.get(id)
         if ticket is not None and not self.book.room(ticket["tube"], self.book.instant()):
-            return  # which of them to claim is asked before, and this one would not be answered
+            return  # the question which to claim comes first, and would not give this one
         error = self.book.claim(id, "w3")
         self.step(c.Claim(id, "w3"), error)
         if error is None:
@@ -472,7 +471,7 @@ class Rules(RuleBasedStateMachine):
     def retry(self, settler, delay, reason, changes, max_attempts):
         id, claim = self.who(settler)
         command = c.Retry(id, claim, as_delay(delay), reason, as_changes(changes) if changes else None, max_attempts)
-        # By the book a ticket with a successor is not asked how many attempts it has had: the successor has had none.
+        # In the book the attempts of a ticket with a successor do not count: the successor has none.
         self.step(command, self.book.retry(id, claim, delay, reason, changes, max_attempts))
 
     @rule(settler=settlers, changes=st.just({}) | changes)
@@ -505,7 +504,7 @@ class Rules(RuleBasedStateMachine):
         command = c.Lapse(id, claim, error_reason="lapsed", backoff=BACKOFF, max_attempts=max_attempts)
         self.step(command, self.book.lapse(id, claim, max_attempts))
 
-    # One rule for these four: as one each they would remove tickets faster than the others add and claim them.
+    # One rule for these four: four rules would remove tickets faster than the others add and claim them.
     @rule(id=ids, verb=st.sampled_from(["claim", "claim", "restart", "restart", "expire", "expire", "delete"]))
     def operate(self, id, verb):
         id = self.named(id)
@@ -537,7 +536,7 @@ class Rules(RuleBasedStateMachine):
 
     @rule(many=st.integers(1, 4), keep=st.booleans(), seconds=st.sampled_from([0, 0, 3]))
     def work(self, many, keep, seconds):
-        """A worker takes one after the other, and settles each before the next."""
+        """A worker claims one ticket after the other, and settles each before the next."""
         for _ in range(many):
             count = len(self.claims)
             self.claim_first(TUBES, "w5")
@@ -554,7 +553,7 @@ class Rules(RuleBasedStateMachine):
 
     @rule(tube=st.sampled_from(TUBES), told=told, worked=st.integers(0, 3))
     def limit_again(self, tube, told, worked):
-        """Limit a tube from which claims have just been made, one some seconds after the other."""
+        """Limit a tube from which several claims have just been made, some seconds apart."""
         self.work(worked, True, 3)
         self.limit(tube, told)
 
@@ -572,7 +571,7 @@ class Rules(RuleBasedStateMachine):
         taken=st.none() | fields,
     )
     def schedule(self, name, fields, every, catch_up, taken):
-        """Set it, or take it away; perhaps there is a ticket already of the id that it would give to its next one."""
+        """Set or remove a schedule; the id of its next ticket may exist already."""
         self.commands_of.pop(name, None)
         if every is None:
             self.book.unschedule(name)
@@ -588,7 +587,7 @@ class Rules(RuleBasedStateMachine):
 
     @rule(again=st.sampled_from(NAMES))
     def fire(self, again):
-        """Do what is due; and once more what was done for one of them, now or before, which changes nothing."""
+        """Fire the due schedules; then repeat a firing of one of them, now or before, which changes nothing."""
         due = sorted((schedule["next"], name) for name, schedule in self.book.schedules.items())
         due = [name for instant, name in due if instant <= self.book.now]
         schedules = self.projection.schedules.due(self.book.now)
@@ -627,7 +626,7 @@ class Rules(RuleBasedStateMachine):
         if promote:
             self.promote()
 
-    # -- going on with what was recorded
+    # -- going on from the records
 
     @rule(by=st.sampled_from(["fold", "apply", "in two", "snapshot"]))
     def reopen(self, by):
@@ -657,7 +656,7 @@ class Rules(RuleBasedStateMachine):
         again.load(read.tickets, read.seq, read.at, read.others)
         return again
 
-    # -- what must hold after every step
+    # -- invariants after every step
 
     @invariant()
     def the_indexes_say_what_the_tickets_say(self):
@@ -679,7 +678,7 @@ class Rules(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_for_what_has_ended(self):
-        """By the tickets alone, whatever the book says: each that is blocked waits for one that may yet end."""
+        """By the tickets alone, without the book: each blocked ticket has a blocker that can still end."""
         tickets = self.projection.tickets
         pending = {id: ticket for id, ticket in tickets.items() if ticket.status is Status.PENDING}
         for ticket in tickets.values():
@@ -737,7 +736,7 @@ class Rules(RuleBasedStateMachine):
         assert found == book
         assert list(schedules.coming()) == sorted((schedule["next"], name) for name, schedule in book.items())
 
-    # -- what must hold at the end
+    # -- invariants at the end
 
     def teardown(self):
         for by in ("fold", "apply", "snapshot", "in two"):
@@ -746,7 +745,7 @@ class Rules(RuleBasedStateMachine):
         self.everything_runs()
 
     def everything_runs(self):
-        """Nothing waits for ever: claim and settle what may be, in its turn; then let time come to what is next."""
+        """No ticket is blocked for ever: claim and settle in turn, and let time go on to the next instant."""
         for tube in TUBES:
             self.hold_back(tube, "resume")
         for id, ticket in list(self.book.tickets.items()):

@@ -1,7 +1,7 @@
-"""Tubes against a naive book of them: pauses, limits, moves, subscriptions, commits that are taken back, restarts.
+"""Tubes against a naive book: pauses, limits, moves, subscriptions, undone commits, restarts.
 
-The book looks at everything anew for every question. Beside that, whatever was recorded is held against the limits by
-themselves, the replay and the load of a snapshot against what lived through it.
+The book scans everything for each question. Besides, the records alone are checked against the limits, and the state is
+compared with a replay and a loaded snapshot.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Fact:
 
 @dataclass
 class Book:
-    """The engine, and what a list of its records says."""
+    """The projection, and a list of its records."""
 
     projection: Projection = field(default_factory=Projection)
     records: list[Fact] = field(default_factory=list)
@@ -90,12 +90,12 @@ class Book:
     # --- the naive side -----------------------------------------------------------------------------------------------
 
     def instant(self) -> datetime:
-        """The time that a record would have now."""
+        """The time of a record written now."""
         now = EPOCH + timedelta(seconds=self.now)
         return max(now, self.records[-1].at) if self.records else now
 
     def told(self) -> dict[str, tuple[bool, tuple, list[datetime]]]:
-        """By tube: whether it is paused, its limit, and the claims that count against it, from the records alone."""
+        """Each tube by name: whether it is paused, its limit, and the claims that count, from the records alone."""
         paused: dict[str, bool] = defaultdict(bool)
         limit: dict[str, tuple] = defaultdict(lambda: (None, None, None))
         claims: dict[str, list[datetime]] = defaultdict(list)
@@ -128,7 +128,9 @@ class Book:
         return free
 
     def tickets(self) -> list[Ticket]:
-        return [one for one in self.projection.tickets.values() if one is not None]  # in a commit, one that is gone is
+        return [
+            one for one in self.projection.tickets.values() if one is not None
+        ]  # within a commit, the ticket may be removed
 
     def having(self, *, claimed: bool) -> list[Ticket]:
         return [one for one in self.tickets() if one.status is Status.PENDING and (one.claim is not None) is claimed]
@@ -143,11 +145,11 @@ class Book:
         return sum(min(waiting[tube], self.room(tube, told, instant)) for tube in TUBES)
 
     def compare(self) -> None:
-        """Ask both the same."""
+        """Compare the answers of the projection and the book."""
         projection, told, instant = self.projection, self.told(), self.instant()
         projection.promote(EPOCH + timedelta(seconds=self.now))
         if projection._ready.watched == self.watched:
-            next_instant = projection.next_instant(expiration=False)  # with nothing asked before it
+            next_instant = projection.next_instant(expiration=False)  # without any question before it
         else:
             projection.first_ready(self.watched)
             next_instant = projection.next_instant(expiration=False)
@@ -236,7 +238,7 @@ class Book:
         self.watched = tuple(tubes)
 
     def reopen(self, snapshot) -> None:
-        """Go on with what a replay, or a snapshot, gives."""
+        """Go on from a replay or a snapshot."""
         again = Projection()
         if snapshot and self.records:
             projection = self.projection
@@ -266,7 +268,7 @@ class Book:
         self.compare()
 
     def check_limits(self) -> None:
-        """Hold the records against the limits: in no window too many claims, and never too many at once."""
+        """Check the records against the limits: never too many claims in a window, nor claimed at once."""
         then = Projection()
         limit: dict[str, e.TubeLimited] = {}
         claims: dict[str, list[datetime]] = defaultdict(list)

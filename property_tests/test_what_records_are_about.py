@@ -1,6 +1,6 @@
-"""What each record is about, against the whole state in front of it and behind it, folded anew from the beginning.
+"""The subjects of each record, against the whole state before it and after it, folded from the beginning.
 
-So it is for a reader that begins at any record: with the state there, it is told the same.
+A reader that begins at any record, with the state there, gets the same subjects.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ on_failure = st.sampled_from(["run", "cancel"])
 
 
 def made(command, **fields):
-    """A strategy of functions of an id that make the command."""
+    """Return a strategy of functions that make the command for an id."""
     return st.fixed_dictionaries(fields).map(lambda values: lambda name: command(name, **values))
 
 
@@ -46,7 +46,7 @@ update, delete = made(c.Update, changes=changes), made(c.Delete)
 ends = [made(c.Done, keep=st.booleans()), made(c.Fail), made(c.Cancel, keep=st.booleans())]
 lapse = made(c.Lapse, error_reason=st.just("late"), backoff=st.just(FixedDelay(0)), max_attempts=st.integers(1, 3))
 terminal = st.one_of(made(c.Restart), update, add, delete)
-of_tickets = {  # what a ticket's state allows: of commands drawn blindly nearly none would claim, and fewer settle
+of_tickets = {  # commands that a ticket's state allows: drawn blindly, almost none would claim or settle
     State.ABSENT: add,
     State.UNCLAIMED: st.one_of(*[made(c.Claim, worker=st.just("w"))] * 4, update, add, delete, *ends),
     State.CLAIMED: st.one_of(
@@ -71,7 +71,7 @@ of_others = st.one_of(
 
 @st.composite
 def logs(draw):
-    """The records of a queue to which this and that was done."""
+    """The records of a queue after random commands."""
     projection, records = Projection(), []
     for _ in range(draw(st.integers(1, 40))):
         id = draw(st.sampled_from([*IDS, None]))
@@ -88,7 +88,7 @@ def logs(draw):
 
 
 def states(records, count):
-    """All that lives after so many records: each ticket, what follows its run, each schedule; by kind and name."""
+    """The state after so many records: tickets, successors and schedules, by kind and name."""
     projection = Projection().fold(records[:count])
     found = {}
     for ticket in projection.tickets.values():
@@ -100,7 +100,7 @@ def states(records, count):
 
 
 def by_hand(records, number):
-    """What a record is about: whatever of its name is different behind it, as it was and as it is; its tube."""
+    """The subjects of a record: all things of its name that differ after it, before and after; and its tube."""
     event, (before, after) = records[number].event, (states(records, number), states(records, number + 1))
     if isinstance(event, e.TubeEvent):
         return {Subject(None, event.tube, None)}

@@ -1,9 +1,8 @@
-"""Who waits for whom, against a second opinion: any commands, in commits of one or several, some of them taken back.
+"""Blocking against a second model: any commands, in commits of one or several, some of them undone.
 
-The book holds for each ticket that waits the very ids that it waits for, members of groups too, and looks at all of the
-tickets whenever something ends; Kharon holds two numbers, and looks at what they say. They share no code. What must
-hold besides: nobody waits for what has ended, nobody waits for himself, a commit that is taken back leaves nothing, not
-even another order, and a replay gives the same.
+For each blocked ticket, the book holds the ids of its blockers, including members of groups, and scans all tickets
+whenever one ends. Kharon holds two numbers instead. They share no code. Besides, no ticket is blocked by an ended
+ticket or by itself, an undone commit leaves nothing, not even another order, and a replay gives the same state.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ GROUPS = ["g", "h"]
 
 
 class Refused(Exception):
-    """What the book says of a command that must be refused."""
+    """The book refuses the command."""
 
 
 class Entry:
-    """A ticket, or the successor of one, as far as waiting goes."""
+    """A ticket, or a successor: only its fields about blocking."""
 
     def __init__(self, group, after, after_group, on_failure):
         self.status, self.claimed, self.successor = "pending", False, None
@@ -59,7 +58,7 @@ class Book:
         return id in self.entries and self.entries[id].status == "pending"
 
     def do(self, id, change):
-        """Change the entry of an id (None: there is none), and carry out what that means for those that wait."""
+        """Change the entry of an id (None: remove it), and unblock or cancel others accordingly."""
         before = self.entries.get(id)
         pending, groups = self.pending(id), set() if before is None else before.groups
         failed = change(before)
@@ -125,15 +124,15 @@ class Book:
                 self.entries[id] = new
 
         self.do(id, change)
-        # It may wait for itself to leave the group that it is in now, and will not be in: so it does while it runs.
+        # It may be blocked by its own run, which is in a group that its successor leaves.
         if after_group is not None and old is not None and old.claimed and after_group in self.entries[id].groups:
             kept = waits is not None and waits.after_group == after_group
             if not kept and new.members:
                 new.members.add(id)
 
     def waits_for(self, entry, id):
-        """Whether what this entry waits for waits for a ticket, directly or not."""
-        seen, todo = set(), list((entry.ids | entry.members) - {id})  # that it waits for its own run to end is no cycle
+        """Whether a ticket blocks one of the blockers of this entry, directly or not."""
+        seen, todo = set(), list((entry.ids | entry.members) - {id})  # a wait for its own run to end is not a cycle
         while todo:
             other = todo.pop()
             if other == id:
@@ -157,7 +156,7 @@ class Book:
         entry.claimed = True
 
     def settle(self, id, status):
-        """`status`: pending, done, failed, cancelled, or removed, perhaps with the failure that that is."""
+        """End a ticket. `status`: pending, done, failed, cancelled or removed; a removal may count as a failure."""
         entry = self.find(id, "pending")
 
         def change(entry):
@@ -194,7 +193,7 @@ class Book:
             self.do(id, lambda entry: self.entries.pop(id) and False)
 
 
-# Few ids, and mostly what can be carried out: a step picks among the tickets that it is for, by a number.
+# Few ids, and mostly commands that can be carried out: a number picks among the tickets that allow the step.
 ids = st.sampled_from(IDS)
 groups = st.none() | st.sampled_from(GROUPS)
 numbers = st.integers(0, 4)
@@ -278,7 +277,7 @@ class Waiting(RuleBasedStateMachine):
         self.now = EPOCH
 
     def picked(self, step) -> dict:
-        """The step with an id in place of its number: of one that it is for, if there is any."""
+        """The step with an id for its number: that of a ticket that allows the step, if there is one."""
         if "id" in step:
             return step
         step = dict(step)
@@ -292,7 +291,7 @@ class Waiting(RuleBasedStateMachine):
         return step | {"id": fit[number % len(fit)]}
 
     def on_paper(self, book, steps) -> bool:
-        """Do the steps in a book; return whether none is refused."""
+        """Do the steps in a book; return whether all are accepted."""
         try:
             for step in steps:
                 arguments = {name: value for name, value in step.items() if name != "verb"}
@@ -338,7 +337,7 @@ class Waiting(RuleBasedStateMachine):
         self.commit(steps, keep=keep)
 
     def teardown(self):
-        """Nothing waits for ever: what is not blocked ends, and then nothing is left."""
+        """No ticket is blocked for ever: end every unblocked ticket until none is left."""
         projection = Projection().fold(self.facts)
         while free := [t.id for t in projection.tickets.values() if t.status is Status.PENDING and not t.blocked]:
             commit = Commit(projection, c.Context(self.now))

@@ -485,7 +485,7 @@ class Projection:
         Cost: O(n log n).
         """
         for index in (self._delayed, self._leases, self._expiring):
-            index._check()  # type: ignore[attr-defined] # the library's own check, missing in its stubs
+            index._check()  # type: ignore[attr-defined] # noqa: SLF001 - the library's own check, missing in its stubs
         expected = Projection()
         expected._tickets.update(self._tickets)
         expected.horizon = self.horizon

@@ -143,7 +143,7 @@ class ReadyTickets:
         if self._only is not None:
             return self._share(self._only)[0]
         if self._stale:
-            self._refresh()
+            self.refresh()
         return self._line[0] if self._line else None
 
     def count(self) -> int:
@@ -151,7 +151,7 @@ class ReadyTickets:
         if self._only is not None:
             return self._share(self._only)[1]
         if self._stale:
-            self._refresh()
+            self.refresh()
         return self._count
 
     def next_instant(self) -> datetime | None:
@@ -159,10 +159,11 @@ class ReadyTickets:
         if self._only is not None:
             return self._share(self._only)[2] if self._tubes.times else None
         if self._stale and (self._changes or self._tubes.times):
-            self._refresh()
+            self.refresh()
         return self._changes[0][0] if self._changes else None
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Compute the shares of the tubes that have changed. O(changed tubes log n)."""
         for tube in self._stale:
             self._set(tube, self._share(tube))
         self._stale.clear()
@@ -207,10 +208,10 @@ class ReadyTickets:
             AssertionError: they differ; it names the first difference.
         """
         for index in (self._line, self._changes, *self.ready.values()):
-            index._check()  # type: ignore[attr-defined] # the library's own check, missing in its stubs
+            index._check()  # type: ignore[attr-defined] # noqa: SLF001 - the library's own check, missing in its stubs
         expected.watch(self.watched)
         for each in (self, expected):
-            each._refresh()
+            each.refresh()
         for name in ("ready", "claimed", "now", "_shares", "_line", "_changes", "_count"):
             mine, theirs = getattr(self, name), getattr(expected, name)
             assert mine == theirs, f"{name}: {mine} is not {theirs}"

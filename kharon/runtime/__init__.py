@@ -1,1 +1,1 @@
-"""The Trio ring: the facade that users hold, and the workers that run their handlers."""
+"""The Trio ring: the `Kharon` facade, and the workers that run handlers."""

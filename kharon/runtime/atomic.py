@@ -1,4 +1,4 @@
-"""`async with kh.atomic() as tx:`: commands that are carried out together, in one commit, or not at all."""
+"""`async with kh.atomic() as tx:`: carries out commands in one commit, all or none."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ _ANOTHER: Final = "begin another with `async with kh.atomic() as tx:`"
 
 
 class Atomic(Verbs, Gathered, AbstractAsyncContextManager["Atomic"]):
-    """Commands that gather until the block ends, and then are one commit, or nothing.
+    """A block that collects commands, and carries them out in one commit when it ends: all, or none.
 
-    The verbs are those of `Kharon`, with the same arguments; none is awaited, and none returns anything. A wrong
-    argument raises at once. At the end of the block the commands are decided in their order, each seeing the effects of
-    those before it, and the block ends when all of it is durable. If one is refused, nothing has happened, and its
-    error is raised, saying which command it was. If the block raises, nothing happens either.
+    Its verbs are those of `Kharon`, with the same arguments. They are not awaited, and return None. A wrong argument
+    raises at once. At the end of the block the commands are decided in order, each in the state that the one before it
+    left. The block ends when the commit is durable. If a command is refused, nothing has changed, and its error is
+    raised, with the number of the command. If the block raises, nothing changes either.
 
-    In a handler, settling the ticket and adding the next ones in one block makes a step that cannot be lost: after a
+    In a handler, one block that settles the ticket and adds the next ones makes a step that cannot be lost: after a
     crash either both happened, or the ticket runs again.
 
     Attributes:
-        tickets: after the block, for each command its ticket, as the commit left it; None if the commit removed it, or
-            if the command is about a tube or a schedule.
+        tickets: after the block, a list with the ticket of each command, as the commit left it. An item is None if the
+            commit removed the ticket, or if the command is about a tube or a schedule.
 
     Raises, at the end of the block:
         KharonError: as the verb of the refused command raises.
 
     Raises, from its verbs and on entering:
-        InvalidTransition: it is used before it has begun or after its end, or begun twice.
+        InvalidTransition: it is used before it has begun or after its end, or it is begun twice.
 
-    Cost: that of its commands, and one wait for the commit. They are decided in one stretch, about 15 µs each, in which
-    no other task runs.
+    Cost: that of its commands, and one wait for the commit. Deciding takes about 15 µs for each command, and no other
+    task runs meanwhile.
     """
 
     def __init__(self, store: Store, by: str, attempts: Attempts) -> None:

@@ -1,8 +1,8 @@
-"""The facade: the `Kharon` that `open` gives.
+"""The facade: the `Kharon` that `kharon.open` gives.
 
-Its verbs are in `requests`, which turns their arguments into commands; here are the questions, and running. The rules
-are in `model.decide`, the waits for durability in the store, the handlers in `workers`. A `Kharon` is a view of one
-queue in one actor's name; `acting_as` returns another view of the same queue.
+It defines the methods that ask, run and wait; the verbs are in `requests`, which turns their arguments into commands.
+The rules are in `model.decide`, the waits for durability in the store, the handlers in `workers`. A `Kharon` is a view
+of one queue that acts in one actor's name; `acting_as` returns another view of the same queue.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _T = TypeVar("_T")
 
 
 def _checkpoint(method: Callable[_P, Awaitable[_T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
-    """Return a method that is a checkpoint also if it refuses its arguments, before it calls the store."""
+    """Return a method that is a checkpoint even if it refuses its arguments before it calls the store."""
 
     @functools.wraps(method)
     async def checked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -62,10 +62,12 @@ class Kharon(Verbs, Awaited):
     the sense of `Settings.fsync`. A cancellation acts before the decision, or after durability, at the next checkpoint.
 
     Each method can raise `Closed` if the queue is closed, `CommitOutcomeUnknown` if the disk fails, and
-    `InvalidTransition` in a thread other than the one that opened the queue, as that of a `def` handler (call it by
-    `trio.from_thread.run` there). On a full disk, verbs that let the queue grow (adding, extending, restarting,
-    updating, those about tubes and schedules) raise `StorageFull` until there is room, and nothing of them is kept.
-    Settling and deleting go on from `Settings.reserve_bytes`.
+    `InvalidTransition` in a thread other than the one that opened the queue. A `def` handler runs in such a thread, and
+    calls methods through `trio.from_thread.run`.
+
+    On a full disk, verbs that let the queue grow (adding, extending, restarting, updating, and verbs about tubes and
+    schedules) raise `StorageFull` until there is room, and change nothing. Settling and deleting still work: they use
+    the space of `Settings.reserve_bytes`.
 
     A verb that settles a ticket takes the `Ticket` that a handler received, which is fenced (`LeaseLost` if its claim
     is over), or an id, which is not.
@@ -85,7 +87,7 @@ class Kharon(Verbs, Awaited):
         return self._queue.settings
 
     def acting_as(self, actor: str) -> Kharon:
-        """Return a view of the same queue whose records say that `actor` did it.
+        """Return a view of the same queue, whose records name `actor` as the one who acted.
 
         Raises:
             InvalidTicket: `actor` is not 1 to 200 bytes of printable text.
@@ -93,7 +95,7 @@ class Kharon(Verbs, Awaited):
         return Kharon(self._queue, check_name("actor", actor))
 
     async def _carry_out(self, commands: Sequence[c.Request]) -> Tickets:
-        return await carry_out(self._store, self._queue.crew.attempts, commands, self._by)
+        return await carry_out(self._store, self._queue.workers.attempts, commands, self._by)
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -128,10 +130,10 @@ class Kharon(Verbs, Awaited):
             type: the type; None: any.
             tube: the tube; None: any.
             group: the group; None: any.
-            limit: at most so many; None: all.
-            after: only those added after this ticket, as an earlier `list` returned it. The last ticket of one page
-                begins the next. A ticket that comes or goes moves no other to another page, and `after` itself may have
-                gone: its `order` decides.
+            limit: the number of tickets to return, at most; None: all.
+            after: a ticket that an earlier `list` returned; only tickets added after it are returned. To page through
+                the tickets, give the last ticket of the page before. Tickets that are added or removed meanwhile do not
+                shift the pages, and `after` itself may have been removed: its `order` decides.
 
         Raises:
             InvalidTicket: there is no such status, or `after` is not a ticket that the queue gave.
@@ -154,10 +156,10 @@ class Kharon(Verbs, Awaited):
 
     @_checkpoint
     async def why(self, id: str) -> Explanation:
-        """Say why a ticket is, or is not, running now, as `kharon.explain` says it of a replayed log.
+        """Return why a ticket is, or is not, running now: the `Explanation` that `kharon.explain` gives for a log.
 
-        It goes by `tubes`, those that this process claims from, and by the settings' `max_attempts`. An id that no
-        ticket has is explained, too.
+        It assumes the `tubes` that this process claims from, and the settings' `max_attempts`. An id without a ticket
+        is explained, too.
 
         Raises:
             InvalidTicket: `id` is not a str.
@@ -171,7 +173,7 @@ class Kharon(Verbs, Awaited):
     # --- several at once ----------------------------------------------------------------------------------------------
 
     def atomic(self) -> Atomic:
-        """Return a block in which commands gather; when it ends, all of them are carried out, or none.
+        """Return a block that collects commands; when it ends, all of them are carried out, or none.
 
             async with kh.atomic() as tx:
                 tx.done(ticket, result=42)
@@ -179,13 +181,13 @@ class Kharon(Verbs, Awaited):
 
         Its verbs are those of the queue, with the same arguments, and are not awaited. See `Atomic`.
         """
-        return Atomic(self._store, self._by, self._queue.crew.attempts)
+        return Atomic(self._store, self._by, self._queue.workers.attempts)
 
     def group(self, name: str) -> Group:
-        """Return a view of a group of tickets: how many of it are pending, and a wait until none is. O(1).
+        """Return a view of a group of tickets, which counts its pending members and waits for their end. O(1).
 
         Raises:
-            InvalidTicket: `name` cannot be the name of a group.
+            InvalidTicket: `name` is not a name.
         """
         return Group(check_name("group", name), self._store, self._queue.group_waits)
 
@@ -194,33 +196,33 @@ class Kharon(Verbs, Awaited):
     @property
     def tubes(self) -> tuple[str, ...]:
         """The tubes that this process claims from: `Settings.tubes` at first."""
-        return self._queue.crew.tubes
+        return self._queue.workers.tubes
 
     def subscribe(self, *tubes: str) -> None:
         """Claim from these tubes, too, from now on. A tube that is subscribed to already stays so.
 
-        It concerns only this process and is not recorded, so it is not async. O(tubes).
+        It affects only this process and is not recorded, so it is not async. O(tubes).
 
         Raises:
-            InvalidTicket: one of them is not a name; then nothing has changed.
+            InvalidTicket: one of them is not a name; nothing has changed.
         """
-        crew = self._queue.crew
-        crew.tubes = tuple(dict.fromkeys((*crew.tubes, *(check_name("tube", tube) for tube in tubes))))
+        workers = self._queue.workers
+        workers.tubes = tuple(dict.fromkeys((*workers.tubes, *(check_name("tube", tube) for tube in tubes))))
 
     def unsubscribe(self, *tubes: str) -> None:
-        """Claim from these tubes no more. Running tickets go on; a tube that is not subscribed to is ignored.
+        """Stop claiming from these tubes. Running tickets go on; a tube that is not subscribed to is ignored.
 
-        Otherwise as `subscribe`. Without any tube left nothing is claimed, and workers are idle.
+        Otherwise as `subscribe`. If no tube is left, nothing is claimed, and workers are idle.
         """
-        crew = self._queue.crew
+        workers = self._queue.workers
         unwanted = {check_name("tube", tube) for tube in tubes}
-        crew.tubes = tuple(tube for tube in crew.tubes if tube not in unwanted)
+        workers.tubes = tuple(tube for tube in workers.tubes if tube not in unwanted)
 
     @_checkpoint
     async def tube(self, name: str) -> Tube:
-        """Return a tube: whether it is paused, limited, open, how many of its tickets are ready, and claimed. O(log n).
+        """Return a tube: whether it is paused, limited or open, and its numbers of ready and claimed tickets. O(log n).
 
-        Any name will do: an unknown tube is open, and has no tickets.
+        A name that no ticket has used is an open tube without tickets.
 
         Raises:
             InvalidTicket: `name` is not a name.
@@ -235,7 +237,7 @@ class Kharon(Verbs, Awaited):
 
     @_checkpoint
     async def schedules(self) -> Schedules:
-        """Return the schedules, by name, each with the instants at which it fires next, and fired last.
+        """Return the schedules, by name, each with its next and its last instant.
 
         Cost: O(n log n) for n schedules.
         """
@@ -244,43 +246,43 @@ class Kharon(Verbs, Awaited):
     # --- running ------------------------------------------------------------------------------------------------------
 
     async def run(self, router: Router, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run handlers for ready tickets, `Settings.workers` at once, until cancelled, or until `drain` has finished.
+        """Run handlers for ready tickets, `Settings.workers` at once, until cancelled or drained.
 
-        Cancelling releases the running tickets: they are pending again at once, and the attempt is not counted. An
+        Cancelling it releases the running tickets: they are pending again at once, and the attempt is not counted. An
         exception of a handler is settled as a retry, and never leaves `run`.
 
         Args:
-            router: which handler runs which type.
+            router: maps each type to its handler.
             task_status: `await nursery.start(kh.run, router)` returns when the workers have started.
 
         Raises:
             HandlerNotFound: the router is empty.
             QueueLocked: this queue is being run already.
         """
-        await self._queue.crew.run(router, task_status)
+        await self._queue.workers.run(router, task_status)
 
     @_checkpoint
     async def drain(self, timeout: Seconds | None = None) -> None:  # noqa: ASYNC109 - it does not cancel, it releases
-        """Claim no more, let the running handlers finish, and return when they have; `run` then returns too.
+        """Stop claiming, and return once the running handlers have finished; `run` then returns, too.
 
-        Returns at once if `run` has not begun: start it with `await nursery.start(kh.run, router)`. A `def` handler
-        cannot be cancelled, so it is waited for in any case.
+        It returns at once if `run` has not begun: start that with `await nursery.start(kh.run, router)`. A `def`
+        handler cannot be cancelled, so `drain` waits for it in any case.
 
         Args:
             timeout: seconds, or a timedelta, after which handlers are cancelled and their tickets released; None:
                 never.
 
         Raises:
-            InvalidTransition: a handler called it; it would wait for itself.
+            InvalidTransition: a handler called it, and would wait for itself.
         """
-        await self._queue.crew.drain(None if timeout is None else as_seconds("timeout", timeout))
+        await self._queue.workers.drain(None if timeout is None else as_seconds("timeout", timeout))
 
     @_checkpoint
     async def wait(self, id: str) -> Ticket:
-        """Wait until a ticket is done, failed, cancelled or removed, and return it as it was then.
+        """Wait until a ticket is done, failed, cancelled or removed, and return it in that state.
 
-        A removed ticket is returned in its last state: `ack` makes it done. A ticket that was removed before the call
-        is found in its history. Cancelling the wait leaves no trace.
+        A removed ticket is returned in its last state; after an `ack` that is done. A ticket removed before the call is
+        read from its history. Cancelling the wait changes nothing.
 
         Raises:
             TicketNotFound: there never was such a ticket.
@@ -291,49 +293,49 @@ class Kharon(Verbs, Awaited):
             ticket = await self._store.get(id)
             if ticket is None:
                 return last_state(id, await self.history(id))
-            return await wait.end_of(ticket) or await self.get(id)  # the latter says that the queue is closed
+            return await wait.end_of(ticket) or await self.get(id)  # if the queue was closed, `get` raises that
 
     @_checkpoint
-    async def run_and_wait(self, ticket: Ticket, **what: Any) -> Any:
-        """Add a ticket, wait until it has ended, and return its result: that of `done`; None after an `ack`.
+    async def run_and_wait(self, ticket: Ticket, **options: Any) -> Any:
+        """Add a ticket, wait until it has ended, and return the result of its `done`; None after an `ack`.
 
-        It runs where its tube is claimed from, perhaps in another process, or later. If it is added again meanwhile,
-        the newest is waited for: this is about the id. If a kept ticket has ended already, `on_conflict="skip"` returns
-        its result at once. A handler that calls this keeps its worker while it waits. There must be more workers than
-        handlers that wait for others, or their leases end first.
+        The ticket runs when a worker claims it, perhaps later. If it is added again meanwhile, the wait is for the
+        newest. With `on_conflict="skip"`, the result of a kept ticket that has ended already is returned at once. A
+        handler that calls this occupies its worker while it waits. There must be more workers than such handlers, or
+        their leases end first.
 
-        Cancelling it ends only the wait: the ticket stays.
+        Cancelling it ends only the wait; the ticket stays.
 
         Args:
             ticket: the ticket, as for `add`.
-            what: the other arguments of `add`.
+            options: the other arguments of `add`.
 
         Raises:
-            TicketFailedError: it failed, was cancelled, or was deleted; with the ticket and the reason.
-            InvalidTicket, TicketExists: as `add`.
+            TicketFailedError: the ticket failed, was cancelled, or was deleted; it has the ticket and the reason.
+            InvalidTicket, TicketExists: as `add` raises them.
 
         Cost: that of `add`.
         """
-        id = ticket.id if isinstance(ticket, Ticket) else ""  # which `add` refuses
+        id = ticket.id if isinstance(ticket, Ticket) else ""  # `add` refuses the argument
         with self._queue.waits.begin(id) as wait:
-            return result_of(await wait.end_of(await self.add(ticket, **what)) or await self.get(id))
+            return result_of(await wait.end_of(await self.add(ticket, **options)) or await self.get(id))
 
     # --- history ------------------------------------------------------------------------------------------------------
 
     @_checkpoint
     async def history(self, id: str) -> Records:
-        """Return every record about a ticket, oldest first; none if there never was such a ticket.
+        """Return every record about a ticket, oldest first; an empty list if there never was such a ticket.
 
-        A removed ticket keeps its history. That of the queue begins at `first_record`.
+        The history of a removed ticket stays. Records before `first_record` are gone.
 
         Raises:
             CorruptLog: the log is damaged.
             Closed: the queue is closed.
-            KharonError: the next records were trimmed meanwhile; or are compressed, and zstd is not installed.
+            KharonError: the next records were trimmed meanwhile; or they are compressed, and zstd is not installed.
             OSError: the log cannot be read.
 
-        Cost: three small reads for each finished segment with an index, which the process that takes snapshots writes;
-        O(bytes) of all others; in slices between which other tasks run.
+        Cost: three small reads for each finished segment with an index (written when a snapshot is taken), and O(bytes)
+        for other segments; in slices between which other tasks run.
         """
         records: Records = []
         await trio.lowlevel.checkpoint()
@@ -347,13 +349,13 @@ class Kharon(Verbs, Awaited):
         return records
 
     def records(self, after: int = 0, *, follow: bool = False) -> RecordStream:
-        """Return the durable records behind the seq `after`, as an async iterator.
+        """Return the durable records after the seq `after`, as an async iterator.
 
         Args:
             after: a seq; 0: from the beginning.
-            follow: whether to go on, waiting for new ones, rather than to end at the last.
+            follow: whether to wait for new records after the last one, rather than to end.
 
-        Use it in an `async with`, or read it to its end: it holds a file open until then.
+        Use it in an `async with`, or read it to its end: until then it keeps a file open.
 
         Raises:
             InvalidTicket: `after` is not a seq.
@@ -363,7 +365,7 @@ class Kharon(Verbs, Awaited):
         return RecordStream(self._store.reader(after), follow=follow)
 
     async def first_record(self) -> int:
-        """Return the seq at which the history begins: 1, unless records were trimmed, or dropped by a ":memory:" queue.
+        """Return the seq of the oldest record: 1, unless records were trimmed, or dropped by a ":memory:" queue.
 
         Cost: O(1).
         """
@@ -372,9 +374,9 @@ class Kharon(Verbs, Awaited):
     # --- stats --------------------------------------------------------------------------------------------------------
 
     def stats(self) -> Stats:
-        """Return the counts of this process since it opened the queue. O(number of (type, tube))."""
-        return self._queue.stats.stats()
+        """Return the counts since this process opened the queue. O(number of (type, tube))."""
+        return self._queue.tally.stats()
 
     def reset_stats(self) -> None:
-        """Begin to count anew, from zero."""
-        self._queue.stats.reset()
+        """Set all counts to zero."""
+        self._queue.tally.reset()

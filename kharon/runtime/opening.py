@@ -1,6 +1,6 @@
-"""`kharon.open`: a queue is opened, and closed again in good order.
+"""`kharon.open`: opens a queue, and closes it in good order.
 
-What it is told is checked here; which store the queue has is decided by `open_store`.
+This module checks the arguments; `open_store` makes the store.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kh
     """Open a queue: `async with kharon.open("queue") as kh:`.
 
     Args:
-        where: a directory, made if it does not exist, and found once: the process may change its working directory
-            while the queue is open; ":memory:" for a queue that ends with the block; or an `EventLog` of your own.
-        settings: the queue's.
-        clock: what tells the time; None: the machine's clock.
+        where: a directory, made if it does not exist; ":memory:" for a queue that ends with the block; or an `EventLog`
+            of your own. A relative path is resolved once, so the process may change its working directory later.
+        settings: the settings of the queue; None: `Settings()`.
+        clock: gives the present time; None: the machine's clock.
 
     Raises, on entering:
         QueueLocked: the directory is open already, here or in another process.
-        CorruptLog: its log is damaged; or its beginning was trimmed, and no snapshot of it is usable. Its note, which a
-            traceback shows, says what can be done.
+        CorruptLog: its log is damaged; or its beginning was trimmed, and no snapshot of it is usable. A note of the
+            exception, which a traceback shows, says how to repair it.
         UnknownFormat: a later version of Kharon wrote it.
-        KharonError: the directory is no queue, or should not be trusted with one: somebody else owns it or may write
-            it, it is read-only, or on a network file system; or some of it is compressed, and zstd is not installed.
-            The message says what to do.
+        KharonError: the directory is not a queue; or it is not safe for one, since another user owns it or may write
+            it, it is read-only, or it is on a network file system; or parts of it are compressed, and zstd is not
+            installed. The message says what to do.
         OSError: it cannot be read or written.
 
-    Leaving the block stops the workers, releasing what they run, and closes the log. What the block raised leaves it
-    unchanged. A queue that a process died with is opened as it was, but for its claims, which lapse: those attempts
-    count, so that a ticket which kills its process comes to an end.
+    Leaving the block stops the workers, which releases their tickets, and closes the log. An exception of the block
+    leaves it unchanged. After the crash of a process, its queue opens in the state before, except that its claims
+    lapse. Those attempts count, so that a ticket which kills its process fails in the end.
 
-    Cost: to open, O(tickets) of the newest snapshot and O(records) behind it; without one O(records).
+    Cost: to open, O(tickets) of the newest snapshot and O(records) after it; without a snapshot O(records).
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kh
             raise InvalidSettings(f"clock: an object whose now() is an aware datetime, as TrioClock(); not {given}")
         self._queue = Queue(functools.partial(open_store, where), settings, clock, Kharon)
 
-    @enable_ki_protection  # what has been opened is closed, in good order, whenever a Ctrl-C comes
+    @enable_ki_protection  # whenever a Ctrl-C comes, an opened queue is closed in good order
     async def __aenter__(self) -> Kharon:
         await self._queue.store.open()
         return Kharon(self._queue, self._queue.settings.actor)
@@ -73,6 +73,6 @@ class open_queue(AbstractAsyncContextManager[Kharon]):  # noqa: N801 - it is `kh
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            await self._queue.crew.stop()
+            await self._queue.workers.stop()
         finally:
             await self._queue.store.close()

@@ -1,8 +1,8 @@
-"""The verbs of `Kharon` and `Atomic`: each checks a user's arguments, and makes the command of them.
+"""The verbs of `Kharon` and `Atomic`: check a user's arguments, and turn them into commands.
 
-One function for each verb, with that verb's arguments and the docstring that users read; it returns the command, or
-commands, and `Verb` makes the methods of it. A wrong argument raises `InvalidTicket`, naming it. What a command does is
-in `model.decide`.
+Each verb is one function with the verb's arguments and the docstring that users read. It returns one command or
+several; `Verb` makes the methods from it. A wrong argument raises `InvalidTicket`, which names it. `model.decide`
+defines the effect of a command.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kharon.model.events import Changes
 from kharon.model.schedules import CATCH_UP, check_every, check_schedule_name, template_of
 from kharon.model.ticket import CHECKS, Ticket, draft_of, seal
 from kharon.model.tubes import MAX_CLAIMS
-from kharon.runtime.verbs import Verb, many, nothing, one, perhaps
+from kharon.runtime.verbs import Verb, many, nothing, one, one_or_none
 from kharon.store.calendar import times_of
 
 __all__ = ["CatchUp", "OnConflict", "OnFailure", "Seconds", "Verbs", "id_of"]
@@ -34,7 +34,7 @@ Seconds: TypeAlias = float | timedelta
 
 _UTC: Final = "UTC"
 _MAX_AFTER: Final = 1000
-"""How many tickets one can wait for by id: each end of one costs as much. For more there are groups."""
+"""How many ids `after` may hold. Each end of one of them costs as much as there are ids; larger sets are groups."""
 _CHANGEABLE: Final = {field.encode_name: CHECKS[field.encode_name] for field in msgspec.structs.fields(Changes)}
 
 
@@ -50,29 +50,29 @@ def add(
     """Add a ticket, and return it as it is in the queue now.
 
     Args:
-        ticket: the ticket. Of one that the queue gave, only the fields that a user sets count.
+        ticket: the ticket. If the queue returned it, only the fields that a user sets count.
         delay: the time until it is due: seconds, a timedelta, FixedDelay or BackoffDelay. Not with `runat`.
-        on_conflict: what happens if the id exists. "replace": the newest wins; a terminal ticket starts anew; a claimed
-            one runs on and is pending again, with the new fields, when it settles. "skip": nothing. "raise":
-            `TicketExists`.
-        after: up to 1,000 ids; the ticket waits for those pending now to be done, failed, cancelled or removed. An id
-            without a ticket is not waited for.
-        after_group: a group; the ticket waits until each member pending now has ended or left the group, however many
-            there are. Members that join later are not waited for.
-        on_failure: what happens to this ticket if one that it waits for fails or is cancelled: "run" lets it run,
-            "cancel" cancels it at once and keeps it.
+        on_conflict: what to do if the id exists. "replace": the newest wins; a terminal ticket starts anew; a claimed
+            one runs on and is pending again, with the new fields, when it settles. "skip": change nothing. "raise":
+            raise `TicketExists`.
+        after: up to 1,000 ids; tickets pending now block this one until they are done, failed, cancelled or removed. An
+            id without a ticket blocks nothing.
+        after_group: a group; each member pending now blocks this ticket until it has ended or left the group. Their
+            number is not limited. Members that join later do not block it.
+        on_failure: what to do if a ticket that blocks this one fails or is cancelled: "run" lets it run, "cancel"
+            cancels it at once and keeps it.
 
-    The ticket is blocked, and is not claimed, until all that it waits for has ended; its delay runs meanwhile. The
-    commit that ends the last of them unblocks it. A blocked ticket that is added again with the same `after` and
-    `after_group` goes on waiting for the rest, and for nothing new.
+    A blocked ticket is not claimed; its delay runs meanwhile. The commit that ends its last blocker unblocks it. If a
+    blocked ticket is added again with the same `after` and `after_group`, its remaining blockers stay, and none is
+    added.
 
     Raises:
-        InvalidTicket: an argument has a wrong value; or the ticket would wait for one that waits for it.
+        InvalidTicket: an argument has a wrong value; or the ticket would block itself, through others.
         FinalizerInGroup: `after_group` is the ticket's own group.
         TicketExists: the id exists, with `on_conflict="raise"`.
 
-    Cost: O(log n). With `after`, O(its length) at each end of one of them. If others wait for a ticket that is added
-    again, O(their number).
+    Cost: O(log n). With `after`, O(its length) at each end of one of them. If the ticket exists and blocks others,
+    O(their number).
     """
     if not isinstance(ticket, Ticket):
         raise InvalidTicket(f"add takes a kharon.Ticket, not {type(ticket).__name__}")
@@ -81,11 +81,11 @@ def add(
     if on_failure not in ("run", "cancel"):
         raise InvalidTicket(f'on_failure: {on_failure!r} is neither "run" nor "cancel"')
     if delay is not None:
-        if ticket.version:  # the queue gave it, and its runat too: the user's word is the delay
-            ticket = _undated(ticket)
+        if ticket.version:  # the queue returned it with a runat, which the user's delay replaces
+            ticket = _without_runat(ticket)
         if ticket.runat is not None:
             raise InvalidTicket(f"ticket {ticket.id!r}: give runat (an instant) or delay (a duration), not both")
-        _checked(delay)
+        _check_delay(delay)
     group = None if after_group is None else check_name("after_group", after_group)
     return c.Add(ticket.id, ticket, delay, on_conflict, _after(after), group, on_failure)
 
@@ -99,13 +99,13 @@ def add_many(
     after_group: str | None = None,
     on_failure: OnFailure = "run",
 ) -> list[c.Add]:
-    """Add tickets in one commit, and return them: all of them, or, if one is refused, none.
+    """Add tickets in one commit, and return them. If one is refused, none is added.
 
-    Arguments, errors and cost per ticket are those of `add`; a refusal says which ticket it was. The whole commit is
-    decided in one stretch, about 15 µs a ticket, in which no other task runs: give a large import in parts.
+    Arguments, errors and cost per ticket are those of `add`; the error of a refusal names the ticket. Deciding the
+    commit takes about 15 µs for each ticket, and no other task runs meanwhile: split a large import.
     """
     if isinstance(tickets, Ticket) or not isinstance(tickets, Iterable):
-        raise InvalidTicket(f"add_many takes a list of tickets, not {type(tickets).__name__}; for one there is add")
+        raise InvalidTicket(f"add_many takes a list of tickets, not {type(tickets).__name__}; for one ticket use add")
     ids = _after(after)  # once: an iterator would be empty for the second ticket
     tickets = list(tickets)
     for number, ticket in enumerate(tickets):
@@ -123,7 +123,8 @@ def _after(after: Iterable[str]) -> tuple[str, ...]:
     ids = tuple(dict.fromkeys(check_name("after", id) for id in after))
     if len(ids) > _MAX_AFTER:
         raise InvalidTicket(
-            f"after: {len(ids)} ids, and {_MAX_AFTER} are the most; put the tickets into a group, and give after_group"
+            f"after: {len(ids)} ids; at most {_MAX_AFTER} are allowed. Put the tickets into a group, and use "
+            f"after_group"
         )
     return ids
 
@@ -136,16 +137,16 @@ def ack(
     expire_in: Seconds | None = None,
     tube: str | None = None,
 ) -> c.Done:
-    """The work is done: remove the ticket; or, with `keep`, keep it as `done` does.
+    """Mark the ticket as done, and remove it; with `keep`, keep it as `done` does.
 
     Returns:
-        The ticket if it is still there: kept, or pending again because it was added while it ran. Else None.
+        The ticket if it is still there: kept, or pending again because it was added while it ran. Otherwise None.
 
     Raises:
         TicketNotFound: there is no such ticket.
         LeaseLost: its claim is over.
         InvalidTransition: it is done, failed or cancelled.
-        InvalidTicket: `result` is not JSON; or it, `expire_in` or `tube` is given without `keep`.
+        InvalidTicket: `result` is not JSON; or `result`, `expire_in` or `tube` is given without `keep`.
 
     Cost: O(log n).
     """
@@ -157,21 +158,21 @@ def ack(
 
 
 def done(t: Ticket | str, *, result: Any = None, expire_in: Seconds | None = None, tube: str | None = None) -> c.Done:
-    """The work is done: keep the ticket with its result, and return it.
+    """Mark the ticket as done, keep it with its result, and return it.
 
     Args:
         t: the ticket that a handler received (fenced), or an id.
         result: any JSON value.
         expire_in: seconds, or a timedelta, after which it is removed; None: it is kept for good.
-        tube: the tube that it moves to, in the same commit; None: it stays. A ticket that was added again while it ran
-            is not moved, since the adding is newer. On a full disk a move waits for room: settle without it there.
+        tube: the tube to which it moves in the same commit; None: it stays. A ticket that was added again while it ran
+            does not move, since the adding is newer. On a full disk a move is refused: settle without `tube` then.
 
     Raises:
         TicketNotFound: there is no such ticket.
         LeaseLost: its claim is over.
         InvalidTransition: it is done, failed or cancelled.
         InvalidTicket: an argument has a wrong value.
-        StorageFull: it is to move, and the disk is full.
+        StorageFull: `tube` is given, and the disk is full.
 
     Cost: O(log n).
     """
@@ -182,7 +183,7 @@ def done(t: Ticket | str, *, result: Any = None, expire_in: Seconds | None = Non
 def fail(
     t: Ticket | str, *, error_reason: str | None = None, expire_in: Seconds | None = None, tube: str | None = None
 ) -> c.Fail:
-    """The ticket has failed for good: keep it, and return it. Arguments, errors and cost are those of `done`."""
+    """Mark the ticket as failed for good, keep it, and return it. Arguments, errors and cost are those of `done`."""
     reason = check_reason("error_reason", error_reason)
     return c.Fail(*_target(t), error_reason=reason, expire_in=_expire_in(expire_in), tube=_tube(tube))
 
@@ -195,22 +196,22 @@ def cancel(
     expire_in: Seconds | None = None,
     tube: str | None = None,
 ) -> c.Cancel:
-    """The ticket is no longer wanted: remove it; or, with `keep`, keep it as cancelled.
+    """Cancel the ticket, and remove it; with `keep`, keep it as cancelled.
 
-    By its id, a running ticket is interrupted: its handler is cancelled at its next checkpoint (it sees
-    `trio.Cancelled`), and its later settles are refused. A `def` handler runs on; it can ask
+    Cancelling a running ticket by its id interrupts it: its handler is cancelled at its next checkpoint (it sees
+    `trio.Cancelled`), and its later settles are refused. A `def` handler runs on; it can call
     `trio.from_thread.check_cancelled()`. If the ticket was added again while it ran, the new one runs. A handler that
     cancels the ticket that it received is not interrupted, so it may clean up.
 
     Returns:
-        The ticket if it is still there, else None.
+        The ticket if it is still there, otherwise None.
 
-    Arguments, errors and cost are those of `done`; `expire_in` and `tube` go with `keep` only.
+    Arguments, errors and cost are those of `done`; `expire_in` and `tube` need `keep`.
     """
     if expire_in is not None and not keep:
-        raise InvalidTicket("cancel: a removed ticket does not expire; expire_in goes with keep=True")
+        raise InvalidTicket("cancel: a removed ticket does not expire; expire_in needs keep=True")
     if tube is not None and not keep:
-        raise InvalidTicket("cancel: a removed ticket is in no tube; tube goes with keep=True")
+        raise InvalidTicket("cancel: a removed ticket is in no tube; tube needs keep=True")
     reason = check_reason("error_reason", error_reason)
     return c.Cancel(*_target(t), keep=keep, error_reason=reason, expire_in=_expire_in(expire_in), tube=_tube(tube))
 
@@ -221,8 +222,8 @@ def retry(t: Ticket | str, *, delay: Delay | None = None, error_reason: str | No
     Args:
         t: the ticket that a handler received (fenced), or an id.
         delay: seconds, a timedelta, FixedDelay or BackoffDelay; None: `Settings.backoff`.
-        error_reason: why.
-        changes: new values of fields, as in `update`; `runat` in place of a delay.
+        error_reason: the reason.
+        changes: new values of fields, as in `update`; `runat` instead of a delay.
 
     Raises:
         TicketNotFound: there is no such ticket.
@@ -236,14 +237,14 @@ def retry(t: Ticket | str, *, delay: Delay | None = None, error_reason: str | No
         raise InvalidTicket("retry: give delay (a duration) or runat (an instant), not both")
     return c.Retry(
         *_target(t),
-        delay=None if delay is None else _checked(delay),
+        delay=None if delay is None else _check_delay(delay),
         error_reason=check_reason("error_reason", error_reason),
         changes=_changes("retry", changes) if changes else None,
     )
 
 
 def release(t: Ticket | str, **changes: Any) -> c.Release:
-    """Give a claim back, and return the ticket: it is pending at once, and the attempt is not counted.
+    """Release a claim, and return the ticket: it is pending at once, and the attempt is not counted.
 
     Arguments, errors and cost are those of `done`; `changes` are those of `update`, so the ticket may move to another
     tube.
@@ -260,7 +261,7 @@ def extend(t: Ticket | str, seconds: Seconds) -> c.Extend:
 
 
 def restart(id: str) -> c.Restart:
-    """Make a done, failed or cancelled ticket pending again as if new: due now, no attempts. Returns it. O(log n).
+    """Make a done, failed or cancelled ticket pending again, due now and without attempts, and return it. O(log n).
 
     Raises:
         TicketNotFound: there is no such ticket.
@@ -270,27 +271,27 @@ def restart(id: str) -> c.Restart:
 
 
 def update(id: str, **changes: Any) -> c.Update:
-    """Change `nice`, `payload`, `tube`, `group` or `runat` of a ticket, and return it; its status stays. O(log n).
+    """Change `nice`, `payload`, `tube`, `group` or `runat` of a ticket, and return it. Its status stays. O(log n).
 
     Raises:
         TicketNotFound: there is no such ticket.
-        InvalidTicket: there is nothing to change, or a value is wrong.
+        InvalidTicket: no field is given, or a value is wrong.
     """
     return c.Update(id_of(id), _changes("update", changes))
 
 
 def delete(id: str) -> c.Delete:
-    """Remove a ticket, whatever its status; if there is none, nothing happens. O(log n).
+    """Remove a ticket in any status; if there is none, nothing happens. O(log n).
 
-    If it is running, its handler is interrupted, as by `cancel` by id.
+    If the ticket is running, its handler is interrupted, as `cancel` by id does.
     """
     return c.Delete(id_of(id))
 
 
 def pause(tube: str) -> c.Pause:
-    """Let nothing be claimed from a tube, by any process, until `resume`; running tickets go on. O(1).
+    """Stop claims from a tube, in every process, until `resume`; running tickets go on. O(1).
 
-    The pause is recorded, so it holds after a restart. Pausing a paused tube changes nothing, and writes nothing.
+    The pause is recorded, so it holds after a restart. Pausing a paused tube changes and writes nothing.
 
     Raises:
         InvalidTicket: `tube` is not a name.
@@ -299,25 +300,25 @@ def pause(tube: str) -> c.Pause:
 
 
 def resume(tube: str) -> c.Resume:
-    """Let a paused tube be claimed from again; if it is not paused, nothing happens. Otherwise as `pause`."""
+    """Allow claims from a paused tube again; if it is not paused, nothing happens. Otherwise as `pause`."""
     return c.Resume(check_name("tube", tube))
 
 
 def limit(
     tube: str, *, claimed: int | None = None, claims: int | None = None, period: Seconds | None = None
 ) -> c.Limit:
-    """Limit the claims from a tube, in place of the limit that it has; without any argument, remove the limit.
+    """Limit the claims from a tube, replacing its present limit; without `claimed` and `claims`, remove the limit.
 
     The limit is recorded, and so are the claims that count against it, so it holds across a restart.
 
     Args:
         tube: the tube.
-        claimed: how many of its tickets are claimed at once, at most; None: any number. Those that are claimed already
-            go on.
-        claims: how many claims are made in any `period`, at most; up to 10,000; None: any number. Counted by the times
-            of the records, which never go back: after the clock is set back they stand still until it has caught up. A
+        claimed: the number of its tickets that may be claimed at once; None: any number. Tickets that are claimed
+            already go on.
+        claims: the number of claims in any `period`, 1 to 10,000; None: any number. They are counted by the times of
+            the records, which never go back: after the clock is set back, these stand still until it has caught up. A
             claim that is released counts. Claims made before the tube had such a limit do not.
-        period: seconds, or a timedelta; goes with `claims`.
+        period: seconds, or a timedelta; required with `claims`.
 
     Raises:
         InvalidTicket: an argument has a wrong value.
@@ -328,9 +329,12 @@ def limit(
         raise InvalidTicket("limit: claims and period go together: at most so many claims in any period of that length")
     seconds = None if period is None else as_seconds("period", period)
     if seconds == 0:
-        raise InvalidTicket("period: 0 seconds; it is more than that, or None")
+        raise InvalidTicket("period: 0 seconds; give more, or None")
     return c.Limit(
-        check_name("tube", tube), _number("claimed", claimed, None), _number("claims", claims, MAX_CLAIMS), seconds
+        check_name("tube", tube),
+        _check_limit("claimed", claimed, None),
+        _check_limit("claims", claims, MAX_CLAIMS),
+        seconds,
     )
 
 
@@ -343,31 +347,30 @@ def schedule(
     tz: str = "UTC",
     catch_up: CatchUp = "one",
 ) -> c.SetSchedule:
-    """Add a ticket again and again: by a cron expression, or every so many seconds.
+    """Add a ticket at each instant of a cron expression, or every so many seconds.
 
-    The ticket of an instant is named after it, as `report@2026-11-24T13:05:00Z`, and has it as its `runat`. It is added
-    by `clock`, in the commit that records the firing, so no crash and no step of the clock makes an instant fire twice.
-    Schedules fire while `run` runs, here or at the next start, whether the ticket before is still pending or not.
+    The id of each ticket is made of the name and the instant, as `report@2026-11-24T13:05:00Z`, and its `runat` is the
+    instant. The actor `clock` adds it in the commit that records the firing, so neither a crash nor a clock step makes
+    an instant fire twice. Schedules fire while `run` runs, even if the ticket before is still pending.
 
     Call it at each start: the same values change nothing. Other values replace the old ones; if `cron`, `every` and
     `tz` are the same, the next instant stays. In an atomic block the first instant counts from the end of the block,
     and may be refused there.
 
     Args:
-        name: the name of the schedule and, with an instant, of its tickets; 1 to 172 bytes of printable text.
+        name: the name of the schedule, which begins the ids of its tickets; 1 to 172 bytes of printable text.
         cron: five fields, as in Debian's cron (`kharon[cron]`). In a time zone with daylight saving time, a skipped
-            time fires right after the gap, and a time that comes twice fires once. An expression whose minute or hour
-            begins with `*` goes by the time that the clock shows.
-        every: seconds, at least 1, or a timedelta, in place of `cron`: elapsed time, counted from now.
-        ticket: the ticket to add. Its `id` does not count, and it has no `runat`.
+            time fires right after the gap, and a repeated time fires once. An expression whose minute or hour begins
+            with `*` follows the time that the clock shows.
+        every: seconds, at least 1, or a timedelta, instead of `cron`: elapsed time, counted from now.
+        ticket: the ticket to add. Its `id` is ignored, and it has no `runat`.
         tz: the time zone of `cron`, as "Europe/Berlin".
-        catch_up: what happens to instants that were missed: because the queue was closed, not being run or without
-            room, or because the clock was set forward. "one": one ticket, of the latest. "all": one each, oldest first,
-            of the newest 1000. "none": one each of those at most 60 s old. An instant that has been passed over does
-            not come again.
+        catch_up: how many tickets to add for missed instants: the queue was closed, not running or without room, or the
+            clock was set forward. "one": one ticket, for the latest. "all": one for each of the newest 1000, oldest
+            first. "none": one for each that is at most 60 s old. An instant without a ticket never fires later.
 
     Raises:
-        InvalidTicket: an argument has a wrong value; the expression never fires; the time zone is not known.
+        InvalidTicket: an argument has a wrong value; the expression never fires; the time zone is unknown.
         KharonError: the cron library is not installed.
 
     Cost: O(log n).
@@ -377,12 +380,12 @@ def schedule(
         raise InvalidTicket(f"schedule {name!r}: give either cron (an expression) or every (a duration)")
     if not isinstance(ticket, Ticket):
         raise InvalidTicket(f"ticket: schedule takes a kharon.Ticket, not {type(ticket).__name__}")
-    if ticket.runat is not None and not ticket.version:  # else the queue gave it, and set it
-        raise InvalidTicket("ticket: what is scheduled has no runat; its tickets are due when it fires")
+    if ticket.runat is not None and not ticket.version:  # else the queue returned it, and set its runat
+        raise InvalidTicket("ticket: a scheduled ticket has no runat; it is due when the schedule fires")
     if not isinstance(tz, str):
         raise InvalidTicket(f"tz: the name of a time zone, not {type(tz).__name__}")
     if every is not None and tz != _UTC:
-        raise InvalidTicket("tz: a time zone is for cron; every= counts elapsed time, which is the same everywhere")
+        raise InvalidTicket("tz: a time zone needs cron; every= counts elapsed time, which is the same everywhere")
     if catch_up not in CATCH_UP:
         raise InvalidTicket(f'catch_up: {catch_up!r} is none of "one", "all", "none"')
     if cron is not None:
@@ -395,21 +398,21 @@ def schedule(
 
 
 def unschedule(name: str) -> c.RemoveSchedule:
-    """Fire no more under this name; if there is no such schedule, nothing happens. Its tickets stay. O(log n)."""
+    """Remove a schedule; if there is none, nothing happens. The tickets that it has added stay. O(log n)."""
     return c.RemoveSchedule(check_name("name", name))
 
 
-# --- what they share --------------------------------------------------------------------------------------------------
+# --- checks -----------------------------------------------------------------------------------------------------------
 
 
-def _undated(ticket: Ticket) -> Ticket:
+def _without_runat(ticket: Ticket) -> Ticket:
     draft = draft_of(ticket)
     draft.runat = None
     return seal(draft)
 
 
 def id_of(id: object) -> str:
-    """Return an id, if it is a str. Whether there is such a ticket, and can be, is not asked."""
+    """Return an id if it is a str, without checking that such a ticket exists, or can exist."""
     if not isinstance(id, str):
         raise InvalidTicket(f"id: a str, not {type(id).__name__}")
     return id
@@ -420,11 +423,11 @@ def _tube(tube: str | None) -> str | None:
 
 
 def _target(t: Ticket | str) -> tuple[str, int | None]:
-    """Return a ticket's id and, if it was received under a claim, that claim."""
+    """Return the id of a ticket, and its claim; None as the claim if it is not claimed, or only an id is given."""
     return (t.id, t.claim) if isinstance(t, Ticket) else (id_of(t), None)
 
 
-def _checked(delay: Delay) -> Delay:
+def _check_delay(delay: Delay) -> Delay:
     delay_seconds(delay, 0, 0.0)
     return delay
 
@@ -433,7 +436,7 @@ def _expire_in(value: Seconds | None) -> float | None:
     return None if value is None else as_seconds("expire_in", value)
 
 
-def _number(field: str, value: object, most: int | None) -> int | None:
+def _check_limit(field: str, value: object, most: int | None) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (most is not None and value > most):
@@ -454,18 +457,18 @@ def _changes(verb: str, values: dict[str, Any]) -> Changes:
     return Changes(**checked)
 
 
-# --- the list of them -------------------------------------------------------------------------------------------------
+# --- the list of verbs ------------------------------------------------------------------------------------------------
 
 
 class Verbs:
-    """Every verb, for `Kharon` and `Atomic` to inherit: how it is asked for, and what it returns."""
+    """All verbs, which `Kharon` and `Atomic` inherit: each with its function and its result."""
 
     add = Verb(add, one)
     add_many = Verb(add_many, many)
-    ack = Verb(ack, perhaps)
+    ack = Verb(ack, one_or_none)
     done = Verb(done, one)
     fail = Verb(fail, one)
-    cancel = Verb(cancel, perhaps)
+    cancel = Verb(cancel, one_or_none)
     retry = Verb(retry, one)
     release = Verb(release, one)
     extend = Verb(extend, one)

@@ -1,7 +1,8 @@
-"""The router: from a ticket's type to the function that handles it.
+"""The router: maps a ticket's type to its handler.
 
-A handler is `async def`, or `def` and then runs in a thread. It takes the queue, as a view that acts in its worker's
-name, and the ticket. With a payload class the ticket's payload is an object of that class. Nothing here runs handlers.
+An `async def` handler runs in Trio, a `def` handler in a thread. It takes the queue, as a view that acts in the name of
+its worker, and the ticket. With a payload class, the ticket's payload is an object of that class. This module does not
+run handlers.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ _H = TypeVar("_H", bound=Handler)
 
 
 class PayloadMismatch(Exception):
-    """A ticket's payload is not what its handler was registered for. No retry can change that."""
+    """A ticket's payload does not fit the payload class of its handler. A retry cannot help."""
 
 
 @attrs.frozen(slots=True)
 class Route:
-    """A handler as the worker needs it.
+    """A registered handler.
 
     Attributes:
         handler: the user's function.
-        in_thread: whether it is a `def`.
-        decode: from the payload's JSON to an object; None: payloads are given as plain values.
-        payload_name: the payload class's name, for messages.
+        in_thread: whether the function is a `def`, and so runs in a thread.
+        decode: turns the payload's JSON into an object; None: the handler gets plain values.
+        payload_name: the name of the payload class, for messages.
     """
 
     handler: Handler
@@ -44,7 +45,7 @@ class Route:
     payload_name: str = ""
 
     def prepare(self, ticket: Ticket) -> Ticket:
-        """Return the ticket as the handler is given it.
+        """Return the ticket with its payload as the handler expects it.
 
         Raises:
             PayloadMismatch: the payload does not fit the payload class.
@@ -53,13 +54,17 @@ class Route:
             return ticket
         try:
             payload = self.decode(ticket.payload_json)
-        except (msgspec.ValidationError, ValueError, TypeError) as error:  # the last two: validators of an attrs class
+        except (
+            msgspec.ValidationError,
+            ValueError,
+            TypeError,
+        ) as error:  # validators of an attrs class raise the last two
             raise PayloadMismatch(f"the payload does not fit {self.payload_name}: {error}") from None
         return with_payload(ticket, payload)
 
 
 class Router:
-    """Which handler runs tickets of which type.
+    """Maps types of tickets to handlers.
 
         router = Router()
 
@@ -78,11 +83,11 @@ class Router:
 
         Args:
             type: the tickets' type.
-            payload: a class of attrs, msgspec or dataclasses (or any type that msgspec decodes): the handler is given
-                `ticket.payload` as one; a ticket whose payload does not fit fails at once, since a retry cannot help.
+            payload: a class of attrs, msgspec or dataclasses, or any type that msgspec decodes; `ticket.payload` is
+                then an object of it. A ticket whose payload does not fit fails at once, since a retry cannot help.
 
         Raises:
-            InvalidTicket: `type` is no name.
+            InvalidTicket: `type` is not a name.
             InvalidSettings: the type has a handler already, the function cannot take two arguments or has a `yield`, or
                 msgspec cannot decode `payload`.
         """
@@ -114,7 +119,7 @@ class Router:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no handler at all."""
+        """Whether no handler is registered."""
         return not self._routes and self._not_found is None
 
     def find(self, type: str) -> Route:
@@ -127,8 +132,8 @@ class Router:
         if route is None:
             known = ", ".join(map(repr, self._routes)) or "none"
             raise HandlerNotFound(
-                f"no handler for type {type!r} (there are: {known}); register one with @router.handler({type!r}), or a "
-                f"@router.not_found for all others"
+                f"no handler for type {type!r} (registered: {known}); register one with @router.handler({type!r}), "
+                f"or a @router.not_found for all others"
             )
         return route
 
@@ -137,16 +142,18 @@ def _route(function: Handler, payload: Any) -> Route:
     try:
         inspect.signature(function).bind(None, None)
     except (TypeError, ValueError) as error:
-        raise InvalidSettings(f"{_name(function)} is no handler: it must take (kh, ticket): {error}") from None
+        raise InvalidSettings(f"{_name(function)} is not a handler: it must take (kh, ticket): {error}") from None
     if any(kind(_innermost(function)) for kind in (inspect.isgeneratorfunction, inspect.isasyncgenfunction)):
-        raise InvalidSettings(f"{_name(function)} is no handler: it has a yield, so calling it would run nothing")
+        raise InvalidSettings(f"{_name(function)} is not a handler: it has a yield, so calling it would run nothing")
     in_thread = not _is_async(function)
     if payload is None:
         return Route(function, in_thread)
     try:
         decode = msgspec.json.Decoder(payload).decode
         if isinstance(msgspec.inspect.type_info(payload), msgspec.inspect.CustomType):
-            raise TypeError("it is no class of attrs, msgspec or dataclasses")  # Decoder says so only when it decodes
+            raise TypeError(
+                "it is not a class of attrs, msgspec or dataclasses"
+            )  # Decoder says so only when it decodes
     except (TypeError, NameError) as error:
         raise InvalidSettings(f"{_name(function)}: payloads cannot be decoded as {_name(payload)}: {error}") from None
     return Route(function, in_thread, decode, _name(payload))

@@ -1,6 +1,6 @@
-"""What a queue has done since it was opened: totals, the same by (type, tube), and two histograms.
+"""Counts of a queue's work since it was opened: totals, the same by (type, tube), and two histograms.
 
-Counted from durable events (`Collector.deliver`) and from handler runs that ended; nothing is read from the log.
+They are counted from durable events (`Tally.deliver`) and from ended handler runs. This module never reads the log.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from kharon.model import events as e
 from kharon.model.ticket import Ticket
 from kharon.store.protocol import Change
 
-__all__ = ["BOUNDS", "Collector", "Counts", "Histogram", "Stats"]
+__all__ = ["BOUNDS", "Counts", "Histogram", "Stats", "Tally"]
 
 BOUNDS: Final = tuple(step * 10.0**power for power in range(-5, 6) for step in (1, 2, 5))
-"""The upper bounds of a histogram's buckets in seconds: 1-2-5 from 10 µs to 6 days; longer ones share the last."""
+"""The upper bounds of a histogram's buckets, in seconds: 1-2-5 from 10 µs to 6 days. One more bucket has no bound."""
 
 
 @attrs.define(slots=True)
 class Histogram:
-    """How long something took, as counts of durations.
+    """A histogram of durations.
 
     Attributes:
-        count: how many durations.
+        count: the number of durations.
         total: their sum, in seconds.
-        buckets: how many were at most `BOUNDS[i]` seconds, and more than the bound before; one more for the rest.
+        buckets: the number of durations in each bucket. Bucket i holds those of at most `BOUNDS[i]` seconds that are
+            longer than the bound before; the last bucket holds the rest.
     """
 
     count: int = 0
@@ -45,17 +46,17 @@ class Histogram:
 
     @property
     def mean(self) -> float:
-        """The mean in seconds; NaN if there was none."""
+        """The mean in seconds; NaN without any duration."""
         return self.total / self.count if self.count else math.nan
 
     def quantile(self, share: float) -> float:
-        """Return a duration, in seconds, that at least this share of all did not exceed: a bucket's upper bound.
+        """Return an upper bound, in seconds, for at least this share of the durations.
 
         Args:
             share: 0 to 1.
 
         Returns:
-            The bound; infinity if it lies in the last bucket; NaN if there was no duration.
+            The upper bound of a bucket; infinity for the last bucket; NaN without any duration.
         """
         if not self.count:
             return math.nan
@@ -67,26 +68,27 @@ class Histogram:
         return math.inf
 
     def copy(self) -> Histogram:
-        """Return one that will not change with this one."""
+        """Return an independent copy."""
         return Histogram(self.count, self.total, list(self.buckets))
 
 
 @attrs.define(slots=True)
 class Counts:
-    """What was counted for all tickets, or for those of one (type, tube).
+    """Counts for all tickets, or for those of one (type, tube).
 
     Attributes:
-        added: by `add`, or added again.
+        added: tickets that were added, or added again.
         claimed: claims by workers.
-        processed: handler runs that ended, in whatever way.
-        acked, done, failed, cancelled: ends; `acked` ones were removed, `done` ones kept.
-        retried, released, lapsed: claims that ended with the ticket pending again.
-        extended: leases that were extended.
-        restarted, updated: by `restart`; by `update`, or moved to another tube when they ended.
-        unblocked: ends of something that a ticket waited for.
-        deleted, expired: removals.
-        queue_wait: from when a ticket was due to its claim.
-        processing_time: of the handler runs.
+        processed: handler runs that ended, in any way.
+        acked, done, failed, cancelled: tickets that ended so; `acked` ones were removed, `done` ones kept.
+        retried, released, lapsed: claims that ended so, with the ticket pending again.
+        extended: extensions of leases.
+        restarted: tickets that were restarted.
+        updated: tickets that were updated, or moved to another tube when they ended.
+        unblocked: blockers of tickets that ended.
+        deleted, expired: tickets that were removed so.
+        queue_wait: a histogram of the times from due to claimed.
+        processing_time: a histogram of the handler runs.
     """
 
     added: int = 0
@@ -109,19 +111,19 @@ class Counts:
     processing_time: Histogram = attrs.field(factory=Histogram)
 
     def copy(self) -> Counts:
-        """Return one that will not change with this one."""
+        """Return an independent copy."""
         return attrs.evolve(self, queue_wait=self.queue_wait.copy(), processing_time=self.processing_time.copy())
 
 
 @attrs.define(slots=True)
 class Stats(Counts):
-    """What a queue has done since it was opened, or since `reset_stats`.
+    """The counts of a queue since it was opened, or since `reset_stats`.
 
     Attributes:
-        workers_running: handlers that are running now.
-        events: how many events of each kind there were, by their names in the log: also of tubes, schedules and
-            segments. An event that did not happen is not there. What the log itself writes (`LogClosed`, `TailCut`,
-            `LogRepaired`) is not counted: it is written while no queue is open.
+        workers_running: the number of handlers that run now.
+        events: the number of events of each kind, by their names in the log; also events about tubes, schedules and
+            segments. An event that did not happen has no entry. Events that the log itself writes (`LogClosed`,
+            `TailCut`, `LogRepaired`) are not counted, since no queue is open then.
         by: the same counts by (type, tube).
     """
 
@@ -135,11 +137,11 @@ _FIELDS: Final[dict[type[e.Event], str]] = {
     for event in e.EVENTS.values()
     if issubclass(event, e.TicketEvent) and event not in (e.TicketAdded, e.TicketClaimed, e.TicketDone)
 }
-"""The counters of those events that need nothing but to be counted."""
+"""The counter of each event that is simply counted."""
 
 
-class Collector:
-    """Counts, for one queue. The totals are added up only when they are asked for."""
+class Tally:
+    """Counts for one queue, by (type, tube). `stats` adds up the totals."""
 
     def __init__(self) -> None:
         self.running = 0
@@ -158,7 +160,7 @@ class Collector:
         for change in commit:
             self._events[type(change.event)] += 1
             ticket = change.old or change.new
-            if isinstance(change.event, e.TicketAdded):  # what it replaces may be of another type
+            if isinstance(change.event, e.TicketAdded):  # the ticket that it replaces may have another type
                 self._counts(change.event).added += 1
             elif ticket is not None:
                 self._count(self._counts(ticket), ticket, change)
@@ -200,6 +202,6 @@ class Collector:
         return total
 
     def reset(self) -> None:
-        """Begin again at nothing."""
+        """Set all counts to zero; the number of running handlers stays."""
         self._by.clear()
         self._events.clear()

@@ -13,13 +13,13 @@ __all__ = ["RecordStream"]
 
 
 class RecordStream:
-    """Durable records as an async iterator; closed at its end, and by `aclose` or `async with` before that.
+    """Durable records as an async iterator. Its end closes it; `aclose` or `async with` closes it earlier.
 
     Raises, from its iteration:
-        CorruptLog: the log is not what was written.
+        CorruptLog: the log is damaged.
         Closed: the queue was closed.
-        KharonError: what comes next was trimmed, or dropped by a ":memory:" queue, before it was read; or is
-            compressed, and zstd is not installed.
+        KharonError: the next records were trimmed, or dropped by a ":memory:" queue, before they were read; or they
+            are compressed, and zstd is not installed.
         OSError: the log cannot be read.
     """
 
@@ -57,7 +57,7 @@ class RecordStream:
         self._reader.close()
 
     async def aclose(self) -> None:
-        """Stop, and give back what the stream holds."""
+        """Stop, and close the files of the stream."""
         self._close()
         await trio.lowlevel.checkpoint()
 

@@ -1,8 +1,8 @@
-"""Waiting: tasks that wait for a ticket to end, or for a group to have no pending members.
+"""Waits for a ticket to end, and for a group to have no pending members.
 
-A wait registers before it asks for the state, so no end is missed. A wait for a ticket counts only ends that come after
-the ticket that it found or added: an earlier end of the same id, decided before, can be durable in the same commit
-group. Nothing here changes a ticket.
+A wait registers before it reads the state, so it misses no end. A wait for a ticket counts only ends after the state
+that it read, or after the adding: an earlier end of the same id can be durable in the same commit group. This module
+changes no ticket.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ __all__ = ["Group", "GroupWait", "GroupWaits", "Wait", "Waits", "last_state", "n
 
 class _Waiter(Protocol):
     def closed(self) -> None:
-        """Hear that nothing more will be told."""
+        """End the wait, since the queue is closed."""
 
 
 _W = TypeVar("_W", bound=_Waiter)
 
 
 class _Registry(Generic[_W]):
-    """The waits of one kind, by name. Each registers before it checks the state, so that nothing is missed.
+    """The waits of one kind, by name. A wait registers before it reads the state, so that it misses nothing.
 
     Args:
-        make: makes one who waits.
+        make: makes a wait.
 
     Attributes:
-        by_name: those who wait, by the name of what they wait for; no name without them.
+        by_name: the waits, by the name of their ticket or group; no name has an empty set.
     """
 
     def __init__(self, make: Callable[[], _W]) -> None:
@@ -47,7 +47,7 @@ class _Registry(Generic[_W]):
 
     @contextlib.contextmanager
     def begin(self, name: str) -> Iterator[_W]:
-        """Begin a wait; it ends with the block."""
+        """Register a wait until the block ends."""
         waiter = self._make()
         self.by_name.setdefault(name, set()).add(waiter)
         try:
@@ -59,7 +59,7 @@ class _Registry(Generic[_W]):
                 del self.by_name[name]
 
     def closed(self) -> None:
-        """Tell all who wait that nothing more will be told. O(their number)."""
+        """End all waits, since the queue is closed. O(waits)."""
         for waiters in self.by_name.values():
             for waiter in waiters:
                 waiter.closed()
@@ -69,7 +69,7 @@ class _Registry(Generic[_W]):
 
 
 class Wait:
-    """Somebody who waits for a ticket to end."""
+    """One wait for a ticket to end."""
 
     __slots__ = ("_early", "_end", "_over", "_sought")
 
@@ -80,10 +80,10 @@ class Wait:
         self._end: Ticket | None = None
 
     async def end_of(self, ticket: Ticket) -> Ticket | None:
-        """Wait until this ticket, as it was found or added since the wait began, has ended; return it as it was then.
+        """Wait until a ticket, read or added after the wait began, has ended.
 
         Returns:
-            None: the queue was closed before.
+            The ticket in its last state; None if the queue was closed before.
         """
         if ticket.status is not Status.PENDING:
             return ticket
@@ -95,7 +95,7 @@ class Wait:
         return self._end
 
     def ended(self, seq: int, ticket: Ticket) -> None:
-        """Hear that a ticket of that id has ended. O(1)."""
+        """Take in an end of a ticket with this id. O(1)."""
         if not self._sought:
             self._early.append((seq, ticket))
         elif self._end is None:
@@ -103,18 +103,18 @@ class Wait:
             self._over.set()
 
     def closed(self) -> None:
-        """Hear that there will be no end."""
+        """End the wait, since the queue is closed."""
         self._over.set()
 
 
 class Waits(_Registry[Wait]):
-    """All who wait for tickets of one queue, by their ids."""
+    """All waits for tickets of one queue, by id."""
 
     def __init__(self) -> None:
         super().__init__(Wait)
 
     def deliver(self, commit: Sequence[Change]) -> None:
-        """Tell those who wait what has ended. O(changes), and O(1) while nobody waits."""
+        """Pass the ends in a durable commit to the waits. O(changes); O(1) without any wait."""
         if not self.by_name:
             return
         for change in commit:
@@ -133,11 +133,11 @@ def result_of(ticket: Ticket) -> Any:
     """Return the result of a ticket that has ended; None after an ack.
 
     Raises:
-        TicketFailedError: it was not done.
+        TicketFailedError: the ticket was not done.
     """
     if ticket.status is Status.DONE:
         return ticket.result
-    # One that was deleted is what it was before, and its error_reason is that of an earlier attempt, if anything.
+    # A deleted ticket keeps its last state, and its error_reason is at most that of an earlier attempt.
     how = {Status.FAILED: "has failed", Status.CANCELLED: "was cancelled"}.get(ticket.status, "was deleted")
     reason = None if ticket.status is Status.PENDING else ticket.error_reason
     said = "" if reason is None else f": {reason}"
@@ -145,20 +145,22 @@ def result_of(ticket: Ticket) -> Any:
 
 
 def not_found(id: str) -> TicketNotFound:
-    """Return what is said of an id that no ticket has."""
+    """Return the error for an id that no ticket has."""
     return TicketNotFound(f"ticket {id!r}: there is none; it was never added, or has been removed")
 
 
 def last_state(id: str, records: Iterable[Record]) -> Ticket:
-    """Return the ticket as it was when it was last removed, from all that is known of its history. O(records).
+    """Return a removed ticket in its last state, given its history. O(records).
 
     Raises:
-        TicketNotFound: nothing is.
+        TicketNotFound: the history has no such ticket.
     """
     ticket = last = None
     for record in records:
         event = record.event
-        if isinstance(event, TicketAdded if ticket is None else TicketEvent):  # memory may have dropped the beginning
+        if isinstance(
+            event, TicketAdded if ticket is None else TicketEvent
+        ):  # a memory log may have dropped the beginning
             old, ticket = ticket, evolve(ticket, event, record.seq, record.at)
             if ticket is None and old is not None:
                 last = ended(old, event, record.seq, record.at)
@@ -171,10 +173,10 @@ def last_state(id: str, records: Iterable[Record]) -> Ticket:
 
 
 class GroupWait:
-    """One task that waits for a group.
+    """One wait for a group.
 
-    It counts the members. The store's answer says as of which seq it holds; what is told of later commits is added,
-    those that came before the answer included.
+    It counts the pending members: the store's answer has the seq that it is as of, and the changes of later commits are
+    added, including those delivered before the answer.
     """
 
     __slots__ = ("_count", "_early", "_emptied", "_over")
@@ -186,11 +188,11 @@ class GroupWait:
         self._early: list[tuple[int, int]] = []
 
     async def until_empty(self, count: int, seq: int) -> bool:
-        """Wait until no member is pending, or the queue is closed; return whether it is the former.
+        """Wait until no member is pending, and return True; return False if the queue was closed before.
 
         Args:
-            count: how many members were pending at that seq.
-            seq: the last record that `count` includes.
+            count: the number of pending members as of `seq`.
+            seq: the seq of the last record that `count` includes.
         """
         self._count, self._emptied = count, count == 0
         for changed_at, difference in self._early:
@@ -201,7 +203,7 @@ class GroupWait:
         return self._emptied
 
     def changed(self, seq: int, difference: int) -> None:
-        """Hear that a commit that ends at `seq` has changed the number of pending members. O(1)."""
+        """Take in a change of the number of pending members, by the commit that ends at `seq`. O(1)."""
         if self._count is None:
             self._early.append((seq, difference))
         else:
@@ -215,20 +217,20 @@ class GroupWait:
             self._over.set()
 
     def closed(self) -> None:
-        """Hear that nothing more will be told."""
+        """End the wait, since the queue is closed."""
         self._over.set()
 
 
 class GroupWaits(_Registry[GroupWait]):
-    """All who wait until a group has no pending members, by its name."""
+    """All waits for groups of one queue, by name."""
 
     def __init__(self) -> None:
         super().__init__(GroupWait)
 
     def deliver(self, commit: Sequence[Change]) -> None:
-        """Tell those who wait how a durable commit changed the number of members. O(changes) if anybody waits.
+        """Pass the changes in the numbers of members to the waits. O(changes); O(1) without any wait.
 
-        Of the commit as a whole: between its changes there is no instant.
+        A commit counts as a whole, since no task can see a state between its changes.
         """
         if not self.by_name:
             return
@@ -245,10 +247,10 @@ class GroupWaits(_Registry[GroupWait]):
 
 
 class Group:
-    """A view of the tickets of a group, as `kh.group(name)` gives it. A group that no ticket is in is a group, too.
+    """A view of a group of tickets, as `kh.group(name)` gives it. A group may have no tickets.
 
-    A ticket is a member that counts while it is pending: delayed, ready, claimed or blocked. One that was added again
-    with another group while it ran counts in both until its claim ends.
+    A ticket counts as a member while it is pending: delayed, ready, claimed or blocked. A ticket that was added again
+    with another group while it ran counts in both groups until its claim ends.
     """
 
     def __init__(self, name: str, store: Store, waits: GroupWaits) -> None:
@@ -260,7 +262,7 @@ class Group:
         return f"<Group {self.name!r}>"
 
     async def pending_count(self) -> int:
-        """Return how many members are pending. O(1)."""
+        """Return the number of pending members. O(1)."""
         return (await self._store.pending_count(self.name))[0]
 
     async def all_terminal(self) -> bool:
@@ -268,12 +270,12 @@ class Group:
         return not await self.pending_count()
 
     async def wait(self) -> None:
-        """Wait until no member is pending: until the first instant at which that is so. O(1).
+        """Wait until no member is pending for the first time. O(1).
 
-        Members that join meanwhile are waited for as well, also those that join in the commit which ends the last one.
-        To wait for those of this moment alone, add a ticket with `after_group`, and wait for that. Cancelling the wait
-        leaves no trace.
+        It waits for members that join meanwhile as well, also for those that join in the commit that ends the last one.
+        To wait only for the present members, add a ticket with `after_group`, and wait for that ticket. Cancelling the
+        wait changes nothing.
         """
         with self._waits.begin(self.name) as wait:
             if not await wait.until_empty(*await self._store.pending_count(self.name)):
-                await self._store.pending_count(self.name)  # raises: the queue is closed
+                await self._store.pending_count(self.name)  # raises, since the queue is closed

@@ -1,18 +1,18 @@
-"""The workers: a nursery of loops that pull tickets and run handlers, and one that keeps the time.
+"""The workers: a nursery of loops that claim tickets and run handlers, and a loop that ticks the store.
 
-A worker settles its last ticket and claims its next in one commit group (`Store.turn`), so a busy one waits once for
-each ticket. The lease is a cancel scope around the handler (`attempts`). However a handler ends, there is one settle
-for it, at most:
+A worker settles its last ticket and claims its next one in one commit group (`Store.turn`), so a busy worker waits once
+for each ticket. The lease is a cancel scope around the handler (`attempts`). Each run of a handler causes at most one
+settle:
 
-    returned              what `on_return` says, unless it settled the ticket itself
+    returned              as `on_return` says, unless the handler settled the ticket itself
     raised                retry with backoff, or fail after `max_attempts`
     payload does not fit  fail
     lease ended           lapse
-    cancelled by its id   none: that has ended the claim; so has a delete, or a lapse by the clock
-    cancelled from above  release, uncounted
-    ended the process     as raised: sys.exit() in a handler must come to an end, too
+    cancelled by its id   none: that has ended the claim, as a delete or a recorded lapse does
+    cancelled from above  release, which does not count the attempt
+    ended the process     as raised: a handler that calls sys.exit() must not run forever
 
-No exception of a handler's leaves `run`; one of the engine's does, alone and unwrapped.
+A handler's exception never leaves `run`. An exception of the engine does, alone and unwrapped.
 """
 
 from __future__ import annotations
@@ -34,38 +34,38 @@ from kharon.model.ticket import Ticket
 from kharon.runtime.attempts import Attempt, Attempts
 from kharon.runtime.heartbeat import beat
 from kharon.runtime.router import PayloadMismatch, Route, Router
-from kharon.runtime.stats import Collector
+from kharon.runtime.stats import Tally
 from kharon.settings import Settings
 from kharon.store.protocol import Clock, Store
 from kharon.store.tasks import wait_out
 
-__all__ = ["Crew"]
+__all__ = ["Workers"]
 
 _logger = logging.getLogger("kharon")
-_NOT_ITS_DOING = (trio.Cancelled, KeyboardInterrupt, Exception)  # a SystemExit is: it ends the process, as a crash does
+_SURVIVABLE = (trio.Cancelled, KeyboardInterrupt, Exception)  # others, as SystemExit, end the process
 
 
-class Crew:
+class Workers:
     """The workers of one queue.
 
     Args:
-        store: the queue's state.
-        settings: how many workers, how long a lease, and so on.
-        clock: what tells the time.
-        stats: where handler runs are counted.
-        view: returns the queue as a handler sees it, acting in the name it is given.
+        store: the store of the queue.
+        settings: the settings of the queue.
+        clock: gives the present time.
+        tally: counts handler runs.
+        view: returns the queue for a handler, as a view that acts in the given name.
 
     Attributes:
-        attempts: the handlers that run.
+        attempts: the attempts that run.
     """
 
     def __init__(
-        self, store: Store, settings: Settings, clock: Clock, stats: Collector, view: Callable[[str], Any]
+        self, store: Store, settings: Settings, clock: Clock, tally: Tally, view: Callable[[str], Any]
     ) -> None:
         self._store = store
         self._settings = settings
         self._clock = clock
-        self._stats = stats
+        self._tally = tally
         self._view = view
         self._threads = trio.CapacityLimiter(settings.workers)
         self.attempts = Attempts(clock)
@@ -96,49 +96,52 @@ class Crew:
             with trio.CancelScope() as self._run_scope:
                 await self._run(router, task_status)
         except BaseExceptionGroup as group:
-            self._failure = self._failure or _essence(group)  # a Ctrl-C that Trio delivered to the nursery itself
+            self._failure = self._failure or _root_cause(group)  # a Ctrl-C may reach the nursery itself
         finally:
             self._run_scope = self._run_task = None
             self._ended.set()
         if self._failure is not None:
             raise self._failure
-        await trio.lowlevel.checkpoint()  # a cancellation from outside goes on, and as a single Cancelled
+        await trio.lowlevel.checkpoint()  # raises Cancelled, alone, if `run` itself was cancelled
 
     async def _run(self, router: Router, task_status: trio.TaskStatus[None]) -> None:
-        """Run the nursery. Its tasks report their failures to `_fail`, so that it raises nothing but Cancelled."""
+        """Run the nursery. `_supervised` keeps the failures of its tasks, so that it raises only Cancelled."""
         scope = self._run_scope
         assert scope is not None
-        async with trio.open_nursery() as keeper:
-            keeper.start_soon(self._watched, scope, self._keep_time)
+        async with trio.open_nursery() as timers:
+            timers.start_soon(self._supervised, scope, self._tick)
             if self._settings.heartbeat:
-                keeper.start_soon(self._watched, scope, beat, self._store, self._settings, self._clock, self.attempts)
+                timers.start_soon(
+                    self._supervised, scope, beat, self._store, self._settings, self._clock, self.attempts
+                )
             async with trio.open_nursery() as workers:
                 for number in range(1, self._settings.workers + 1):
-                    workers.start_soon(self._watched, scope, self._work, router, f"worker-{number}")
+                    workers.start_soon(self._supervised, scope, self._work, router, f"worker-{number}")
                 task_status.started()
-            keeper.cancel_scope.cancel()
+            timers.cancel_scope.cancel()
 
-    @enable_ki_protection  # a Ctrl-C reaches handlers, and the task that waits for all of this; no claim is lost by it
-    async def _watched(self, scope: trio.CancelScope, loop: Callable[..., Any], *args: Any) -> None:
+    @enable_ki_protection  # Ctrl-C reaches handlers and the task of `run`; no claim is lost
+    async def _supervised(self, scope: trio.CancelScope, loop: Callable[..., Any], *args: Any) -> None:
+        """Run a loop; if it fails, keep the failure for `run` to raise, and cancel the others."""
         try:
             await loop(*args)
         except BaseException as error:
-            essence = _essence(error)
-            if essence is None:
+            cause = _root_cause(error)
+            if cause is None:
                 raise
             if self._failure is None or isinstance(self._failure, Closed):
-                self._failure = essence  # raised by run, outside of the nursery
+                self._failure = cause  # `run` raises it, outside of the nursery
             scope.cancel()
 
     async def drain(self, timeout: float | None) -> None:  # noqa: ASYNC109 - it does not cancel, it releases
-        """Claim no more, let what runs finish, then return; after `timeout` seconds release what still runs."""
+        """Stop claiming, and return once all handlers have finished; after `timeout` seconds release the rest."""
         await trio.lowlevel.checkpoint()
         if self._run_scope is None:
             return
         if self._is_inside():
             raise InvalidTransition(
-                "drain waits for the handlers that run, and this is one of them; let it tell the application, or start "
-                "drain in a nursery outside of run"
+                "drain waits for the handlers that run, and this is one of them; call it from another task of the "
+                "application, outside of run"
             )
         self._store.wake_all()
         self._draining = True
@@ -149,14 +152,14 @@ class Crew:
 
     @enable_ki_protection
     async def stop(self) -> None:
-        """Cancel what runs, and wait until its claims have been released; from inside of a handler, do not wait."""
+        """Cancel `run`, and wait until its claims have been released. Called in a handler, it does not wait."""
         if self._run_scope is not None:
             self._run_scope.cancel()
             if not self._is_inside():
                 await wait_out(self._ended.wait)
 
     def _is_inside(self) -> bool:
-        """Return whether the present task is a handler's, or was started by one: it cannot wait for `run` to end."""
+        """Return whether a handler, or a task started by one, is calling: it cannot wait for `run` to end."""
         task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
         while task is not None and task is not self._run_task:
             task = None if task.parent_nursery is None else task.parent_nursery.parent_task
@@ -166,23 +169,24 @@ class Crew:
 
     @property
     def tubes(self) -> tuple[str, ...]:
-        """The tubes to claim from."""
+        """The tubes that the workers claim from."""
         return self._tubes
 
     @tubes.setter
     def tubes(self, tubes: tuple[str, ...]) -> None:
         if tubes != self._tubes:
-            self._store.wake_all()  # idle workers look into the new ones, and wait for no others
-            self._tubes = tubes  # after it, since it refuses another thread
+            self._store.wake_all()  # idle workers then wait for the new tubes
+            self._tubes = tubes  # second, since `wake_all` refuses other threads
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
-    async def _keep_time(self) -> None:
+    async def _tick(self) -> None:
+        """Tick the store whenever something is due."""
         settings = self._settings
         while True:
             pause = await self._store.tick()
             if pause == 0:
-                continue  # there is more that is due; the tick was a checkpoint
+                continue  # more is due; the tick was a checkpoint
             if pause > settings.min_poll_interval:
                 with trio.move_on_after(min(pause, settings.max_poll_interval)):
                     await self._store.wait_earlier()
@@ -195,7 +199,7 @@ class Crew:
         kh = self._view(worker)
         settle: c.Settle | None = None
         while True:
-            # A cancelled worker still settles what it has done, but takes nothing new.
+            # A cancelled worker still settles its last ticket, but claims no other.
             claim = not self._draining and trio.current_effective_deadline() > trio.current_time()
             by = CLOCK if isinstance(settle, c.Lapse) else worker
             ticket = await self._store.turn(worker, self._tubes, settle, settle_by=by, claim=claim)
@@ -205,16 +209,16 @@ class Crew:
             elif self._draining:
                 return
             else:
-                await self._store.wait_ready(self._tubes)  # which may be others by now
+                await self._store.wait_ready(self._tubes)  # read again: a handler may have changed them
 
     async def _attempt(self, router: Router, kh: Any, worker: str, ticket: Ticket) -> c.Settle | None:
-        """Run one attempt; return the settle that it comes to, or None if there is nothing left to settle."""
+        """Run one attempt; return its settle, or None if the claim is over."""
         attempt = self.attempts.begin(ticket)
         try:
             settle = None if attempt.taken is not None else await self._handle(router, kh, worker, attempt)
         finally:
             self.attempts.end(attempt)
-        if attempt.taken is not None:  # and settled by that: the store would drop what the handler's end comes to
+        if attempt.taken is not None:  # its claim is over, so the store would ignore a settle
             _logger.info("ticket %r (%s): was %s in attempt %d", ticket.id, ticket.type, attempt.taken, ticket.attempts)
             return None
         return settle
@@ -222,27 +226,27 @@ class Crew:
     async def _handle(self, router: Router, kh: Any, worker: str, attempt: Attempt) -> c.Settle | None:
         ticket = attempt.ticket
         started = trio.current_time()
-        self._stats.running += 1
+        self._tally.running += 1
         _logger.debug("ticket %r (%s): attempt %d begins", ticket.id, ticket.type, ticket.attempts)
         try:
             with attempt.scope:
                 await self._call(router.find(ticket.type), kh, ticket)
         except PayloadMismatch as mismatch:
-            _logger.warning("ticket %r (%s): fails, its payload does not fit", ticket.id, ticket.type)
+            _logger.warning("ticket %r (%s): fails, since its payload does not fit", ticket.id, ticket.type)
             return c.Fail(ticket.id, ticket.claim, shorten_reason(str(mismatch)))
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises is an outcome of its attempt
+        except Exception as error:  # noqa: BLE001 - any exception of a handler is the outcome of its attempt
             return self._raised(ticket, error)
         except BaseException as error:
             if self._run_scope is not None:
-                self._run_scope.cancel()  # first: a worker that is idle must not claim what is released here
-            await self._let_go(ticket, worker, error)
-            if isinstance(error, BaseExceptionGroup):  # with what else went wrong in a handler that was cancelled
+                self._run_scope.cancel()  # first: an idle worker must not claim the released ticket
+            await self._settle_stopped(ticket, worker, error)
+            if isinstance(error, BaseExceptionGroup):  # a cancelled handler may raise other exceptions, too
                 _, rest = error.split(Exception)
                 raise rest or error from None
             raise
         finally:
-            self._stats.running -= 1
-            self._stats.processed(ticket, trio.current_time() - started)
+            self._tally.running -= 1
+            self._tally.processed(ticket, trio.current_time() - started)
         policy = self._settings.policy(ticket.type)
         return policy.lapse(ticket, LEASE_ENDED) if attempt.scope.cancelled_caught else policy.returned(ticket)
 
@@ -260,29 +264,29 @@ class Crew:
         if not route.in_thread:
             await route.handler(kh, given)  # type: ignore[misc]
             return
-        # Not abandoned when cancelled: a thread that goes on is an attempt that goes on, and keeps its worker.
+        # Not abandoned when cancelled: while the thread runs, the attempt runs, and occupies its worker.
         await trio.to_thread.run_sync(_call_in_thread, route.handler, kh, given, limiter=self._threads)
 
-    async def _let_go(self, ticket: Ticket, worker: str, error: BaseException) -> None:
-        """Settle a ticket whose handler was ended from outside, or ends the process: the latter's attempt counts."""
-        end = next((leaf for leaf in _leaves(error) if not isinstance(leaf, _NOT_ITS_DOING)), None)
+    async def _settle_stopped(self, ticket: Ticket, worker: str, error: BaseException) -> None:
+        """Settle a ticket whose handler was cancelled, or ends the process: only the latter counts as an attempt."""
+        end = next((leaf for leaf in _leaves(error) if not isinstance(leaf, _SURVIVABLE)), None)
         settle = c.Release(ticket.id, ticket.claim) if end is None else self._raised(ticket, end)
         try:
             await self._store.turn(worker, (), settle, settle_by=worker, claim=False)
-        except KharonError as refused:  # the queue broke: what ended the handler is what the caller must hear
+        except KharonError as refused:  # the store broke; the caller is told why the handler ended
             _logger.warning("ticket %r (%s): could not be released: %s", ticket.id, ticket.type, refused)
 
 
 def _call_in_thread(handler: Callable[..., Any], kh: Any, ticket: Ticket) -> None:
     answer = handler(kh, ticket)
-    if inspect.isawaitable(answer):  # found here, since what Trio says about it would name this function
+    if inspect.isawaitable(answer):  # checked here: Trio's message would name this function
         if inspect.iscoroutine(answer):
             answer.close()
         raise TypeError(f"handler {handler!r} is a def that returned a coroutine; make it an async def")
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """Give an exception, or all that are in a group."""
+    """Yield an exception, or the exceptions in a group."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from _leaves(inner)
@@ -290,18 +294,18 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-def _essence(error: BaseException) -> BaseException | None:
-    """Return what went wrong: the first exception that is no Cancelled; None if there is no other."""
+def _root_cause(error: BaseException) -> BaseException | None:
+    """Return the first exception that is not a Cancelled; None if there is none."""
     return next((leaf for leaf in _leaves(error) if not isinstance(leaf, trio.Cancelled)), None)
 
 
 def _reason(error: BaseException) -> str:
-    """Say what an exception is: for a group, what is in it."""
+    """Return the text of an exception, or of all exceptions in a group."""
     if isinstance(error, BaseExceptionGroup):
         return shorten_reason("; ".join(_reason(inner) for inner in error.exceptions))
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001 - the user's own __str__; the attempt failed for a reason of its own
+    except Exception:  # noqa: BLE001 - the user's __str__ may raise; the attempt failed anyway
         text = ""
     name = type(error).__name__
     return shorten_reason(f"{name}: {text}" if text else name)

@@ -1,16 +1,16 @@
-"""What runs beside the store of a directory while it is open: snapshots, and the retention of old segments.
+"""Runs beside the store of a directory while it is open: snapshots, and the retention of old segments.
 
-A snapshot is taken by a process of its own, because a projection of a million tickets takes seconds to write: in the
-event loop, or in a thread that shares its interpreter, every task would feel it. The process reads the finished
-segments, so it needs only the directory's name, and a pipe that closes when this process ends, which ends it too. No
-command waits for it; trimming does, since it also says up to where two verified snapshots hold everything.
+A separate process takes a snapshot, because writing a projection of a million tickets takes seconds. In the event loop,
+or in a thread of the same interpreter, it would delay every task. The process reads the finished segments, so it needs
+only the directory's name, and a pipe: when this process ends, the pipe closes, and that process ends too. No command
+waits for a snapshot. Trimming does: the process also reports up to which seq two verified snapshots hold everything.
 
-Retention goes one step after the other, as `kharon.log.retention` plans them. All that reads or writes a segment runs
-in a thread: zstd and SHA-256 release the GIL for each chunk of it, so the loop goes on (measured while three segments
-of 8 MiB were compressed: its longest stall was 1.2 ms, against 0.8 ms of an idle one; `benchmarks/retention.py` prints
-both). Its records are appended on the loop, in a commit group like any other commit.
+Retention takes one step after the other, as `kharon.log.retention` plans them. A thread does everything that reads or
+writes a segment: zstd and SHA-256 release the GIL for each chunk, so the loop goes on. Measured while three segments of
+8 MiB were compressed: the loop's longest stall was 1.2 ms, against 0.8 ms when idle (`benchmarks/retention.py` prints
+both). The records of retention are appended on the loop, in a commit group like any other commit.
 
-What a snapshot is and how it is taken is in `kharon.log.snapshot`, and nothing here decides a command.
+`kharon.log.snapshot` defines the contents of a snapshot. This module decides no commands.
 """
 
 from __future__ import annotations
@@ -36,31 +36,31 @@ from kharon.store.tasks import reap, say, wait_out
 
 __all__ = ["Background", "RetentionTask", "SnapshotTask"]
 
-Record: TypeAlias = Callable[[Event], Awaitable[None]]
-"""Appends an event about the log to it, and returns once that is on disk."""
+RecordEvent: TypeAlias = Callable[[Event], Awaitable[None]]
+"""Appends an event about the log to the log, and returns once the event is on disk."""
 
-_NO_INDEX = 2  # what `main` returns
+_NO_INDEX = 2  # the exit status of `snapshot_process.main` for a missing index
 _PROGRAM = (
     "import sys; sys.path[:] = {path!r}; from kharon.log.snapshot_process import main; sys.exit(main(lifeline=0))"
 )
-_PATIENCE_SECONDS: Final = 60  # between two tries at what was refused
-_PLAN: Final = "see what is to be done"
+_RETRY_SECONDS: Final = 60  # until a failed action is tried again
+_PLAN: Final = "plan its next step"
 
 
 class Background:
-    """All that runs beside the store of a directory, as the settings say.
+    """The background tasks of a directory's store, as the settings ask for them.
 
     Args:
-        log: the directory's log.
-        settings: the queue's.
-        clock: tells the time.
+        log: the log of the directory.
+        settings: the settings of the queue.
+        clock: gives the present time.
 
     Attributes:
-        snapshots: takes snapshots; None: there are to be none.
-        retention: compresses, archives and trims; None: nothing is to be.
+        snapshots: takes snapshots; None: the settings disable them.
+        retention: compresses, archives and trims; None: the settings ask for none of it.
 
     Raises:
-        KharonError: segments are to be compressed, and zstd is not installed.
+        KharonError: the settings ask for compression, and zstd is not installed.
     """
 
     def __init__(self, log: DirectoryLog, settings: Settings, clock: Clock) -> None:
@@ -79,15 +79,15 @@ class Background:
             self.retention = RetentionTask(retention, clock, settings.max_poll_interval)
         log.on_new_segment = self._segment_begun
 
-    def start(self, record: Record) -> None:
-        """Begin, once the log is open; `record` appends an event about the log."""
+    def start(self, record: RecordEvent) -> None:
+        """Start the tasks, once the log is open; `record` appends an event about the log."""
         if self.snapshots is not None:
             self.snapshots.start()
         if self.retention is not None:
             self.retention.start(record)
 
     async def stop(self) -> None:
-        """End all of it, before the log is closed. Not cancellable."""
+        """Stop the tasks; call it before the log is closed. Not cancellable."""
         if self.snapshots is not None:
             await self.snapshots.stop()
         if self.retention is not None:
@@ -110,13 +110,13 @@ class Background:
 
 
 class SnapshotTask:
-    """Takes a snapshot of a queue whenever enough of its log is in none.
+    """Takes a snapshot whenever enough bytes of the log have been sealed since the last one.
 
     Args:
-        log: the queue's log.
-        every: how many bytes of finished segments make a snapshot due.
-        trims: whether it matters what the snapshots allow to be trimmed: then one is taken at once, too.
-        taken: called after each that was taken, or was not.
+        log: the log of the queue.
+        every: the number of sealed bytes that make a snapshot due.
+        trims: whether trimming is enabled; then one snapshot is taken at the start, too.
+        taken: called after each attempt to take one.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class SnapshotTask:
         self._ended: trio.Event | None = None
 
     def start(self) -> None:
-        """Begin to look; as a system task, since it must outlive whoever opened the queue, and fail nobody."""
+        """Start, as a system task: it outlives the task that opened the queue, and its failure ends no other task."""
         self._ended = trio.Event()
         trio.lowlevel.spawn_system_task(self._run, self._ended)
         if self._trims:
@@ -141,14 +141,14 @@ class SnapshotTask:
         self.look()
 
     def look(self) -> None:
-        """See whether a snapshot is due: the log has begun another segment. O(1)."""
+        """Check whether a snapshot is due, since the log has begun another segment. O(1)."""
         if self._log.unsaved >= self._every:
             self._due.set()
 
     def may_trim(self, upto: int) -> bool:
-        """Return whether the records up to a seq may be trimmed: two verified snapshots hold them, and are still there.
+        """Return whether the records up to a seq may be trimmed: two verified snapshots that still exist hold them.
 
-        May be called from any thread. Cost: that of a listing.
+        May be called from any thread. Cost: that of listing the directory.
 
         Raises:
             OSError: the snapshots cannot be listed.
@@ -156,7 +156,7 @@ class SnapshotTask:
         return upto <= self._trimmable and upto <= kept_since(self._log.files, self._directory)
 
     async def stop(self) -> None:
-        """End, and the process too if it runs: an unfinished snapshot has another name, and does not count.
+        """Stop, and end a running process. An unfinished snapshot has another name, and does not count.
 
         Not cancellable.
         """
@@ -170,7 +170,7 @@ class SnapshotTask:
                 while True:
                     await self._due.wait()
                     self._due = trio.Event()
-                    self._log.unsaved = 0  # taken or not: what could not be saved now is tried again with what comes
+                    self._log.unsaved = 0  # also after a failure: the next segments make another snapshot due
                     await self._take()
                     self._taken()
         finally:
@@ -184,26 +184,26 @@ class SnapshotTask:
         what = ["trimmable"] if self._trims else []
         command = [sys.executable, "-c", program, *what, str(self._directory.absolute())]
         try:
-            status, told, said = await _run(command)
-        except Exception as error:  # noqa: BLE001 - nobody waits for a snapshot, so nobody could be told
+            status, output, errors = await _run(command)
+        except Exception as error:  # noqa: BLE001 - no caller waits for a snapshot, so the log message is the report
             self._warn(error)
             return
         if status:
-            why = said.decode("utf-8", "replace").strip().splitlines()
+            why = errors.decode("utf-8", "replace").strip().splitlines()
             self._warn(why[-1] if why else status, "index" if status == _NO_INDEX else "snapshot")
-        if self._trims and status in {0, _NO_INDEX}:  # without an index a snapshot is none the worse
-            self._trimmable = int((told.split() or [b"0"])[-1])
+        if self._trims and status in {0, _NO_INDEX}:  # a missing index does not harm the snapshot
+            self._trimmable = int((output.split() or [b"0"])[-1])
 
 
 async def _run(command: Sequence[str]) -> tuple[int, bytes, bytes]:
-    """Run a program; return its status, and what it said on stdout, which is little, and stderr. If cancelled, kill it.
+    """Run a program; return its exit status, its stdout, which must be short, and its stderr. Kill it if cancelled.
 
-    In one task, which is a system task and so out of the reach of Ctrl-C. Those that `trio.run_process` starts are not,
-    and what is raised in there ends the whole run.
+    All in the calling task, a system task, which Ctrl-C does not reach. `trio.run_process` starts tasks that Ctrl-C
+    does reach, and an exception in one of them ends the whole Trio run.
     """
-    theirs, ours = os.pipe()  # closed with this process, however it ends: then that one ends too
+    theirs, ours = os.pipe()  # this process's end closes it, which ends the program too
     try:
-        with trio.CancelScope(shield=True):  # what has been started must become known here, to be ended
+        with trio.CancelScope(shield=True):  # a started process must be known here, to be ended
             process = await trio.lowlevel.open_process(
                 command,
                 stdin=theirs,
@@ -215,9 +215,9 @@ async def _run(command: Sequence[str]) -> tuple[int, bytes, bytes]:
             assert process.stdout is not None
             assert process.stderr is not None
             async with process.stdout, process.stderr:
-                said = b"".join([piece async for piece in process.stderr])
-                told = b"".join([piece async for piece in process.stdout])
-            return await process.wait(), told, said
+                errors = b"".join([piece async for piece in process.stderr])
+                output = b"".join([piece async for piece in process.stdout])
+            return await process.wait(), output, errors
         finally:
             if process.returncode is None:
                 process.kill()
@@ -231,12 +231,12 @@ async def _run(command: Sequence[str]) -> tuple[int, bytes, bytes]:
 
 
 class RetentionTask:
-    """Does what retention plans, until it is stopped. What is refused is left out for a while; the rest goes on.
+    """Carries out the steps that retention plans, until it is stopped. A failed action pauses; the others go on.
 
     Args:
-        retention: plans and performs.
-        clock: what tells the time.
-        interval: seconds between two looks at the age of segments, at most.
+        retention: plans and performs the steps.
+        clock: gives the present time.
+        interval: at most so many seconds between two checks of the age of segments.
     """
 
     def __init__(self, retention: Retention, clock: Clock, interval: float) -> None:
@@ -246,26 +246,26 @@ class RetentionTask:
         self._scope = trio.CancelScope()
         self._due = trio.Event()
         self._ended: trio.Event | None = None
-        self._refused: dict[Action, float] = {}  # what is left out, and until when by Trio's clock
-        self._said: dict[str, str] = {}  # what cannot be done, and why
+        self._refused: dict[Action, float] = {}  # paused actions, each with the Trio time of its end
+        self._warned: dict[str, str] = {}  # the last warning about each action
 
-    def start(self, record: Record) -> None:
-        """Begin; as a system task, since it must outlive whoever opened the queue, and fail nobody."""
+    def start(self, record: RecordEvent) -> None:
+        """Start, as a system task: it outlives the task that opened the queue, and its failure ends no other task."""
         self._ended = trio.Event()
         trio.lowlevel.spawn_system_task(self._run, record, self._ended)
 
     def wake(self) -> None:
-        """Look now what is to be done: the log has begun another segment, or a snapshot was taken. O(1)."""
+        """Plan now, since the log has begun another segment, or a snapshot was taken. O(1)."""
         self._due.set()
 
     async def stop(self) -> None:
-        """Stop: a step that was recorded is finished, another is given up. Not cancellable."""
+        """Stop: finish a step that was recorded, and drop any other. Not cancellable."""
         self._scope.cancel()
         self._retention.stop()
         if self._ended is not None:
             await wait_out(self._ended.wait)
 
-    async def _run(self, record: Record, ended: trio.Event) -> None:
+    async def _run(self, record: RecordEvent, ended: trio.Event) -> None:
         try:
             with self._scope:
                 while await self._work(record):
@@ -275,38 +275,38 @@ class RetentionTask:
         finally:
             ended.set()
 
-    async def _work(self, record: Record) -> bool:
-        """Do what there is to do; return whether there may be more, later."""
+    async def _work(self, record: RecordEvent) -> bool:
+        """Do the steps that are due; return whether there may be more later."""
         try:
             while await self._step(record):
                 pass
-        except (Closed, CommitOutcomeUnknown) as error:  # the store has said why, or nothing is wrong
+        except (Closed, CommitOutcomeUnknown) as error:  # the store has reported a failure, or is closing
             say(logging.DEBUG, "retention ends: %s", error)
             return False
-        except Exception as error:  # noqa: BLE001 - nobody waits for it, so nobody could be told; the queue goes on
+        except Exception as error:  # noqa: BLE001 - no caller waits for it; the queue goes on
             self._warn(_PLAN, error)
         return True
 
-    async def _step(self, record: Record) -> bool:
-        """Do one step, or be refused it; return whether there was one."""
+    async def _step(self, record: RecordEvent) -> bool:
+        """Try one step; return whether there was one."""
         now = trio.current_time()
         self._refused = {action: until for action, until in self._refused.items() if until > now}
         step = await trio.to_thread.run_sync(self._retention.plan, self._clock.now(), tuple(self._refused))
-        self._said.pop(_PLAN, None)
+        self._warned.pop(_PLAN, None)
         if step is None:
             return False
         try:
             await self._carry_out(step, record)
         except (Closed, CommitOutcomeUnknown):
             raise
-        except Exception as error:  # noqa: BLE001 - as above; other actions may go all the same
-            self._refused[step.action] = trio.current_time() + _PATIENCE_SECONDS
+        except Exception as error:  # noqa: BLE001 - as above; other actions may still succeed
+            self._refused[step.action] = trio.current_time() + _RETRY_SECONDS
             self._warn(step.action, error)
         else:
-            self._said.pop(step.action, None)
+            self._warned.pop(step.action, None)
         return True
 
-    async def _carry_out(self, step: Step, record: Record) -> None:
+    async def _carry_out(self, step: Step, record: RecordEvent) -> None:
         retention = self._retention
         event = await trio.to_thread.run_sync(retention.prepare, step)
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -315,9 +315,9 @@ class RetentionTask:
             retention.switch(step)
             await trio.to_thread.run_sync(retention.finish, step)
 
-    def _warn(self, what: str, error: Exception) -> None:
-        """Say why something cannot be done, once for as long as it cannot for that reason."""
+    def _warn(self, action: str, error: Exception) -> None:
+        """Log why an action cannot be done, once until the reason changes."""
         why = str(error)
-        if self._said.get(what) != why:
-            self._said[what] = why
-            say(logging.WARNING, "retention cannot %s, and tries again: %s", what, why)
+        if self._warned.get(action) != why:
+            self._warned[action] = why
+            say(logging.WARNING, "retention cannot %s, and will try again: %s", action, why)

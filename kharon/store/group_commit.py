@@ -1,22 +1,23 @@
-"""Group commit: what has been appended to the log is written and synced in groups, and all of a group hear of it.
+"""Group commit: writes and syncs appended records in groups, and tells every caller of a group the outcome.
 
-    gathering   the open group: commits join it (`join`), and wait for it in `durable`
+    gathering   the open group: commits join it (`join`), and their callers wait in `durable`
     in flight   written, and being synced by the helper
-    landed      durable: it is delivered, and those who wait go on
+    durable     its changes are delivered, and its callers go on
 
-The first to wait for a group leads it: it lets every task that can run do so, and then writes and syncs whatever has
-gathered, so that a lone caller pays one trip through the scheduler and a crowd shares one sync.
+The first caller that waits for a group leads it. The leader lets every runnable task run, then writes and syncs the
+gathered records. So a lone caller pays one trip through the scheduler, and many callers share one sync.
 
-The sync is inline while the disk is fast, and left to a helper process (`helper`) while it is slow (`pace`), if the log
-offers a descriptor for that. One group is then in flight, and the next one gathers until it has landed: only then is
-that one written, so that what is written is always either durable or in flight, a sync covers exactly its own group,
-and a failure is told to both. The same goes for the syncs by which a log begins a new segment.
+The sync is inline while the disk is fast. On a slow disk (`Pace`) a helper process does it, if the log offers a
+descriptor for that. One group is then in flight while the next one gathers, and the next is written only after the
+first is durable. So written records are always durable or in flight, a sync covers exactly its own group, and a failure
+reaches both groups. The same holds for the syncs with which a log begins a new segment.
 
-If a write finds no room, nothing of the group was kept, so its effects are taken back from the projection, newest first
-(`_retreat`), and all goes on: whatever lets the queue grow (`Event.ends`) is refused, but for a try each second.
+If a write finds no room, nothing of the group was kept. Its effects are undone in the projection, newest first
+(`_take_back`), and the store goes on. It then refuses every event that lets the queue grow (`Event.ends`), except for
+one attempt each second.
 
-If a write or a sync fails otherwise, the projection is ahead of the log, for good: those in flight are told that the
-outcome is not known, and whoever owns this that it is broken. What is decided, and when, is not known here.
+If a write or a sync fails otherwise, the projection is ahead of the log for good. Callers in flight are told that the
+outcome is unknown, and the owner of this object that it is broken. This module does not decide commands.
 """
 
 from __future__ import annotations
@@ -43,86 +44,86 @@ from kharon.store.tasks import no_abort, say, wait_out
 __all__ = ["TRY_SECONDS", "Commits", "unknown_outcome"]
 
 TRY_SECONDS: Final = 1.0
-"""Between two tries whether a full disk has room: each costs an allocation and a write that fail."""
+"""Seconds between two attempts to write to a full disk; each costs a failed allocation and a failed write."""
 _GATHER_PASSES = 3
 
 _LOST_SYNC_IS_REPEATED: Final = sys.platform == "linux"
-"""Whether a sync is done again, inline, if the helper ended before it said how the first went.
+"""Whether a sync is repeated inline if the helper ended before it answered.
 
-That is no retry of a failed sync: nobody knows that it failed. But if it did, the second must not succeed only because
-the kernel has reported the error already, to a process that is gone, and dropped the pages. Linux keeps a cursor into a
-file's errors for each open file description (errseq_t), and the helper was given another one than the log's
-(`File.twin`): the inline sync is the first of its description since the bytes were written, so it hears of whatever
-went wrong. Elsewhere nothing promises that; there a lost answer counts as a failure, and the store breaks.
+This is not a retry of a failed sync: whether it failed is unknown. If it did fail, the repeated sync must fail too. It
+must not succeed because the kernel has dropped the pages and reported the error to the dead helper. Linux keeps a
+cursor into a file's errors for each open file description (errseq_t), and the helper received a different description
+from the log's (`File.twin`). The inline sync is the first of its description since the bytes were written, so it
+reports any error. Other systems do not promise that; there a lost answer counts as a failure, and the store breaks.
 """
 
 
 class _Group:
-    """The commits that will be made durable together.
+    """Commits that become durable together.
 
     Attributes:
-        commits: the effects of each, in order; none: this stands for a sync in the background.
-        grows: whether any of them lets the queue grow.
-        leader: who writes them, and hears what goes wrong in that; None: nobody waits yet.
-        held: whether the leader leaves the writing to whoever is told that what is in the way has ended.
-        waiting: who waits for them; the leader, too, while they are held or in flight.
-        silent: those of these, and of leaders, who tell no user what becomes of them.
+        commits: the effects of each commit, in order; empty for a sync in the background.
+        grows: whether any commit lets the queue grow.
+        leader: the task that writes the group, and is told if that fails; None: no task waits yet.
+        deferred: whether the leader leaves the writing to `_resume_writing`, since another sync is under way.
+        waiting: the tasks that wait for the group, including the leader while the group is deferred or in flight.
+        internal: those of its tasks that report to no user.
     """
 
-    __slots__ = ("commits", "grows", "held", "leader", "silent", "waiting")
+    __slots__ = ("commits", "deferred", "grows", "internal", "leader", "waiting")
 
     def __init__(self) -> None:
         self.grows = False
-        self.held = False
+        self.deferred = False
         self.commits: list[Sequence[Effect]] = []
         self.leader: Task | None = None
-        self.silent: list[Task] = []
+        self.internal: list[Task] = []
         self.waiting: list[Task] = []
 
     @property
     def users(self) -> bool:
-        """Whether any user hears what becomes of it."""
-        return any(task not in self.silent for task in (self.leader, *self.waiting))
+        """Whether the outcome is reported to any user."""
+        return any(task not in self.internal for task in (self.leader, *self.waiting))
 
 
-async def _landing(group: _Group) -> None:
-    """Wait until a group is durable, or will not be. Not cancellable."""
+async def _until_durable(group: _Group) -> None:
+    """Wait until a group is durable, or has failed. Not cancellable."""
     group.waiting.append(trio.lowlevel.current_task())
     await trio.lowlevel.wait_task_rescheduled(no_abort)
 
 
-def _in_place_of_leader(group: _Group, lead: Callable[[], bool]) -> None:
-    """Do for a group what its leader would, who waits; wake him with what it raises, unless it went in flight.
+def _for_leader(group: _Group, lead: Callable[[], bool]) -> None:
+    """Call `lead` for a group whose leader waits, and wake the leader with the outcome, unless the group is in flight.
 
-    Never raises: it is called in the helper's task, where whatever a user's logging raises would end the whole run.
+    Never raises: it runs in the helper's task, where an exception from a user's logging would end the whole Trio run.
     """
     leader = group.leader
     assert leader is not None
     group.waiting.remove(leader)
-    landed = outcome.capture(lead)
-    if landed == outcome.Value(False):
+    led = outcome.capture(lead)
+    if led == outcome.Value(False):
         group.waiting.append(leader)
     else:
-        trio.lowlevel.reschedule(leader, landed)
+        trio.lowlevel.reschedule(leader, led)
 
 
 class Commits:
-    """The commit groups of a log, and what they did to the projection.
+    """The commit groups of a log.
 
     Args:
-        log: where they are written.
-        projection: from which is taken back what found no room.
+        log: the log to write.
+        projection: the state in which a group without room is undone.
+        deliver: called with the changes of each durable commit, before the callers of its group go on.
         always: whether a group is durable only when it has been synced.
-        deliver: called with the changes of each durable commit, before those who wait for its group go on.
-        landed: called when a group has become durable.
-        resumed: called when there is room again.
-        broke: called, once, with the failure after which nothing will be written any more.
-        helper: makes what syncs instead of the loop, once the disk has been found slow.
+        on_durable: called when a group has become durable.
+        on_room: called when there is room again.
+        on_failure: called once, with the failure that ends all writing.
+        helper: makes the helper that syncs outside of the loop; called once the disk has been found slow.
 
     Attributes:
-        failure: what ended it; None: nothing has.
-        told: whether any user has heard of the failure.
-        group_grew: whether any of the last group that found no room let the queue grow.
+        failure: the failure that ended all writing; None: there was none.
+        told: whether any user has been told of the failure.
+        group_grew: whether the last group without room let the queue grow.
     """
 
     def __init__(
@@ -132,9 +133,9 @@ class Commits:
         deliver: Deliver,
         *,
         always: bool,
-        landed: Callable[[], None],
-        resumed: Callable[[], None],
-        broke: Callable[[BaseException], None],
+        on_durable: Callable[[], None],
+        on_room: Callable[[], None],
+        on_failure: Callable[[BaseException], None],
         helper: Callable[[], Syncer],
     ) -> None:
         self.failure: BaseException | None = None
@@ -144,20 +145,20 @@ class Commits:
         self._projection = projection
         self._deliver = deliver
         self._always = always
-        self._landed = landed
-        self._resumed = resumed
-        self._broke = broke
+        self._on_durable = on_durable
+        self._on_room = on_room
+        self._on_failure = on_failure
         self._group: _Group | None = None
-        self._crowd = 0  # how many waited for the last group
-        self._full: StorageFull | None = None  # what the last write that found no room was told
-        self._try_at = -math.inf  # when, by Trio's clock, whether there is room may next be tried
+        self._crowd = 0  # the number of tasks that waited for the last group
+        self._full: StorageFull | None = None  # the error of the last write that found no room; None: there is room
+        self._retry_at = -math.inf  # Trio's time of the next attempt to write without room
         self._elsewhere = log if isinstance(log, SyncedElsewhere) else None
         self._pace = Pace()
         self._make_helper = helper
         self._helper: Syncer | None = None
         self._in_flight: _Group | None = None
-        self._rotation: Rotation | None = None  # whose sync the helper does just now; nothing is written meanwhile
-        self._idle = trio.lowlevel.ParkingLot()  # who waits until the helper has nothing to do
+        self._rotation: Rotation | None = None  # the rotation that the helper syncs now; nothing is written meanwhile
+        self._idle = trio.lowlevel.ParkingLot()  # tasks that wait until the helper has nothing to do
         self._unsynced = trio.Event()
         self._syncer = trio.CancelScope()
         self._syncer_ended: trio.Event | None = None
@@ -165,11 +166,11 @@ class Commits:
     # --- groups -------------------------------------------------------------------------------------------------------
 
     def join(self, effects: Sequence[Effect], *, grows: bool) -> None:
-        """Add a commit to the open group, in the stretch in which its records were appended. O(1).
+        """Add a commit to the open group, without a checkpoint since its records were appended. O(1).
 
         Args:
-            effects: at least one.
-            grows: whether any of it lets the queue grow.
+            effects: its effects, at least one.
+            grows: whether any of them lets the queue grow.
         """
         group = self._group
         if group is None:
@@ -179,11 +180,11 @@ class Commits:
 
     @enable_ki_protection
     async def durable(self) -> None:
-        """Wait until everything that has been decided so far is durable. A checkpoint, and not cancellable.
+        """Wait until all commits so far are durable. A checkpoint, and not cancellable.
 
         Raises:
-            StorageFull: it never will be: there was no room, and it was taken back.
-            CommitOutcomeUnknown: it may not be.
+            StorageFull: there was no room, and the open group was undone.
+            CommitOutcomeUnknown: a write failed, so they may not be durable.
         """
         group = self._group or (self._in_flight if self._always else None)
         if group is None:
@@ -193,37 +194,37 @@ class Commits:
             group.leader = trio.lowlevel.current_task()
             if not self._must_wait():
                 await self._gather(group)
-            if self._must_wait():  # then the group goes on gathering until `_go_on` has it written
-                group.held = True
+            if self._must_wait():  # the group goes on gathering until `_resume_writing` writes it
+                group.deferred = True
             elif self._flush(group):
                 return
-        await _landing(group)
+        await _until_durable(group)
 
     async def on_disk(self) -> None:
-        """Wait until everything that has been decided so far is on disk, whatever "durable" means. Not cancellable.
+        """Wait until all commits so far are on disk, whatever "durable" means. Not cancellable.
 
-        For what is done for no user: one has yet to hear of a failure.
+        For internal tasks: a failure is still to be reported to a user.
 
         Raises:
             StorageFull, CommitOutcomeUnknown: as `durable`.
         """
         group, seq = self._group, self._projection.seq
         assert group is not None
-        group.silent.append(trio.lowlevel.current_task())
+        group.internal.append(trio.lowlevel.current_task())
         await self.durable()
         if self._log.durable < seq:
             await self._sync_written()
 
     def _must_wait(self) -> bool:
-        """Whether nothing may be written now."""
+        """Whether writing has to wait for another sync or rotation."""
         return self._rotation is not None or (self._always and self._in_flight is not None)
 
     async def _gather(self, group: _Group) -> None:
-        """Let other tasks add their commits to the group, until it is as large as the last one was, within reason.
+        """Let other tasks add their commits, until as many wait as for the last group; at most `_GATHER_PASSES` passes.
 
-        Trio runs a batch of tasks forwards or backwards, by chance, so one pass may come to the leader before all
-        others. Measured with 100 adding tasks: 15 syncs per 1000 adds after one pass, 10 like this; a lone task, whose
-        last group was as small, makes one pass only.
+        Trio runs a batch of tasks forwards or backwards, by chance, so one pass may reach the leader before all others.
+        Measured with 100 tasks that add: 15 syncs per 1000 adds with one pass, 10 with up to three. A lone task, whose
+        last group was as small, makes only one pass.
         """
         for _ in range(_GATHER_PASSES):
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -232,55 +233,55 @@ class Commits:
         self._crowd = len(group.waiting)
 
     def _flush(self, group: _Group) -> bool:
-        """Write a group, and sync it if that is what durable means; return whether it is durable, not in flight.
+        """Write a group, and sync it if durable means synced; return whether it is durable, rather than in flight.
 
         Raises:
-            StorageFull, CommitOutcomeUnknown: that failed. Those who wait for the group have been told.
+            StorageFull, CommitOutcomeUnknown: that failed. The tasks that wait for the group have been told.
         """
         self._group = None
         try:
-            if self.failure is not None:  # a sync in the background failed since these were decided
+            if self.failure is not None:  # a sync in the background failed after these were decided
                 raise self.failure
             full = self._write()
-            landed = full is None and (not self._always or self._sync(group))
-        except BaseException as error:  # noqa: BLE001 - `_fail` raises what it means
+            durable = full is None and (not self._always or self._sync(group))
+        except BaseException as error:  # noqa: BLE001 - `_fail` raises the leader's error
             self._fail(group, error)
         if full is not None:
-            self._retreat(group, full)
+            self._take_back(group, full)
             raise self.no_room() from full
-        if landed:
+        if durable:
             self._unsynced.set()
-            self._land(group)
+            self._complete(group)
             self._begin_rotation()
-        return landed
+        return durable
 
     def _write(self) -> StorageFull | None:
-        """Write what has been appended; return why nothing of it was kept, if there was no room.
+        """Write the appended records; if there was no room, return the error: nothing was kept.
 
-        Of a `sync` that raises `StorageFull` nobody knows what it has kept, so that breaks the store like any failure.
+        A `sync` that raises `StorageFull` is different: how much it kept is unknown, so it breaks the store.
         """
         if self._elsewhere is not None:
-            self._elsewhere.rotates = not self._leaves_syncs
+            self._elsewhere.rotates = not self._helper_syncs
         try:
             self._log.write()
         except StorageFull as full:
             return full
         return None
 
-    def _land(self, group: _Group) -> None:
-        """Let out what waited for a group, which is durable now."""
+    def _complete(self, group: _Group) -> None:
+        """Deliver the changes of a group that is durable now, and wake its tasks."""
         try:
             for commit in group.commits:
                 self._deliver(commit)
-        finally:  # what is delivered gets logged, and a user's logging may raise: those who wait must not pay for it
+        finally:  # `deliver` logs, and a user's logging may raise: the tasks that wait must be woken all the same
             for task in group.waiting:
                 trio.lowlevel.reschedule(task)
-            self._landed()
+            self._on_durable()
             if self._full is not None and group.grows:
                 self._resume()
 
     def _fail(self, group: _Group, error: BaseException) -> NoReturn:
-        """Break, tell everybody who waits for a group, and raise what its leader is told."""
+        """Break, tell the tasks that wait for a group, and raise the error for its leader."""
         self.told = self.told or group.users
         for task in group.waiting:
             trio.lowlevel.reschedule(task, outcome.Error(unknown_outcome(error)))
@@ -288,30 +289,30 @@ class Commits:
         raise unknown_outcome(error) from error
 
     def fail(self, error: BaseException) -> None:
-        """Write no more, for good."""
+        """Refuse all writing from now on, for good."""
         if self.failure is None:
             self.failure = error
-            self._broke(error)
+            self._on_failure(error)
 
     # --- without room -------------------------------------------------------------------------------------------------
 
     def may_grow(self) -> bool:
-        """Whether what lets the queue grow is taken: there is room, or it is time to try whether there is. O(1)."""
-        return self._full is None or trio.current_time() >= self._try_at
+        """Return whether commits that let the queue grow are accepted: there is room, or a try is due. O(1)."""
+        return self._full is None or trio.current_time() >= self._retry_at
 
     def no_room(self) -> StorageFull:
-        """Return what one caller is told while there is no room: each its own, since raising changes an exception."""
+        """Return a new `StorageFull` for one caller. Raising changes an exception, so none is shared. O(1)."""
         assert self._full is not None
         told = StorageFull(*self._full.args)
         told.__cause__ = self._full
         return told
 
-    def _retreat(self, group: _Group, full: StorageFull) -> None:
-        """Take a group for which there was no room back from the projection, newest first; tell those who wait for it.
+    def _take_back(self, group: _Group, full: StorageFull) -> None:
+        """Undo a group without room in the projection, newest effect first, and tell the tasks that wait for it.
 
-        Nothing was decided on top of it. One that gathers while another is in flight is not written before that one has
-        landed, so a group that is being written is the newest; `_flush` writes all that has been decided, and comes
-        here, in one stretch. And the one before it has landed, so nothing that is taken back was let out.
+        No later commit depends on it. A group that gathers while another is in flight is written only after that one is
+        durable, so the group being written is the newest. `_flush` writes everything decided and calls this without a
+        checkpoint between. The group before it is durable, so no undone effect has left the store.
 
         Cost: O(its events log n).
         """
@@ -321,30 +322,30 @@ class Commits:
             for effect in reversed(commit):
                 self._projection.undo(effect)
         self.group_grew = group.grows
-        self._try_at = trio.current_time() + TRY_SECONDS
+        self._retry_at = trio.current_time() + TRY_SECONDS
         begins, self._full = self._full is None, full
         for task in group.waiting:
             trio.lowlevel.reschedule(task, outcome.Error(self.no_room()))
         if begins:
-            say(logging.ERROR, "no room: only what ends something is taken until there is some (%s)", full)
+            say(logging.ERROR, "no room: only commands that end something are accepted until there is room (%s)", full)
 
     def _resume(self) -> None:
         self._full = None
-        self._resumed()
-        say(logging.WARNING, "there is room again: everything is taken as before")
+        self._on_room()
+        say(logging.WARNING, "there is room again: all commands are accepted")
 
     # --- syncs --------------------------------------------------------------------------------------------------------
 
     @property
-    def _leaves_syncs(self) -> bool:
-        """Whether the next sync is the helper's."""
+    def _helper_syncs(self) -> bool:
+        """Whether the helper does the next sync."""
         return self._pace.slow and self._helper is not None and self._helper.ready
 
     def _sync(self, group: _Group) -> bool:
-        """Sync what has been written; return whether it is done, or left to the helper for the sake of a group.
+        """Sync the written records; return whether that is done: if not, the helper is doing it for the group.
 
         Raises:
-            OSError: it failed, in here.
+            OSError: the inline sync failed.
         """
         if self._elsewhere is None:
             self._log.sync()
@@ -352,7 +353,7 @@ class Commits:
         if self._pace.slow and self._helper is None:
             self._helper = self._make_helper()
             self._helper.start()
-        elif self._leaves_syncs:
+        elif self._helper_syncs:
             return self._sync_elsewhere(self._elsewhere, group)
         begun = trio.current_time()
         self._log.sync()
@@ -371,14 +372,14 @@ class Commits:
         return False
 
     def _answered(self, log: SyncedElsewhere, group: _Group, seq: int, error: OSError | None, seconds: float) -> None:
-        """The helper's sync has ended: let its group land, and go on."""
+        """Complete a group whose sync the helper has ended, and go on writing."""
         self._in_flight = None
-        _in_place_of_leader(group, lambda: self._arrive(log, group, seq, error, seconds))
+        _for_leader(group, lambda: self._complete_sync(log, group, seq, error, seconds))
         if not self._begin_rotation():
-            self._go_on()
+            self._resume_writing()
 
     def _begin_rotation(self) -> bool:
-        """Begin a segment if it is time, and that is not left to `write`; return whether it was. Never raises."""
+        """Begin a segment if one is due and `write` does not begin it; return whether it was begun. Never raises."""
         log = self._elsewhere
         busy = self._in_flight is not None or self._rotation is not None
         if log is None or log.rotates or busy or self.failure is not None:
@@ -390,7 +391,7 @@ class Commits:
         self._rotate(rotation, None)
         return True
 
-    def _arrive(
+    def _complete_sync(
         self, log: SyncedElsewhere, group: _Group, seq: int, error: OSError | None, seconds: float
     ) -> Literal[True]:
         try:
@@ -398,55 +399,55 @@ class Commits:
                 self._log.sync()
             else:
                 log.end_sync(seq, error)
-        except Exception as failure:  # noqa: BLE001 - whatever it is, nothing is certain any more
+        except Exception as failure:  # noqa: BLE001 - after any failure the outcome is unknown
             self._fail(group, failure)
         self._pace.add(seconds)
-        self._land(group)
+        self._complete(group)
         return True
 
     def _rotate(self, rotation: Rotation, error: OSError | None) -> None:
-        """Have a rotation go on, of whose last sync this was the error, until the helper has its next sync to do.
+        """Continue a rotation, given the error of its last sync, until it leaves its next sync to the helper.
 
-        Never raises: it is called in the helper's task.
+        Never raises: it runs in the helper's task.
         """
         while True:
             try:
                 step = next(rotation) if error is None else rotation.throw(error)
             except StopIteration:
                 break
-            except Exception as failure:  # noqa: BLE001 - whatever it is, nothing is certain any more
+            except Exception as failure:  # noqa: BLE001 - after any failure the outcome is unknown
                 self.fail(failure)
                 break
             fd = step.twin()
-            if fd is not None and self._ask(
+            if fd is not None and self._request(
                 fd, functools.partial(self._rotated, rotation, step), names=step.is_directory
             ):
                 return
-            error = _error_of(step)
+            error = _sync_here(step)
         self._rotation = None
-        self._go_on()
+        self._resume_writing()
 
-    def _ask(self, fd: int, done: Callable[[OSError | None, float], None], *, names: bool) -> bool:
+    def _request(self, fd: int, done: Callable[[OSError | None, float], None], *, names: bool) -> bool:
         return self._helper is not None and self._helper.ready and self._helper.request(fd, done, names=names)
 
     def _rotated(self, rotation: Rotation, step: Sync, error: OSError | None, _seconds: float) -> None:
         if isinstance(error, AnswerLost) and _LOST_SYNC_IS_REPEATED:
-            error = _error_of(step)
+            error = _sync_here(step)
         self._rotate(rotation, error)
 
-    def _go_on(self) -> None:
-        """Write the group that has gathered behind what was in the way; if all is broken, that tells it so."""
-        gathered = self._group
-        if gathered is not None and gathered.held:
-            gathered.held = False
-            _in_place_of_leader(gathered, lambda: self._flush(gathered))
+    def _resume_writing(self) -> None:
+        """Write the group that was deferred, if any. If writing has ended, its tasks are told so."""
+        group = self._group
+        if group is not None and group.deferred:
+            group.deferred = False
+            _for_leader(group, lambda: self._flush(group))
         if self._in_flight is None and self._rotation is None:
             self._idle.unpark_all()
 
     # --- the sync in the background, and the end ----------------------------------------------------------------------
 
     def start(self, interval: float) -> None:
-        """Begin to sync in the background, `interval` seconds after a write at the latest."""
+        """Begin to sync in the background, at most `interval` seconds after a write."""
         self._syncer_ended = trio.Event()
         trio.lowlevel.spawn_system_task(self._sync_regularly, interval, self._syncer_ended)
 
@@ -465,54 +466,52 @@ class Commits:
 
     @enable_ki_protection
     async def _sync_in_background(self) -> None:
-        with contextlib.suppress(CommitOutcomeUnknown):  # whoever uses the queue next hears of it
+        with contextlib.suppress(CommitOutcomeUnknown):  # the next user of the queue is told
             await self._sync_written()
 
     async def _sync_written(self) -> None:
-        """Sync what has been written, for no group's sake. Not cancellable.
+        """Sync the written records without a group. Not cancellable.
 
         Raises:
-            CommitOutcomeUnknown: it failed; nobody has been told.
+            CommitOutcomeUnknown: it failed; no user has been told.
         """
-        while self._in_flight is not None or self._rotation is not None:  # looked at again: others were woken with us
-            await self._helper_idle()
-        nobody = _Group()
-        nobody.leader = trio.lowlevel.current_task()
-        nobody.silent.append(nobody.leader)
+        while self._in_flight is not None or self._rotation is not None:  # again: other woken tasks may have begun one
+            await self._until_helper_idle()
+        group = _Group()
+        group.leader = trio.lowlevel.current_task()
+        group.internal.append(group.leader)
         try:
-            if not self._sync(nobody):
-                await _landing(nobody)
+            if not self._sync(group):
+                await _until_durable(group)
         except CommitOutcomeUnknown:
             raise
         except Exception as error:
             self.fail(error)
             raise unknown_outcome(error) from error
 
-    async def _helper_idle(self) -> None:
-        await wait_out(self._nothing_under_way)
+    async def _until_helper_idle(self) -> None:
+        await wait_out(self._park_until_idle)
 
-    async def _nothing_under_way(self) -> None:
+    async def _park_until_idle(self) -> None:
         while self._in_flight is not None or self._rotation is not None:
             await self._idle.park()
 
     async def finish(self) -> None:
-        """Wait until everything that was decided is durable, or never will be, and the helper has no sync to do.
-
-        Not cancellable.
+        """Wait until all commits are durable, or have failed, and the helper is idle. Not cancellable.
 
         Raises:
-            CommitOutcomeUnknown: it may not be.
+            CommitOutcomeUnknown: a write failed, so they may not be durable.
         """
         await self._end_syncer()  # first: it must not find the log closed
         if self.failure is None:
-            with contextlib.suppress(StorageFull):  # that is told to those in flight
+            with contextlib.suppress(StorageFull):  # its callers are told
                 await self.durable()
         else:
             await trio.lowlevel.cancel_shielded_checkpoint()
-        await self._helper_idle()
+        await self._until_helper_idle()
 
     async def stop(self) -> None:
-        """End what runs in the background. Not cancellable."""
+        """End the background sync and the helper. Not cancellable."""
         await self._end_syncer()
         if self._helper is not None:
             await self._helper.close()
@@ -523,8 +522,8 @@ class Commits:
             await wait_out(self._syncer_ended.wait)
 
 
-def _error_of(step: Sync) -> OSError | None:
-    """Do a sync of a rotation here, and return how it failed."""
+def _sync_here(step: Sync) -> OSError | None:
+    """Do a sync of a rotation inline; return its error, or None."""
     try:
         step.sync()
     except OSError as error:
@@ -533,10 +532,10 @@ def _error_of(step: Sync) -> OSError | None:
 
 
 def unknown_outcome(error: BaseException) -> KharonError:
-    """Return what one caller in flight is told of a failed write: each its own, since raising changes an exception."""
+    """Return a new exception about a failed write for one caller. Raising changes an exception, so none is shared."""
     told = CommitOutcomeUnknown(
         f"a write failed ({error}), so this commit may or may not be found when the queue is opened again; "
-        f"the queue is closed: look at the disk, open it again, and look"
+        f"the queue is closed: check the disk, open the queue again, and look whether it is there"
     )
     told.__cause__ = error
     return told

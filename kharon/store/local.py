@@ -1,14 +1,14 @@
 """The store of one process: a projection, a log, and group commit between them.
 
-One owner, and no locks: Trio's tasks interleave at checkpoints only, so a command is decided, appended and folded in
-one synchronous stretch (`_execute`). Its records join the open commit group, and its caller waits until that group is
-durable: how, is `commits`' business. Everything that leaves the store leaves through that wait: replies, refusals,
-reads, claims. What follows from a group (`deliver`) is called once the group is durable, before its callers go on.
+There is one owner and no lock. Trio's tasks interleave at checkpoints only, so a command is decided, appended and
+folded without a checkpoint (`_execute`). Its records join the open commit group, and its caller waits until that group
+is durable (`group_commit`). Everything that leaves the store waits for that: replies, refusals, reads, claims.
+`deliver` is called once a group is durable, before its callers go on.
 
-Without room on the disk a group is taken back, and the store stays open: whatever lets the queue grow (`Event.ends`)
-is refused; what ends something is decided once more, and goes on from what the log has reserved for it. Reads look
-again. If a write or a sync fails otherwise, the projection is ahead of the log. The store is then broken: those in
-flight are told that the outcome is not known, everybody after them that it is closed.
+Without room on the disk a group is undone, and the store stays open. Commands that let the queue grow (`Event.ends`)
+are refused; commands that end something are decided once more, and use the space that the log has reserved. Reads are
+repeated. If a write or a sync fails otherwise, the projection is ahead of the log, and the store is broken: callers in
+flight are told that the outcome is unknown, and later callers that it is closed.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ __all__ = ["LocalStore"]
 _logger = logging.getLogger("kharon")
 _PROCESS_ENDED = "the process that ran it ended"
 _REMEDY: Final = (
-    "nothing was changed. kharon.repair(path) says what mending it would lose, and kharon.repair(path, confirm=True) "
-    "mends it; a copy of the directory from before the damage may lose less"
+    "nothing was changed. kharon.repair(path) reports what a repair would lose, and kharon.repair(path, confirm=True) "
+    "repairs it; a copy of the directory from before the damage may lose less"
 )
-_TICK_LIMIT = 200  # lapses, or expiries, of one tick: about 3 ms
-_REPLAY_SLICE = 1000  # records between two looks at whether opening was cancelled
+_TICK_LIMIT = 200  # lapses, and expiries, of one tick: about 3 ms
+_REPLAY_SLICE = 1000  # records between two checks for a cancellation of `open`
 _ORDER: Final = operator.attrgetter("order")
 _LIST_SLICE = 4096  # tickets between two checkpoints of a list: below 1 ms
 
@@ -67,14 +67,14 @@ class LocalStore:
     """The state of a queue, in this process.
 
     Args:
-        log: where its records are kept.
-        settings: the queue's.
-        clock: what tells the time.
+        log: the log that keeps its records.
+        settings: the settings of the queue.
+        clock: gives the present time.
         deliver: called with the changes of each durable commit.
-        closed: called when nothing will be delivered any more: the store was closed, or broke. Perhaps twice.
+        closed: called when the store is closed or broken, so that nothing more is delivered; perhaps twice.
         in_thread: whether the log may be opened in a thread, so that a long replay does not stop the loop.
-        helper: makes what syncs instead of the loop, once the disk has been found slow.
-        background: what runs beside it from `open` to `close`; None: nothing.
+        helper: makes the helper that syncs outside of the loop; called once the disk has been found slow.
+        background: snapshots and retention, which run from `open` to `close`; None: neither.
     """
 
     def __init__(
@@ -102,9 +102,9 @@ class LocalStore:
             self._projection,
             deliver,
             always=settings.fsync == "always",
-            landed=self._landed,
-            resumed=self._resumed,
-            broke=self._broke,
+            on_durable=self._on_durable,
+            on_room=self._on_room,
+            on_failure=self._on_failure,
             helper=helper,
         )
         self._firing = Firing(self._projection.schedules)
@@ -112,24 +112,24 @@ class LocalStore:
         self._closed: str | None = "the queue has not been opened"
         self._process = os.getpid()
         self._thread = threading.get_ident()
-        self._room = trio.lowlevel.ParkingLot()  # workers with a settle for which even the reserve had no room
+        self._without_room = trio.lowlevel.ParkingLot()  # workers whose settle had no room even in the reserve
         self._readers = trio.lowlevel.ParkingLot()
         self._idle = trio.lowlevel.ParkingLot()
         self._idle_tubes: Sequence[str] = ()
         self._waking = 0
-        self._promised: datetime | None = None
+        self._next_due: datetime | None = None
         self._earlier = trio.Event()
 
     # --- opening and closing ------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Replay the log, and end the leases of a process that died, as lapses.
+        """Replay the log, and lapse the claims of a process that died.
 
         Raises:
             QueueLocked, CorruptLog, UnknownFormat, OSError: as the log's `open`.
-            Closed: it was opened before.
+            Closed: the store was opened before.
 
-        Cost: O(records); of a log with a snapshot O(tickets in it), and O(records behind it).
+        Cost: O(records); with a snapshot, O(tickets in it) and O(records after it).
         """
         await trio.lowlevel.checkpoint()
         if self._opened:
@@ -149,7 +149,7 @@ class LocalStore:
                 error.add_note(_REMEDY)
             self._closed = "the queue could not be opened"
             try:
-                await self._commits.stop()  # lapses on a slow disk have started the helper
+                await self._commits.stop()  # lapses on a slow disk may have started the helper
             finally:
                 self._log.abandon()
             raise
@@ -162,12 +162,12 @@ class LocalStore:
         if isinstance(self._log, HasSnapshots) and (snapshot := self._log.load_snapshot()) is not None:
             self._projection.load(snapshot.tickets, snapshot.seq, snapshot.at, snapshot.others)
         self._projection.promote(now)
-        self._projection.fold(_watched(self._log.open(now), check_cancelled))
+        self._projection.fold(_cancellable(self._log.open(now), check_cancelled))
 
     @enable_ki_protection
     async def _lapse_all(self) -> None:
         dead = list(self._projection.claimed())
-        with contextlib.suppress(StorageFull):  # then each lapses when its lease ends
+        with contextlib.suppress(StorageFull):  # each claim then lapses when its lease ends
             for start in range(0, len(dead), _TICK_LIMIT):
                 for ticket in dead[start : start + _TICK_LIMIT]:
                     self._lapse(ticket, _PROCESS_ENDED)
@@ -175,10 +175,10 @@ class LocalStore:
 
     @enable_ki_protection
     async def close(self) -> None:
-        """Make everything durable, say so in the log, and give it up. Others who still use the queue get `Closed`.
+        """Make everything durable, record the closing in the log, and close it. Later calls raise `Closed`.
 
         Raises:
-            CommitOutcomeUnknown: a write or a sync failed, now or before, and nobody has heard of it yet.
+            CommitOutcomeUnknown: a write or a sync failed, now or before, and no user has been told yet.
         """
         if self._background is not None:
             await self._background.stop()
@@ -187,19 +187,21 @@ class LocalStore:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
         if os.getpid() != self._process:
-            self._log.abandon()  # this process's copies of its files; the queue is the parent's
+            self._log.abandon()  # closes this process's copies of the files; the parent owns the queue
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
         try:
             if commits.failure is None:
-                self._closed = "the queue is closed: its `async with` block has ended"  # first: no group begins now
+                self._closed = (
+                    "the queue is closed: its `async with` block has ended"  # first, so that no new group begins
+                )
             await commits.finish()
             self._close_log()
             if commits.failure is not None and not commits.told:
                 raise unknown_outcome(commits.failure)
         finally:
             self._log.abandon()
-            self._let_go()
+            self._wake_everyone()
             await commits.stop()
 
     def _close_log(self) -> None:
@@ -207,32 +209,34 @@ class LocalStore:
             return
         try:
             self._log.close(self._clock.now())
-        except StorageFull as full:  # all that anybody was told of is kept; only the word of closing is not
-            _logger.warning("no room to say in the log that it was closed (%s)", full)
+        except StorageFull as full:  # every reported commit is kept; only the record of closing is missing
+            _logger.warning("no room to record in the log that the queue was closed (%s)", full)
         except Exception as error:
             self._commits.fail(error)
             raise unknown_outcome(error) from error
 
-    def _broke(self, error: BaseException) -> None:
-        """Close the store for good."""
-        self._closed = f"the queue closed itself when a write failed ({error}); look at the disk, then open it again"
-        self._let_go()
+    def _on_failure(self, error: BaseException) -> None:
+        """Close the store for good, after a failed write."""
+        self._closed = (
+            f"the queue closed itself when a write failed ({error}); check the disk, then open the queue again"
+        )
+        self._wake_everyone()
         say(logging.ERROR, "%s", self._closed)
 
-    def _landed(self) -> None:
+    def _on_durable(self) -> None:
         if self._readers:
             self._readers.unpark_all()
 
-    def _resumed(self) -> None:
-        self._room.unpark_all()
+    def _on_room(self) -> None:
+        self._without_room.unpark_all()
         if self._idle:
             self._wake()
 
-    def _let_go(self) -> None:
-        """Wake everybody who waits for what will not come any more; each of them finds the store closed."""
+    def _wake_everyone(self) -> None:
+        """Wake every waiting task: each of them finds the store closed."""
         self._readers.unpark_all()
         self._idle.unpark_all()
-        self._room.unpark_all()
+        self._without_room.unpark_all()
         self._earlier.set()
         self._notify_closed()
 
@@ -242,21 +246,21 @@ class LocalStore:
             raise Closed(self._closed) from self._commits.failure
         if os.getpid() != self._process:  # 0.3 µs
             raise Closed(
-                f"the queue was opened by process {self._process}, and this is process {os.getpid()}, forked from it: "
-                f"it is the parent's. Open queues after forking"
+                f"the queue was opened by process {self._process}, and belongs to it; this is process {os.getpid()}, "
+                f"forked from it. Open queues after forking"
             )
         self._check_thread()
 
     def _check_thread(self) -> None:
-        """Refuse what another thread asks for, before it has touched anything: there are no locks here."""
+        """Refuse a call from another thread before it touches anything, since there are no locks."""
         if threading.get_ident() != self._thread:
             raise InvalidTransition(
-                f"the queue was called in the thread {threading.current_thread().name!r}, and is that of the thread "
+                f"the queue was called in the thread {threading.current_thread().name!r}, and belongs to the thread "
                 f"that runs Trio: call it through trio.from_thread.run(lambda: …), or trio.from_thread.run_sync"
             )
 
     async def _enter(self) -> None:
-        """Begin an async method: notice a cancellation, and a closed store, either of them as a checkpoint."""
+        """Begin an async method: raise if it is cancelled or the store is closed. A checkpoint if it raises."""
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             self._check_open()
@@ -268,11 +272,12 @@ class LocalStore:
 
     @enable_ki_protection
     async def submit(self, commands: Sequence[Request], by: str) -> list[Ticket | None]:
-        """Decide commands as one commit, or refuse them all; return the ticket of each, if it is about one, as it is
-        then.
+        """Decide commands as one commit, or refuse them all; return the ticket of each after it.
+
+        That is None if the command removed it, or is not about a ticket.
 
         Raises:
-            KharonError: as `decide` refuses; nothing has changed.
+            KharonError: `decide` refused a command; nothing has changed.
             StorageFull: there was no room; nothing has changed.
             CommitOutcomeUnknown: the write failed.
             Closed: the queue is closed.
@@ -283,8 +288,8 @@ class LocalStore:
         try:
             return await self._submit(commands, by)
         except StorageFull:
-            # What ends something may have shared its group with what does not: by itself it has the reserve. The
-            # others, and what was refused in sight of them, are told what holds now.
+            # Commands that end something may have shared their group with others that let the queue grow: alone they
+            # may use the reserve. For the rest, and for refusals that saw undone effects, the present state decides.
             return await self._submit(commands, by)
 
     async def _submit(self, commands: Sequence[Request], by: str) -> list[Ticket | None]:
@@ -292,7 +297,7 @@ class LocalStore:
         try:
             return self._execute(commands, by)
         finally:
-            # A refusal, too, tells of a state that has to be durable first.
+            # A refusal shows a state, too, which has to be durable first.
             await self._commits.durable()
 
     @enable_ki_protection
@@ -301,13 +306,13 @@ class LocalStore:
     ) -> Ticket | None:
         """Settle a worker's last ticket and claim its next one, both in one commit group. Not cancellable.
 
-        Without room nothing is claimed, and the settle goes on from the reserve. When that is used up too, it waits for
-        room, and that wait is cancellable: the work will be done once more then, since its lease lapses.
+        Without room nothing is claimed, and the settle uses the reserve. When the reserve is used up too, the settle
+        waits for room. That wait is cancellable: the lease then lapses, and the work is done once more.
 
         Raises:
-            StorageFull: there was no room to give a claim back.
+            StorageFull: there was no room to release a claim.
 
-        Cost: O(log n), with other tubes than the last time O(tubes log n); and one wait for the commit group.
+        Cost: O(log n), or O(tubes log n) if the tubes are not those of the last call; one wait for the commit group.
         """
         with_claim = claim
         while True:
@@ -325,9 +330,9 @@ class LocalStore:
 
     async def _wait_for_room(self, settle: Settle, full: StorageFull) -> None:
         try:
-            await self._room.park()
+            await self._without_room.park()
         except trio.Cancelled:
-            _logger.warning("ticket %r: the end of its attempt is lost, and it will run again: %s", settle.id, full)
+            _logger.warning("ticket %r: the outcome of its attempt is lost, so it will run again: %s", settle.id, full)
             raise
 
     async def _turn(
@@ -339,7 +344,7 @@ class LocalStore:
             if settle is not None:
                 self._settle(settle, settle_by)
             if claim and self._commits.may_grow():
-                now = self._clock.now()  # once: what is claimed is what may be claimed then, whatever the clock does
+                now = self._clock.now()  # read once: the same instant for `promote` and the claim
                 self._projection.promote(now)
                 ticket = self._projection.first_ready(tubes)
                 if ticket is not None:
@@ -353,15 +358,15 @@ class LocalStore:
         ticket = self._projection.get(settle.id)
         if ticket is not None and ticket.claim == settle.claim:
             self._execute((settle,), by)
-        else:  # the handler settled it, or the lease lapsed: either is in the log already
+        else:  # the handler settled it, or the lease lapsed; the log says which
             _logger.debug("ticket %r: the claim of record %s is over already", settle.id, settle.claim)
 
     def _execute(
         self, commands: Sequence[Request], by: str, now: datetime | None = None, lease: float = 0.0
     ) -> list[Ticket | None]:
-        """Decide, fold and append, in one stretch: all of the commands, or, if one is refused, none.
+        """Decide, fold and append all commands without a checkpoint; or none of them, if one is refused.
 
-        `lease` is how many seconds a claim among them is granted.
+        A claim among them gets a lease of `lease` seconds.
         """
         now = now or self._clock.now()
         projection = self._projection
@@ -380,7 +385,7 @@ class LocalStore:
         return [projection.get(command.id) if isinstance(command, Command) else None for command in commands]
 
     def _append(self, effects: Sequence[Effect], by: str) -> bool:
-        """Append what a commit did to the log; return whether it lets the queue grow."""
+        """Append the events of a commit to the log; return whether they let the queue grow."""
         if not effects:
             return False
         events = [effect.event for effect in effects]
@@ -391,12 +396,12 @@ class LocalStore:
         return growing
 
     def _join(self, effects: Sequence[Effect], *, growing: bool) -> None:
-        """Let what has been done, and appended, become durable with the open group."""
+        """Add an appended commit to the open group, and wake the tasks that it concerns."""
         self._commits.join(effects, grows=growing)
         if self._idle:
             self._wake()
-        if self._promised is not None:
-            self._look_earlier(self._promised)
+        if self._next_due is not None:
+            self._announce_earlier(self._next_due)
 
     # --- records about the log itself ---------------------------------------------------------------------------------
 
@@ -404,19 +409,19 @@ class LocalStore:
     async def record(self, event: Event) -> None:
         """Append an event about the log itself, and wait until it is on disk, whatever `Settings.fsync` says.
 
-        Whoever calls this is no user: if it fails, a user has yet to hear of that.
+        The caller is internal: a failure is still to be reported to a user.
 
         Raises:
             StorageFull: there was no room; nothing has changed.
             CommitOutcomeUnknown: the write failed.
             Closed: the queue is closed.
 
-        Cost: one wait for the commit group, and a sync more if `Settings.fsync` is not "always".
+        Cost: one wait for the commit group, and another sync if `Settings.fsync` is not "always".
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             await self._record(event)
-        except StorageFull:  # it may have shared its group with what lets the queue grow: by itself it has the reserve
+        except StorageFull:  # it may have shared its group with growth; alone it may use the reserve
             await self._record(event)
 
     async def _record(self, event: Event) -> None:
@@ -431,7 +436,7 @@ class LocalStore:
     # --- time and idle workers ----------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        """Wake as many idle workers as there are ready tickets that nobody has been woken for."""
+        """Wake an idle worker for each ready ticket for which none has been woken yet."""
         if not self._commits.may_grow():
             return
         ready = self._projection.ready_count(self._idle_tubes)
@@ -445,18 +450,18 @@ class LocalStore:
         self._check_open()
         self._idle_tubes = tubes
         ready = self._projection.ready_count(tubes)
-        if self._promised is not None:  # these may be other tubes than before, and one of them reopen earlier
-            self._look_earlier(self._promised)
+        if self._next_due is not None:  # a tube that was not asked for before may reopen earlier
+            self._announce_earlier(self._next_due)
         if self._commits.may_grow() and ready > self._waking:
             await trio.lowlevel.checkpoint()
             return
-        await self._idle.park()  # of one that is counted in `_waking` a cancellation comes too late to be raised here
-        if self._waking > 0:  # else the store has let go of all
+        await self._idle.park()  # a task counted in `_waking` can no longer be cancelled here
+        if self._waking > 0:  # else the store closed, and woke everyone
             self._waking -= 1
         self._check_open()
 
     def wake_all(self) -> None:
-        """Let everybody return from `wait_ready`."""
+        """Make every `wait_ready` return."""
         self._check_thread()
         self._waking += len(self._idle)
         self._idle.unpark_all()
@@ -466,11 +471,11 @@ class LocalStore:
 
     @enable_ki_protection
     async def tick(self) -> float:
-        """Promote what has become due, lapse the leases that have ended, expire what is kept no longer, fire schedules.
+        """Promote due tickets, lapse leases that have ended, expire kept tickets, and fire schedules.
 
         Returns:
-            The seconds until something will be due, more than 0; `math.inf` if nothing will; 0 if more is due now
-            than one call does.
+            The seconds until something will be due, more than 0; `math.inf` if nothing will; 0 if more is due now than
+            one call does.
 
         Cost: O(due log n), at most `_TICK_LIMIT` lapses, as many expiries, and about as many firings.
         """
@@ -478,20 +483,20 @@ class LocalStore:
         now = self._clock.now()
         least = 0.0
         try:
-            if await self._keep_up(now):
+            if await self._do_due(now):
                 return 0
-        except StorageFull:  # what was due still is: from the reserve at the next tick, or, if that is used up, later
+        except StorageFull:  # the same is due still: at once from the reserve, or later if that is used up
             least = 0.0 if self._commits.group_grew else TRY_SECONDS
         self._earlier = trio.Event()
-        self._promised = self._coming()
-        if self._promised is None:
-            self._promised = datetime.max.replace(tzinfo=now.tzinfo)
+        self._next_due = self._next_instant()
+        if self._next_due is None:
+            self._next_due = datetime.max.replace(tzinfo=now.tzinfo)
             return math.inf
-        # One microsecond more than the difference, which is rounded: waking too early would cost another tick.
-        return max(least, (self._promised - self._clock.now()).total_seconds()) + 1e-6
+        # One microsecond more, since the difference is rounded: waking too early would cost another tick.
+        return max(least, (self._next_due - self._clock.now()).total_seconds()) + 1e-6
 
-    async def _keep_up(self, now: datetime) -> bool:
-        """Do what is due now, within the limit; return whether more may be due."""
+    async def _do_due(self, now: datetime) -> bool:
+        """Do the things that are due now, up to the limit; return whether more may be due."""
         projection = self._projection
         lapsed = projection.lapsed(now, _TICK_LIMIT)
         expired = projection.expired(now, _TICK_LIMIT) if self._settings.expiration else []
@@ -500,33 +505,33 @@ class LocalStore:
             for ticket in lapsed:
                 self._lapse(ticket, LEASE_ENDED)
             for ticket in expired:
-                self._execute((Expire(ticket.id),), CLOCK, now)  # not later: the clock may have been set back since
+                self._execute((Expire(ticket.id),), CLOCK, now)  # as of `now`: the clock may have been set back since
             if self._commits.may_grow():
                 for commands in self._firing.due(now, _TICK_LIMIT):
                     self._execute(commands, CLOCK)
             if self._idle:
                 self._wake()
             if self._commits.may_grow():
-                self._room.unpark_all()
+                self._without_room.unpark_all()
         finally:
             await self._commits.durable()
         firing = self._firing_at()
         return _TICK_LIMIT in (len(lapsed), len(expired)) or (firing is not None and firing <= now)
 
-    def _coming(self) -> datetime | None:
-        """Return when something will be due by itself; None: nothing will."""
+    def _next_instant(self) -> datetime | None:
+        """Return the instant at which something will be due; None: nothing will."""
         coming, firing = self._projection.next_instant(expiration=self._settings.expiration), self._firing_at()
         return coming if firing is None else firing if coming is None else min(coming, firing)
 
-    def _look_earlier(self, promised: datetime) -> None:
-        """Wake who keeps the time, if something will be due earlier than the last `tick` promised."""
-        coming = self._coming()
-        if coming is not None and coming < promised:
-            self._promised = None
+    def _announce_earlier(self, next_due: datetime) -> None:
+        """End `wait_earlier` if something will be due earlier than the last `tick` returned."""
+        coming = self._next_instant()
+        if coming is not None and coming < next_due:
+            self._next_due = None
             self._earlier.set()
 
     def _firing_at(self) -> datetime | None:
-        """Return when a schedule will fire; without room, when that will be tried; None: none will."""
+        """Return when a schedule will fire; without room, when it will be tried; None: no schedule will fire."""
         if not self._projection.schedules:
             return None
         now = self._clock.now()
@@ -536,14 +541,14 @@ class LocalStore:
         return max(instant, now + timedelta(seconds=TRY_SECONDS))
 
     async def wait_earlier(self) -> None:
-        """Wait until something will be due earlier than the last `tick` said."""
+        """Wait until something will be due earlier than the last `tick` returned."""
         await self._earlier.wait()
 
-    async def _still(self) -> bool:
-        """Wait until what was read is durable; return whether it is: without room it may have been taken back.
+    async def _confirmed(self) -> bool:
+        """Wait until the state that was just read is durable; return False if it was undone for want of room.
 
         Raises:
-            CommitOutcomeUnknown: it may not be.
+            CommitOutcomeUnknown: a write failed, so it may not be durable.
         """
         try:
             await self._commits.durable()
@@ -554,20 +559,20 @@ class LocalStore:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def get(self, id: str) -> Ticket | None:
-        """Return a ticket as it is now, once that is durable; None if there is none. O(1)."""
+        """Return a ticket in its present state, once that is durable; None if there is none. O(1)."""
         await self._enter()
         while True:
             ticket = self._projection.get(id)
-            if await self._still():
+            if await self._confirmed():
                 return ticket
 
     async def tube(self, name: str) -> Tube:
-        """Return a tube as it is now, once that is durable. O(log n)."""
+        """Return a tube in its present state, once that is durable. O(log n)."""
         await self._enter()
         while True:
             self._projection.promote(self._clock.now())
             tube = self._projection.tube(name)
-            if await self._still():
+            if await self._confirmed():
                 return tube
 
     async def restricted(self) -> list[Tube]:
@@ -576,15 +581,15 @@ class LocalStore:
         while True:
             self._projection.promote(self._clock.now())
             tubes = [self._projection.tube(name) for name in self._projection.tubes.names()]
-            if await self._still():
+            if await self._confirmed():
                 return tubes
 
     async def schedules(self) -> list[Schedule]:
-        """Return what is scheduled, by name, once that is durable. O(n log n)."""
+        """Return the schedules, by name, once their state is durable. O(n log n)."""
         await self._enter()
         while True:
             found = self._projection.schedules.values()
-            if await self._still():
+            if await self._confirmed():
                 return found
 
     async def list(
@@ -597,13 +602,13 @@ class LocalStore:
         limit: int | None,
         after: int,
     ) -> list[Ticket]:
-        """Return the tickets that match, as they all were at one moment, once that is durable; ascending by `order`.
+        """Return the tickets that match, ascending by `order`, all as of one moment, once that is durable.
 
         Cost: O(n), in slices between which other tasks run.
         """
         await self._enter()
-        tickets = deque(self._projection.tickets.values())  # values, so this is the state of one moment
-        while not await self._still():
+        tickets = deque(self._projection.tickets.values())  # tickets never change, so this is the state of one moment
+        while not await self._confirmed():
             tickets = deque(self._projection.tickets.values())
         found: list[Ticket] = []
         number = 0
@@ -620,71 +625,71 @@ class LocalStore:
             number += 1
             if number % _LIST_SLICE == 0:
                 if limit is not None:
-                    found = _first(found, limit)
+                    found = _first_by_order(found, limit)
                 await trio.lowlevel.checkpoint()
-        return _first(found, limit)
+        return _first_by_order(found, limit)
 
     async def why(self, id: str, tubes: Sequence[str]) -> Standing:
-        """Return where a ticket stands now, once that is durable. Cost as `standing_of`."""
+        """Return where a ticket stands now, once that is durable. Cost: that of `standing_of`."""
         await self._enter()
         while True:
             now = self._clock.now()
             self._projection.promote(now)
             found = standing_of(self._projection, id, now, tubes)
-            if await self._still():
+            if await self._confirmed():
                 return found
 
     async def pending_count(self, group: str) -> tuple[int, int]:
-        """Return how many members of a group are pending, once that is durable, and as of which seq. O(1)."""
+        """Return the number of pending members of a group, once that is durable, and the seq it is as of. O(1)."""
         await self._enter()
         while True:
             projection = self._projection
             found = projection.groups.pending_count(group), projection.seq
-            if await self._still():
+            if await self._confirmed():
                 return found
 
     async def first(self) -> int:
         """Return the seq at which the history begins. O(1)."""
         await self._enter()
-        await self._still()
+        await self._confirmed()
         return self._log.first
 
     def reader(self, after: int, id: str | None = None) -> LocalReader:
-        """Return a reader of the durable records behind `after`."""
+        """Return a reader of the durable records after a seq."""
         self._check_open()
         return LocalReader(self._log.reader(after, id), self._readable, self._wait_beyond)
 
     async def _readable(self) -> int:
-        """Return the seq up to which records may be read, once all that has been decided is durable."""
+        """Return the seq up to which records may be read, once all commits so far are durable."""
         await self._enter()
-        await self._still()  # if it was taken back, what is written is what there is
+        await self._confirmed()  # undone commits have no records
         self._check_open()
-        return self._shown
+        return self._readable_seq
 
     async def _wait_beyond(self, seq: int) -> None:
-        """Wait until records behind `seq` may be read."""
-        while seq >= self._shown:
+        """Wait until records after `seq` may be read."""
+        while seq >= self._readable_seq:
             self._check_open()
             await self._readers.park()
         self._check_open()
 
     @property
-    def _shown(self) -> int:
-        """The seq up to which records may be shown: the next group may have been written already, and be in flight."""
+    def _readable_seq(self) -> int:
+        """The seq up to which records may be read: later ones may be written, but still in flight."""
         return self._log.durable if self._settings.fsync == "always" else self._log.written
 
     @property
     def projection(self) -> Projection:
-        """The state itself, perhaps ahead of what is durable: for tests, and not to be given out."""
+        """The state itself, which may be ahead of the durable log: for tests only."""
         return self._projection
 
 
-def _first(tickets: list[Ticket], limit: int | None) -> list[Ticket]:
-    """Return the first of some tickets by their `order`. They are nearly sorted already, which makes that O(n)."""
+def _first_by_order(tickets: list[Ticket], limit: int | None) -> list[Ticket]:
+    """Return the first `limit` tickets by `order`. They are nearly sorted already, so this is O(n)."""
     return sorted(tickets, key=_ORDER)[:limit]
 
 
-def _watched(records: Iterable[Record], check_cancelled: Callable[[], None] | None) -> Iterator[Record]:
+def _cancellable(records: Iterable[Record], check_cancelled: Callable[[], None] | None) -> Iterator[Record]:
     for number, record in enumerate(records):
         if check_cancelled is not None and number % _REPLAY_SLICE == 0:
             check_cancelled()

@@ -1,6 +1,6 @@
-"""`open_store`: where a queue is kept decides which store it has, and nobody else needs to know.
+"""`open_store`: makes the store of a queue from its place. No other module knows which store a place needs.
 
-A directory, memory and a log of the user's own are each a `LocalStore` over their log. The store is not opened here:
+A directory, ":memory:" and an `EventLog` each get a `LocalStore` over their log. The store is not opened here:
 `Store.open` recovers it.
 """
 
@@ -24,13 +24,13 @@ from kharon.store.protocol import Clock, Deliver, Store
 __all__ = ["MEMORY", "WallClock", "Where", "open_store"]
 
 MEMORY: Final = ":memory:"
-"""The place of a queue that ends with its process."""
+"""The place of a queue in memory, which ends with its process."""
 Where = str | os.PathLike[str] | EventLog
 """A directory, `MEMORY`, or a log."""
 
 
 class WallClock:
-    """The machine's clock: due times survive a restart, and a step of it is noticed within `max_poll_interval`.
+    """The machine's clock: due times survive a restart. A step of it is noticed within `max_poll_interval`.
 
     For virtual time see `kharon.testing.TrioClock`.
     """
@@ -43,19 +43,19 @@ class WallClock:
 def open_store(
     where: Where, settings: Settings, clock: Clock, *, deliver: Deliver, closed: Callable[[], None]
 ) -> Store:
-    """Return the store of the queue at a place. `Store.open` must be awaited before anything else.
+    """Return the store of the queue at a place. Await its `open` before any other method.
 
     Args:
-        where: a directory, which is made if it does not exist, and is found now: the process may change its working
-            directory later; ":memory:"; or an `EventLog`.
-        settings: the queue's.
-        clock: tells the time.
+        where: a directory, which is made if it does not exist; ":memory:"; or an `EventLog`. A relative path is
+            resolved now, so the process may change its working directory later.
+        settings: the settings of the queue.
+        clock: gives the present time.
         deliver: called with the changes of each durable commit.
-        closed: called when nothing will be delivered any more; perhaps twice.
+        closed: called when the store is closed or broken, so that nothing more is delivered; perhaps twice.
 
     Raises:
         InvalidSettings: `where` is none of these.
-        KharonError: segments are to be compressed, and zstd is not installed.
+        KharonError: the settings ask for compression, and zstd is not installed.
     """
     log, in_thread = _log(where, settings)
     background = Background(log, settings, clock) if isinstance(log, DirectoryLog) else None

@@ -1,6 +1,6 @@
-"""Reading the records of a store of one process: in slices, and never beyond what is durable.
+"""`LocalReader`: reads the records of a store of one process, in slices, and only durable ones.
 
-Up to where that is, and when there is more, the store says.
+The store tells it which records are durable, and when there are more.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from kharon.log.record import Record
 
 __all__ = ["LocalReader"]
 
-_READ_SLICE = 256  # records between two checkpoints of a reader: below 1 ms
+_READ_SLICE = 256  # records between two checkpoints: less than 1 ms
 
 
 class LocalReader:
@@ -21,7 +21,7 @@ class LocalReader:
     Args:
         reader: reads the log.
         readable: returns the seq up to which records may be read now.
-        wait_beyond: waits until records behind a seq may be read.
+        wait_beyond: waits until records after a seq may be read.
     """
 
     def __init__(
@@ -36,16 +36,16 @@ class LocalReader:
         self._wait_beyond = wait_beyond
 
     async def read(self) -> list[Record]:
-        """Return the next wanted records; perhaps none, although there are more behind them."""
+        """Return the next wanted records; perhaps none, although more follow."""
         until = await self._readable()
         found = self._reader.read(_READ_SLICE, until)
         self.at_end = self._reader.seq >= until
         return found
 
     async def wait(self) -> None:
-        """Wait until there are records behind those that were read."""
+        """Wait until there are records after those that were read."""
         await self._wait_beyond(self._reader.seq)
 
     def close(self) -> None:
-        """Give back what the reader holds."""
+        """Close the files that the reader holds."""
         self._reader.close()

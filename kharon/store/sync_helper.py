@@ -1,8 +1,9 @@
-"""The parent's side of the helper process that syncs for a slow disk: it is started, asked, missed and reaped here.
+"""The parent's side of the helper process that syncs for a slow disk: start, request, answer, end.
 
-A sync in a thread has to win the GIL back before anybody hears of it, and beside a busy loop that takes up to some
-hundred milliseconds; a process has a GIL of its own, and its answer is one readable socket. What it does, and what goes
-over the socket, is in `kharon.log.syncer`. All of it runs in one system task, so that nobody's cancellation reaches it.
+A sync in a thread must win the GIL back before its end is noticed. Beside a busy loop that takes up to a few hundred
+milliseconds. A process has a GIL of its own, and its answer is one readable socket. The helper's program and the
+protocol on the socket are in `kharon.log.syncer`. The helper runs in one system task, which no caller's cancellation
+reaches.
 """
 
 from __future__ import annotations
@@ -22,63 +23,65 @@ from kharon.store.tasks import reap, say, wait_out
 
 __all__ = ["AnswerLost", "Done", "Helper", "Pace", "Syncer"]
 
-SLOW_SECONDS: Final = 0.002  # on average above this the loop stands still for longer than a helper's two wake-ups cost
-FAST_SECONDS: Final = 0.0005  # well below: a disk between the two keeps what it has, whichever that is
-CALM_SYNCS: Final = 100  # so many in a row before it counts as fast again: an idle minute of a slow disk is not enough
-_WEIGHT: Final = 1 / 8  # of the newest: the third of three slow syncs is enough, at 20 ms each
-_OUTLIER_SECONDS: Final = 0.008  # longer ones count as this, so that a single one of any length is not enough
+SLOW_SECONDS: Final = 0.002  # mean above which a sync stops the loop for longer than a helper's two wake-ups cost
+FAST_SECONDS: Final = 0.0005  # well below: between the two, nothing changes
+CALM_SYNCS: Final = (
+    100  # syncs in a row below it before the disk counts as fast again: more than an idle minute of a slow disk
+)
+_WEIGHT: Final = 1 / 8  # of the newest sync in the average: three syncs of 20 ms make a disk slow
+_OUTLIER_SECONDS: Final = 0.008  # longer syncs count as this, so that one sync of any length is not enough
 
 Done: TypeAlias = Callable[[OSError | None, float], None]
-"""What is called when a sync has ended: with its error, and the seconds it took. Must not raise."""
+"""Called when a sync has ended, with its error or None, and its seconds. Must not raise."""
 
 
 class AnswerLost(OSError):
-    """The helper ended before it said how the sync went: it succeeded, failed, or never began."""
+    """The helper ended before it answered: the sync succeeded, failed, or never began."""
 
 
 class Syncer(Protocol):
-    """Something that syncs descriptors outside of this process's GIL, one at a time.
+    """Syncs descriptors outside of this process's GIL, one at a time.
 
     Attributes:
-        ready: whether `request` may be called, as far as is known. False before it has started, and once it has failed.
+        ready: whether `request` may be called, as far as is known. False until it has started, and after it failed.
     """
 
     ready: bool
 
     def start(self) -> None:
-        """Begin to start it, in the background. Called once."""
+        """Start it in the background. Called once."""
 
     def request(self, fd: int, done: Done, *, names: bool = False) -> bool:
-        """Have `fd` synced, and `done` called then, from another task. Not before the last request is done.
+        """Request a sync of `fd`; call it only after the last request is done.
 
         Args:
-            fd: of a file, or of a directory.
-            done: is called when it is over.
-            names: whether it is a directory.
+            fd: the descriptor of a file or a directory.
+            done: called from another task when the sync has ended.
+            names: whether `fd` is a directory.
 
         Returns:
-            Whether it was asked: if not, it has ended, and `done` will not be called.
+            True if the request was sent; False if the helper has ended, so that `done` will not be called.
         """
 
     async def close(self) -> None:
-        """End it. May be called twice. Not cancellable."""
+        """End the helper. May be called twice. Not cancellable."""
 
 
 class Helper:
     """A helper process.
 
     Args:
-        arguments: of its program; tests and benchmarks make its syncs slow with them.
+        arguments: the arguments of its program; tests and benchmarks use them to make its syncs slow.
 
     Attributes:
-        pid: of the process; None: it has not been started yet.
+        pid: the id of the process; None: it has not been started yet.
     """
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
         self.ready = False
         self.pid: int | None = None
         self._process = os.getpid()
-        # -I and -S: no environment variable, no site-packages and no working directory has a say in what it runs.
+        # -I and -S: neither environment variables, site-packages nor the working directory change the program it runs.
         self._command = (sys.executable, "-I", "-S", os.path.abspath(syncer.__file__), *arguments)  # noqa: PTH100
         self._socket: socket.socket | None = None
         self._answer = b""
@@ -87,17 +90,17 @@ class Helper:
         self._ended: trio.Event | None = None
 
     def start(self) -> None:
-        """Begin to start it. Costs the loop a millisecond or so, while it forks; `ready` some 20 ms later."""
+        """Start it in the background. The fork stops the loop for about 1 ms; `ready` follows about 20 ms later."""
         self._ended = trio.Event()
         trio.lowlevel.spawn_system_task(self._run, self._ended)
 
     def request(self, fd: int, done: Done, *, names: bool = False) -> bool:
-        """Ask for a sync of `fd`. O(1), and never blocks: one byte in an empty buffer."""
+        """Request a sync of `fd`. O(1); never blocks, since one byte fits into an empty buffer."""
         assert self._socket is not None
         assert self._done is None, "one sync at a time"
         try:
             socket.send_fds(self._socket, [syncer.DIRECTORY if names else syncer.FILE], [fd])
-        except OSError:  # nothing was sent; `_run` finds the end of the process, and says so
+        except OSError:  # nothing was sent; `_run` notices that the process has ended, and logs it
             self.ready = False
             return False
         self._done = done
@@ -118,7 +121,7 @@ class Helper:
                     process = await self._start()
                     await self._listen()
                     why = "ended by itself, or was killed"
-                except (OSError, ValueError) as error:  # ValueError: its program is no path that can be started
+                except (OSError, ValueError) as error:  # ValueError: the path of its program cannot be used
                     why = f"could not be used ({error})"
         finally:
             self._give_up(why)
@@ -128,28 +131,28 @@ class Helper:
 
     @property
     def _forked(self) -> bool:
-        """Whether this is a forked child, with a copy of the socket: its answers, and the helper, are the parent's."""
+        """Whether this is a forked child with a copy of the socket: the answers and the helper belong to the parent."""
         return os.getpid() != self._process
 
     async def _start(self) -> trio.Process:
         if not sys.executable or getattr(sys, "frozen", False):
-            raise OSError(f"there is no Python to run it: sys.executable, {sys.executable!r}, is another program")
+            raise OSError(f"there is no Python to run it: sys.executable is {sys.executable!r}, another program")
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
-        with theirs, trio.CancelScope(shield=True):  # what has been started must become known here, to be reaped
+        with theirs, trio.CancelScope(shield=True):  # a started process must be known here, to be reaped
             process = await trio.lowlevel.open_process(
                 self._command,
                 stdin=theirs,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                cwd="/",  # keeps no file system from being unmounted
+                cwd="/",  # so that it does not keep a file system from being unmounted
                 start_new_session=True,  # the terminal's Ctrl-C is for the parent
             )
         self.pid = process.pid
         return process
 
     async def _listen(self) -> None:
-        """Take in answers until there will be none any more."""
+        """Receive answers until the helper ends."""
         assert self._socket is not None
         while True:
             await trio.lowlevel.wait_readable(self._socket)
@@ -164,34 +167,34 @@ class Helper:
             self._answer += more
             if len(self._answer) == syncer.ANSWER_BYTES:
                 answer, self._answer = self._answer, b""
-                self._take(answer)
+                self._receive(answer)
 
-    def _take(self, answer: bytes) -> None:
+    def _receive(self, answer: bytes) -> None:
         failure = int.from_bytes(answer[: syncer.ERRNO_BYTES], "big")
         seconds = int.from_bytes(answer[syncer.ERRNO_BYTES :], "big") / 1e6
         done, self._done = self._done, None
-        if done is None:  # its hello
+        if done is None:  # its greeting
             self.ready = True
         else:
             done(OSError(failure, os.strerror(failure)) if failure else None, seconds)
 
     def _give_up(self, why: str) -> None:
-        """Close the socket; if nobody wanted that, say so, and tell whoever waits for an answer that none will come."""
+        """Close the socket, report a request without an answer as lost, and log `why` if it is not empty."""
         self.ready = False
         if self._socket is not None:
             self._socket.close()
         done, self._done = self._done, None
         if done is not None and not self._forked:
-            done(AnswerLost("the helper process ended before it said how a sync went"), 0.0)
+            done(AnswerLost("the helper process ended before it answered"), 0.0)
         if why:
-            say(logging.WARNING, "the helper process for slow disks %s; syncs stop the event loop again", why)
+            say(logging.WARNING, "the helper process for slow disks %s; syncs block the event loop again", why)
 
 
 class Pace:
     """The moving average of sync seconds, with hysteresis.
 
     Attributes:
-        slow: whether syncs should not be done in the loop.
+        slow: whether syncs should be done outside of the loop.
     """
 
     def __init__(self) -> None:
@@ -200,7 +203,7 @@ class Pace:
         self._calm = 0
 
     def add(self, seconds: float) -> None:
-        """Take in one more sync. O(1)."""
+        """Add the seconds of one sync. O(1)."""
         self._average += (min(seconds, _OUTLIER_SECONDS) - self._average) * _WEIGHT
         if self._average > SLOW_SECONDS:
             self.slow = True

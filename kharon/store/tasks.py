@@ -1,6 +1,6 @@
-"""What background tasks share: a wait that nothing cuts short, a log message that cannot raise, the end of a process.
+"""Helpers for background tasks: an uncancellable wait, a log message that never raises, reaping a process.
 
-None of it knows of queues.
+This module does not know about queues.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from trio.lowlevel import Abort
 __all__ = ["no_abort", "reap", "say", "wait_out"]
 
 _logger = logging.getLogger("kharon")
-REAP_SECONDS: Final = 2.0  # a process ends in milliseconds, unless a sync hangs in the kernel, and then nothing helps
+REAP_SECONDS: Final = (
+    2.0  # a process ends in milliseconds, unless a sync hangs in the kernel; then even a kill does not help
+)
 
 
 def no_abort(_raise_cancel: object) -> Abort:
@@ -25,12 +27,11 @@ def no_abort(_raise_cancel: object) -> Abort:
 
 
 async def wait_out(wait: Callable[[], Awaitable[object]]) -> None:
-    """Wait until `wait`, which must not raise, returns. Always a checkpoint.
+    """Wait until `wait` returns, which must not raise. Always a checkpoint, and not cancellable.
 
-    Neither a cancellation nor a Ctrl-C, which Trio delivers to the main task's waits, ends it early: use it only for
-    what is sure to come, as a commit group that lands or a background task that was told to end. A Ctrl-C that comes
-    meanwhile is raised at the main task's next wait of another kind, or at the end of the run. A shielded scope holds
-    off cancellations only, so a system task does the waiting.
+    Use it only for events that are sure to come, as the end of a commit group or of a background task. A Ctrl-C, which
+    Trio delivers to the main task's waits, does not end it either: it is raised at the main task's next wait of another
+    kind, or at the end of the run. A shielded scope stops cancellations only, so a system task does the waiting.
     """
     task = trio.lowlevel.current_task()
 
@@ -48,15 +49,15 @@ async def wait_out(wait: Callable[[], Awaitable[object]]) -> None:
 def say(level: int, message: str, *args: object) -> None:
     """Log a message. Never raises.
 
-    A user's logging may raise. In a system task that would end the whole run; in a commit group its leader would get
-    that exception in place of the outcome of the commit.
+    A user's logging may raise. In a system task that would end the whole run. In a commit group, the leader would get
+    that exception instead of the outcome of the commit.
     """
     with contextlib.suppress(Exception):
         _logger.log(level, message, *args, stacklevel=2)
 
 
 async def reap(process: trio.Process) -> None:
-    """Wait for a process that was told to end; kill it after `REAP_SECONDS`. Not cancellable."""
+    """Wait for a process that should be ending; kill it after `REAP_SECONDS`. Not cancellable."""
     with trio.CancelScope(shield=True):
         with trio.move_on_after(REAP_SECONDS):
             await process.wait()

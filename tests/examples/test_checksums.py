@@ -358,8 +358,8 @@ def test_watching_it_notices_changes_until_it_is_stopped(start, tree):
         (["tree", "--fsync", "sometimes"], "Settings.fsync: 'sometimes' is none of"),
         (["tree", "--queue", "tree/a"], "tree/a is not a queue, and is not empty"),
         (["tree", "--queue", "tree/one"], "tree/one is a file; a queue is a directory"),
-        (["tree", "--manifest", "tree/a"], "tree/a is no place for a file"),
-        (["tree", "--manifest", "nowhere/file"], "nowhere/file is no place for a file"),
+        (["tree", "--manifest", "tree/a"], "tree/a cannot be the path of a file"),
+        (["tree", "--manifest", "nowhere/file"], "nowhere/file cannot be the path of a file"),
     ],
 )
 def test_wrong_arguments_are_answered_in_one_line_and_nothing_is_done(start, tree, args, message):

@@ -1,4 +1,4 @@
-"""The rules of `decide`: each command from each state that allows it, and its refusal in every other state."""
+"""The rules, row by row of the table of commands, and every command in every state."""
 
 import contextlib
 from datetime import datetime, timedelta

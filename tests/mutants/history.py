@@ -270,7 +270,7 @@ MUTANTS: Final = (
         file=BACKGROUND,
         function="SnapshotTask._run",
         before="""\
-                    self._log.unsaved = 0  # taken or not: what could not be saved now is tried again with what comes
+                    self._log.unsaved = 0  # also after a failure: the next segments make another snapshot due
                     await self._take()
 """,
         after="""\

@@ -26,10 +26,10 @@ MUTANTS: Final = (
         thought="The records are written, and the sync will follow; the caller need not wait for it.",
         file=GROUP_COMMIT,
         function="Commits._flush",
-        before="            landed = full is None and (not self._always or self._sync(group))\n",
+        before="            durable = full is None and (not self._always or self._sync(group))\n",
         after="""\
-            landed = full is None
-            if landed and self._always:
+            durable = full is None
+            if durable and self._always:
                 trio.lowlevel.current_trio_token().run_sync_soon(self._log.sync)
 """,
         tests=(TEST_LOCAL,),
@@ -48,7 +48,7 @@ MUTANTS: Final = (
         thought="A read changes nothing, so it has nothing to wait for.",
         file=LOCAL_STORE,
         function="LocalStore.get",
-        before="            if await self._still():\n                return ticket\n",
+        before="            if await self._confirmed():\n                return ticket\n",
         after="            await trio.lowlevel.checkpoint()\n            return ticket\n",
         tests=(TEST_LOCAL,),
     ),
@@ -61,7 +61,7 @@ MUTANTS: Final = (
         try:
             return self._execute(commands, by)
         finally:
-            # A refusal, too, tells of a state that has to be durable first.
+            # A refusal shows a state, too, which has to be durable first.
             await self._commits.durable()
 """,
         after="""\
@@ -95,7 +95,7 @@ MUTANTS: Final = (
         name="read-shows-what-is-in-flight",
         thought="What has been written can be read.",
         file=LOCAL_STORE,
-        function="LocalStore._shown",
+        function="LocalStore._readable_seq",
         before='return self._log.durable if self._settings.fsync == "always" else self._log.written',
         after="return self._log.written",
         tests=(TEST_SYNC_HELPER,),
@@ -130,10 +130,10 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="whoever-shared-a-group-counted-as-told",
-        thought="A sync behind a group that landed is of the same records, so those who waited for it know.",
+        thought="A sync after a durable group is of the same records, so the tasks that waited for it know.",
         file=GROUP_COMMIT,
         function="Commits._sync_written",
-        before="        nobody.silent.append(nobody.leader)\n",
+        before="        group.internal.append(group.leader)\n",
         after="",
         tests=(TEST_RECORDING,),
     ),
@@ -161,7 +161,7 @@ MUTANTS: Final = (
         thought="A helper that has ended has no error to tell.",
         file=SYNC_HELPER,
         function="Helper._give_up",
-        before='done(AnswerLost("the helper process ended before it said how a sync went"), 0.0)',
+        before='done(AnswerLost("the helper process ended before it answered"), 0.0)',
         after="done(None, 0.0)",
         tests=(TEST_SYNC_HELPER,),
     ),
@@ -169,7 +169,7 @@ MUTANTS: Final = (
         name="lost-answer-not-looked-into",
         thought="The helper was asked to sync, and whatever ended it, the kernel goes on.",
         file=GROUP_COMMIT,
-        function="Commits._arrive",
+        function="Commits._complete_sync",
         before="and _LOST_SYNC_IS_REPEATED:\n                self._log.sync()\n",
         after="and _LOST_SYNC_IS_REPEATED:\n                log.end_sync(seq, None)\n",
         tests=(TEST_SYNC_HELPER,),
@@ -178,7 +178,7 @@ MUTANTS: Final = (
         name="lost-answer-repeated-anywhere",
         thought="A sync can be done twice on every system.",
         file=GROUP_COMMIT,
-        function="Commits._arrive",
+        function="Commits._complete_sync",
         before="if isinstance(error, AnswerLost) and _LOST_SYNC_IS_REPEATED:",
         after="if isinstance(error, AnswerLost):",
         tests=(TEST_SYNC_HELPER,),
@@ -188,7 +188,7 @@ MUTANTS: Final = (
         thought="Whatever ended the helper, the new segment is there.",
         file=GROUP_COMMIT,
         function="Commits._rotated",
-        before="            error = _error_of(step)\n        self._rotate(rotation, error)\n",
+        before="            error = _sync_here(step)\n        self._rotate(rotation, error)\n",
         after="            error = None\n        self._rotate(rotation, error)\n",
         tests=(TEST_ROTATION_ELSEWHERE,),
     ),
@@ -196,7 +196,7 @@ MUTANTS: Final = (
         name="helpers-errno-dropped",
         thought="The helper answers when it has synced.",
         file=SYNC_HELPER,
-        function="Helper._take",
+        function="Helper._receive",
         before="done(OSError(failure, os.strerror(failure)) if failure else None, seconds)",
         after="done(None, seconds)",
         tests=(TEST_SYNC_HELPER,),
@@ -206,7 +206,7 @@ MUTANTS: Final = (
         name="taken-back-oldest-first",
         thought="What is undone can be undone in any order.",
         file=GROUP_COMMIT,
-        function="Commits._retreat",
+        function="Commits._take_back",
         before="for commit in reversed(group.commits):",
         after="for commit in group.commits:",
         tests=(TEST_STORAGE_FULL,),
@@ -261,7 +261,7 @@ MUTANTS: Final = (
         name="idle-workers-of-a-store-that-is-gone",
         thought="Whoever is idle is cancelled when the queue ends.",
         file=LOCAL_STORE,
-        function="LocalStore._let_go",
+        function="LocalStore._wake_everyone",
         before="        self._readers.unpark_all()\n        self._idle.unpark_all()\n",
         after="        self._readers.unpark_all()\n",
         tests=(TEST_LOCAL,),

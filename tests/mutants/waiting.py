@@ -214,7 +214,7 @@ MUTANTS: Final = (
         file=LOCAL_STORE,
         function="LocalStore.pending_count",
         before="            found = projection.groups.pending_count(group), projection.seq\n"
-        "            if await self._still():\n                return found\n",
+        "            if await self._confirmed():\n                return found\n",
         after="            await trio.lowlevel.checkpoint()\n"
         "            return projection.groups.pending_count(group), projection.seq\n",
         tests=(TEST_GROUPS_DURABLE,),

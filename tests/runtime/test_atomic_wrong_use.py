@@ -127,7 +127,7 @@ async def test_add_many_of_one_ticket_says_what_to_use(tickets) -> None:
         with pytest.raises(InvalidTicket, match="add_many takes a list of tickets"):
             await kh.add_many(tickets)
         async with kh.atomic() as tx:
-            with pytest.raises(InvalidTicket, match="for one there is add"):
+            with pytest.raises(InvalidTicket, match="for one ticket use add"):
                 tx.add_many(tickets)
 
 

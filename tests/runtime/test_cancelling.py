@@ -324,7 +324,7 @@ async def test_what_is_left_of_claims_that_nobody_runs_is_bounded(autojump_clock
         await trio.sleep(1)
         for number in range(50):
             await kh.delete(f"{number}")
-        assert len(kh._queue.crew.attempts._early) <= 2
+        assert len(kh._queue.workers.attempts._early) <= 2
         await kh.drain()
 
 

@@ -10,7 +10,7 @@ from handlers import router_of
 import kharon
 from kharon import Ticket
 from kharon.log.memory import MemoryLog
-from kharon.runtime.workers import Crew
+from kharon.runtime.workers import Workers
 from kharon.store.background import SnapshotTask
 from kharon.store.tasks import wait_out
 
@@ -114,14 +114,14 @@ class PressedEvent:
 
 def test_running_ends_with_all_that_belongs_to_its_end(tmp_path, monkeypatch):
     """Else whoever waits for that, to drain or to close, would wait for ever."""
-    run, crews = Crew._run, []
+    run, seen = Workers._run, []
 
-    async def pressed(crew, *args):
-        crews.append(crew)
-        crew._ended = PressedEvent(crew._ended)
-        await run(crew, *args)
+    async def pressed(workers, *args):
+        seen.append(workers)
+        workers._ended = PressedEvent(workers._ended)
+        await run(workers, *args)
 
-    monkeypatch.setattr(Crew, "_run", pressed)
+    monkeypatch.setattr(Workers, "_run", pressed)
 
     async def main():
         async with kharon.open(tmp_path / "queue") as kh, trio.open_nursery() as nursery:
@@ -133,7 +133,7 @@ def test_running_ends_with_all_that_belongs_to_its_end(tmp_path, monkeypatch):
     router.handler("x")(lambda _kh, _ticket: None)
     with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)):
         trio.run(main)
-    assert crews[0]._ended.is_set()
+    assert seen[0]._ended.is_set()
 
 
 @pytest.mark.parametrize("place", ["start", "stop"])

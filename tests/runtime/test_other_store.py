@@ -23,7 +23,7 @@ async def opened(**settings):
     try:
         yield Kharon(queue, "ann")
     finally:
-        await queue.crew.stop()
+        await queue.workers.stop()
         await queue.store.close()
 
 

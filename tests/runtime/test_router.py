@@ -35,7 +35,7 @@ def test_one_function_may_handle_many_types():
 
 def test_not_found_is_for_the_others():
     router = kharon.Router()
-    with pytest.raises(kharon.HandlerNotFound, match=r"'a' \(there are: none\)"):
+    with pytest.raises(kharon.HandlerNotFound, match=r"'a' \(registered: none\)"):
         router.find("a")
     router.handler("a")(handle)
 

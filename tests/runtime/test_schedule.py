@@ -304,7 +304,7 @@ async def test_without_the_time_zone_the_queue_opens_and_all_else_runs(
             assert seen.instants[5:] == [240], "one of those that were missed"
             nursery.cancel_scope.cancel()
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [
-        "schedule 's' is due, and cannot fire on this machine"
+        "schedule 's' is due but cannot fire on this machine"
     ]
 
 
@@ -420,16 +420,16 @@ GOOD = {"cron": "* * * * *", "ticket": template()}
         ({"cron": None}, r"schedule 's': give either cron \(an expression\) or every \(a duration\)"),
         ({"every": 5}, "schedule 's': give either cron"),
         ({"cron": 5}, "cron: an expression, a str, not int"),
-        ({"cron": "* * * *"}, "cron: .* has not 5 fields"),
-        ({"cron": "0 0 30 2 *"}, "cron: '0 0 30 2 \\*' is no cron expression: Bad day-of-month"),
+        ({"cron": "* * * *"}, "cron: .* does not have 5 fields"),
+        ({"cron": "0 0 30 2 *"}, "cron: '0 0 30 2 \\*' is not a cron expression: Bad day-of-month"),
         ({"cron": None, "every": 0}, "every: 0 seconds are less than 1"),
         ({"cron": None, "every": -5}, "every: -5.0 seconds is not between"),
-        ({"cron": None, "every": 60, "tz": "Europe/Berlin"}, "tz: a time zone is for cron"),
+        ({"cron": None, "every": 60, "tz": "Europe/Berlin"}, "tz: a time zone needs cron"),
         ({"tz": "Mars/Olympus"}, "tz: there is no time zone 'Mars/Olympus'"),
         ({"tz": UTC}, "tz: the name of a time zone, not timezone"),
         ({"catch_up": "some"}, 'catch_up: \'some\' is none of "one", "all", "none"'),
         ({"ticket": "t"}, "ticket: schedule takes a kharon.Ticket, not str"),
-        ({"ticket": template(runat=EPOCH)}, "ticket: what is scheduled has no runat"),
+        ({"ticket": template(runat=EPOCH)}, "ticket: a scheduled ticket has no runat"),
     ],
 )
 async def test_what_cannot_be_scheduled_is_refused(arguments, why):

@@ -13,7 +13,7 @@ import kharon
 from kharon import FixedDelay, Histogram, Settings, Ticket
 from kharon.model import events as e
 from kharon.model.projection import Change, Projection
-from kharon.runtime.stats import BOUNDS, Collector, Stats
+from kharon.runtime.stats import BOUNDS, Stats, Tally
 from kharon.testing import EPOCH, TrioClock
 
 COUNTERS = (
@@ -77,14 +77,14 @@ def test_every_event_is_counted():
     ticket = Projection().apply(e.TicketAdded("x", "t", Raw(b"1"), "x", 1, EPOCH), 1, EPOCH).new
     for kind in e.EVENTS.values():
         event = kind(**{field.name: "x" for field in msgspec.structs.fields(kind) if field.required})
-        collector, name = Collector(), type(event).__name__
-        collector.deliver([Change(2, EPOCH, event, ticket if isinstance(event, e.TicketEvent) else None, None)])
-        found = collector.stats()
+        tally, name = Tally(), type(event).__name__
+        tally.deliver([Change(2, EPOCH, event, ticket if isinstance(event, e.TicketEvent) else None, None)])
+        found = tally.stats()
         assert found.events == {name: 1}
         assert len(counts(found)) == isinstance(event, e.TicketEvent), name
         assert set(counts(found)) <= {"acked" if kind is e.TicketDone else event.word}, name
-        collector.reset()
-        assert collector.stats() == Stats()
+        tally.reset()
+        assert tally.stats() == Stats()
 
 
 async def test_what_tubes_and_schedules_did_is_counted(tmp_path):

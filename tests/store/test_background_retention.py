@@ -161,7 +161,7 @@ async def test_without_room_for_it_retention_waits_and_nothing_else_does(where, 
     async with kharon.open(log, Settings(**{what: 1}, **SMALL)) as kh:
         await fill(kh)
         action = what.removesuffix("_beyond_bytes")
-        await said(caplog, f"retention cannot {action}, and tries again: [Errno 28] No space left on device")
+        await said(caplog, f"retention cannot {action}, and will try again: [Errno 28] No space left on device")
         await kh.add(Ticket("last", "email"))
         await kh.ack("t0")
     assert {path.suffix for path in (where / "log").iterdir()} == {".jsonl"}
@@ -338,11 +338,11 @@ async def test_what_is_refused_keeps_nothing_else_from_being_done_and_is_said_on
             mock_clock.jump(1)
             await planned_by(keeper)
         assert planned.tried == [*ACTIONS, *["trim"] * 3], "each minute, and no more often"
-        assert caplog.messages == ["retention cannot trim, and tries again: the archive is another's"]
+        assert caplog.messages == ["retention cannot trim, and will try again: the archive is another's"]
         planned.refused["trim"] = OSError(5, "Input/output error")
         mock_clock.jump(60)
         await planned_by(keeper)
-        assert caplog.messages[1:] == ["retention cannot trim, and tries again: [Errno 5] Input/output error"]
+        assert caplog.messages[1:] == ["retention cannot trim, and will try again: [Errno 5] Input/output error"]
         again = planned.refused.pop("trim")
         mock_clock.jump(60)
         await planned_by(keeper)
@@ -368,7 +368,7 @@ async def test_neither_a_bug_in_planning_nor_a_logging_that_raises_ends_it(mock_
     planned.planning = ZeroDivisionError("a bug")
     async with keeping(planned) as keeper:
         await planned_by(keeper)
-        assert caplog.messages == ["retention cannot see what is to be done, and tries again: a bug"]
+        assert caplog.messages == ["retention cannot plan its next step, and will try again: a bug"]
 
         def raising(*_args, **_more):
             raise RuntimeError("a user's logging")
@@ -392,7 +392,7 @@ class Stubborn(OsFiles):
 async def test_what_cannot_be_removed_is_said_and_left_to_the_next_opening(where, caplog):
     async with kharon.open(DirectoryLog(where, 4096, Stubborn()), Settings(compress_beyond_bytes=1, **SMALL)) as kh:
         await fill(kh)
-        await said(caplog, "retention cannot compress, and tries again: [Errno 13]")
+        await said(caplog, "retention cannot compress, and will try again: [Errno 13]")
         assert len(await kh.history("t0")) == 1
     names = sorted(path.name for path in (where / "log").iterdir())
     assert names[1] == names[0] + ".zst"
@@ -409,7 +409,7 @@ async def test_a_bug_in_it_is_a_warning(where, caplog, monkeypatch):
     with caplog.at_level(logging.WARNING):
         async with kharon.open(where, Settings(compress_beyond_bytes=1, **SMALL)) as kh:
             await fill(kh)
-            await said(caplog, "retention cannot compress, and tries again")
+            await said(caplog, "retention cannot compress, and will try again")
 
 
 async def test_archives_elsewhere_may_be_shared(tmp_path):

@@ -131,17 +131,17 @@ def test_all_ends_with_the_dates():
 @pytest.mark.parametrize(
     ("expression", "why"),
     [
-        ("", "has not 5 fields"),
-        ("* * * *", "has not 5 fields"),
-        ("0 * * * * *", "has not 5 fields.* For seconds there is every="),
-        ("@daily", "has not 5 fields"),
-        ("61 * * * *", "is no cron expression: Bad minute"),
-        ("* 24 * * *", "is no cron expression: Bad hour"),
-        ("* * 0 * *", "is no cron expression: Bad day-of-month"),
-        ("0 0 30 2 *", "is no cron expression: Bad day-of-month"),
-        ("* * * 13 *", "is no cron expression: Bad month"),
-        ("* * * * 8", "is no cron expression: Bad day-of-week"),
-        ("*/0 * * * *", "is no cron expression: Bad minute"),
+        ("", "does not have 5 fields"),
+        ("* * * *", "does not have 5 fields"),
+        ("0 * * * * *", "does not have 5 fields.* For a period in seconds use every="),
+        ("@daily", "does not have 5 fields"),
+        ("61 * * * *", "is not a cron expression: Bad minute"),
+        ("* 24 * * *", "is not a cron expression: Bad hour"),
+        ("* * 0 * *", "is not a cron expression: Bad day-of-month"),
+        ("0 0 30 2 *", "is not a cron expression: Bad day-of-month"),
+        ("* * * 13 *", "is not a cron expression: Bad month"),
+        ("* * * * 8", "is not a cron expression: Bad day-of-week"),
+        ("*/0 * * * *", "is not a cron expression: Bad minute"),
     ],
 )
 def test_a_text_that_is_no_expression_is_refused_with_the_reason(expression, why):

@@ -234,7 +234,7 @@ async def test_a_commit_with_what_follows_from_it_is_taken_back_whole(where, dis
             holds(kh, where)
         assert len(nursery.child_tasks) == 1, "who waits for the group has heard nothing"
         disk.room = 1 << 30
-        kh._store._commits._try_at = 0
+        kh._store._commits._retry_at = 0
         await fail_and_add(kh)
         assert not (await kh.get("runs")).blocked
         assert (await kh.get("stops")).status is kharon.Status.CANCELLED
@@ -398,7 +398,7 @@ async def test_what_ends_something_does_not_suffer_from_its_group(where, disk):
             assert isinstance(answers["get"], Ticket | kharon.TicketNotFound)
             assert len(answers["list"]) in (20 - number, 19 - number)
             disk.room = 1 << 30
-            kh._store._commits._try_at = 0
+            kh._store._commits._retry_at = 0
             await kh.add(Ticket("new", "t"))
             await kh.ack("new")
         holds(kh, where)
@@ -426,7 +426,7 @@ async def test_a_read_in_flight_looks_again(where, disk):
                 nursery.start_soon(read, kh, "list", kh.list)
                 nursery.start_soon(read, kh, "history", lambda: kh.history("a"))
                 nursery.start_soon(read, kh, "restart", lambda: kh.restart("nobody"))
-            kh._store._commits._try_at = 0
+            kh._store._commits._retry_at = 0
     assert {value for name, value in seen if name == "get"} == {7}
     assert len({value for name, value in seen if name == "list"}) == 1
     assert len({value for name, value in seen if name == "history"}) == 1
@@ -450,7 +450,7 @@ async def test_it_goes_on_when_there_is_room_and_says_each_change_once(where, di
                 await trio.sleep(number)
             await kh.ack((await kh.list(limit=1))[0].id)
             (line,) = lines()
-            assert line.startswith("no room: only what ends something is taken")
+            assert line.startswith("no room: only commands that end something are accepted")
             disk.room = 1 << 30
             await trio.sleep(1)
             await kh.add(Ticket("yes", "t"))
@@ -503,7 +503,7 @@ async def test_a_log_of_memory_or_of_your_own_can_run_out_of_room_too():
         holds(kh)
         log.fail = None
         await kh.ack("a")
-        kh._store._commits._try_at = 0
+        kh._store._commits._retry_at = 0
         await kh.add(Ticket("c", "t"))
         holds(kh)
         assert [record.seq async for record in kh.records()] == [1, 2, 3]
@@ -528,7 +528,7 @@ async def test_a_log_of_your_own_without_room_to_be_closed(caplog):
 
     async with kharon.open(Unclosable()) as kh:
         await kh.add(Ticket("a", "t"))
-    assert "no room to say in the log that it was closed" in caplog.text
+    assert "no room to record in the log that the queue was closed" in caplog.text
 
 
 async def test_a_logging_that_raises_costs_nobody_their_answer(where, disk):
@@ -548,7 +548,7 @@ async def test_a_logging_that_raises_costs_nobody_their_answer(where, disk):
         async with opened(where, disk) as kh:
             for room, told in ((10, StorageFull), (1 << 30, Ticket)):
                 disk.room = room
-                kh._store._commits._try_at = 0
+                kh._store._commits._retry_at = 0
                 answers.clear()
                 with trio.fail_after(30):
                     async with trio.open_nursery() as nursery:
@@ -732,7 +732,7 @@ async def test_a_settle_that_waits_for_room_does_not_hold_up_the_end(where, disk
         crew.gate.set()
         await trio.sleep(10)
         nursery.cancel_scope.cancel()
-    assert "ticket 'a': the end of its attempt is lost, and it will run again" in caplog.text
+    assert "ticket 'a': the outcome of its attempt is lost, so it will run again" in caplog.text
     disk.room = 1 << 30
     async with opened(where, disk) as kh:
         assert (await kh.get("a")).attempts == 1
@@ -997,7 +997,7 @@ def test_a_forked_child_is_refused_and_does_not_hurt_its_parent(where):
     done = subprocess.run(
         [sys.executable, "-c", FORKER, str(where)], stdout=subprocess.PIPE, text=True, env=environment, check=True
     )
-    assert done.stdout.count("forked from it: it is the parent's. Open queues after forking") == 3
+    assert done.stdout.count("forked from it. Open queues after forking") == 3
     events = [record.event for record in kharon.read(where)]
     assert [getattr(event, "id", "closed") for event in events] == ["a", "b", "closed"]
 
