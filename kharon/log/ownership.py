@@ -176,7 +176,7 @@ def _check_access(path: Path, look: Permissions | None, user: int) -> None:
         return
     if user not in {0, look.owner}:
         raise KharonError(
-            f"{path} belongs to user {look.owner}, and this process acts for user {user}: whoever owns it can change "
+            f"{path} belongs to user {look.owner}, and this process acts for user {user}: that user can change "
             f"the log. Run as that user, chown it, or name a directory inside it, which Kharon makes"
         )
     if look.mode & _OTHERS_WRITE:

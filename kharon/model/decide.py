@@ -19,7 +19,7 @@ only `claim` looks at it.
 
     add again     unclaimed or terminal: the newest fields win. Claimed: the run goes on, and the end of its claim makes
                   the ticket unclaimed with the new fields (its successor), so that no update is lost.
-    blocked       an unclaimed ticket may have to wait for others (`gate`): no claim until they have ended. The commit
+    blocked       others may block an unclaimed ticket (`gate`): no claim until they have ended. The commit
                   that ends the last of them unblocks it; or cancels it, if one failed and `on_failure` is "cancel".
     update        changes fields in any state, and the state in none.
     moving        a ticket that done, fail or cancel keeps may move to another tube in the same commit. A successor is
@@ -167,7 +167,7 @@ def _in_group(id: str, group: str | None) -> FinalizerInGroup:
 
 
 def _check_group(ticket: Ticket, changes: e.Changes | None) -> None:
-    """Refuse to move a ticket into the group that it waits for."""
+    """Refuse to move a ticket into the group that blocks it."""
     gate = waits_of(ticket).gate
     if changes is not None and gate is not None and gate.since and changes.group == gate.after_group:
         raise _in_group(ticket.id, gate.after_group)

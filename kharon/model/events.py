@@ -44,8 +44,8 @@ class TicketEvent(Event, frozen=True):
 class TicketAdded(TicketEvent, frozen=True):
     """A ticket was added, or added again.
 
-    It was told to wait for the tickets `after` and the group `after_group`. Of those tickets, `blocked_by` were
-    pending; `blocked_by_group` says whether the group had pending members.
+    It comes after the tickets `after` and the group `after_group`. Those of `after` that were pending block it:
+    `blocked_by`. `blocked_by_group` says whether the group had pending members, which then block it too.
     """
 
     word: ClassVar[str] = "added"
@@ -186,9 +186,9 @@ class TicketUpdated(TicketEvent, frozen=True):
 
 
 class TicketUnblocked(TicketEvent, frozen=True):
-    """The ticket no longer waits for the ticket `ended`; or, with `group`, for that group, whose last member it was.
+    """The ticket `ended` no longer blocks this one; or, with `group`, that group, whose last member `ended` was.
 
-    If `dropped`, the ticket's successor was removed: it was to be cancelled if a ticket that it waited for failed.
+    If `dropped`, the ticket's successor was removed: it was to be cancelled if a ticket that blocked it failed.
     """
 
     ends: ClassVar[bool] = True

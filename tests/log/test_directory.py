@@ -208,7 +208,7 @@ def test_a_lock_that_cannot_be_taken_leaves_nothing_open(where, monkeypatch, nam
     assert records_in(where) == []  # without having abandoned the first
 
 
-# --- what is no queue -------------------------------------------------------------------------------------------------
+# --- directories that are not a queue ---------------------------------------------------------------------------------
 
 
 def test_a_file_is_no_queue(where):
@@ -334,7 +334,7 @@ def test_what_a_later_version_wrote_is_not_touched(where, fields):
 
 
 class Disk:
-    """The real os.write, up to a number of bytes; each call writes `at_once` at the most."""
+    """The real os.write, up to a number of bytes; each call writes at most `at_once`."""
 
     def __init__(self, room: int, error: int = errno.ENOSPC, at_once: int = 1 << 30) -> None:
         self.room = room
@@ -605,7 +605,7 @@ def test_no_file_stays_open(where):
     ],
 )
 def test_a_file_among_the_segments_that_has_no_segment_s_name(where, name):
-    """Nobody can say where it belongs; whoever opens, and whoever verifies, says so in the same words."""
+    """Nobody can say where it belongs: opening and verifying report it in the same words."""
     log, _ = opened(where)
     put(log, added("a"))
     log.close(NOW)

@@ -292,7 +292,7 @@ def judged_segment(kind: str, path: str, following: str | None, now: bytes | Non
     damage = (path, number + 1, start)
     if following is not None:
         if torn and number == len(lines) - 1 and len(now) - start <= SEAL_BYTES + len(str(last)):
-            return None  # the records are whole, and what is wrong is no more than the seal
+            return None  # the records are whole, and only the seal is wrong
         ends_early = len(now) == start and 0 < number < len(lines) - 1
         if ends_early and lines[number].fields["part"][0] == 1:
             damage = (following, 1, 0)  # whole commits are missing, which shows where the next ones begin

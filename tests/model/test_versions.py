@@ -199,8 +199,8 @@ PINNED = {
     ("SegmentArchived", 1): "file first last last_hash kept_as",
     ("SegmentTrimmed", 1): "file first last last_hash",
 }
-"""The fields of each version of each event; `?`: it has a default. Lines are added here, and none is altered, but for
-a field with a default at its end that an older reader may pass over."""
+"""The fields of each version of each event; `?`: it has a default. Lines are added here, and none is altered, except by
+a field with a default at its end that an older reader may ignore."""
 
 FIRST_RELEASE = {name for name, version in PINNED if version == 1 and name not in ADDED}
 
