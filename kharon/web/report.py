@@ -27,7 +27,7 @@ from kharon.audit.fields import PERCENTS, event_fields, state_of
 from kharon.audit.history import history
 from kharon.audit.measure import COUNTS, Group, Sketch
 from kharon.audit.read import check_queue, read
-from kharon.audit.replay import state_at_start
+from kharon.audit.replay import known_start, state_at_start
 from kharon.audit.safe import safe
 from kharon.audit.timeline import Attempt, Life, Phase, Span, Step, Timeline, timeline
 from kharon.audit.words import details, listed, other_fields_text, span_text
@@ -77,7 +77,7 @@ def report(path: str | os.PathLike[str], id: str | None = None, *, now: datetime
     check_queue(queue)
     data = {"made": _us(present), "queue": safe(str(path)), "ticket": None, "time": None}
     if id is not None:
-        data["ticket"] = _ticket_fields(timeline(_history(queue, id), present))
+        data["ticket"] = _ticket_fields(timeline(_history(queue, id), present, start=known_start(queue)))
     data["time"] = _time_fields(queue)
     return _page(data, safe(queue.resolve().name if id is None else id), is_ticket=id is not None)
 
