@@ -85,16 +85,17 @@ def records_after(log: LogPass, seq: int) -> Generator[Record, None, None]:
 
 
 def known_start(path: Path) -> Projection | None:
-    """Return the state to begin the lives of tickets with; None if nothing vouches for one.
+    """Return the state to begin the lives of tickets with: a snapshot's, if the log's beginning was trimmed.
 
-    That is the case if the beginning was trimmed, and there is no usable snapshot.
+    None if it was not, or if no usable snapshot vouches for a state.
 
     Cost: as of `state_at_start`.
     """
     try:
-        return state_at_start(path)
+        start = state_at_start(path)
     except KharonError:
         return None
+    return start if start.seq else None
 
 
 def state_at_start(path: Path, seq: int | None = None, instant: datetime | None = None) -> Projection:

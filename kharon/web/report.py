@@ -146,13 +146,14 @@ def _ticket_fields(line: Timeline) -> dict[str, Any]:
     attempts = [(number, attempt) for number, life in enumerate(line.lives, 1) for attempt in life.attempts]
     shown = steps[-MOST_EVENTS:]
     early = line.before[max(0, len(line.before) + len(shown) - MOST_EVENTS) :]
-    first = (*early, *(step.record for _, step in shown))[0].seq
+    left_out = len(line.before) + len(steps) - len(early) - len(shown)
+    first = (*early, *(step.record for _, step in shown))[0].seq if left_out else 0
     return {
         "id": safe(line.id),
         "now": _us(line.now),
         **_state(line),
         "early": len(line.before),
-        "left_out": len(line.before) + len(steps) - len(early) - len(shown),
+        "left_out": left_out,
         "lives": [_life(life) for life in line.lives[-MOST_EVENTS:]],
         "events": [*map(_early, early), *(_event(number, step) for number, step in shown)],
         "spans": [_span(span) for _, step in shown for span in step.spans],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 from queues import moment, trimmed_queue
 
@@ -57,8 +60,14 @@ def test_a_ticket_that_was_not_there_yet(where):
         assert (steps_of(line), line.before) == (expected, ())
 
 
-def test_a_page_about_it_shows_its_records(where):
-    assert '"early":0' in report(where, "a", now=moment(9))
+@pytest.mark.parametrize("upto", [2, 4])
+def test_a_page_about_it_shows_its_records_and_its_attempt(tmp_path, upto):
+    page = report(trimmed_queue(tmp_path / "queue", upto), "a", now=moment(9))
+    data = json.loads(re.search(r'<script[^>]*type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)[1])[
+        "ticket"
+    ]
+    assert (data["early"], len(data["attempts"])) == (0, 1)
+    assert [event[0] for event in data["events"]] == [seq for seq in (3, 5, 7) if seq > upto]
 
 
 def test_a_diff_of_two_places_behind_the_snapshot(where):
