@@ -9,6 +9,7 @@
     quarantine/                         bytes that recovery, or the user's repair, cut off
     index/                              where the records about each ticket are: a cache (`index`)
     reserve                             space set aside for settling on a full disk
+    begun                               empty; says that there was a log, should its segments be gone
 
 `DirectoryLog` appends, writes, syncs and begins new segments; another process may do a sync (`protocol`). The store
 decides when to write and sync. Other modules decide who may open the directory (`ownership`), recover its files after a
@@ -41,7 +42,7 @@ from kharon.log.replace import FileSync, SyncSteps, replace_file_steps, run_here
 from kharon.log.reserve import NO_ROOM, RESERVE, Reserve
 from kharon.log.scan import LogScan
 from kharon.log.segment import SegmentFile, first_of, segment_name, stem_of
-from kharon.log.snapshot import Snapshot, has_snapshots, newest
+from kharon.log.snapshot import Snapshot, newest
 from kharon.log.zstd import open_segment
 from kharon.model.events import Event, LogClosed, grows
 
@@ -50,6 +51,17 @@ _logger = logging.getLogger("kharon")
 __all__ = ["DEFAULT_SEGMENT_BYTES", "DirectoryLog", "segments"]
 
 DEFAULT_SEGMENT_BYTES: Final = 8 << 20
+_BEGUN: Final = "begun"
+_PROOFS: Final = {
+    "snapshots": "there are snapshots of them",
+    ARCHIVE: "some were archived",
+    "archive": "some were archived",
+    "quarantine": "bytes were cut out of one",
+    "index": "there are indexes of them",
+    RESERVE: "there is a reserve for settling",
+    _BEGUN: "a log was begun here",
+}
+"""What a queue's directory has only once it has a segment, and why that is known."""
 
 
 class _Unsealed(NamedTuple):
@@ -158,8 +170,18 @@ class DirectoryLog:
         self._use_tail(self._tail_path, self._open_tail(), size)
         self._mark_written()
         self.durable = self.written
+        self._mark_begun()
         # Without room for the reserve the queue still opens, and refuses events that let it grow until there is room.
         self._reserve.fill()
+
+    def _mark_begun(self) -> None:
+        """Leave the file that says that there is a log; not synced, since the next opening makes a lost one again."""
+        if self._files.kind(self._where / _BEGUN) is None:
+            try:
+                self._files.create(self._where / _BEGUN).close()
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
 
     def _read_and_recover(self, found: list[Path], snapshot: Snapshot | None, now: datetime) -> Iterator[Record]:
         if snapshot is None:
@@ -232,11 +254,17 @@ class DirectoryLog:
         self._lock, self._made = lock_directory(self._where, self._files, allow_network=self._allow_network)
         self._archives = find_archives(self._where, self._files)
         if not self._list():
-            there = "there are snapshots of it" if has_snapshots(self._files, self._where) else None
-            if there is None and self._files.kind(self._where / ARCHIVE) is not None:
-                there = "some of it was archived"
-            if there is not None:
-                raise CorruptLog(str(self._where / "log"), 0, 0, f"{there}, and no segments")
+            self._check_new()
+
+    def _check_new(self) -> None:
+        """Check that a directory without segments never had any: an empty log must not take the place of a lost one."""
+        proof = next((name for name in _PROOFS if self._files.kind(self._where / name) is not None), None)
+        if proof is not None:
+            why = (
+                f"its segments are gone: {_PROOFS[proof]} ({proof}). Put them back, or restore the queue from a copy; "
+                f"to begin a new queue, name another directory"
+            )
+            raise CorruptLog(str(self._where / "log"), 0, 0, why)
 
     def _list(self) -> list[Path]:
         return [paths[0] for _, paths in sorted(locate_segments(self._where, self._files, self._archives).items())]

@@ -42,7 +42,6 @@ from kharon.model.ticket import seal as seal_ticket
 __all__ = [
     "KEPT",
     "Snapshot",
-    "has_snapshots",
     "kept_since",
     "newest",
     "read_snapshot",
@@ -326,11 +325,6 @@ def _paths(files: Files, directory: Path) -> list[Path]:
     if files.kind(folder) != "directory":
         return []
     return [folder / name for name in reversed(files.list(folder)) if name.endswith(".jsonl")]
-
-
-def has_snapshots(files: Files, directory: Path) -> bool:
-    """Return whether a queue's directory has snapshots, usable or not."""
-    return bool(_paths(files, directory))
 
 
 def kept_since(files: Files, directory: Path) -> int:

@@ -151,6 +151,24 @@ def ids_in(where):
     return [getattr(record.event, "id", type(record.event).__name__) for record in records_in(where)]
 
 
+# --- the proof that there is a log ------------------------------------------------------------------------------------
+
+
+def test_a_queue_opens_if_there_is_no_room_for_the_proof_that_it_was_begun(where, disk):
+    disk.fail, disk.error, disk.after = "create", errno.ENOSPC, 1  # after the segment
+    start(where, disk).abandon()
+    assert not (where / "begun").exists()
+    disk.fail = None
+    start(where, disk).abandon()
+    assert (where / "begun").exists(), "the next opening makes it"
+
+
+def test_a_disk_that_fails_to_make_the_proof_refuses_the_opening(where, disk):
+    disk.fail, disk.after = "create", 1
+    with pytest.raises(OSError, match="Input/output"):
+        start(where, disk)
+
+
 # --- the reserve ------------------------------------------------------------------------------------------------------
 
 
@@ -577,6 +595,7 @@ def test_what_belongs_to_another_user_is_refused(where, disk, name):
         "queue": Permissions(False, 1000, 0o700),
         "log": Permissions(False, 1000, 0o700),
         "LOCK": Permissions(False, 1000, 0o600),
+        "begun": Permissions(False, 1000, 0o600),
     }
     disk.looks = everything | {name: Permissions(False, 1001, 0o700)}
     refused(where, disk, name, "belongs to user 1001", "acts for user 1000", "chown")
@@ -592,7 +611,7 @@ def test_what_belongs_to_another_user_is_refused(where, disk, name):
 def test_what_others_may_write_is_refused(where, disk, name, mode, uid):
     sample(where, closed=True)
     disk.uid = uid
-    everything = {each: Permissions(False, uid, 0o700) for each in ("queue", "log", "LOCK")}
+    everything = {each: Permissions(False, uid, 0o700) for each in ("queue", "log", "LOCK", "begun")}
     disk.looks = everything | {name: Permissions(False, uid, mode)}
     refused(where, disk, f"mode 0{mode:o}", "chmod go-w")
 
@@ -607,7 +626,7 @@ def test_a_real_directory_that_others_may_write_is_refused(where, mode):
     log.abandon()
 
 
-@pytest.mark.parametrize("name", ["LOCK", "index", "log", "quarantine", "snapshots", "reserve"])
+@pytest.mark.parametrize("name", ["LOCK", "index", "log", "quarantine", "snapshots", "reserve", "begun"])
 def test_a_link_inside_of_the_queue_is_refused(where, tmp_path, name):
     sample(where, closed=True)
     if (where / name).exists():

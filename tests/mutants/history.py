@@ -106,8 +106,8 @@ MUTANTS: Final = (
         name="empty-start-when-the-log-is-gone",
         thought="A directory without a segment is a new queue.",
         file=DIRECTORY,
-        before="            if there is not None:\n",
-        after="            if there is not None and self._list():\n",
+        before="        if proof is not None:\n",
+        after="        if proof is not None and self._list():\n",
         tests=(f"{TEST_SNAPSHOT}::test_with_snapshots_and_without_a_log_it_refuses",),
     ),
     # --- retention ----------------------------------------------------------------------------------------------------
