@@ -461,9 +461,10 @@ class DirectoryLog:
         """Begin a new segment after the tail, then seal the old tail.
 
         In this order, and each on disk before the next. So a sealed segment without a successor is damage, and so is
-        an unsealed one whose successor has records. Written records are synced first, so that none is lost if there is
-        no room; then the next write tries again. Costs three syncs, and one for the written records, once per
-        `segment_bytes`. Records appended between the steps are written to the new segment.
+        an unsealed one whose successor has records. Written records are synced first, so that none is lost if the new
+        segment cannot be made; then the old one goes on, and the next write tries again. Costs three syncs, and one for
+        the written records, once per `segment_bytes`. Records appended between the steps are written to the new
+        segment.
         """
         old = self._open_tail()
         if self.durable != self.written:
@@ -474,10 +475,18 @@ class DirectoryLog:
         ahead = end.copy()
         line = ahead.header(self._log_id, end.at)
         path = self._where / "log" / segment_name(end.seq + 1)
+        named = False  # whether the new segment may have got its name
+
+        def about_to_be_named(_temporary: Path) -> None:
+            nonlocal named
+            named = True
+
         try:
-            tail = yield from replace_file_steps(self._files, path, [line], replace=False, failed=self._close_tail)
+            tail = yield from replace_file_steps(
+                self._files, path, [line], replace=False, check=about_to_be_named, failed=self._close_tail
+            )
         except OSError as error:
-            if error.errno in NO_ROOM and self._may_go_on(path):
+            if (not named or error.errno in NO_ROOM) and self._may_go_on(path):
                 return
             self._close_tail()
             raise
@@ -508,7 +517,7 @@ class DirectoryLog:
             raise
 
     def _may_go_on(self, successor: Path) -> bool:
-        """Return whether the tail is still the last segment and no sync has failed."""
+        """Return whether the tail is still the last segment and no sync has failed. A sync that failed closed it."""
         try:
             return self._tail is not None and self._files.kind(successor) is None
         except OSError:

@@ -250,7 +250,7 @@ class Unsynced(OsFiles):
         super().make_directory(path)
         self._named(path)
 
-    def sync_directory(self, path):
+    def sync_directory(self, path, fd=None):
         if path.name == self.fails:
             self.fails = ""
             raise OSError(5, "Input/output error")
