@@ -41,7 +41,7 @@ from kharon.log.recovery import reopen_tail, rewrite_seal, rewrite_tail, tidy
 from kharon.log.replace import FileSync, SyncSteps, replace_file_steps, run_here
 from kharon.log.reserve import NO_ROOM, RESERVE, Reserve
 from kharon.log.scan import LogScan
-from kharon.log.segment import SegmentFile, first_of, segment_name, stem_of
+from kharon.log.segment import SegmentFile, first_of, is_segment, segment_name, stem_of
 from kharon.log.snapshot import Snapshot, newest
 from kharon.log.zstd import open_segment
 from kharon.model.events import Event, LogClosed, grows
@@ -213,6 +213,9 @@ class DirectoryLog:
         read = {stem_of(place.path) for place in reading.places}
         found = finish_moves(self._files, self._where, self._archives, moves, read)
         self._places = [SegmentFile(first_of(path), path) for path in found]
+        strange = [name for name in self._files.list(self._where / "log") if not is_segment(name)]
+        if strange:
+            _logger.warning("%s: left alone, as these are not segments: %s", self._where / "log", strange)
         for path in self._archives.unreachable:
             _logger.warning("%s: its archive %s cannot be reached; segments in it are not read", self._where, path)
 

@@ -191,5 +191,5 @@ def remove_unfinished(files: Files, folder: Path) -> None:
     """
     if files.kind(folder) == "directory":
         for name in files.list(folder):
-            if name.endswith(_TEMPORARY):
+            if name.endswith(_TEMPORARY) and not name.startswith("."):  # none of Kharon's begins with a dot
                 files.unlink(folder / name)

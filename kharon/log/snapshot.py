@@ -324,7 +324,8 @@ def _paths(files: Files, directory: Path) -> list[Path]:
     folder = directory / "snapshots"
     if files.kind(folder) != "directory":
         return []
-    return [folder / name for name in reversed(files.list(folder)) if name.endswith(".jsonl")]
+    names = [name for name in files.list(folder) if name.endswith(".jsonl") and not name.startswith(".")]
+    return [folder / name for name in reversed(names)]
 
 
 def kept_since(files: Files, directory: Path) -> int:

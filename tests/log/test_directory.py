@@ -100,6 +100,60 @@ def test_every_queue_keeps_a_proof_that_it_was_begun(where, tmp_path):
         opened(where)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".DS_Store",
+        f"._{FIRST_NAME}",
+        f".{FIRST_NAME}.swp",
+        f".syncthing.{FIRST_NAME}.tmp",
+        f".{FIRST_NAME}.zst",
+        f"{FIRST_NAME}~",
+        f"{FIRST_NAME}.bak",
+        f"#{FIRST_NAME}#",
+        "notes.txt",
+    ],
+)
+def test_files_in_the_log_that_cannot_be_segments_are_left_alone_with_a_warning(where, caplog, name):
+    sample(where, closed=True)
+    before = records_in(where)
+    (where / "log" / name).write_bytes(b"\0not ours")
+    caplog.clear()
+    log, records = opened(where)
+    assert records == before
+    assert [(each.levelname, name in each.getMessage()) for each in caplog.records] == [("WARNING", True)]
+    put(log, added("z"))
+    log.close(NOW)
+    assert kharon.verify(where).records == len(records_in(where))
+    assert kharon.repair(where).damage is None
+    assert (where / "log" / name).read_bytes() == b"\0not ours"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        FIRST_NAME.replace(".jsonl", " (conflicted copy).jsonl"),
+        FIRST_NAME.replace(".jsonl", ".sync-conflict-20260101-120000-ABCDEFG.jsonl"),
+        "1.jsonl",
+        f"copy of {FIRST_NAME}",
+        FIRST_NAME.replace(".jsonl", "~.jsonl.zst"),
+    ],
+)
+@pytest.mark.parametrize(
+    "use", [opened, kharon.verify, kharon.repair, kharon.replay, lambda path: list(kharon.read(path))]
+)
+def test_a_file_that_could_be_a_segment_is_named_with_what_to_do(where, name, use):
+    sample(where, closed=True)
+    stray = where / "log" / name
+    stray.write_bytes(segment_of(where).read_bytes())
+    with pytest.raises(CorruptLog, match=rf"move it out of {where / 'log'}; if it is a segment") as caught:
+        use(where)
+    assert caught.value.file == str(stray)
+    stray.rename(where.parent / name)
+    log, _ = opened(where)
+    log.abandon()
+
+
 def test_the_segment_holds_a_header_and_the_lines_of_a_chain(where, log):
     put(log, added("a"), added("b"))
     put(log, added("c"))
