@@ -61,8 +61,8 @@ MUTANTS: Final = (
         thought="It was read back, so it is there.",
         file=REPLACE,
         function="replace_file_steps",
-        before="        yield from _synced(FileSync(temporary, file), failed)\n",
-        after="        if check is None:\n            yield from _synced(FileSync(temporary, file), failed)\n",
+        before="            yield from _synced(FileSync(temporary, file), failed)\n",
+        after="            if check is None:\n                yield from _synced(FileSync(temporary, file), failed)\n",
         tests=(TEST_CRASHES_WHAT_SURVIVES,),
     ),
     Mutant(
@@ -70,8 +70,8 @@ MUTANTS: Final = (
         thought="A snapshot can be taken again, so its name need not be on disk before an older one is dropped.",
         file=REPLACE,
         function="replace_file_steps",
-        before="        yield from _synced(names, failed)\n",
-        after="        if check is None:\n            yield from _synced(names, failed)\n",
+        before="            yield from _synced(names, failed)\n",
+        after="            if check is None:\n                yield from _synced(names, failed)\n",
         tests=(TEST_CRASHES_WHAT_SURVIVES,),
     ),
     Mutant(
@@ -114,8 +114,8 @@ MUTANTS: Final = (
         thought="A directory without a segment is a new queue.",
         file=DIRECTORY,
         function="DirectoryLog._prepare",
-        before="if there is not None:",
-        after="if there is not None and self._list():",
+        before="        if proof is not None:\n",
+        after="        if proof is not None and self._list():\n",
         tests=(f"{TEST_SNAPSHOT}::test_with_snapshots_and_without_a_log_it_refuses",),
     ),
     # --- retention ----------------------------------------------------------------------------------------------------
@@ -195,8 +195,8 @@ MUTANTS: Final = (
         thought="The bytes of the copy are on disk, and its name follows.",
         file=REPLACE,
         function="replace_file_steps",
-        before="        yield from _synced(names, failed)\n",
-        after="        if replace is False or check is not None:\n            yield from _synced(names, failed)\n",
+        before="            yield from _synced(names, failed)\n",
+        after="            if not replace or check is not None:\n                yield from _synced(names, failed)\n",
         tests=(TEST_CRASHES_RETENTION,),
     ),
     Mutant(
