@@ -97,8 +97,11 @@ class Book:
         """Whether the claim that the caller names is over."""
         return claim is not None and (id not in self.tickets or self.tickets[id]["claim"] != claim)
 
-    def settle(self, id: str, claim: int | None, effect, *, claimed=None, changes=None) -> str | None:
-        """End a claim: by its successor if the ticket was added again, else by the effect."""
+    def settle(self, id: str, claim: int | None, effect, *, claimed=None, changes=None, count=None) -> str | None:
+        """End a claim: by its successor if the ticket was added again, else by the effect.
+
+        `count` returns the attempts of a successor that counts on, from those that it has.
+        """
         if self.lost(id, claim):
             return "LeaseLost"
         ticket, error = self.find(id, claimed=claimed)
@@ -112,6 +115,7 @@ class Book:
         if successor is not None:
             self.tickets[id] = successor
             self.record(successor)
+            successor["attempts"] = (count or int)(successor["attempts"])
         else:
             self.record(ticket)
             effect(ticket)
@@ -227,6 +231,13 @@ class Book:
         new["runat"] = runat if runat is not None else after(self.now, 0 if delay is None else wait_of(delay, 0))
         self.record(new)
         new.update(order=self.seq, ctime=self.at)
+        if old is not None and old["status"] == "pending":
+            before = waiting(old)
+            if before["claim"] is None:  # it keeps its place, and is not due later unless somebody says so
+                new.update(order=before["order"], ctime=before["ctime"])
+                new["runat"] = min(new["runat"], before["runat"]) if runat is delay is None else new["runat"]
+            if on_conflict == "refresh":
+                new["attempts"] = before["attempts"]
         self.enter(old, new)
         return None
 
@@ -280,7 +291,7 @@ class Book:
         def effect(ticket):
             self.end(ticket, "done", keep=keep, result=result, error_reason=None, expire_at=self.expiry(expire_in))
 
-        return self.settle(id, claim, effect)
+        return self.settle(id, claim, effect, count=lambda attempts: 0)
 
     def fail(self, id, claim, reason, expire_in) -> str | None:
         def effect(ticket):
@@ -310,7 +321,9 @@ class Book:
             ticket["attempts"] -= 1
             ticket.update(changes)
 
-        return self.settle(id, claim, effect, claimed=True, changes=changes)
+        return self.settle(
+            id, claim, effect, claimed=True, changes=changes, count=lambda attempts: attempts and attempts - 1
+        )
 
     def lapse(self, id, claim, max_attempts) -> str | None:
         def effect(ticket):

@@ -198,7 +198,7 @@ class Book:
 ids = st.sampled_from(IDS)
 groups = st.none() | st.sampled_from(GROUPS)
 numbers = st.integers(0, 4)
-on_conflict = st.sampled_from(["replace", "replace", "replace", "skip"])
+on_conflict = st.sampled_from(["replace", "replace", "refresh", "skip"])
 members = st.builds(
     dict,
     verb=st.just("add"),

@@ -46,6 +46,9 @@ class TicketAdded(TicketEvent, frozen=True):
 
     It was told to wait for the tickets `after` and the group `after_group`. Of those tickets, `blocked_by` were
     pending; `blocked_by_group` says whether the group had pending members.
+
+    If `keeps_place`, it was pending and unclaimed (or was to be after its run), and stays where it is in line: `order`
+    and `ctime` stay. If `keeps_attempts`, its attempts go on counting.
     """
 
     word: ClassVar[str] = "added"
@@ -61,6 +64,8 @@ class TicketAdded(TicketEvent, frozen=True):
     after_group: str | None = None
     blocked_by_group: bool = False
     on_failure: str = "run"
+    keeps_place: bool = False
+    keeps_attempts: bool = False
 
     @property
     def payload(self) -> Any:
