@@ -97,10 +97,11 @@ class Book:
         """Whether the claim that the caller names is over."""
         return claim is not None and (id not in self.tickets or self.tickets[id]["claim"] != claim)
 
-    def settle(self, id: str, claim: int | None, effect, *, claimed=None, changes=None, count=None) -> str | None:
+    def settle(self, id: str, claim: int | None, effect, *, claimed=None, changes=None, count=None, both=False):
         """End a claim: by its successor if the ticket was added again, else by the effect.
 
-        `count` returns the attempts of a successor that counts on, from those that it has.
+        `count` returns the attempts of a successor that counts on, from those that it has. `both`: the successor ends,
+        too, and what is kept has its fields.
         """
         if self.lost(id, claim):
             return "LeaseLost"
@@ -112,6 +113,9 @@ class Book:
         groups, successor = groups_of(ticket), ticket["successor"]
         ticket.update(claim=None, worker=None, lease_until=None, successor=None)
         failed = False
+        if successor is not None and both:
+            ticket, successor = successor, None
+            self.tickets[id] = ticket
         if successor is not None:
             self.tickets[id] = successor
             self.record(successor)
@@ -303,7 +307,7 @@ class Book:
         def effect(ticket):
             self.end(ticket, "cancelled", keep=keep, error_reason=reason, expire_at=self.expiry(expire_in))
 
-        return self.settle(id, claim, effect)
+        return self.settle(id, claim, effect, both=claim is None)
 
     def retry(self, id, claim, delay, reason, changes, max_attempts) -> str | None:
         def effect(ticket):

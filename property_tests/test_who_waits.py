@@ -162,8 +162,9 @@ class Book:
 
         def change(entry):
             if entry.successor is not None:
-                self.entries[id] = entry.successor
-                return False
+                entry = self.entries[id] = entry.successor
+                if status not in ("cancelled", "removed by cancel"):  # a name is cancelled with all that it stands for
+                    return False
             entry.claimed = False
             if status.startswith("removed"):
                 del self.entries[id]

@@ -22,6 +22,8 @@ only `claim` looks at it.
                   ticket, and a successor, keep their place in line. A refresh also keeps the attempts of a pending one.
     blocked       an unclaimed ticket may have to wait for others (`gate`): no claim until they have ended. The commit
                   that ends the last of them unblocks it; or cancels it, if one failed and `on_failure` is "cancel".
+    cancel        by a bare id means the name: the run and its successor both end, as delete does. Under a claim, which
+                  is how a handler cancels its own ticket, it ends that run only.
     update        changes fields in any state, and the state in none.
     moving        a ticket that done, fail or cancel keeps may move to another tube in the same commit. A successor is
                   newer, and stays where it is.
@@ -208,8 +210,10 @@ def _fail(ticket: Ticket, command: c.Fail, context: c.Context) -> Events:
 
 def _cancel(ticket: Ticket, command: c.Cancel, context: c.Context) -> Events:
     expire_at = _expiry(command.expire_in, context)
-    cancelled = e.TicketCancelled(ticket.id, command.keep, command.error_reason, expire_at)
-    return (cancelled, *_moved(ticket, command.tube))
+    newest = waits_of(ticket) if command.claim is None else ticket
+    dropped = newest is not ticket
+    cancelled = e.TicketCancelled(ticket.id, command.keep, command.error_reason, expire_at, dropped)
+    return (cancelled, *_moved(newest, command.tube))
 
 
 def _retry(ticket: Ticket, command: c.Retry, context: c.Context) -> Events:

@@ -119,7 +119,10 @@ class TicketFailed(TicketEvent, frozen=True):
 
 
 class TicketCancelled(TicketEvent, frozen=True):
-    """The ticket was cancelled: kept if `keep`, else removed."""
+    """The ticket was cancelled: kept if `keep`, else removed.
+
+    If `dropped`, its successor was cancelled with it. A kept ticket then has the fields of the successor, the newest.
+    """
 
     ends: ClassVar[bool] = True
     word: ClassVar[str] = "cancelled"
@@ -127,6 +130,7 @@ class TicketCancelled(TicketEvent, frozen=True):
     keep: bool = False
     error_reason: str | None = None
     expire_at: Instant | None = None
+    dropped: bool = False
 
 
 class Changes(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -168,7 +168,8 @@ def _done_draft(ticket: Ticket, event: e.TicketDone, seq: int, at: datetime) -> 
 
 
 def _cancelled_draft(ticket: Ticket, event: e.TicketCancelled, seq: int, at: datetime) -> Draft:
-    draft = _terminal_draft(ticket, Status.CANCELLED, seq, at)
+    newest = ticket.successor if event.dropped and ticket.successor is not None else ticket
+    draft = _terminal_draft(newest, Status.CANCELLED, seq, at)
     draft.error_reason = event.error_reason
     draft.expire_at = event.expire_at
     return draft
@@ -190,7 +191,7 @@ def _failed(ticket: Ticket, event: e.TicketFailed, seq: int, at: datetime) -> Ti
 
 
 def _cancelled(ticket: Ticket, event: e.TicketCancelled, seq: int, at: datetime) -> Ticket | None:
-    if ticket.successor is not None:
+    if ticket.successor is not None and not event.dropped:
         return _succeeded(ticket, seq, at)
     return seal(_cancelled_draft(ticket, event, seq, at)) if event.keep else None
 

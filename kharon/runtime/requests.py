@@ -204,8 +204,9 @@ def cancel(
 
     By its id, a running ticket is interrupted: its handler is cancelled at its next checkpoint (it sees
     `trio.Cancelled`), and its later settles are refused. A `def` handler runs on; it can ask
-    `trio.from_thread.check_cancelled()`. If the ticket was added again while it ran, the new one runs. A handler that
-    cancels the ticket that it received is not interrupted, so it may clean up.
+    `trio.from_thread.check_cancelled()`. If the ticket was added again while it ran, the new one is cancelled, too: an
+    id means the name, as for `delete`. A handler that cancels the ticket that it received ends its own run only, and
+    is not interrupted, so it may clean up.
 
     Returns:
         The ticket if it is still there, else None.

@@ -338,8 +338,12 @@ def test_add_again_lets_a_claimed_ticket_run_on():
     assert state_of(after) is State.CLAIMED
 
 
-@pytest.mark.parametrize("verb", ["done", "fail", "cancel", "retry", "release", "lapse"])
-@pytest.mark.parametrize("claim", [None, 2])
+@pytest.mark.parametrize(
+    ("verb", "claim"),
+    # A cancel without a claim means the name.
+    [(verb, 2) for verb in SETTLES if verb != "extend"]
+    + [(verb, None) for verb in SETTLES if verb not in ("extend", "cancel")],
+)
 def test_whatever_ends_the_claim_leaves_the_successor(verb, claim):
     commands = {
         "done": c.Done("t", claim, True, b"1", 60.0),
@@ -355,6 +359,22 @@ def test_whatever_ends_the_claim_leaves_the_successor(verb, claim):
     expected.ctime, expected.order = at(2), 3
     expected.mtime, expected.version, expected.joined = at(3), 4, 3
     assert after == seal(expected)
+
+
+def test_cancel_by_id_ends_the_run_and_its_successor():
+    assert given(*ADDED_AGAIN).when(c.Cancel("t")).then(e.TicketCancelled("t", dropped=True)) is None
+    kept = (
+        given(*ADDED_AGAIN)
+        .when(c.Cancel("t", None, True, "unwanted", tube="graves"))
+        .then(e.TicketCancelled("t", True, "unwanted", dropped=True), e.TicketUpdated("t", e.Changes(tube="graves")))
+    )
+    assert (kept.status, kept.claim, kept.successor, kept.joined) == (Status.CANCELLED, None, None, 0)
+    assert (kept.type, kept.payload, kept.tube, kept.error_reason) == ("sms", {"to": "bob"}, "graves", "unwanted")
+
+
+def test_a_handler_that_cancels_its_own_run_leaves_the_successor():
+    after = given(*ADDED_AGAIN).when(c.Cancel("t", 2, True)).then(e.TicketCancelled("t", True))
+    assert (after.type, after.status) == ("sms", Status.PENDING)
 
 
 def test_the_last_of_several_addings_succeeds():
@@ -509,7 +529,7 @@ def test_what_is_kept_can_move_as_it_ends(verb, state):
 @pytest.mark.parametrize("verb", ENDS_AND_MOVES)
 def test_what_was_added_meanwhile_is_not_moved(verb):
     command, ended, _ = ENDS_AND_MOVES[verb]
-    after = given(*ADDED_AGAIN).when(command).then(ended)
+    after = given(*ADDED_AGAIN).when(msgspec.structs.replace(command, claim=2)).then(ended)
     assert (after.type, after.tube, state_of(after)) == ("sms", "fast", State.UNCLAIMED)
 
 

@@ -177,7 +177,7 @@ PINNED = {
     ("LeaseExtended", 1): "id lease_until",
     ("TicketDone", 1): "id keep? result? expire_at?",
     ("TicketFailed", 1): "id error_reason? expire_at?",
-    ("TicketCancelled", 1): "id keep? error_reason? expire_at?",
+    ("TicketCancelled", 1): "id keep? error_reason? expire_at? dropped?",
     ("TicketRetried", 1): f"id runat error_reason? changes?{CHANGES_OF_A_TICKET}",
     ("TicketReleased", 1): f"id changes?{CHANGES_OF_A_TICKET}",
     ("TicketLapsed", 1): "id runat error_reason",
