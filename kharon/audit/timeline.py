@@ -427,7 +427,7 @@ def backs_off(event: TicketEvent, old: Ticket | None, ticket: Ticket | None, *, 
         ticket: the ticket after it; None: it was removed.
         before: what this function returned for the event before.
     """
-    if old is None or ticket is None or ticket.order != old.order:  # added anew, or restarted
+    if old is None or ticket is None or isinstance(event, TicketAdded) or ticket.order != old.order:  # or a new start
         return False
     if isinstance(event, (TicketRetried, TicketLapsed)):
         return ticket.attempts > 0
