@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import msgspec
 import trio
 from looking import copy, load, look
 from msgspec import Raw
@@ -506,6 +507,24 @@ def tubes(where: Path) -> None:
     assert take(where) is not None
     queue.do("ann", c.Resume("night"), c.Limit("default", None, 5, 3600.0))
     claimed(queue, "t1")
+    queue.close()
+
+
+@scenario
+def readded(where: Path) -> None:
+    """Pending tickets that are added again and keep their place, and refreshed ones whose attempts go on counting."""
+    queue = Queue(where, SMALL)
+    claimed(queue, "running", "retried")
+    queue.do("ann", add("first"), add("second"), add("delayed", runat=BEGIN + timedelta(days=1)))
+    queue.do("worker-1", c.Retry("retried", error_reason="busy"))
+    queue.do("ann", add("first", "again", nice=3), add("delayed"))
+    refreshed = [
+        msgspec.structs.replace(add(id, "again"), on_conflict="refresh") for id in ("retried", "running", "new")
+    ]
+    queue.do("ann", *refreshed)
+    assert take(where) is not None
+    queue.do("worker-1", c.Retry("running", error_reason="busy"))
+    queue.do("ann", add("second"))
     queue.close()
 
 
