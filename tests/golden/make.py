@@ -512,7 +512,7 @@ def tubes(where: Path) -> None:
 
 @scenario
 def readded(where: Path) -> None:
-    """Pending tickets that are added again and keep their place, and refreshed ones whose attempts go on counting."""
+    """Tickets that are added again and keep their place; refreshed ones; two cancelled together with their successor."""
     queue = Queue(where, SMALL)
     claimed(queue, "running", "retried")
     queue.do("ann", add("first"), add("second"), add("delayed", runat=BEGIN + timedelta(days=1)))
@@ -525,6 +525,9 @@ def readded(where: Path) -> None:
     assert take(where) is not None
     queue.do("worker-1", c.Retry("running", error_reason="busy"))
     queue.do("ann", add("second"))
+    claimed(queue, "both", "kept")
+    queue.do("ann", add("both", "again"), add("kept", "again"))
+    queue.do("ann", c.Cancel("both"), c.Cancel("kept", keep=True, error_reason="no"))
     queue.close()
 
 
