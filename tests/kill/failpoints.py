@@ -474,13 +474,13 @@ class DyingHelper(Helper):
         self._dying.passes("helper.sync.killed")
         return asked
 
-    def _take(self, answer: bytes) -> None:
+    def _receive(self, answer: bytes) -> None:
         if self._done is None:
-            super()._take(answer)
+            super()._receive(answer)
             self._dying.armed = True
         else:
             with self._dying.around("helper.answer"):
-                super()._take(answer)
+                super()._receive(answer)
 
 
 # --- the process that takes a snapshot --------------------------------------------------------------------------------
