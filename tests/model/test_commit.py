@@ -291,9 +291,9 @@ def test_an_unblocked_ticket_still_waits_for_its_delay():
 
 def test_a_blocked_ticket_is_not_claimed():
     line = Line(add("m", group="g"), add("a"), add("f", "a", after_group="g"))
-    assert "it waits for a, group g" in line.refused(c.Claim("f", "w"), by=InvalidTransition)
+    assert "it is blocked by a, group g" in line.refused(c.Claim("f", "w"), by=InvalidTransition)
     line.do(c.Done("a"))
-    assert "it waits for group g" in line.refused(c.Claim("f", "w"), by=InvalidTransition)
+    assert "it is blocked by group g" in line.refused(c.Claim("f", "w"), by=InvalidTransition)
 
 
 # --- adding again -----------------------------------------------------------------------------------------------------
@@ -440,7 +440,8 @@ def test_a_cycle_of_ids_is_refused_and_the_whole_of_it_told():
     line = Line(add("a"), add("b", "a"), add("c", "b"), add("d", "c"))
     message = line.refused(add("a", "d"), by=InvalidTicket)
     assert message == (
-        "ticket 'a' cannot be added after 'd': that one waits for 'c', which waits for 'b', which waits for 'a'"
+        "ticket 'a' cannot be added after 'd': "
+        "that one is blocked by 'c', which is blocked by 'b', which is blocked by 'a'"
     )
     assert "which" not in line.refused(add("a", "b"), by=InvalidTicket)
 
@@ -469,7 +470,7 @@ def test_a_late_member_may_wait_for_the_finalizer():
 
 def test_a_cycle_through_successors_is_refused():
     line = Line(add("a"), c.Claim("a", "w"), add("b"), add("a", "b"))
-    assert "that one waits for 'b'" in line.refused(add("b", "a"), by=InvalidTicket)
+    assert "that one is blocked by 'b'" in line.refused(add("b", "a"), by=InvalidTicket)
     line.do(c.Claim("b", "w"))
     line.refused(add("b", "a"), by=InvalidTicket)
     line.do(c.Done("b"))
