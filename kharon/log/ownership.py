@@ -26,7 +26,7 @@ from kharon.log.files import Files, Lock, Permissions
 
 __all__ = ["LockedDirectory", "lock_directory"]
 
-_OURS: Final = ("LOCK", "index", "log", "quarantine", "snapshots", "reserve", "ARCHIVE", "archive")
+_OURS: Final = ("LOCK", "index", "log", "quarantine", "snapshots", "reserve", "begun", "ARCHIVE", "archive")
 """The names in a queue's directory."""
 _OTHERS_WRITE: Final = 0o022
 _NETWORK: Final = frozenset(

@@ -40,7 +40,9 @@ class Command(msgspec.Struct, frozen=True):
 
 
 class Add(Command, frozen=True):
-    """Add `ticket`, due after `delay` if that is given; `on_conflict` ("replace", "skip", "raise") if its id exists.
+    """Add `ticket`, due after `delay` if that is given.
+
+    `on_conflict` ("replace", "refresh", "skip", "raise") says what happens if its id exists.
 
     The tickets `after` and the group `after_group` block it; `on_failure` ("run", "cancel") says what happens to it if
     one of them fails. `commit`, not the caller, sets `blocked_by` (those of the tickets that are pending) and

@@ -173,7 +173,7 @@ class Commit:
         """
         if command.id in command.after:
             raise InvalidTicket(f"ticket {command.id!r} cannot be added after itself: it would be blocked for ever")
-        if ticket is not None and command.on_conflict != "replace":
+        if ticket is not None and command.on_conflict in ("skip", "raise"):
             return command
         waits = None if ticket is None or ticket.status is not Status.PENDING else waits_of(ticket)
         gate = None if waits is None or waits.claim is not None else waits.gate

@@ -14,6 +14,7 @@ flight are told that the outcome is unknown, and later callers that it is closed
 from __future__ import annotations
 
 import contextlib
+import heapq
 import logging
 import math
 import operator
@@ -23,6 +24,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Final
 
 import trio
@@ -60,7 +62,7 @@ _REMEDY: Final = (
 _TICK_LIMIT = 200  # lapses, and expiries, of one tick: about 3 ms
 _REPLAY_SLICE = 1000  # records between two checks for a cancellation of `open`
 _ORDER: Final = operator.attrgetter("order")
-_LIST_SLICE = 4096  # tickets between two checkpoints of a list: below 1 ms
+_LIST_SLICE = 1024  # tickets between two checkpoints of a list: about 1 ms
 
 
 class LocalStore:
@@ -610,24 +612,24 @@ class LocalStore:
         tickets = deque(self._projection.tickets.values())  # tickets never change, so this is the state of one moment
         while not await self._confirmed():
             tickets = deque(self._projection.tickets.values())
-        found: list[Ticket] = []
-        number = 0
+        runs: list[list[Ticket]] = []  # each ascending by `order`; few, since only tickets added again begin another
         while tickets:
-            ticket = tickets.popleft()
-            if (
-                ticket.order > after
+            found = [
+                ticket
+                for ticket in (tickets.popleft() for _ in range(min(len(tickets), _LIST_SLICE)))
+                if ticket.order > after
                 and (status is None or ticket.status is status)
                 and (type is None or ticket.type == type)
                 and (tube is None or ticket.tube == tube)
                 and (group is None or ticket.group == group)
-            ):
-                found.append(ticket)
-            number += 1
-            if number % _LIST_SLICE == 0:
-                if limit is not None:
-                    found = _first_by_order(found, limit)
-                await trio.lowlevel.checkpoint()
-        return _first_by_order(found, limit)
+            ]
+            found.sort(key=_ORDER)
+            if runs and found and runs[-1][-1].order < found[0].order:
+                runs[-1] += found
+            elif found:
+                runs.append(found)
+            await trio.lowlevel.checkpoint()
+        return await _merged(runs, limit)
 
     async def why(self, id: str, tubes: Sequence[str]) -> Standing:
         """Return where a ticket stands now, once that is durable. Cost: that of `standing_of`."""
@@ -684,9 +686,14 @@ class LocalStore:
         return self._projection
 
 
-def _first_by_order(tickets: list[Ticket], limit: int | None) -> list[Ticket]:
-    """Return the first `limit` tickets by `order`. They are nearly sorted already, so this is O(n)."""
-    return sorted(tickets, key=_ORDER)[:limit]
+async def _merged(runs: list[list[Ticket]], limit: int | None) -> list[Ticket]:
+    """Return the first `limit` tickets of ascending runs, by `order`, in slices between which other tasks run."""
+    merged = islice(heapq.merge(*runs, key=_ORDER), limit)
+    tickets: list[Ticket] = []
+    while piece := list(islice(merged, _LIST_SLICE)):
+        tickets += piece
+        await trio.lowlevel.checkpoint()
+    return tickets
 
 
 def _cancellable(records: Iterable[Record], check_cancelled: Callable[[], None] | None) -> Iterator[Record]:

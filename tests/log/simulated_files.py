@@ -619,7 +619,7 @@ class SimulatedFiles:
         self.twins[descriptor] = path
         return descriptor
 
-    def sync_directory(self, path: Path) -> None:
+    def sync_directory(self, path: Path, fd: int | None = None) -> None:
         self.plan.check("sync_directory", path)
         self._folder(path).sync()
 

@@ -531,7 +531,7 @@ def test_the_directory_has_all_that_one_can_have(kind):
     others = sorted(set(contents) - {*segments, *snapshots})
     assert len(segments) >= 4
     assert len(snapshots) == 2
-    assert [path.split("/")[0] for path in others] == ["LOCK", "quarantine", "reserve"]
+    assert [path.split("/")[0] for path in others] == ["LOCK", "begun", "quarantine", "reserve"]
     assert segments[0] < segment_behind(snapshots[1]) < segment_behind(snapshots[0]) < segments[-1]
     assert all(lines_of(kind, path)[-1].fields.get("sealed") for path in segments[:-2])
     assert (lines_of(kind, segments[-2])[-1].fields == {}) == (kind == "bare")

@@ -2,7 +2,9 @@
 
 import functools
 import logging
+import random
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 import trio
@@ -670,6 +672,38 @@ async def test_pages_of_a_long_list_that_is_out_of_order_are_all_of_it():
             page = await kh.list(limit=4500, after=page[-1])
             found += page
         assert found == whole
+
+
+@pytest.mark.parametrize("limit", [None, 1500])
+async def test_no_stretch_of_a_long_list_sorts_more_than_a_slice_whatever_its_order(monkeypatch, limit):
+    keys = 0
+    seen = [0]  # how many keys there were whenever others ran
+
+    def order(ticket):
+        nonlocal keys
+        keys += 1
+        return ticket.order
+
+    async def look():
+        while True:
+            seen.append(keys)
+            await trio.lowlevel.checkpoint()
+
+    async with opened(WatchedLog()) as kh:
+        numbers = list(range(3000))
+        await kh.add_many(Ticket(str(number), "t") for number in numbers)
+        random.Random(1).shuffle(numbers)
+        await kh.add_many(Ticket(str(number), "t") for number in numbers)
+        monkeypatch.setattr(kharon.store.local, "_LIST_SLICE", 100)
+        monkeypatch.setattr(kharon.store.local, "_ORDER", order)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            tickets = await kh.list(limit=limit)
+            nursery.cancel_scope.cancel()
+    assert [ticket.id for ticket in tickets] == [str(number) for number in numbers[:limit]]
+    stretches = [later - earlier for earlier, later in pairwise([*seen, keys])]
+    assert max(stretches) <= 3 * 100  # two slices where the watcher comes first and then last; one key of each run
+    assert keys <= 2 * 3000 + 100
 
 
 # --- schedules --------------------------------------------------------------------------------------------------------
