@@ -98,7 +98,7 @@ def test_what_does_not_end_a_ticket_unblocks_nothing(how):
     assert line.blocked("f", "after") == [True, True]
 
 
-@pytest.mark.parametrize("command", [c.Done("m"), c.Fail("m"), c.Cancel("m"), c.Retry("m"), c.Release("m")])
+@pytest.mark.parametrize("command", [c.Done("m"), c.Fail("m"), c.Cancel("m", claim=4), c.Retry("m"), c.Release("m")])
 def test_the_end_of_a_claim_with_a_successor_is_no_end(command):
     line = Line(add("m", group="g"), add("f", after_group="g", on_failure="cancel"), add("after", "m"), CLAIM)
     line.do(add("m", group="g"))
