@@ -1,6 +1,6 @@
 """An HTTP API for a queue: the same process serves it and runs the handlers.
 
-python examples/http_api.py [DIRECTORY] [--port N]         needs Starlette and Hypercorn: pip install 'kharon[http]'
+python examples/http_api.py [DIRECTORY] [--port N]         needs Starlette and Hypercorn: pip install '.[http]'
 
     POST   /ticket/{type}/{id}?nice=&delay=&tube=&on_conflict=     adds a ticket; the body, if any, is JSON: its payload
     GET    /ticket/{id}             the ticket            GET  /ticket/{id}/history    every record about it

@@ -4,7 +4,7 @@
 and that no ticket blocks itself. When a ticket ends, those that it blocked are unblocked, or cancelled, which is an end
 again. Likewise, a firing schedule adds its ticket. All of that belongs to the commit of the command that caused it.
 
-    command ──▶ decide ──▶ event ──▶ projection ──▶ has it ended, or left a group? ──▶ Unblock, for each that waited
+    command ──▶ decide ──▶ event ──▶ projection ──▶ has it ended, or left a group? ──▶ Unblock, for each that it blocked
                   ▲                                                                      │
                   └──────────────────────────────────────────────────────────────────────┘
 
@@ -172,7 +172,7 @@ class Commit:
         A blocked ticket that is added again stays blocked by the rest, and by nothing that has come since.
         """
         if command.id in command.after:
-            raise InvalidTicket(f"ticket {command.id!r} cannot be added after itself: it would wait for ever")
+            raise InvalidTicket(f"ticket {command.id!r} cannot be added after itself: it would be blocked for ever")
         if ticket is not None and command.on_conflict in ("skip", "raise"):
             return command
         waits = None if ticket is None or ticket.status is not Status.PENDING else waits_of(ticket)
@@ -206,7 +206,7 @@ class Commit:
         if ticket is None or ticket.status is not Status.PENDING:
             return
         get, groups = self._projection.get, self._projection.groups
-        awaits: dict[str, str] = {}  # a ticket → the one that it waits for
+        awaits: dict[str, str] = {}  # a ticket → the one that blocks it
         way = [ticket.id]
         for id in way:
             one = get(id)
@@ -215,8 +215,10 @@ class Commit:
                 ids = [id]
                 while ids[-1] != ticket.id:
                     ids.append(awaits[ids[-1]])
-                chain = ", which waits for ".join(repr(id) for id in ids[1:])
-                raise InvalidTicket(f"ticket {ticket.id!r} cannot be added after {id!r}: that one waits for {chain}")
+                chain = ", which is blocked by ".join(repr(id) for id in ids[1:])
+                raise InvalidTicket(
+                    f"ticket {ticket.id!r} cannot be added after {id!r}: that one is blocked by {chain}"
+                )
             for waiter in groups.waiters(one):
                 if waiter != ticket.id and waiter not in awaits:
                     awaits[waiter] = id

@@ -169,7 +169,7 @@ def _add(ticket: Ticket | None, command: c.Add, context: c.Context) -> Events:
 
 def _in_group(id: str, group: str | None) -> FinalizerInGroup:
     return FinalizerInGroup(
-        f"ticket {id!r} waits for the group {group!r}, so it cannot be in it: it would wait for itself. Leave it out "
+        f"ticket {id!r} is blocked by the group {group!r}, so it cannot be in it: it would block itself. Leave it out "
         f"of the group"
     )
 
@@ -183,8 +183,8 @@ def _check_group(ticket: Ticket, changes: e.Changes | None) -> None:
 
 def _claim(ticket: Ticket, command: c.Claim, context: c.Context) -> Events:
     if ticket.blocked:
-        waited = [*ticket.blocked_by, *([f"group {ticket.after_group}"] if ticket.gate and ticket.gate.since else ())]
-        raise InvalidTransition(f"ticket {ticket.id!r} cannot be claimed: it waits for {', '.join(waited)}")
+        by = [*ticket.blocked_by, *([f"group {ticket.after_group}"] if ticket.gate and ticket.gate.since else ())]
+        raise InvalidTransition(f"ticket {ticket.id!r} cannot be claimed: it is blocked by {', '.join(by)}")
     if ticket.runat is None or ticket.runat > context.now:
         raise InvalidTransition(f"ticket {ticket.id!r} cannot be claimed before {ticket.runat}; it is {context.now}")
     return (e.TicketClaimed(ticket.id, ticket.attempts + 1, _later(context, context.lease), command.worker),)

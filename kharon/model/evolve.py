@@ -121,7 +121,7 @@ def _joined(before: Ticket | None, group: str | None, seq: int) -> int:
 
 
 def _blocked_since(before: Ticket | None, event: e.TicketAdded, seq: int) -> int:
-    """Return the seq since which a ticket waits for a group, or 0; adding it again does not change it."""
+    """Return the seq since which a group blocks a ticket, or 0; adding it again does not change it."""
     if not event.blocked_by_group:
         return 0
     if before is not None and (gate := waits_of(before).gate) is not None and gate.after_group == event.after_group:
@@ -130,7 +130,7 @@ def _blocked_since(before: Ticket | None, event: e.TicketAdded, seq: int) -> int
 
 
 def _opened(gate: Gate | None) -> Gate | None:
-    """Return the gate with its group no longer waited for."""
+    """Return the gate with its group no longer blocking."""
     return msgspec.structs.replace(gate, since=0) if gate is not None and gate.since else gate
 
 

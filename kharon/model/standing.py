@@ -32,8 +32,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         ticket: the ticket; None: there is none.
         tube: its tube, if it is pending; else None.
         subscribed: whether workers claim from its tube; False without a pending ticket.
-        members_left: how many members of a group it waits for; of a ticket that runs and was added again, how many its
-            successor will wait for.
+        members_left: how many members of a group block it; of a ticket that runs and was added again, how many block
+            its successor.
         members: the ids of `MOST_NAMED` of them at most, those that joined first.
         ahead: how many due tickets would be claimed before it; None: it cannot be claimed now.
     """

@@ -512,7 +512,7 @@ def tubes(where: Path) -> None:
 
 @scenario
 def readded(where: Path) -> None:
-    """Tickets that are added again and keep their place; refreshed ones; two cancelled together with their successor."""
+    """Tickets that are added again and keep their place; refreshed ones; two cancelled with their successor."""
     queue = Queue(where, SMALL)
     claimed(queue, "running", "retried")
     queue.do("ann", add("first"), add("second"), add("delayed", runat=BEGIN + timedelta(days=1)))

@@ -98,7 +98,7 @@ def test_what_does_not_end_a_ticket_unblocks_nothing(how):
     assert line.blocked("f", "after") == [True, True]
 
 
-@pytest.mark.parametrize("command", [c.Done("m"), c.Fail("m"), c.Cancel("m", 4), c.Retry("m"), c.Release("m")])
+@pytest.mark.parametrize("command", [c.Done("m"), c.Fail("m"), c.Cancel("m", claim=4), c.Retry("m"), c.Release("m")])
 def test_the_end_of_a_claim_with_a_successor_is_no_end(command):
     line = Line(add("m", group="g"), add("f", after_group="g", on_failure="cancel"), add("after", "m"), CLAIM)
     line.do(add("m", group="g"))
@@ -298,9 +298,9 @@ def test_an_unblocked_ticket_still_waits_for_its_delay():
 
 def test_a_blocked_ticket_is_not_claimed():
     line = Line(add("m", group="g"), add("a"), add("f", "a", after_group="g"))
-    assert "it waits for a, group g" in line.refused(c.Claim("f", "w"), by=InvalidTransition)
+    assert "it is blocked by a, group g" in line.refused(c.Claim("f", "w"), by=InvalidTransition)
     line.do(c.Done("a"))
-    assert "it waits for group g" in line.refused(c.Claim("f", "w"), by=InvalidTransition)
+    assert "it is blocked by group g" in line.refused(c.Claim("f", "w"), by=InvalidTransition)
 
 
 # --- adding again -----------------------------------------------------------------------------------------------------
@@ -447,7 +447,8 @@ def test_a_cycle_of_ids_is_refused_and_the_whole_of_it_told():
     line = Line(add("a"), add("b", "a"), add("c", "b"), add("d", "c"))
     message = line.refused(add("a", "d"), by=InvalidTicket)
     assert message == (
-        "ticket 'a' cannot be added after 'd': that one waits for 'c', which waits for 'b', which waits for 'a'"
+        "ticket 'a' cannot be added after 'd': "
+        "that one is blocked by 'c', which is blocked by 'b', which is blocked by 'a'"
     )
     assert "which" not in line.refused(add("a", "b"), by=InvalidTicket)
 
@@ -476,7 +477,7 @@ def test_a_late_member_may_wait_for_the_finalizer():
 
 def test_a_cycle_through_successors_is_refused():
     line = Line(add("a"), c.Claim("a", "w"), add("b"), add("a", "b"))
-    assert "that one waits for 'b'" in line.refused(add("b", "a"), by=InvalidTicket)
+    assert "that one is blocked by 'b'" in line.refused(add("b", "a"), by=InvalidTicket)
     line.do(c.Claim("b", "w"))
     line.refused(add("b", "a"), by=InvalidTicket)
     line.do(c.Done("b"))

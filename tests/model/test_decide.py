@@ -433,7 +433,7 @@ def test_a_ticket_is_claimed_from_the_very_instant_on_that_it_is_due():
 def test_a_blocked_ticket_is_not_claimed():
     draft = draft_of(given(ADDED).ticket)
     draft.blocked_by, draft.gate = ("a", "b"), Gate(("a", "b"), "g", "run", 1)
-    given(seal(draft), now=at(1)).when(c.Claim("t", "w")).raises(InvalidTransition, "'t'", "waits for a, b, group g")
+    given(seal(draft), now=at(1)).when(c.Claim("t", "w")).raises(InvalidTransition, "'t'", "blocked by a, b, group g")
 
 
 def test_extend_lets_the_lease_end_later():
