@@ -9,7 +9,7 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 import attrs
 
@@ -28,10 +28,13 @@ class Histogram:
     """How long something took, as counts of durations.
 
     Attributes:
+        bounds: the upper bounds of the buckets in seconds, the same for every histogram.
         count: how many durations.
         total: their sum, in seconds.
-        buckets: how many were at most `BOUNDS[i]` seconds, and more than the bound before; one more for the rest.
+        buckets: how many were at most `bounds[i]` seconds, and more than the bound before; one more for the rest.
     """
+
+    bounds: ClassVar[tuple[float, ...]] = BOUNDS
 
     count: int = 0
     total: float = 0.0
