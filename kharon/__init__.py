@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 __all__ = [  # noqa: F405 - see above
     "Anchor",
     "AnchorMissing",
+    "Atomic",
     "Attempt",
     "BackoffDelay",
     "Clock",
@@ -35,6 +36,7 @@ __all__ = [  # noqa: F405 - see above
     "FinalizerInGroup",
     "FixedDelay",
     "Follower",
+    "Group",
     "HandlerNotFound",
     "Histogram",
     "InvalidAnchor",
@@ -90,15 +92,17 @@ __all__ = [  # noqa: F405 - see above
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name.startswith("__"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    face = import_module("kharon._face")  # not `from kharon import …`, which asks for the attribute first
-    globals().update({public: getattr(face, public) for public in __all__})
-    try:
-        return globals()[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+if not TYPE_CHECKING:  # which would take any name for one of this module's
+
+    def __getattr__(name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        face = import_module("kharon._face")  # not `from kharon import …`, which asks for the attribute first
+        globals().update({public: getattr(face, public) for public in __all__})
+        try:
+            return globals()[name]
+        except KeyError:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
 
 
 def __dir__() -> list[str]:

@@ -44,17 +44,20 @@ from kharon.model.projection import Projection
 from kharon.model.schedules import Schedule
 from kharon.model.ticket import Status, Ticket
 from kharon.model.tubes import Limit, Tube
+from kharon.runtime.atomic import Atomic
 from kharon.runtime.kharon import Kharon
 from kharon.runtime.opening import open_queue as open  # noqa: A004 - kharon.open is the name
 from kharon.runtime.router import Router
 from kharon.runtime.stats import Counts, Histogram, Stats
 from kharon.runtime.streams import RecordStream
+from kharon.runtime.waits import Group
 from kharon.settings import Settings
 from kharon.store.protocol import Clock
 
 __all__ = [
     "Anchor",
     "AnchorMissing",
+    "Atomic",
     "Attempt",
     "BackoffDelay",
     "Clock",
@@ -69,6 +72,7 @@ __all__ = [
     "FinalizerInGroup",
     "FixedDelay",
     "Follower",
+    "Group",
     "HandlerNotFound",
     "Histogram",
     "InvalidAnchor",

@@ -23,7 +23,10 @@ from kharon.log.scan import LogScan
 
 __all__ = ["Anchor", "AnchorCheck", "anchor"]
 
-_LINE: Final = re.compile(r"kharon-anchor ([0-9a-f]{32}) (0|[1-9][0-9]{0,18}) ([0-9a-f]{64})", re.ASCII)
+_DIGIT: Final = r"(?:[0-9a-f](?:\r?\n)?)"  # a mailer may have broken the line anywhere
+_LINE: Final = re.compile(
+    rf"kharon-anchor\s+({_DIGIT}{{31}}[0-9a-f])\s+(0|[1-9][0-9]{{0,18}})\s+({_DIGIT}{{63}}[0-9a-f])", re.ASCII
+)
 
 
 @attrs.frozen(slots=True)
@@ -45,19 +48,22 @@ class Anchor:
 
     @classmethod
     def parse(cls, text: str) -> Anchor:
-        """Return the anchor that a line of text stands for. Surrounding whitespace is ignored.
+        """Return the anchor that a line of text stands for, which may have been wrapped.
+
+        Whitespace around it is ignored, and so is a byte order mark before it.
 
         Raises:
             InvalidAnchor: the text is not an anchor.
         """
-        found = _LINE.fullmatch(text.strip())
+        text = text.removeprefix("\ufeff").strip()
+        found = _LINE.fullmatch(text)
         if found is None:
-            shown = text.strip()[:100]
+            shown = text[:100]
             raise InvalidAnchor(
                 f"{shown!r} is not an anchor; one is a line like 'kharon-anchor <log id: 32 hex digits> <seq> <hash: "
                 f"64 hex digits>', as kharon.anchor returned it"
             )
-        return cls(found[1], int(found[2]), found[3])
+        return cls("".join(found[1].split()), int(found[2]), "".join(found[3].split()))
 
 
 def anchor(path: str | os.PathLike[str]) -> Anchor:

@@ -4,7 +4,8 @@
 
 The table is called `records`. The fields of events are columns, named as in the log, and empty where an event lacks the
 field. Payloads, results, changes and lists are columns of JSON text; fields of rare events are one JSON object in
-`more`. Instants are timestamps where the format has them, otherwise text in ISO 8601 and UTC. Records are written in
+`more`. Instants are timestamps where the format has them, otherwise text in ISO 8601 and UTC that
+sorts as time does. Records are written in
 batches and never all held. The file appears under its name when it is complete: a temporary file is renamed.
 
 CSV, JSON Lines and SQLite need only Python. Parquet needs pyarrow, and DuckDB also duckdb: `kharon[export]`.
@@ -14,11 +15,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import os
 import sqlite3
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -26,6 +27,7 @@ import msgspec
 from msgspec import Raw
 
 from kharon.audit.fields import record_fields
+from kharon.audit.target import write_target
 from kharon.errors import KharonError
 from kharon.log.record import Record
 from kharon.model.checks import ascii_json
@@ -91,7 +93,7 @@ def _row(record: Record) -> dict[str, Any]:
     fields = record_fields(record)
     part, parts = fields.pop("part")
     row = {name: fields.pop(name, None) for name in _NAMES if name not in {"part", "parts", "more"}}
-    row |= {"part": part, "parts": parts, "more": _text(fields) if fields else None}
+    row |= {"part": part, "parts": parts, "more": _text(_plain_fields(fields)) if fields else None}
     return {name: _cell(value) for name, value in row.items()}
 
 
@@ -106,7 +108,8 @@ def _text(value: object) -> str:
 
 
 def _instant(value: datetime) -> str:
-    return _text(value)[1:-1]
+    """Return an instant as text that sorts as time does: always with microseconds, in UTC."""
+    return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def export(records: Iterable[Record], to: Path, *, force: bool = False) -> int:
@@ -124,19 +127,11 @@ def export(records: Iterable[Record], to: Path, *, force: bool = False) -> int:
     Cost: O(records); the memory of 5,000 records.
     """
     writer = check_target(to, force=force)
-    temporary = to.with_name(f".{to.name}.{uuid.uuid4().hex[:8]}.tmp")
     counted = _Counted(records)
     try:
-        writer(counted, temporary)
-        if force:
-            temporary.replace(to)
-        else:
-            os.link(temporary, to)  # unlike a rename, it never replaces a file that was created meanwhile
+        write_target(to, lambda temporary: writer(counted, temporary), force=force)
     except FileExistsError:
         raise _exists(to) from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
     return counted.count
 
 
@@ -198,7 +193,11 @@ def _batches(records: Iterable[Record]) -> Iterator[list[dict[str, Any]]]:
 
 def _write_jsonl(records: Iterable[Record], to: Path) -> None:
     with to.open("xb") as file:
-        file.writelines(ascii_json(_encode(record_fields(record))) + b"\n" for record in records)
+        file.writelines(ascii_json(_encode(_plain_fields(record_fields(record)))) + b"\n" for record in records)
+
+
+def _plain_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in fields.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -223,7 +222,7 @@ _SQLITE: Final = {"integer": "INTEGER", "flag": "INTEGER"}
 
 def _write_sqlite(records: Iterable[Record], to: Path) -> None:
     to.touch(exist_ok=False)
-    with contextlib.closing(sqlite3.connect(to)) as database:
+    with _failing_as(sqlite3.Error, to), contextlib.closing(sqlite3.connect(to)) as database:
         database.execute("PRAGMA journal_mode = OFF")  # an unfinished file is thrown away as a whole
         columns = ", ".join(f'"{column.name}" {_SQLITE.get(column.kind, "TEXT")}' for column in COLUMNS)
         database.execute(f"CREATE TABLE records ({columns}, PRIMARY KEY (seq))")
@@ -232,6 +231,15 @@ def _write_sqlite(records: Iterable[Record], to: Path) -> None:
             database.executemany(insert, ([_in_sqlite(row[column.name]) for column in COLUMNS] for row in batch))
         database.execute("CREATE INDEX records_by_id ON records (id)")
         database.commit()
+
+
+@contextlib.contextmanager
+def _failing_as(error: type[Exception], to: Path) -> Iterator[None]:
+    """Raise a database's own error as an `OSError`, since a full disk is one of its causes."""
+    try:
+        yield
+    except error as found:
+        raise OSError(errno.EIO, str(found), os.fspath(to.parent)) from None
 
 
 def _in_sqlite(value: Any) -> Any:
@@ -256,7 +264,7 @@ def _write_parquet(records: Iterable[Record], to: Path) -> None:
     from pyarrow import parquet  # noqa: PLC0415
 
     schema = _arrow_schema()
-    with parquet.ParquetWriter(to, schema) as writer:
+    with to.open("xb") as file, parquet.ParquetWriter(file, schema) as writer:  # its name need not be UTF-8
         for batch in _batches(records):
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))
 
@@ -269,13 +277,21 @@ def _write_duckdb(records: Iterable[Record], to: Path) -> None:
     import pyarrow as pa  # noqa: PLC0415 - a batch takes µs a row, single inserts ms
 
     schema = _arrow_schema()
-    with contextlib.closing(duckdb.connect(str(to))) as database:
-        columns = ", ".join(f'"{column.name}" {_DUCKDB.get(column.kind, "VARCHAR")}' for column in COLUMNS)
-        database.execute(f"CREATE TABLE records ({columns})")
-        for batch in _batches(records):
-            database.register("batch", pa.Table.from_pylist(batch, schema=schema))
-            database.execute("INSERT INTO records SELECT * FROM batch")
-            database.unregister("batch")
+    try:
+        str(to).encode()
+    except UnicodeEncodeError:
+        raise ExportRefused(f"{to}: DuckDB needs a path that is UTF-8; name another directory") from None
+    try:
+        with _failing_as(duckdb.Error, to), contextlib.closing(duckdb.connect(str(to))) as database:
+            columns = ", ".join(f'"{column.name}" {_DUCKDB.get(column.kind, "VARCHAR")}' for column in COLUMNS)
+            database.execute(f"CREATE TABLE records ({columns})")
+            for batch in _batches(records):
+                database.register("batch", pa.Table.from_pylist(batch, schema=schema))
+                database.execute("INSERT INTO records SELECT * FROM batch")
+                database.unregister("batch")
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            to.with_name(to.name + ".wal").unlink()  # what could not be written is left there
 
 
 _FORMATS: Final[Mapping[str, tuple[tuple[str, ...], Callable[[Iterable[Record], Path], None]]]] = {

@@ -11,7 +11,6 @@ Data goes to stdout, messages to stderr. An error is one line on stderr, `kharon
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ from typer.core import TyperGroup
 
 from kharon import __version__
 from kharon.cli.failures import UNABLE, Usage, as_json, code_of, line_of
-from kharon.cli.output import Output, replace_unencodable
+from kharon.cli.output import Output, discard, open_closed_streams, replace_unencodable
 from kharon.cli.times import NOW, now, parse_duration, parse_instant, parse_place
 from kharon.errors import KharonError
 
@@ -272,7 +271,9 @@ def _by(text: str | None) -> By | None:
 @app.command()
 def verify(
     queue: Queue,
-    anchor: Annotated[Path | None, typer.Option(metavar="FILE", help="What kharon anchor printed; - is stdin.")] = None,
+    anchor: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What kharon anchor printed: the last one in it; - is stdin.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Prove that the log is what was written."""
@@ -381,6 +382,7 @@ def _backoff(text: str) -> Any:
 
 def run(arguments: list[str]) -> int:
     """Run one command; return its exit code."""
+    open_closed_streams()
     replace_unencodable(sys.stdout)
     replace_unencodable(sys.stderr)
     try:
@@ -388,18 +390,12 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
     except (_OutputClosed, BrokenPipeError):
         code = 141
-        _discard_output()
+        discard(sys.stdout)
     except OSError as error:  # the output could not be written
         code = UNABLE
         Output(json="--json" in arguments).refuse(line_of(error), as_json(error))
-        _discard_output()
+        discard(sys.stdout)
     return code
-
-
-def _discard_output() -> None:
-    """Point stdout at /dev/null, so that Python can flush the rest of its buffer when it ends."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str]) -> int:

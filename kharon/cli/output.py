@@ -7,6 +7,7 @@ JSON is ASCII, one object a line.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
@@ -23,7 +24,7 @@ from kharon.model.checks import ascii_json
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["Bar", "Output", "Styled", "is_terminal", "replace_unencodable"]
+__all__ = ["Bar", "Output", "Styled", "discard", "is_terminal", "open_closed_streams", "replace_unencodable"]
 
 _GAP: Final = "  "
 _LEAST: Final = 20  # columns that a table's last cell always gets, wherever the terminal's edge is
@@ -161,16 +162,24 @@ class Output:
     def say(self, text: str) -> None:
         """Write a message to stderr."""
         self._out.flush()
-        self._err.write(safe(text) + "\n")
-        self._err.flush()
+        self._tell(safe(text) + "\n")
+
+    def _tell(self, text: str) -> None:
+        """Write to stderr. A message that cannot be written changes neither the data nor the exit code."""
+        try:
+            self._err.write(text)
+            self._err.flush()
+        except BrokenPipeError:
+            raise
+        except OSError:
+            discard(self._err)
 
     def refuse(self, text: str, fields: dict[str, Any]) -> None:
         """Write the error that ends the command to stderr: a line, or with `--json` an object."""
         if self.json:
-            self._err.write(_json_line(_text_only(fields)))
+            self._tell(_json_line(fields))
         else:
-            self._err.write(f"kharon: {safe(text)}\n")
-        self._err.flush()
+            self._tell(f"kharon: {safe(text)}\n")
 
     def bar(self, what: str, total: int | None = None) -> Bar:
         """Return a progress bar, to be used in a `with`."""
@@ -179,14 +188,20 @@ class Output:
 
 def _json_line(fields: object) -> str:
     """Return an object as a line of JSON in printable ASCII; JSON itself allows a raw DEL."""
-    return ascii_json(_encode(fields)).decode("ascii").replace("\x7f", "\\u007f") + "\n"
+    try:
+        data = _encode(fields)
+    except UnicodeEncodeError:  # a path need not be UTF-8
+        data = _encode(_text_only(fields))
+    return ascii_json(data).decode("ascii").replace("\x7f", "\\u007f") + "\n"
 
 
 def _text_only(value: Any) -> Any:
     """Return a value in which lone surrogates, which a file name may have, are escaped for JSON."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
-    return {key: _text_only(inner) for key, inner in value.items()} if isinstance(value, dict) else value
+    if isinstance(value, dict):
+        return {key: _text_only(inner) for key, inner in value.items()}
+    return [_text_only(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _can_write(stream: TextIO, text: str) -> bool:
@@ -274,6 +289,33 @@ class Bar:
         self._task = progress.add_task(self._what, total=self._total)
         progress.start()
         return progress
+
+
+def discard(stream: TextIO) -> None:
+    """Point a stream at /dev/null, so that Python can flush the rest of its buffer when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+def open_closed_streams() -> None:
+    """Open the standard streams that were closed when the process began.
+
+    Otherwise a file that is opened later gets the number of one, and what a library prints lands in that file. Input
+    is empty; output to stdout fails, as it does for other commands; messages are dropped.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if number < 2 else os.O_WRONLY)  # gets this number, the lowest free one
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for as long as the process lives
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def replace_unencodable(stream: TextIO) -> None:

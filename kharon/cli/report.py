@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import uuid
 from datetime import datetime
 from pathlib import Path
 
+from kharon.audit.target import write_target
 from kharon.cli.failures import Usage
 from kharon.cli.output import Output
 from kharon.cli.queues import reading
@@ -55,16 +53,11 @@ def _exists(to: Path) -> Usage:
 
 
 def _write(to: Path, page: str, *, force: bool) -> None:
-    """Write a temporary file beside the target and rename it, so that the target is never incomplete."""
-    temporary = to.with_name(f".{to.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        temporary.write_text(page, encoding="ascii")
-        if force:
-            temporary.replace(to)
-        else:
-            os.link(temporary, to)  # unlike a rename, it never replaces a file that was created meanwhile
+        write_target(to, lambda temporary: _write_page(temporary, page), force=force)
     except FileExistsError:
         raise _exists(to) from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+
+
+def _write_page(to: Path, page: str) -> None:
+    to.write_text(page, encoding="ascii")

@@ -67,6 +67,12 @@ def parse_instant(text: str, what: str, present: datetime) -> datetime:
             raise Usage(f"{what}: {text!r} before now is out of range") from None
     try:
         read = datetime.fromisoformat(text)
+    except ValueError:
+        raise Usage(
+            f"{what}: {text!r} is not a time; write one like 2026-03-11T04:00Z, or how long ago: 90s, 15m, 2h, 3d, or "
+            f"now"
+        ) from None
+    try:
         if read.tzinfo is None:
             here = read.astimezone().isoformat()
             raise Usage(
@@ -75,10 +81,7 @@ def parse_instant(text: str, what: str, present: datetime) -> datetime:
             )
         return read.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise Usage(
-            f"{what}: {text!r} is not a time; write one like 2026-03-11T04:00Z, or how long ago: 90s, 15m, 2h, 3d, or "
-            f"now"
-        ) from None
+        raise Usage(f"{what}: {text!r} is out of range: in UTC its year is not one of 1 to 9999") from None
 
 
 def parse_place(text: str, what: str, present: datetime) -> int | datetime:
@@ -92,7 +95,7 @@ def parse_place(text: str, what: str, present: datetime) -> int | datetime:
     try:
         return parse_instant(text, what, present)
     except Usage as error:
-        if "no timezone" in str(error):
+        if "is not a time" not in str(error):
             raise
         raise Usage(
             f"{what}: {text!r} is neither a seq (a whole number) nor a time; write one like 2026-03-11T04:00Z, or how "
@@ -101,12 +104,18 @@ def parse_place(text: str, what: str, present: datetime) -> int | datetime:
 
 
 def local_time(at: datetime, *, exact: bool = True) -> str:
-    """Return an instant as local time with its offset, to the millisecond if `exact`: `2026-03-11 04:19:49.035+01`."""
-    local = at.astimezone()
+    """Return an instant as local time with its offset, to the millisecond if `exact`: `2026-03-11 04:19:49.035+01`.
+
+    At both ends of what a datetime can hold, where there is no local time, it is UTC.
+    """
+    try:
+        local = at.astimezone()
+    except (OverflowError, ValueError):
+        local = at.astimezone(UTC)
     offset = local.strftime("%z")
     zone = "Z" if local.utcoffset() == timedelta(0) else offset[:3] if offset[3:] == "00" else offset[:5]
     fraction = f".{local.microsecond // 1000:03}" if exact else ""
-    return f"{local:%Y-%m-%d %H:%M:%S}{fraction}{zone}"
+    return f"{local.replace(tzinfo=None).isoformat(' ', 'seconds')}{fraction}{zone}"
 
 
 def ago(at: datetime, present: datetime) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from pathlib import Path
@@ -20,7 +21,8 @@ from kharon.log.index import INDEX
 
 __all__ = ["print_anchor", "print_verification", "write_export"]
 
-_MOST = 4096  # bytes read of an anchor's file
+_MOST = 1 << 20  # bytes of a file of anchors: some thousands
+_WORD = "kharon-anchor"
 
 
 def print_verification(out: Output, queue: Path, anchor_file: Path | None) -> None:
@@ -93,12 +95,16 @@ def _told_anchor(kept: Anchor | None) -> str:
 
 
 def _read_anchor(file: Path) -> Anchor:
-    text = sys.stdin.read(_MOST) if str(file) == "-" else _head_of(file)
+    """Return the last anchor in a file, to which newer ones may have been appended."""
+    text = sys.stdin.read(_MOST + 1) if str(file) == "-" else _text_of(file)
+    if len(text) > _MOST:
+        raise Usage(f"{file}: it is larger than {_MOST:,} bytes, so it is no file of anchors")
+    plain, as_json = text.rfind(_WORD), text.rfind("{")
     try:
-        if text.lstrip().startswith("{"):
-            fields: Any = json.loads(text)
-            text = f"kharon-anchor {fields['log']} {fields['seq']} {fields['hash']}"
-        return Anchor.parse(text)
+        if as_json > plain:
+            fields: Any = json.loads(text[as_json:])
+            return Anchor.parse(f"{_WORD} {fields['log']} {fields['seq']} {fields['hash']}")
+        return Anchor.parse(text[max(plain, 0) :])
     except InvalidAnchor as error:
         raise Usage(f"{file}: {error}") from None
     except (ValueError, KeyError, TypeError):
@@ -107,9 +113,11 @@ def _read_anchor(file: Path) -> Anchor:
         ) from None
 
 
-def _head_of(file: Path) -> str:
-    with file.open(encoding="utf-8", errors="replace") as opened:
-        return opened.read(_MOST)
+def _text_of(file: Path) -> str:
+    with file.open("rb") as opened:
+        data = opened.read(_MOST + 1)
+    # PowerShell writes what a command printed in UTF-16.
+    return data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8", "replace")
 
 
 def print_anchor(out: Output, queue: Path) -> None:

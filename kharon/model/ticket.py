@@ -138,7 +138,13 @@ class Field(NamedTuple):
     told: bool = True
 
 
-@attrs.frozen(slots=True, init=False, repr=False, eq=True, unsafe_hash=False)
+def _not_copied(_cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
+    """Let `attrs.evolve` say what to do: the error names what it passes, and that must be a name of Python's."""
+    what = "attrs_evolve_cannot_copy_a_ticket__call_kh_update_or_make_a_new_one"
+    return [field.evolve(alias=what) if field.name == "payload_json" else field for field in fields]
+
+
+@attrs.frozen(slots=True, init=False, repr=False, eq=True, unsafe_hash=False, field_transformer=_not_copied)
 class Ticket(Draft):
     """A unit of work: made by its user, and given back by the queue with its state.
 
@@ -241,7 +247,7 @@ class Ticket(Draft):
         return f"<Ticket {' '.join(parts)}>"
 
 
-@attrs.frozen(slots=True, init=False, repr=False, eq=False)
+@attrs.frozen(slots=True, init=False, repr=False, eq=False, field_transformer=_not_copied)
 class _TypedTicket(Ticket):
     """A ticket whose payload is an object of the handler's payload class."""
 

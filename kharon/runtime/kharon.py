@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 import trio
 
@@ -34,6 +34,7 @@ from kharon.settings import Settings
 
 __all__ = ["Kharon"]
 
+StatusName: TypeAlias = Literal["pending", "done", "failed", "cancelled"]
 Records: TypeAlias = list[Record]
 Schedules: TypeAlias = list[Schedule]
 Tubes: TypeAlias = list[Tube]
@@ -114,7 +115,7 @@ class Kharon(Verbs, Awaited):
     @_checkpoint
     async def list(
         self,
-        status: Status | str | None = None,
+        status: Status | StatusName | None = None,
         type: str | None = None,
         tube: str | None = None,
         group: str | None = None,

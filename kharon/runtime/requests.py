@@ -8,11 +8,11 @@ defines the effect of a command.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from kharon.errors import InvalidTicket
 from kharon.model import commands as c
@@ -223,14 +223,28 @@ def cancel(
     return c.Cancel(*_target(t), keep=keep, error_reason=reason, expire_in=_expire_in(expire_in), tube=_tube(tube))
 
 
-def retry(t: Ticket | str, *, delay: Delay | None = None, error_reason: str | None = None, **changes: Any) -> c.Retry:
+def retry(
+    t: Ticket | str,
+    *,
+    delay: Delay | None = None,
+    error_reason: str | None = None,
+    nice: int | UnsetType = UNSET,
+    payload: Any = UNSET,
+    tube: str | UnsetType = UNSET,
+    group: str | UnsetType | None = UNSET,
+    runat: datetime | UnsetType = UNSET,
+) -> c.Retry:
     """Let the ticket run again after `delay`, whatever the number of its attempts, and return it.
 
     Args:
         t: the ticket that a handler received (fenced), or an id.
         delay: seconds, a timedelta, FixedDelay or BackoffDelay; None: `Settings.backoff`.
         error_reason: the reason.
-        changes: new values of fields, as in `update`; `runat` instead of a delay.
+        nice: a new value, as in `update`.
+        payload: likewise.
+        tube: likewise.
+        group: likewise.
+        runat: likewise, instead of a delay.
 
     Raises:
         TicketNotFound: there is no such ticket.
@@ -240,23 +254,31 @@ def retry(t: Ticket | str, *, delay: Delay | None = None, error_reason: str | No
 
     Cost: O(log n).
     """
-    if delay is not None and "runat" in changes:
+    if delay is not None and runat is not UNSET:
         raise InvalidTicket("retry: give delay (a duration) or runat (an instant), not both")
     return c.Retry(
         *_target(t),
         delay=None if delay is None else _check_delay(delay),
         error_reason=check_reason("error_reason", error_reason),
-        changes=_changes("retry", changes) if changes else None,
+        changes=_changes(nice=nice, payload=payload, tube=tube, group=group, runat=runat),
     )
 
 
-def release(t: Ticket | str, **changes: Any) -> c.Release:
+def release(
+    t: Ticket | str,
+    *,
+    nice: int | UnsetType = UNSET,
+    payload: Any = UNSET,
+    tube: str | UnsetType = UNSET,
+    group: str | UnsetType | None = UNSET,
+    runat: datetime | UnsetType = UNSET,
+) -> c.Release:
     """Release a claim, and return the ticket: it is pending at once, and the attempt is not counted.
 
-    Arguments, errors and cost are those of `done`; `changes` are those of `update`, so the ticket may move to another
-    tube.
+    Arguments, errors and cost are those of `done`; the new values of fields are those of `update`, so the ticket may
+    move to another tube.
     """
-    return c.Release(*_target(t), changes=_changes("release", changes) if changes else None)
+    return c.Release(*_target(t), changes=_changes(nice=nice, payload=payload, tube=tube, group=group, runat=runat))
 
 
 def extend(t: Ticket | str, seconds: Seconds) -> c.Extend:
@@ -277,14 +299,27 @@ def restart(id: str) -> c.Restart:
     return c.Restart(id_of(id))
 
 
-def update(id: str, **changes: Any) -> c.Update:
+def update(
+    id: str,
+    *,
+    nice: int | UnsetType = UNSET,
+    payload: Any = UNSET,
+    tube: str | UnsetType = UNSET,
+    group: str | UnsetType | None = UNSET,
+    runat: datetime | UnsetType = UNSET,
+) -> c.Update:
     """Change `nice`, `payload`, `tube`, `group` or `runat` of a ticket, and return it. Its status stays. O(log n).
+
+    A field that is not given stays as it is.
 
     Raises:
         TicketNotFound: there is no such ticket.
         InvalidTicket: no field is given, or a value is wrong.
     """
-    return c.Update(id_of(id), _changes("update", changes))
+    changes = _changes(nice=nice, payload=payload, tube=tube, group=group, runat=runat)
+    if changes is None:
+        raise InvalidTicket(f"update: nothing to change; give one of {', '.join(_CHANGEABLE)}")
+    return c.Update(id_of(id), changes)
 
 
 def delete(id: str) -> c.Delete:
@@ -452,13 +487,11 @@ def _check_limit(field: str, value: object, most: int | None) -> int | None:
     return int(value)
 
 
-def _changes(verb: str, values: dict[str, Any]) -> Changes:
-    unknown = sorted(set(values) - set(_CHANGEABLE))
-    if unknown:
-        raise InvalidTicket(f"{verb}: {unknown[0]!r} cannot be changed; {', '.join(_CHANGEABLE)} can")
-    if not values:
-        raise InvalidTicket(f"{verb}: nothing to change; give one of {', '.join(_CHANGEABLE)}")
-    checked = {name: _CHANGEABLE[name](name, value) for name, value in values.items()}
+def _changes(**values: Any) -> Changes | None:
+    """Return the checked new values of the fields that are given; None: none is."""
+    checked = {name: _CHANGEABLE[name](name, value) for name, value in values.items() if value is not UNSET}
+    if not checked:
+        return None
     if "payload" in checked:
         checked["payload_json"] = Raw(checked.pop("payload"))
     return Changes(**checked)

@@ -9,7 +9,7 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 import attrs
 
@@ -28,11 +28,14 @@ class Histogram:
     """A histogram of durations.
 
     Attributes:
+        bounds: the upper bounds of the buckets in seconds, the same for every histogram.
         count: the number of durations.
         total: their sum, in seconds.
-        buckets: the number of durations in each bucket. Bucket i holds those of at most `BOUNDS[i]` seconds that are
+        buckets: the number of durations in each bucket. Bucket i holds those of at most `bounds[i]` seconds that are
             longer than the bound before; the last bucket holds the rest.
     """
+
+    bounds: ClassVar[tuple[float, ...]] = BOUNDS
 
     count: int = 0
     total: float = 0.0

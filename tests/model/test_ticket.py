@@ -211,3 +211,9 @@ def test_a_ticket_with_a_typed_payload_differs_in_nothing_else():
     assert isinstance(typed, Ticket)
     assert seal(draft_of(typed)) == ticket
     assert ticket.payload == {"a": 1}
+
+
+def test_attrs_evolve_says_what_to_do():
+    for ticket in (Ticket("a", "x"), with_payload(Ticket("a", "x", payload=3), object())):
+        with pytest.raises(TypeError, match="attrs_evolve_cannot_copy_a_ticket__call_kh_update_or_make_a_new_one"):
+            attrs.evolve(ticket, nice=3)

@@ -12,9 +12,8 @@ PROGRAM = """
 from datetime import timedelta
 from typing import assert_type
 import kharon
-from kharon.runtime.atomic import Atomic
 
-async def use(kh: kharon.Kharon, tx: Atomic, ticket: kharon.Ticket) -> None:
+async def use(kh: kharon.Kharon, tx: kharon.Atomic, ticket: kharon.Ticket) -> None:
     assert_type(await kh.add(ticket, delay=3, after=["a"], on_failure="cancel"), kharon.Ticket)
     assert_type(await kh.add_many([ticket], on_conflict="skip"), list[kharon.Ticket])
     assert_type(await kh.ack("a", keep=True), kharon.Ticket | None)
@@ -30,6 +29,18 @@ async def use(kh: kharon.Kharon, tx: Atomic, ticket: kharon.Ticket) -> None:
     tx.add(ticket, on_conflict="repalce")  # Argument "on_conflict" has incompatible type
     tx.extend(ticket)  # Too few arguments
     await tx.delete("a")  # Incompatible types in "await"
+    kharon.oepn("q")  # Module has no attribute "oepn"
+    await kh.update("a", nice=3, payload={"to": 1}, tube="mail", group=None)
+    await kh.update("a", ncie=3)  # Unexpected keyword argument "ncie"
+    await kh.retry("a", nise=3)  # Unexpected keyword argument "nise"
+    await kh.release("a", tueb="mail")  # Unexpected keyword argument "tueb"
+    await kh.update("a", nice="3")  # Argument "nice" has incompatible type "str"
+    tx.retry(ticket, tube=3)  # Argument "tube" has incompatible type "int"
+    await kh.list("pending")
+    await kh.list(kharon.Status.DONE)
+    await kh.list(status="pendign")  # Argument "status" to "list" of "Kharon" has incompatible type
+    group: kharon.Group = kh.group("g")
+    assert_type(kharon.Histogram.bounds, tuple[float, ...])
 """
 
 
