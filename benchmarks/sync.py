@@ -54,9 +54,9 @@ class Disk(OsFiles):
         file.sync = slow_sync  # type: ignore[method-assign]
         return file
 
-    def sync_directory(self, path: Path) -> None:
+    def sync_directory(self, path: Path, fd: int | None = None) -> None:
         time.sleep(self.slower_by)
-        super().sync_directory(path)
+        super().sync_directory(path, fd)
 
 
 class BareThread:

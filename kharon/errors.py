@@ -82,7 +82,7 @@ class LeaseLost(KharonError):
 
 
 class FinalizerInGroup(KharonError, ValueError):
-    """A ticket cannot wait for a group of which it is a member."""
+    """A group cannot block a ticket that is a member of it."""
 
 
 class HandlerNotFound(KharonError, LookupError):

@@ -97,8 +97,12 @@ class Book:
         """Whether the claim that the caller names is over."""
         return claim is not None and (id not in self.tickets or self.tickets[id]["claim"] != claim)
 
-    def settle(self, id: str, claim: int | None, effect, *, claimed=None, changes=None) -> str | None:
-        """End a claim: its successor replaces the ticket if it was added again; otherwise the effect does."""
+    def settle(self, id: str, claim: int | None, effect, *, claimed=None, changes=None, count=None, both=False):
+        """End a claim: its successor replaces the ticket if it was added again; otherwise the effect does.
+
+        `count` returns the attempts of a successor that counts on, from those that it has. `both`: the successor ends,
+        too, and what is kept has its fields.
+        """
         if self.lost(id, claim):
             return "LeaseLost"
         ticket, error = self.find(id, claimed=claimed)
@@ -109,9 +113,13 @@ class Book:
         groups, successor = groups_of(ticket), ticket["successor"]
         ticket.update(claim=None, worker=None, lease_until=None, successor=None)
         failed = False
+        if successor is not None and both:
+            ticket, successor = successor, None
+            self.tickets[id] = ticket
         if successor is not None:
             self.tickets[id] = successor
             self.record(successor)
+            successor["attempts"] = (count or int)(successor["attempts"])
         else:
             self.record(ticket)
             effect(ticket)
@@ -227,6 +235,13 @@ class Book:
         new["runat"] = runat if runat is not None else after(self.now, 0 if delay is None else wait_of(delay, 0))
         self.record(new)
         new.update(order=self.seq, ctime=self.at)
+        if old is not None and old["status"] == "pending":
+            before = waiting(old)
+            if before["claim"] is None:  # it keeps its place, and is not due later unless somebody says so
+                new.update(order=before["order"], ctime=before["ctime"])
+                new["runat"] = min(new["runat"], before["runat"]) if runat is delay is None else new["runat"]
+            if on_conflict == "refresh":
+                new["attempts"] = before["attempts"]
         self.enter(old, new)
         return None
 
@@ -280,7 +295,7 @@ class Book:
         def effect(ticket):
             self.end(ticket, "done", keep=keep, result=result, error_reason=None, expire_at=self.expiry(expire_in))
 
-        return self.settle(id, claim, effect)
+        return self.settle(id, claim, effect, count=lambda attempts: 0)
 
     def fail(self, id, claim, reason, expire_in) -> str | None:
         def effect(ticket):
@@ -292,7 +307,7 @@ class Book:
         def effect(ticket):
             self.end(ticket, "cancelled", keep=keep, error_reason=reason, expire_at=self.expiry(expire_in))
 
-        return self.settle(id, claim, effect)
+        return self.settle(id, claim, effect, both=claim is None)
 
     def retry(self, id, claim, delay, reason, changes, max_attempts) -> str | None:
         def effect(ticket):
@@ -310,7 +325,9 @@ class Book:
             ticket["attempts"] -= 1
             ticket.update(changes)
 
-        return self.settle(id, claim, effect, claimed=True, changes=changes)
+        return self.settle(
+            id, claim, effect, claimed=True, changes=changes, count=lambda attempts: attempts and attempts - 1
+        )
 
     def lapse(self, id, claim, max_attempts) -> str | None:
         def effect(ticket):

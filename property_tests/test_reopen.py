@@ -64,7 +64,7 @@ def adds():
         lambda ticket, delay, on_conflict: c.Add(ticket.id, ticket, delay, on_conflict),
         tickets(),
         st.sampled_from([None, 0, 1, 30]),
-        st.sampled_from(["replace", "skip", "raise"]),
+        st.sampled_from(["replace", "refresh", "skip", "raise"]),
     )
 
 
@@ -351,7 +351,13 @@ class Reopening(RuleBasedStateMachine):
         if old.successor is not None:
             assert new.order == old.successor.order
             assert (new.payload, new.nice, new.tube, new.attempts, new.runat) == (
-                *(old.successor.payload, old.successor.nice, old.successor.tube, 0, old.successor.runat),
+                *(
+                    old.successor.payload,
+                    old.successor.nice,
+                    old.successor.tube,
+                    old.successor.attempts,
+                    old.successor.runat,
+                ),
             )
             return
         assert (new.payload, new.nice, new.attempts, new.order) == (old.payload, old.nice, old.attempts, old.order)

@@ -331,7 +331,7 @@ class Rules(RuleBasedStateMachine):
     @rule(
         number=st.integers(0, 2),
         fields=fields,
-        on_conflict=st.sampled_from(["replace", "replace", "replace", "skip"]),
+        on_conflict=st.sampled_from(["replace", "replace", "refresh", "skip"]),
         gate=st.none() | gates,
     )
     def add_again(self, number, fields, on_conflict, gate):
@@ -351,7 +351,7 @@ class Rules(RuleBasedStateMachine):
         fields=fields,
         runat=st.none() | instants,
         delay=st.none() | delays,
-        on_conflict=st.sampled_from(["replace", "replace", "skip", "raise"]),
+        on_conflict=st.sampled_from(["replace", "refresh", "skip", "raise"]),
         gate=st.none() | gates,
     )
     def add(self, id, fields, runat, delay, on_conflict, gate):

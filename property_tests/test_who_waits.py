@@ -161,8 +161,9 @@ class Book:
 
         def change(entry):
             if entry.successor is not None:
-                self.entries[id] = entry.successor
-                return False
+                entry = self.entries[id] = entry.successor
+                if status not in ("cancelled", "removed by cancel"):  # a name is cancelled with all that it stands for
+                    return False
             entry.claimed = False
             if status.startswith("removed"):
                 del self.entries[id]
@@ -197,7 +198,7 @@ class Book:
 ids = st.sampled_from(IDS)
 groups = st.none() | st.sampled_from(GROUPS)
 numbers = st.integers(0, 4)
-on_conflict = st.sampled_from(["replace", "replace", "replace", "skip"])
+on_conflict = st.sampled_from(["replace", "replace", "refresh", "skip"])
 members = st.builds(
     dict,
     verb=st.just("add"),

@@ -1,4 +1,4 @@
-"""What any test may ask for; and what was counted, or kept to be looked at, printed after a run.
+"""Fixtures for all tests, and figures and files that are reported after a run.
 
 Numbers that tests record with `record_property(name, number)` are summed up by file and name. Of texts,
 `record_property(name, text)`, it prints how many different ones a directory's tests have named: a place that several of

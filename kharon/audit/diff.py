@@ -1,20 +1,23 @@
 """The changes of a queue between two places in its log: tickets added, removed and changed (`diff`).
 
-One pass over the log, with one projection. Besides it, only the earlier versions of the changed tickets are kept.
+One pass over the log, with one projection. Besides it, only the earlier versions of the changed tickets are kept. If
+the beginning of the log was trimmed, the pass begins with a snapshot, which must not be later than the first place.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
 from kharon.audit.fields import OTHER_FIELDS
-from kharon.audit.read import read
+from kharon.audit.read import LogPass
+from kharon.audit.replay import records_after, state_at_start
 from kharon.errors import InvalidTicket
 from kharon.log.record import Record
 from kharon.model.checks import check_instant
@@ -75,23 +78,26 @@ def diff(path: str | os.PathLike[str], a: int | datetime, b: int | datetime) -> 
 
     Raises:
         InvalidTicket: `a` or `b` is neither, or `b` lies before `a`.
-        CorruptLog, UnknownFormat, KharonError, OSError: as for `replay`.
+        CorruptLog, UnknownFormat, KharonError, OSError: as for `replay` until `a`, and until `b`.
 
     Cost: that of one `replay` until `b`, and the memory of the tickets that changed.
     """
     since, until = _End("a", a), _End("b", b)
     since.check_not_behind(until)
-    projection = Projection()
+    log = LogPass(path)
+    projection = state_at_start(Path(path), since.seq, since.at)
+    if projection.at is not None and not until.holds(projection.seq, projection.at):
+        raise since.behind(until)
     before: dict[str, Ticket | None] = {}
     start: tuple[int, datetime | None] | None = None
-    end: tuple[int, datetime | None] = 0, None
+    end: tuple[int, datetime | None] = projection.seq, projection.at
 
     def watched(records: Iterator[Record]) -> Iterator[Record]:
         nonlocal start, end
         for record in records:
-            if start is None and not since.holds(record):
+            if start is None and not since.holds(record.seq, record.at):
                 start = end
-            if not until.holds(record):
+            if not until.holds(record.seq, record.at):
                 if start is None:
                     raise since.behind(until)
                 return
@@ -105,14 +111,10 @@ def diff(path: str | os.PathLike[str], a: int | datetime, b: int | datetime) -> 
             if record.seq == until.seq and (start is not None or since.seq is not None):
                 return  # damage after it does not matter
 
-    with contextlib.closing(_records(path)) as records:
+    with contextlib.closing(records_after(log, projection.seq)) as records:
         projection.fold(watched(records))
     a_seq, a_at = end if start is None else start
     return _compared(before, projection, a_seq, a_at, end)
-
-
-def _records(path: str | os.PathLike[str]) -> Generator[Record, None, None]:
-    yield from read(path)
 
 
 class _End:
@@ -130,9 +132,9 @@ class _End:
         self.seq = value if isinstance(value, int) else None
         self.at = check_instant(name, value) if isinstance(value, datetime) else None
 
-    def holds(self, record: Record) -> bool:
+    def holds(self, seq: int, at: datetime) -> bool:
         """Return whether a record lies at or before this place."""
-        return record.seq <= self.seq if self.seq is not None else self.at is not None and record.at <= self.at
+        return seq <= self.seq if self.seq is not None else self.at is not None and at <= self.at
 
     def check_not_behind(self, other: _End) -> None:
         """Compare two seqs, or two instants. The order of one of each is known only from the log."""

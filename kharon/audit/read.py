@@ -1,8 +1,8 @@
-"""LogScan the log of a directory while another process may write it: `read`, and the pass beneath every other reader.
+"""Reading the log of a directory while another process may write it: `read`, and the pass beneath every other reader.
 
 `kharon.log.segment` knows how to read a line and a segment. This module chains the segments. It takes no lock and
 writes nothing. Each segment is read up to the size that it had when it was opened, so that bytes written later are not
-taken for damage. LogScan stops at a commit that is unfinished by then.
+taken for damage. Reading stops at a commit that is unfinished by then.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from kharon.log.snapshot import usable
 from kharon.model.checks import check_instant
 from kharon.model.projection import Projection
 
-__all__ = ["replay", "state_at_start"]
+__all__ = ["known_start", "records_after", "replay", "state_at_start"]
 
 
 def replay(path: str | os.PathLike[str], until: int | datetime | None = None) -> Projection:
@@ -51,13 +51,7 @@ def replay(path: str | os.PathLike[str], until: int | datetime | None = None) ->
     seq = until if isinstance(until, int) else None
 
     def wanted(records: Iterator[Record]) -> Iterator[Record]:
-        expected = projection.seq + 1
         for record in records:
-            if record.seq < expected:  # the snapshot holds it; it is verified all the same
-                continue
-            if record.seq > expected:
-                raise KharonError(f"{path}: record {expected} was trimmed just now: replay it again")
-            expected += 1
             if (seq is not None and record.seq > seq) or (instant is not None and record.at > instant):
                 return
             yield record
@@ -66,8 +60,42 @@ def replay(path: str | os.PathLike[str], until: int | datetime | None = None) ->
 
     log = LogPass(path)
     projection = state_at_start(Path(path), seq, instant)
-    with contextlib.closing(log.reading.records()) as records:
+    with contextlib.closing(records_after(log, projection.seq)) as records:
         return projection.fold(wanted(records))
+
+
+def records_after(log: LogPass, seq: int) -> Generator[Record, None, None]:
+    """Yield the records after the state that a fold begins with. The earlier ones are verified all the same.
+
+    Raises:
+        KharonError: the next one was trimmed since that state was found; or as for `LogScan.records`.
+        CorruptLog, UnknownFormat, OSError: as for `LogScan.records`.
+
+    Cost: O(bytes).
+    """
+    expected = seq + 1
+    with contextlib.closing(log.reading.records()) as records:
+        for record in records:
+            if record.seq < expected:
+                continue
+            if record.seq > expected:
+                raise KharonError(f"record {expected} was trimmed just now, before it was read: ask again")
+            expected += 1
+            yield record
+
+
+def known_start(path: Path) -> Projection | None:
+    """Return the state to begin the lives of tickets with: a snapshot's, if the log's beginning was trimmed.
+
+    None if it was not, or if no usable snapshot vouches for a state.
+
+    Cost: as of `state_at_start`.
+    """
+    try:
+        start = state_at_start(path)
+    except KharonError:
+        return None
+    return start if start.seq else None
 
 
 def state_at_start(path: Path, seq: int | None = None, instant: datetime | None = None) -> Projection:

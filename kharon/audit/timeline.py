@@ -33,6 +33,7 @@ from kharon.model.events import (
     TicketUpdated,
 )
 from kharon.model.evolve import evolve
+from kharon.model.projection import Projection
 from kharon.model.ticket import Status, Ticket
 
 __all__ = ["Attempt", "Life", "Outcome", "Phase", "Span", "Step", "Timeline", "Totals", "Who", "backs_off", "timeline"]
@@ -131,7 +132,7 @@ class Attempt:
             not counted: the next one has the same number.
         claim: the seq of the claim.
         worker: the worker that ran it.
-        begin: when the ticket was claimed, UTC.
+        begin: when the ticket was claimed, UTC; if that was trimmed, the beginning of the life.
         end: when the claim ended; None: it runs.
         outcome: how it ended.
         error_reason: the reason given for its failure, lapse, cancellation or retry; None: none.
@@ -177,7 +178,7 @@ class Life:
     """The life of a ticket, from its adding to its removal.
 
     Attributes:
-        begin: when it was added, UTC.
+        begin: when it was added, UTC; if that was trimmed, the time of its first record from which its state is known.
         end: when it was removed; if it was not, `now`.
         removed: whether it was removed.
         steps: its records in order, each with the spans that follow it.
@@ -206,8 +207,8 @@ class Timeline:
         id: the ticket's.
         now: the end of the time that is covered.
         lives: its lives, oldest first; a new one begins when the ticket is added again after its removal.
-        before: the records of a life whose beginning is missing (it was trimmed, or dropped from memory). Nothing is
-            known about the time between them.
+        before: the records of a life whose beginning is missing (it was trimmed, or dropped from memory), up to the
+            first one from which its state is known. Nothing is known about the time between them.
     """
 
     id: str
@@ -216,12 +217,14 @@ class Timeline:
     before: tuple[Record, ...]
 
 
-def timeline(records: Iterable[Record], now: datetime | None = None) -> Timeline:
+def timeline(records: Iterable[Record], now: datetime | None = None, *, start: Projection | None = None) -> Timeline:
     """Return the life of a ticket as spans of time.
 
     Args:
         records: all records about one ticket, as `history` returns them.
         now: the end of the last span; None, or earlier than the last record: the last record's time.
+        start: the state from which the log can be folded, if its beginning was trimmed: a `replay` until a record that
+            a snapshot is of. The records before the ticket's last one in it are in `before`. None: begin with nothing.
 
     Raises:
         InvalidTicket: `now` is not a timezone-aware datetime, or the records are about several tickets, or none.
@@ -229,7 +232,7 @@ def timeline(records: Iterable[Record], now: datetime | None = None) -> Timeline
 
     Cost: O(records).
     """
-    folded = _Folded()
+    folded = _Folded(start)
     for record in records:
         folded.add(record)
     if folded.last is None:
@@ -243,7 +246,8 @@ def timeline(records: Iterable[Record], now: datetime | None = None) -> Timeline
 class _Folded:
     """A timeline that is being built: the finished lives, and the records of the one that goes on."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: Projection | None) -> None:
+        self._start = start
         self.id = ""
         self.last: Record | None = None
         self.lives: list[Life] = []
@@ -262,19 +266,42 @@ class _Folded:
         if self.last is not None:
             self.pass_until(record.at, open=False)
         self.last = record
-        old = self._ticket
-        if old is None:
-            if not isinstance(event, TicketAdded) and not self.lives:
-                self.before.append(record)
-                return
+        old, ticket = self._evolved(record, event)
+        if old is None and ticket is None:
+            self.before.append(record)
+            return
+        self._ticket = ticket
+        if self._begin is None:
             self._begin = record.at
-        ticket = self._ticket = evolve(old, event, record.seq, record.at)
+            self._resume_attempt(record, old or ticket)
         who = self._who(record, event)
         self._follow_attempt(record, who, old, ticket)
         self._backs_off = backs_off(event, old, ticket, before=self._backs_off)
         self._steps.append(Step(record=record, who=who, ticket=ticket, spans=()))
         if ticket is None:
             self.end_life(record.at, removed=True)
+
+    def _evolved(self, record: Record, event: TicketEvent) -> tuple[Ticket | None, Ticket | None]:
+        """Return the ticket before and after a record; both None: it belongs to a life whose beginning is missing."""
+        old, start = self._ticket, self._start
+        if old is None and not self.lives:
+            if start is None:
+                if not isinstance(event, TicketAdded):
+                    return None, None
+            elif record.seq > start.seq:
+                old = start.tickets.get(event.id)
+            else:
+                known = start.tickets.get(event.id)
+                return None, known if known is not None and known.version == record.seq else None
+        return old, evolve(old, event, record.seq, record.at)
+
+    def _resume_attempt(self, record: Record, ticket: Ticket | None) -> None:
+        """Begin the attempt that runs when a life's first known record is written, if its claim was before that."""
+        if ticket is None or ticket.claim is None or ticket.claim == record.seq:
+            return
+        assert ticket.worker is not None
+        self._workers.add(ticket.worker)
+        self._attempts.append(_attempt(ticket.attempts, ticket.claim, ticket.worker, record.at))
 
     def _check(self, record: Record, event: Event) -> None:
         id = getattr(event, "id", None)
@@ -298,18 +325,7 @@ class _Folded:
     def _follow_attempt(self, record: Record, who: Who, old: Ticket | None, ticket: Ticket | None) -> None:
         event = record.event
         if isinstance(event, TicketClaimed):
-            attempt = Attempt(
-                number=event.attempt,
-                claim=record.seq,
-                worker=event.worker,
-                begin=record.at,
-                end=None,
-                outcome=Outcome.RUNNING,
-                error_reason=None,
-                by=None,
-                who=None,
-            )
-            self._attempts.append(attempt)
+            self._attempts.append(_attempt(event.attempt, record.seq, event.worker, record.at))
         elif old is not None and old.claim is not None and (ticket is None or ticket.claim is None):
             self._attempts[-1] = attrs.evolve(
                 self._attempts[-1],
@@ -359,6 +375,21 @@ class _Folded:
         self._begin, self._steps, self._attempts = None, [], []
 
 
+def _attempt(number: int, claim: int, worker: str, begin: datetime) -> Attempt:
+    """Return an attempt that runs."""
+    return Attempt(
+        number=number,
+        claim=claim,
+        worker=worker,
+        begin=begin,
+        end=None,
+        outcome=Outcome.RUNNING,
+        error_reason=None,
+        by=None,
+        who=None,
+    )
+
+
 _CLOCK: Final = "clock"
 _WORKER: Final = re.compile(r"worker-\d+")  # as `Kharon.run` names them
 
@@ -396,7 +427,7 @@ def backs_off(event: TicketEvent, old: Ticket | None, ticket: Ticket | None, *, 
         ticket: the ticket after it; None: it was removed.
         before: what this function returned for the event before.
     """
-    if old is None or ticket is None or ticket.order != old.order:  # added anew, or restarted
+    if old is None or ticket is None or isinstance(event, TicketAdded) or ticket.order != old.order:  # or a new start
         return False
     if isinstance(event, (TicketRetried, TicketLapsed)):
         return ticket.attempts > 0

@@ -15,6 +15,7 @@ import attrs
 from kharon.audit.fields import event_fields, record_fields
 from kharon.audit.follow import follow
 from kharon.audit.read import read
+from kharon.audit.replay import known_start
 from kharon.audit.subjects import Subject, Subjects
 from kharon.audit.timeline import Life, Phase, Span, Step, timeline
 from kharon.audit.words import added_blockers, changes_text, details, length, span_text, unblocked_text, value_text
@@ -52,10 +53,15 @@ def print_history(out: Output, queue: Path, id: str, now: datetime) -> None:
         TicketNotFound: there never was such a ticket.
     """
     found = history_of(out, queue, id)
+    start = known_start(queue)
+    if not found and start is not None and id in start.tickets:
+        raise TicketNotFound(f"ticket {id!r}: its records were trimmed; kharon show shows it as a snapshot holds it")
     if not found:
         raise TicketNotFound(f"ticket {id!r}: there is no record of it in {queue}")
-    line = timeline(found, now)
+    line = timeline(found, now, start=start)
     if out.json:
+        for record in line.before:
+            out.object({"life": None, "who": None, **record_fields(record), "spans": []})
         for number, life in enumerate(line.lives, 1):
             for step in life.steps:
                 spans = [_span_fields(span) for span in step.spans]
@@ -63,8 +69,10 @@ def print_history(out: Output, queue: Path, id: str, now: datetime) -> None:
         return
     if line.before:
         out.say(f"{len(line.before)} older records belong to a life whose beginning is missing from the log")
+        rows = [_record_row(record) for record in line.before]
+        out.table(("seq", "at", "event", "by", ""), [(*row[:4], row[5]) for row in rows], right=(0,))
     for number, life in enumerate(line.lives, 1):
-        if number > 1:
+        if number > 1 or line.before:
             out.line("")
         out.table(("seq", "at", "event", "by", "then"), [_step_row(step) for step in life.steps], right=(0,))
         out.line(_summary(life))

@@ -9,6 +9,7 @@
     quarantine/                         bytes that recovery, or the user's repair, cut off
     index/                              where the records about each ticket are: a cache (`index`)
     reserve                             space set aside for settling on a full disk
+    begun                               empty; says that there was a log, should its segments be gone
 
 `DirectoryLog` appends, writes, syncs and begins new segments; another process may do a sync (`protocol`). The store
 decides when to write and sync. Other modules decide who may open the directory (`ownership`), recover its files after a
@@ -40,8 +41,8 @@ from kharon.log.recovery import reopen_tail, rewrite_seal, rewrite_tail, tidy
 from kharon.log.replace import FileSync, SyncSteps, replace_file_steps, run_here
 from kharon.log.reserve import NO_ROOM, RESERVE, Reserve
 from kharon.log.scan import LogScan
-from kharon.log.segment import SegmentFile, first_of, segment_name, stem_of
-from kharon.log.snapshot import Snapshot, has_snapshots, newest
+from kharon.log.segment import SegmentFile, first_of, is_segment, segment_name, stem_of
+from kharon.log.snapshot import Snapshot, newest
 from kharon.log.zstd import open_segment
 from kharon.model.events import Event, LogClosed, grows
 
@@ -50,6 +51,17 @@ _logger = logging.getLogger("kharon")
 __all__ = ["DEFAULT_SEGMENT_BYTES", "DirectoryLog", "segments"]
 
 DEFAULT_SEGMENT_BYTES: Final = 8 << 20
+_BEGUN: Final = "begun"
+_PROOFS: Final = {
+    "snapshots": "there are snapshots of them",
+    ARCHIVE: "some were archived",
+    "archive": "some were archived",
+    "quarantine": "bytes were cut out of one",
+    "index": "there are indexes of them",
+    RESERVE: "there is a reserve for settling",
+    _BEGUN: "a log was begun here",
+}
+"""What a queue's directory has only once it has a segment, and why that is known."""
 
 
 class _Unsealed(NamedTuple):
@@ -158,8 +170,18 @@ class DirectoryLog:
         self._use_tail(self._tail_path, self._open_tail(), size)
         self._mark_written()
         self.durable = self.written
+        self._mark_begun()
         # Without room for the reserve the queue still opens, and refuses events that let it grow until there is room.
         self._reserve.fill()
+
+    def _mark_begun(self) -> None:
+        """Leave the file that says that there is a log; not synced, since the next opening makes a lost one again."""
+        if self._files.kind(self._where / _BEGUN) is None:
+            try:
+                self._files.create(self._where / _BEGUN).close()
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
 
     def _read_and_recover(self, found: list[Path], snapshot: Snapshot | None, now: datetime) -> Iterator[Record]:
         if snapshot is None:
@@ -191,6 +213,9 @@ class DirectoryLog:
         read = {stem_of(place.path) for place in reading.places}
         found = finish_moves(self._files, self._where, self._archives, moves, read)
         self._places = [SegmentFile(first_of(path), path) for path in found]
+        strange = [name for name in self._files.list(self._where / "log") if not is_segment(name)]
+        if strange:
+            _logger.warning("%s: left alone, as these are not segments: %s", self._where / "log", strange)
         for path in self._archives.unreachable:
             _logger.warning("%s: its archive %s cannot be reached; segments in it are not read", self._where, path)
 
@@ -232,11 +257,17 @@ class DirectoryLog:
         self._lock, self._made = lock_directory(self._where, self._files, allow_network=self._allow_network)
         self._archives = find_archives(self._where, self._files)
         if not self._list():
-            there = "there are snapshots of it" if has_snapshots(self._files, self._where) else None
-            if there is None and self._files.kind(self._where / ARCHIVE) is not None:
-                there = "some of it was archived"
-            if there is not None:
-                raise CorruptLog(str(self._where / "log"), 0, 0, f"{there}, and no segments")
+            self._check_new()
+
+    def _check_new(self) -> None:
+        """Check that a directory without segments never had any: an empty log must not take the place of a lost one."""
+        proof = next((name for name in _PROOFS if self._files.kind(self._where / name) is not None), None)
+        if proof is not None:
+            why = (
+                f"its segments are gone: {_PROOFS[proof]} ({proof}). Put them back, or restore the queue from a copy; "
+                f"to begin a new queue, name another directory"
+            )
+            raise CorruptLog(str(self._where / "log"), 0, 0, why)
 
     def _list(self) -> list[Path]:
         return [paths[0] for _, paths in sorted(locate_segments(self._where, self._files, self._archives).items())]
@@ -433,9 +464,10 @@ class DirectoryLog:
         """Begin a new segment after the tail, then seal the old tail.
 
         In this order, and each on disk before the next. So a sealed segment without a successor is damage, and so is
-        an unsealed one whose successor has records. Written records are synced first, so that none is lost if there is
-        no room; then the next write tries again. Costs three syncs, and one for the written records, once per
-        `segment_bytes`. Records appended between the steps are written to the new segment.
+        an unsealed one whose successor has records. Written records are synced first, so that none is lost if the new
+        segment cannot be made; then the old one goes on, and the next write tries again. Costs three syncs, and one for
+        the written records, once per `segment_bytes`. Records appended between the steps are written to the new
+        segment.
         """
         old = self._open_tail()
         if self.durable != self.written:
@@ -446,10 +478,18 @@ class DirectoryLog:
         ahead = end.copy()
         line = ahead.header(self._log_id, end.at)
         path = self._where / "log" / segment_name(end.seq + 1)
+        named = False  # whether the new segment may have got its name
+
+        def about_to_be_named(_temporary: Path) -> None:
+            nonlocal named
+            named = True
+
         try:
-            tail = yield from replace_file_steps(self._files, path, [line], replace=False, failed=self._close_tail)
+            tail = yield from replace_file_steps(
+                self._files, path, [line], replace=False, check=about_to_be_named, failed=self._close_tail
+            )
         except OSError as error:
-            if error.errno in NO_ROOM and self._may_go_on(path):
+            if (not named or error.errno in NO_ROOM) and self._may_go_on(path):
                 return
             self._close_tail()
             raise
@@ -480,7 +520,7 @@ class DirectoryLog:
             raise
 
     def _may_go_on(self, successor: Path) -> bool:
-        """Return whether the tail is still the last segment and no sync has failed."""
+        """Return whether the tail is still the last segment and no sync has failed. A sync that failed closed it."""
         try:
             return self._tail is not None and self._files.kind(successor) is None
         except OSError:

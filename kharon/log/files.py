@@ -151,11 +151,14 @@ class Files(Protocol):
     def make_directory(self, path: Path) -> None:
         """Make a directory with mode 0700. Its name is on disk once its parent is synced."""
 
-    def sync_directory(self, path: Path) -> None:
-        """Bring a directory's names onto the disk."""
+    def sync_directory(self, path: Path, fd: int | None = None) -> None:
+        """Bring a directory's names onto the disk; `fd` is its descriptor, from `directory_twin`, or it is opened."""
 
     def directory_twin(self, path: Path) -> int | None:
-        """Return a descriptor of a directory for another process to sync; the caller closes it. None: there is none."""
+        """Return a descriptor by which a directory can be synced, also by another process; None: there is none.
+
+        The caller closes it.
+        """
 
     def create(self, path: Path) -> File:
         """Create a file with mode 0600, and open it. Its name is on disk once its directory is synced."""
@@ -340,13 +343,14 @@ class OsFiles:
     def make_directory(self, path: Path) -> None:
         path.mkdir(mode=0o700)
 
-    def sync_directory(self, path: Path) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    def sync_directory(self, path: Path, fd: int | None = None) -> None:
+        opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY) if fd is None else fd
         try:
             with naming(path):
-                bring_to_disk(fd, directory=True)
+                bring_to_disk(opened, directory=True)
         finally:
-            os.close(fd)
+            if fd is None:
+                os.close(opened)
 
     def directory_twin(self, path: Path) -> int | None:
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY)

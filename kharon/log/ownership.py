@@ -26,7 +26,7 @@ from kharon.log.files import Files, Lock, Permissions
 
 __all__ = ["LockedDirectory", "lock_directory"]
 
-_OURS: Final = ("LOCK", "index", "log", "quarantine", "snapshots", "reserve", "ARCHIVE", "archive")
+_OURS: Final = ("LOCK", "index", "log", "quarantine", "snapshots", "reserve", "begun", "ARCHIVE", "archive")
 """The names in a queue's directory."""
 _OTHERS_WRITE: Final = 0o022
 _NETWORK: Final = frozenset(
@@ -176,7 +176,7 @@ def _check_access(path: Path, look: Permissions | None, user: int) -> None:
         return
     if user not in {0, look.owner}:
         raise KharonError(
-            f"{path} belongs to user {look.owner}, and this process acts for user {user}: whoever owns it can change "
+            f"{path} belongs to user {look.owner}, and this process acts for user {user}: that user can change "
             f"the log. Run as that user, chown it, or name a directory inside it, which Kharon makes"
         )
     if look.mode & _OTHERS_WRITE:

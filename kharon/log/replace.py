@@ -53,26 +53,27 @@ class FileSync:
 
 
 class DirectorySync:
-    """A step: the sync of a directory."""
+    """A step: the sync of a directory. It is opened now, so that no lack of descriptors can make the sync fail.
+
+    Raises:
+        OSError: the directory cannot be opened.
+    """
 
     is_directory = True
 
     def __init__(self, path: Path, files: Files) -> None:
         self.path = path
         self._files = files
-        self._fd: int | None = None
+        self._fd = files.directory_twin(path)
 
     def sync(self) -> None:
-        self._files.sync_directory(self.path)
+        self._files.sync_directory(self.path, self._fd)
 
     def twin(self) -> int | None:
-        if self._fd is None:
-            with contextlib.suppress(OSError):  # perhaps no free descriptor: then the sync is done here
-                self._fd = self._files.directory_twin(self.path)
         return self._fd
 
     def close(self) -> None:
-        """Close the descriptor that `twin` returned. May be called twice."""
+        """Close the directory. May be called twice."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -122,30 +123,28 @@ def replace_file_steps(
         OSError: the file could not be written. A previous file at `path` is unchanged, unless the last sync failed.
     """
     temporary = temporary_path(path)
-    files.unlink(temporary)
-    file = files.create(temporary)
-    names = DirectorySync(path.parent, files)
-    try:
-        with naming(temporary):
-            for piece in pieces:
-                file.write(piece)
-        yield from _synced(FileSync(temporary, file), failed)
-        if check is not None:
-            check(temporary)
-        if not replace and files.kind(path) is not None:  # the lock excludes other writers, so this cannot race
-            raise FileExistsError(errno.EEXIST, "exists already, though the directory did not show it", str(path))
-        files.rename(temporary, path)
-        yield from _synced(names, failed)
-    except GeneratorExit:  # dropped midway, perhaps by a forked child: the name may by now be another file's
-        file.close()
-        raise
-    except BaseException:
-        file.close()
-        with contextlib.suppress(OSError):
-            files.unlink(temporary)
-        raise
-    finally:
-        names.close()
+    with contextlib.closing(DirectorySync(path.parent, files)) as names:
+        files.unlink(temporary)
+        file = files.create(temporary)
+        try:
+            with naming(temporary):
+                for piece in pieces:
+                    file.write(piece)
+            yield from _synced(FileSync(temporary, file), failed)
+            if check is not None:
+                check(temporary)
+            if not replace and files.kind(path) is not None:  # the lock excludes other writers, so this cannot race
+                raise FileExistsError(errno.EEXIST, "exists already, though the directory did not show it", str(path))
+            files.rename(temporary, path)
+            yield from _synced(names, failed)
+        except GeneratorExit:  # dropped midway, perhaps by a forked child: the name may by now be another file's
+            file.close()
+            raise
+        except BaseException:
+            file.close()
+            with contextlib.suppress(OSError):
+                files.unlink(temporary)
+            raise
     return file
 
 
@@ -192,5 +191,5 @@ def remove_unfinished(files: Files, folder: Path) -> None:
     """
     if files.kind(folder) == "directory":
         for name in files.list(folder):
-            if name.endswith(_TEMPORARY):
+            if name.endswith(_TEMPORARY) and not name.startswith("."):  # none of Kharon's begins with a dot
                 files.unlink(folder / name)

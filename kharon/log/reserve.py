@@ -16,6 +16,7 @@ __all__ = ["NO_ROOM", "RESERVE", "Reserve"]
 
 RESERVE: Final = "reserve"
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _PIECE: Final = 64 << 10  # bytes: 200 plain settles; 16 blocks of 4 KiB, so that the tail's own rounding fits in
 
 
@@ -43,7 +44,9 @@ class Reserve:
         return self.left >= self._size
 
     def fill(self) -> bool:
-        """Allocate the missing bytes; return whether the reserve is whole. Without room it is unchanged.
+        """Allocate the missing bytes; return whether the reserve is whole.
+
+        Without room, or without a free descriptor, it is unchanged.
 
         Raises:
             OSError: the disk fails in another way.
@@ -56,7 +59,7 @@ class Reserve:
         try:
             file = self._files.append(self._path) if there else self._files.create(self._path)
         except OSError as error:
-            if error.errno in NO_ROOM:
+            if error.errno in NO_ROOM | _NO_DESCRIPTOR:
                 return False
             raise
         try:
@@ -78,14 +81,21 @@ class Reserve:
             self.left = self._size
 
     def give_up(self, size: int) -> bool:
-        """Free room for `size` bytes and a little more, or all that is left; return whether any was left.
+        """Free room for `size` bytes and a little more, or all that is left; return whether any was freed.
+
+        Without a free descriptor none is.
 
         Raises:
             OSError: the disk fails.
         """
         if not self.left:
             return False
-        file = self._files.append(self._path)
+        try:
+            file = self._files.append(self._path)
+        except OSError as error:
+            if error.errno in _NO_DESCRIPTOR:
+                return False
+            raise
         try:
             self.left = max(0, self.left - -(-size // _PIECE) * _PIECE)
             with naming(self._path):

@@ -325,7 +325,11 @@ def first_of(path: Path) -> int:
         CorruptLog: it is not the name of a segment.
     """
     if not is_numbered(path):
-        raise CorruptLog(str(path), 0, 0, "its name is not that of a segment: 20 digits and .jsonl")
+        why = (
+            f"its name is not that of a segment: 20 digits and .jsonl. If it is a copy, or not part of the log, move "
+            f"it out of {path.parent}; if it is a segment that was renamed, call it by the `first` of its first line"
+        )
+        raise CorruptLog(str(path), 0, 0, why)
     return int(stem_of(path))
 
 
@@ -335,8 +339,8 @@ def is_numbered(path: Path) -> bool:
 
 
 def is_segment(name: str) -> bool:
-    """Return whether a file of this name is a segment, compressed or not, even if its number is malformed."""
-    return name.removesuffix(ZSTD_SUFFIX).endswith(_SUFFIX)
+    """Return whether a file of this name could be a segment, compressed or not, even if its number is malformed."""
+    return not name.startswith(".") and name.removesuffix(ZSTD_SUFFIX).endswith(_SUFFIX)
 
 
 def stem(first: int) -> str:

@@ -42,7 +42,6 @@ from kharon.model.ticket import seal as seal_ticket
 __all__ = [
     "KEPT",
     "Snapshot",
-    "has_snapshots",
     "kept_since",
     "newest",
     "read_snapshot",
@@ -325,12 +324,8 @@ def _paths(files: Files, directory: Path) -> list[Path]:
     folder = directory / "snapshots"
     if files.kind(folder) != "directory":
         return []
-    return [folder / name for name in reversed(files.list(folder)) if name.endswith(".jsonl")]
-
-
-def has_snapshots(files: Files, directory: Path) -> bool:
-    """Return whether a queue's directory has snapshots, usable or not."""
-    return bool(_paths(files, directory))
+    names = [name for name in files.list(folder) if name.endswith(".jsonl") and not name.startswith(".")]
+    return [folder / name for name in reversed(names)]
 
 
 def kept_since(files: Files, directory: Path) -> int:

@@ -40,10 +40,12 @@ class Command(msgspec.Struct, frozen=True):
 
 
 class Add(Command, frozen=True):
-    """Add `ticket`, due after `delay` if that is given; `on_conflict` ("replace", "skip", "raise") if its id exists.
+    """Add `ticket`, due after `delay` if that is given.
 
-    It waits for the tickets `after` and for the group `after_group`; `on_failure` ("run", "cancel") says what happens
-    to it if one of them fails. `commit`, not the caller, sets `blocked_by` (those of the tickets that are pending) and
+    `on_conflict` ("replace", "refresh", "skip", "raise") says what happens if its id exists.
+
+    The tickets `after` and the group `after_group` block it; `on_failure` ("run", "cancel") says what happens to it if
+    one of them fails. `commit`, not the caller, sets `blocked_by` (those of the tickets that are pending) and
     `blocked_by_group` (whether a member of the group is pending).
     """
 
@@ -149,7 +151,7 @@ class Expire(Command, frozen=True):
 
 
 class Unblock(Command, frozen=True):
-    """Let the ticket no longer wait for the ticket `ended`; or, with `group`, for that group; drop it if `failed`.
+    """Let the ticket `ended`, or with `group` that group, no longer block the ticket; drop the ticket if `failed`.
 
     Only `commit` asks for this, in the commit that ends the ticket or the last member of the group.
     """

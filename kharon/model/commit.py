@@ -1,7 +1,7 @@
 """A commit: commands decided and folded one after the other, all or none of them.
 
-`decide` sees one ticket. Rules about several tickets are here: which of the tickets to wait for are pending, and that
-no ticket waits for itself. When a ticket ends, those that wait for it are unblocked, or cancelled, which is an end
+`decide` sees one ticket. Rules about several tickets are here: which of the tickets named in `after` are pending,
+and that no ticket blocks itself. When a ticket ends, those that it blocked are unblocked, or cancelled, which is an end
 again. Likewise, a firing schedule adds its ticket. All of that belongs to the commit of the command that caused it.
 
     command ──▶ decide ──▶ event ──▶ projection ──▶ has it ended, or left a group? ──▶ Unblock, for each that waited
@@ -143,7 +143,7 @@ class Commit:
         return list(self._following(old, new, failed=ended and type(event) in _FAILURES))
 
     def _following(self, old: Ticket, new: Ticket | None, *, failed: bool) -> Iterator[c.Unblock]:
-        """Yield the commands that the change of a pending ticket causes for the tickets that wait for it."""
+        """Yield the commands that the change of a pending ticket causes for the tickets that it blocks."""
         groups, id = self._projection.groups, old.id
         if new is None or new.status is not Status.PENDING:
             for waiter in groups.behind(id):
@@ -160,20 +160,20 @@ class Commit:
                 yield c.Unblock(waiter, id, group)
 
     def _cancels(self, waiter: str) -> bool:
-        """Return whether a ticket is to be cancelled if a ticket that it waits for fails."""
+        """Return whether a ticket is to be cancelled if a ticket that blocks it fails."""
         ticket = self._projection.get(waiter)
         return ticket is not None and waits_of(ticket).on_failure == "cancel"
 
-    # --- what a new ticket waits for ----------------------------------------------------------------------------------
+    # --- what blocks a new ticket -------------------------------------------------------------------------------------
 
     def _gated(self, ticket: Ticket | None, command: c.Add) -> c.Add:
         """Return the command with the tickets and the group that block it as of now.
 
-        A blocked ticket that is added again goes on waiting for the rest, and for nothing that has come since.
+        A blocked ticket that is added again stays blocked by the rest, and by nothing that has come since.
         """
         if command.id in command.after:
             raise InvalidTicket(f"ticket {command.id!r} cannot be added after itself: it would wait for ever")
-        if ticket is not None and command.on_conflict != "replace":
+        if ticket is not None and command.on_conflict in ("skip", "raise"):
             return command
         waits = None if ticket is None or ticket.status is not Status.PENDING else waits_of(ticket)
         gate = None if waits is None or waits.claim is not None else waits.gate
@@ -198,10 +198,10 @@ class Commit:
         return ticket is not None and ticket.status is Status.PENDING
 
     def _check_cycle(self, ticket: Ticket | None, after: tuple[str, ...], group: str | None) -> None:
-        """Refuse to let a ticket wait for one that waits for it, directly or not.
+        """Refuse to let a ticket be blocked by one that it blocks, directly or not.
 
-        The search goes from the ticket to those that wait for it. These are finalizers, which are few: a ticket that no
-        other waits for costs O(1).
+        The search goes from the ticket to those that it blocks. These are finalizers, which are few: a ticket that
+        blocks no other costs O(1).
         """
         if ticket is None or ticket.status is not Status.PENDING:
             return
@@ -230,7 +230,7 @@ def _subject(command: c.Request) -> str:
 
 
 def _waits(ticket: Ticket, command: c.Unblock) -> bool:
-    """Return whether a ticket still waits for the ticket or group that a command names."""
+    """Return whether the ticket or group that a command names still blocks a ticket."""
     waits = waits_of(ticket)
     if command.group is None:
         return command.ended in waits.blocked_by

@@ -18,9 +18,12 @@ only `claim` looks at it.
             delete from anywhere; expire; done and cancel that do not keep
 
     add again     unclaimed or terminal: the newest fields win. Claimed: the run goes on, and the end of its claim makes
-                  the ticket unclaimed with the new fields (its successor), so that no update is lost.
-    blocked       an unclaimed ticket may have to wait for others (`gate`): no claim until they have ended. The commit
+                  the ticket unclaimed with the new fields (its successor), so that no update is lost. An unclaimed
+                  ticket, and a successor, keep their place in line. A refresh also keeps the attempts of a pending one.
+    blocked       others may block an unclaimed ticket (`gate`): no claim until they have ended. The commit
                   that ends the last of them unblocks it; or cancels it, if one failed and `on_failure` is "cancel".
+    cancel        by a bare id means the name: the run and its successor both end, as delete does. Under a claim, which
+                  is how a handler cancels its own ticket, it ends that run only.
     update        changes fields in any state, and the state in none.
     moving        a ticket that done, fail or cancel keeps may move to another tube in the same commit. A successor is
                   newer, and stays where it is.
@@ -143,18 +146,23 @@ def _add(ticket: Ticket | None, command: c.Add, context: c.Context) -> Events:
     if ticket is not None and command.on_conflict == "raise":
         raise TicketExists(f"ticket {ticket.id!r} exists and is {_describe(ticket)}")
     new = command.ticket
-    if command.delay is None:
-        runat = context.now if new.runat is None else new.runat
-    elif new.runat is None:
+    before = None if ticket is None or ticket.status is not Status.PENDING else waits_of(ticket)
+    in_line = before is not None and before.claim is None
+    if command.delay is not None:
+        if new.runat is not None:
+            raise InvalidTicket(f"ticket {new.id!r}: give runat (an instant) or delay (a duration), not both")
         runat = _later(context, delay_seconds(command.delay, 0, context.jitter))
+    elif new.runat is not None:
+        runat = new.runat
     else:
-        raise InvalidTicket(f"ticket {new.id!r}: give runat (an instant) or delay (a duration), not both")
+        runat = min(context.now, before.runat or context.now) if before is not None and in_line else context.now
     if command.after_group is not None and command.after_group == new.group:
         raise _in_group(new.id, new.group)
     return (
         e.TicketAdded(
             *(new.id, new.type, Raw(new.payload_json), new.tube, new.nice, runat, new.group),
             *(command.after, command.blocked_by, command.after_group, command.blocked_by_group, command.on_failure),
+            *(in_line, before is not None and command.on_conflict == "refresh"),
         ),
     )
 
@@ -167,7 +175,7 @@ def _in_group(id: str, group: str | None) -> FinalizerInGroup:
 
 
 def _check_group(ticket: Ticket, changes: e.Changes | None) -> None:
-    """Refuse to move a ticket into the group that it waits for."""
+    """Refuse to move a ticket into the group that blocks it."""
     gate = waits_of(ticket).gate
     if changes is not None and gate is not None and gate.since and changes.group == gate.after_group:
         raise _in_group(ticket.id, gate.after_group)
@@ -202,8 +210,10 @@ def _fail(ticket: Ticket, command: c.Fail, context: c.Context) -> Events:
 
 def _cancel(ticket: Ticket, command: c.Cancel, context: c.Context) -> Events:
     expire_at = _expiry(command.expire_in, context)
-    cancelled = e.TicketCancelled(ticket.id, command.keep, command.error_reason, expire_at)
-    return (cancelled, *_moved(ticket, command.tube))
+    newest = waits_of(ticket) if command.claim is None else ticket
+    dropped = newest is not ticket
+    cancelled = e.TicketCancelled(ticket.id, command.keep, command.error_reason, expire_at, dropped)
+    return (cancelled, *_moved(newest, command.tube))
 
 
 def _retry(ticket: Ticket, command: c.Retry, context: c.Context) -> Events:

@@ -44,8 +44,11 @@ class TicketEvent(Event, frozen=True):
 class TicketAdded(TicketEvent, frozen=True):
     """A ticket was added, or added again.
 
-    It was told to wait for the tickets `after` and the group `after_group`. Of those tickets, `blocked_by` were
-    pending; `blocked_by_group` says whether the group had pending members.
+    It comes after the tickets `after` and the group `after_group`. Those of `after` that were pending block it:
+    `blocked_by`. `blocked_by_group` says whether the group had pending members, which then block it too.
+
+    If `keeps_place`, it was pending and unclaimed (or was to be after its run), and stays where it is in line: `order`
+    and `ctime` stay. If `keeps_attempts`, its attempts go on counting.
     """
 
     word: ClassVar[str] = "added"
@@ -61,6 +64,8 @@ class TicketAdded(TicketEvent, frozen=True):
     after_group: str | None = None
     blocked_by_group: bool = False
     on_failure: str = "run"
+    keeps_place: bool = False
+    keeps_attempts: bool = False
 
     @property
     def payload(self) -> Any:
@@ -114,7 +119,10 @@ class TicketFailed(TicketEvent, frozen=True):
 
 
 class TicketCancelled(TicketEvent, frozen=True):
-    """The ticket was cancelled: kept if `keep`, else removed."""
+    """The ticket was cancelled: kept if `keep`, else removed.
+
+    If `dropped`, its successor was cancelled with it. A kept ticket then has the fields of the successor, the newest.
+    """
 
     ends: ClassVar[bool] = True
     word: ClassVar[str] = "cancelled"
@@ -122,6 +130,7 @@ class TicketCancelled(TicketEvent, frozen=True):
     keep: bool = False
     error_reason: str | None = None
     expire_at: Instant | None = None
+    dropped: bool = False
 
 
 class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -189,9 +198,9 @@ class TicketUpdated(TicketEvent, frozen=True):
 
 
 class TicketUnblocked(TicketEvent, frozen=True):
-    """The ticket no longer waits for the ticket `ended`; or, with `group`, for that group, whose last member it was.
+    """The ticket `ended` no longer blocks this one; or, with `group`, that group, whose last member `ended` was.
 
-    If `dropped`, the ticket's successor was removed: it was to be cancelled if a ticket that it waited for failed.
+    If `dropped`, the ticket's successor was removed: it was to be cancelled if a ticket that blocked it failed.
     """
 
     ends: ClassVar[bool] = True

@@ -69,9 +69,16 @@ def _unclaimed(ticket: Ticket, seq: int, at: datetime) -> Draft:
     return draft
 
 
-def _succeeded(ticket: Ticket, seq: int, at: datetime) -> Ticket | None:
-    """Return the successor of a claim that ends, if it has one: it replaces the ticket, whatever the event says."""
-    return None if ticket.successor is None else seal(_next(ticket.successor, seq, at))
+def _succeeded(ticket: Ticket, seq: int, at: datetime, attempts: int | None = None) -> Ticket | None:
+    """Return the successor of a claim that ends, if it has one: it replaces the ticket, whatever the event says.
+
+    `attempts` are those that it begins with; None: the ones that it was added with.
+    """
+    if ticket.successor is None:
+        return None
+    draft = _next(ticket.successor, seq, at)
+    draft.attempts = draft.attempts if attempts is None else attempts
+    return seal(draft)
 
 
 def _shared(name: str) -> str:
@@ -89,6 +96,11 @@ def _added(ticket: Ticket | None, event: e.TicketAdded, seq: int, at: datetime) 
     new = Draft(event.id, type, bytes(event.payload_json), tube, event.nice, event.runat, event.group)
     new.ctime = new.mtime = at
     new.version = new.order = seq
+    before = None if ticket is None else waits_of(ticket)
+    if before is not None and event.keeps_place:
+        new.ctime, new.order = before.ctime, before.order
+    if before is not None and event.keeps_attempts:
+        new.attempts = before.attempts
     if event.group is not None:
         new.joined = _joined(ticket, event.group, seq)
     if event.after or event.after_group is not None:
@@ -156,7 +168,8 @@ def _done_draft(ticket: Ticket, event: e.TicketDone, seq: int, at: datetime) -> 
 
 
 def _cancelled_draft(ticket: Ticket, event: e.TicketCancelled, seq: int, at: datetime) -> Draft:
-    draft = _terminal_draft(ticket, Status.CANCELLED, seq, at)
+    newest = ticket.successor if event.dropped and ticket.successor is not None else ticket
+    draft = _terminal_draft(newest, Status.CANCELLED, seq, at)
     draft.error_reason = event.error_reason
     draft.expire_at = event.expire_at
     return draft
@@ -164,7 +177,7 @@ def _cancelled_draft(ticket: Ticket, event: e.TicketCancelled, seq: int, at: dat
 
 def _done(ticket: Ticket, event: e.TicketDone, seq: int, at: datetime) -> Ticket | None:
     if ticket.successor is not None:
-        return _succeeded(ticket, seq, at)
+        return _succeeded(ticket, seq, at, attempts=0)  # a success: those that failed before it count no more
     return seal(_done_draft(ticket, event, seq, at)) if event.keep else None
 
 
@@ -178,7 +191,7 @@ def _failed(ticket: Ticket, event: e.TicketFailed, seq: int, at: datetime) -> Ti
 
 
 def _cancelled(ticket: Ticket, event: e.TicketCancelled, seq: int, at: datetime) -> Ticket | None:
-    if ticket.successor is not None:
+    if ticket.successor is not None and not event.dropped:
         return _succeeded(ticket, seq, at)
     return seal(_cancelled_draft(ticket, event, seq, at)) if event.keep else None
 
@@ -197,7 +210,7 @@ def _retried(ticket: Ticket, event: e.TicketRetried, seq: int, at: datetime) -> 
 
 def _released(ticket: Ticket, event: e.TicketReleased, seq: int, at: datetime) -> Ticket | None:
     if ticket.successor is not None:
-        return _succeeded(ticket, seq, at)
+        return _succeeded(ticket, seq, at, attempts=max(0, ticket.successor.attempts - 1))
     draft = _unclaimed(ticket, seq, at)
     draft.attempts -= 1
     if event.changes is not None:

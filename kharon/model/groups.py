@@ -1,9 +1,9 @@
-"""Which tickets block which: the pending members of each group, and the tickets that wait for a group or for ids.
+"""Which tickets block which: the pending members of each group, and the tickets that a group or ids block.
 
-A group's finalizer waits for the members that were pending when it was added, however many there are, and holds none of
-their names. A member has the seq since which it is one (`joined`), a finalizer the seq since which it waits (`since`).
-It waits as long as a pending member joined before that. So each group has two sorted lists, and the end of a member
-costs O(log n). A ticket that waits for others by id has those ids itself (`blocked_by`).
+A group's finalizer is blocked by the members that were pending when it was added, however many there are, and holds
+none of their names. A member has the seq since which it is one (`joined`), a finalizer the seq since which it is
+blocked (`since`). It is blocked while a pending member joined before that. So each group has two sorted lists, and the
+end of a member costs O(log n). A ticket that others block by id has those ids itself (`blocked_by`).
 
 All of it is derived from the tickets (`memberships`, `waits_of`), and the projection keeps it like its other indexes.
 The consequences of an end are in `commit`.
@@ -40,7 +40,7 @@ class Groups:
     __hash__ = None  # type: ignore[assignment]
 
     def index(self, ticket: Ticket) -> None:
-        """Index a ticket. O(log n) for each of its groups, and O(1) for each id that it waits for."""
+        """Index a ticket. O(log n) for each of its groups, and O(1) for each id that blocks it."""
         for group, joined in memberships(ticket):
             _enter(self._members, group, joined, ticket.id)
         waits = waits_of(ticket)
@@ -77,7 +77,7 @@ class Groups:
         return ticket is not None and any(name == group for name, _ in memberships(ticket))
 
     def behind(self, id: str) -> list[str]:
-        """Return the ids of the tickets that wait for this id, in the order of adding.
+        """Return the ids of the tickets that this id blocks, in the order of adding.
 
         Not in the order of the index, which differs after an undo or a replay. Cost: O(k log k) for k of them.
         """
@@ -85,12 +85,12 @@ class Groups:
         return [] if behind is None else sorted(behind, key=behind.__getitem__)
 
     def finalizers(self, group: str, joined: int) -> list[str]:
-        """Return the ids of the tickets that wait for a member that joined at that seq. O(log n + their number)."""
+        """Return the ids of the tickets that a member that joined at that seq blocks. O(log n + their number)."""
         line = self._finalizers.get(group)
         return [] if line is None else [id for _, id in line.irange((joined, ""))]
 
     def waiters(self, ticket: Ticket) -> list[str]:
-        """Return the ids of the tickets that wait for one, by its id or by its group. O(log n + their number)."""
+        """Return the ids of the tickets that a ticket blocks, by its id or by its group. O(log n + their number)."""
         found = self.behind(ticket.id)
         for group, joined in memberships(ticket):
             found += self.finalizers(group, joined)
@@ -109,7 +109,7 @@ class Groups:
         return [id for _, id in waiting.irange(None, (first, ""), (True, False))]
 
     def left(self, waits: Ticket) -> int:
-        """Return how many pending members of a group a ticket waits for: as many as `members` yields. O(log n)."""
+        """Return how many pending members of a group block a ticket: as many as `members` yields. O(log n)."""
         gate = waits.gate
         if gate is None or not gate.since or gate.after_group is None:
             return 0
@@ -117,7 +117,7 @@ class Groups:
         return 0 if line is None else line.bisect_left((gate.since + 1, ""))
 
     def members(self, waits: Ticket) -> Iterator[str]:
-        """Yield the ids of the pending members of a group that a ticket waits for, in the order of joining.
+        """Yield the ids of the pending members of a group that block a ticket, in the order of joining.
 
         Args:
             waits: the ticket, or its successor if that is the one that waits (`waits_of`).

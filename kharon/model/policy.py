@@ -1,7 +1,7 @@
 """What a ticket's type goes by: how long a lease is, how often and when it is tried, and what a return means.
 
-A `Policy` is one value for one type. Whoever ends an attempt without its handler's word asks it for the command, so
-that the store, which ends leases, and the workers, which run handlers, go by the same rules. Where a type's policy
+A `Policy` is one value for one type. Code that ends an attempt on the handler's behalf asks it for the command. So
+the store, which ends leases, and the workers, which run handlers, go by the same rules. Where a type's policy
 comes from is not known here.
 """
 

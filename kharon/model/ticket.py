@@ -55,7 +55,7 @@ class Status(enum.StrEnum):
 
 
 class Gate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The tickets and the group that a ticket was told to wait for.
+    """The tickets and the group that a ticket was added after.
 
     Attributes:
         after: ids of tickets. Those that still block it are in the ticket's `blocked_by`.
@@ -168,7 +168,7 @@ class Ticket(Draft):
         worker: while claimed, the name of the worker that has it; else None.
         order: the seq of its adding: the lower one goes first among equals.
         successor: while claimed and added again, the ticket that replaces it when it settles; else None.
-        gate: the tickets and the group that `add` told it to wait for; None: nothing.
+        gate: the tickets and the group that it was added after; None: nothing.
         joined: while it is a pending member of its group, the seq since which it is one; else 0.
         payload_json, result_json: payload and result as JSON, in ASCII bytes; `result_json` is None without a result.
     """
@@ -209,17 +209,17 @@ class Ticket(Draft):
 
     @property
     def after(self) -> tuple[str, ...]:
-        """The ids that `add` told it to wait for, whether they have ended or not."""
+        """The ids that `add` was given as `after`, whether they still block it or not."""
         return () if self.gate is None else self.gate.after
 
     @property
     def after_group(self) -> str | None:
-        """The group that `add` told it to wait for, whether it still waits or not."""
+        """The group that `add` was given as `after_group`, whether it still blocks the ticket or not."""
         return None if self.gate is None else self.gate.after_group
 
     @property
     def on_failure(self) -> str:
-        """What happens to it if a ticket that it waits for fails or is cancelled: "run" or "cancel"."""
+        """What happens to it if a ticket that blocks it fails or is cancelled: "run" or "cancel"."""
         return "run" if self.gate is None else self.gate.on_failure
 
     @property

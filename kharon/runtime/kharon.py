@@ -123,7 +123,7 @@ class Kharon(Verbs, Awaited):
     ) -> list[Ticket]:
         """Return the tickets that match, as they all were at one moment, in the order of adding.
 
-        Adding a ticket again, and restarting it, count as adding it.
+        Restarting a ticket counts as adding it, and so does adding it again unless it was pending and unclaimed.
 
         Args:
             status: "pending", "done", "failed" or "cancelled"; None: any.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import Raw
@@ -28,7 +28,7 @@ from kharon.store.calendar import times_of
 __all__ = ["CatchUp", "OnConflict", "OnFailure", "Seconds", "Verbs", "id_of"]
 
 CatchUp: TypeAlias = Literal["one", "all", "none"]
-OnConflict: TypeAlias = Literal["replace", "skip", "raise"]
+OnConflict: TypeAlias = Literal["replace", "refresh", "skip", "raise"]
 OnFailure: TypeAlias = Literal["run", "cancel"]
 Seconds: TypeAlias = float | timedelta
 
@@ -52,9 +52,11 @@ def add(
     Args:
         ticket: the ticket. If the queue returned it, only the fields that a user sets count.
         delay: the time until it is due: seconds, a timedelta, FixedDelay or BackoffDelay. Not with `runat`.
-        on_conflict: what to do if the id exists. "replace": the newest wins; a terminal ticket starts anew; a claimed
-            one runs on and is pending again, with the new fields, when it settles. "skip": change nothing. "raise":
-            raise `TicketExists`.
+        on_conflict: what to do if the id exists. "replace": the newest wins. A terminal ticket starts anew. A claimed
+            one runs on and is pending again, with the new fields, when it settles. An unclaimed one keeps its place in
+            line; without `delay` and `runat`, it is due now, or earlier if it was. "refresh": the same, but the
+            attempts of a pending ticket go on counting (a run that is done ends the count), and it is due at once:
+            give neither `delay` nor `runat`. "skip": change nothing. "raise": raise `TicketExists`.
         after: up to 1,000 ids; tickets pending now block this one until they are done, failed, cancelled or removed. An
             id without a ticket blocks nothing.
         after_group: a group; each member pending now blocks this ticket until it has ended or left the group. Their
@@ -76,13 +78,17 @@ def add(
     """
     if not isinstance(ticket, Ticket):
         raise InvalidTicket(f"add takes a kharon.Ticket, not {type(ticket).__name__}")
-    if on_conflict not in ("replace", "skip", "raise"):
-        raise InvalidTicket(f'on_conflict: {on_conflict!r} is none of "replace", "skip", "raise"')
+    if on_conflict not in get_args(OnConflict):
+        known = ", ".join(f'"{one}"' for one in get_args(OnConflict))
+        raise InvalidTicket(f"on_conflict: {on_conflict!r} is none of {known}")
     if on_failure not in ("run", "cancel"):
         raise InvalidTicket(f'on_failure: {on_failure!r} is neither "run" nor "cancel"')
+    if (delay is not None or on_conflict == "refresh") and ticket.version:
+        # The queue returned it with a runat, which the user's delay replaces, or a refresh.
+        ticket = _without_runat(ticket)
+    if on_conflict == "refresh" and (delay is not None or ticket.runat is not None):
+        raise InvalidTicket(f"ticket {ticket.id!r}: a refreshed ticket is due at once; give neither delay nor runat")
     if delay is not None:
-        if ticket.version:  # the queue returned it with a runat, which the user's delay replaces
-            ticket = _without_runat(ticket)
         if ticket.runat is not None:
             raise InvalidTicket(f"ticket {ticket.id!r}: give runat (an instant) or delay (a duration), not both")
         _check_delay(delay)
@@ -200,8 +206,9 @@ def cancel(
 
     Cancelling a running ticket by its id interrupts it: its handler is cancelled at its next checkpoint (it sees
     `trio.Cancelled`), and its later settles are refused. A `def` handler runs on; it can call
-    `trio.from_thread.check_cancelled()`. If the ticket was added again while it ran, the new one runs. A handler that
-    cancels the ticket that it received is not interrupted, so it may clean up.
+    `trio.from_thread.check_cancelled()`. If the ticket was added again while it ran, the new one is cancelled too: an
+    id means the name, as for `delete`. A handler that cancels the ticket that it received ends its own run only, and
+    is not interrupted, so it may clean up.
 
     Returns:
         The ticket if it is still there, otherwise None.

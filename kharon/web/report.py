@@ -27,7 +27,7 @@ from kharon.audit.fields import PERCENTS, event_fields, state_of
 from kharon.audit.history import history
 from kharon.audit.measure import COUNTS, Group, Sketch
 from kharon.audit.read import check_queue, read
-from kharon.audit.replay import state_at_start
+from kharon.audit.replay import known_start, state_at_start
 from kharon.audit.safe import safe
 from kharon.audit.timeline import Attempt, Life, Phase, Span, Step, Timeline, timeline
 from kharon.audit.words import details, listed, other_fields_text, span_text
@@ -77,7 +77,7 @@ def report(path: str | os.PathLike[str], id: str | None = None, *, now: datetime
     check_queue(queue)
     data = {"made": _us(present), "queue": safe(str(path)), "ticket": None, "time": None}
     if id is not None:
-        data["ticket"] = _ticket_fields(timeline(_history(queue, id), present))
+        data["ticket"] = _ticket_fields(timeline(_history(queue, id), present, start=known_start(queue)))
     data["time"] = _time_fields(queue)
     return _page(data, safe(queue.resolve().name if id is None else id), is_ticket=id is not None)
 
@@ -146,13 +146,14 @@ def _ticket_fields(line: Timeline) -> dict[str, Any]:
     attempts = [(number, attempt) for number, life in enumerate(line.lives, 1) for attempt in life.attempts]
     shown = steps[-MOST_EVENTS:]
     early = line.before[max(0, len(line.before) + len(shown) - MOST_EVENTS) :]
-    first = (*early, *(step.record for _, step in shown))[0].seq
+    left_out = len(line.before) + len(steps) - len(early) - len(shown)
+    first = (*early, *(step.record for _, step in shown))[0].seq if left_out else 0
     return {
         "id": safe(line.id),
         "now": _us(line.now),
         **_state(line),
         "early": len(line.before),
-        "left_out": len(line.before) + len(steps) - len(early) - len(shown),
+        "left_out": left_out,
         "lives": [_life(life) for life in line.lives[-MOST_EVENTS:]],
         "events": [*map(_early, early), *(_event(number, step) for number, step in shown)],
         "spans": [_span(span) for _, step in shown for span in step.spans],

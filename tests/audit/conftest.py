@@ -1,4 +1,4 @@
-"""The audit reads what was written; whether that is on a disk is not asked here, and syncs are what takes the time."""
+"""Tests of the audit run without syncs: it reads what was written, on disk or not, and syncs take the most time."""
 
 import pytest
 

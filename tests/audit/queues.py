@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import random
+import shutil
 from array import array
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeAlias
 
+from log_steps import carry_out
 from msgspec import Raw
 
 import kharon
@@ -17,8 +19,11 @@ from kharon.errors import KharonError
 from kharon.log import index
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES
+from kharon.log.retention import Retention, RetentionRules, Threshold
 from kharon.log.segment import is_about
+from kharon.log.snapshot import take
 from kharon.model import commands as c
+from kharon.model import events as e
 from kharon.model.commit import Commit
 from kharon.model.delays import BackoffDelay
 from kharon.model.events import Changes
@@ -141,3 +146,37 @@ def forge(where: Path, number: int, change: Callable[[Pairs], Pairs]) -> Path:
     path = index.index_path(where, segment.first)
     path.write_bytes(index.encode_index(segment, array("Q", itertools.chain.from_iterable(pairs))))
     return path
+
+
+def _added(id: str) -> e.TicketAdded:
+    return e.TicketAdded(id, "email", Raw(b"null"), "default", 512, NOW)
+
+
+def trimmed_queue(where: Path, upto: int, since: int = 4) -> Path:
+    """A queue whose records up to `upto` were trimmed, with snapshots from `since` on. One record a second."""
+    aside = where.with_name("aside")
+    aside.mkdir()
+    log = DirectoryLog(where, segment_bytes=1)
+    list(log.open(NOW))
+    story = [
+        (_added("a"), "ann"),
+        (_added("quiet"), "ann"),
+        (e.TicketClaimed("a", 1, moment(60), "worker-1"), "worker-1"),
+        (_added("b"), "ann"),
+        (e.TicketRetried("a", moment(5), "busy"), "worker-1"),
+        (e.TicketUpdated("b", e.Changes(nice=1)), "ann"),
+        (e.TicketDeleted("a"), "ann"),
+        (_added("new"), "ann"),
+    ]
+    for second, (event, by) in enumerate(story, 1):
+        log.append([event], moment(second), by)
+        log.write()
+        if (path := take(where)) is not None:
+            shutil.copy(path, aside)
+    for path in aside.iterdir():  # of which `take` kept two
+        if int(path.stem) >= since:
+            shutil.copy(path, where / "snapshots")
+    rules = RetentionRules(trim=Threshold(bytes=0))
+    carry_out(log, Retention(log, rules, may_trim=lambda seq: seq <= upto))
+    log.close(moment(len(story)))
+    return where

@@ -88,7 +88,7 @@ def read_csv(path):
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             kinds = {column.name: column.kind for column in COLUMNS}
-            # CSV knows no null: what is empty is nothing, but for a reason that is empty.
+            # CSV has no null: an empty cell stands for None, except for an empty reason.
             given = {name: None if value == "" else value for name, value in row.items()}
             yield in_text(
                 {

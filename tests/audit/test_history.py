@@ -689,7 +689,7 @@ class Counting(OsFiles):
 
 
 def test_a_slice_of_a_live_reader_is_short(where):
-    """Counted, not timed: eight segments at the most, and of a segment with no record no more than its header."""
+    """Counted, not timed: at most eight segments, and of a segment with no record only its header."""
     log = queue(where, closed=False)
     index.write_missing(where, segments_of(where))
     files = Counting()

@@ -1,4 +1,4 @@
-"""What a log comes to, against what was counted by hand; and how far a percentile may be off."""
+"""Measures of a log against counts by hand, and how far a percentile may be off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who watches a reading is told of the bytes that are read, and nobody else."""
+"""Only the code that watches a reading is told of the bytes that are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a record is about, by hand: who asks for a type, a tube or a group is given these."""
+"""The subjects of records, by hand: the records that a question for a type, a tube or a group finds."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 
 import extras
@@ -12,6 +13,7 @@ from running import Ran, Stream
 
 from kharon import history
 from kharon.cli import main
+from kharon.cli.output import Bar
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +33,8 @@ def queue_of_a_night(tmp_path_factory):
 
 @pytest.fixture
 def at_home(monkeypatch):
-    """An environment that is the same everywhere: the time, its zone, the terminal."""
+    """An environment that is the same everywhere: the time, its zone, the terminal, and no bar."""
+    monkeypatch.setattr(Bar, "_PATIENCE", math.inf)
     monkeypatch.setenv("TZ", "UTC")
     monkeypatch.setenv("KHARON_NOW", scenario.NOW.isoformat())
     monkeypatch.setenv("COLUMNS", "80")

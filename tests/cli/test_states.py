@@ -6,6 +6,7 @@ import contextlib
 
 import pytest
 import scenario
+from queues import trimmed_queue
 
 import kharon as k
 from kharon.cli import records
@@ -164,6 +165,42 @@ def test_a_log_whose_beginning_was_trimmed(run, where):
     assert "trimmed" in ran.err
     ran = run("history", where, "invoice-1039")
     assert ran.code == 0
+
+
+def test_a_ticket_older_than_the_trim_is_printed(run, where):
+    """From where a snapshot vouches for it; what is older is printed as the records that are left."""
+    trimmed_queue(where, 2)
+    ran = run("history", where, "a")
+    assert (ran.code, ran.err) == (0, "")
+    assert [line.split()[0] for line in ran.out.splitlines()] == ["seq", "3", "5", "7", "1"]
+    assert "attempt 1 ran 2.0 s" in ran.out
+    assert [found["seq"] for found in run("history", where, "a", "--json").objects] == [3, 5, 7]
+    ran = run("history", where, "quiet")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == "kharon: ticket 'quiet': its records were trimmed; kharon show shows it as a snapshot holds it\n"
+    assert "state     ready\n" in run("show", where, "quiet").out
+
+
+def test_of_one_that_nothing_vouches_for_the_records_are_printed(run, where):
+    trimmed_queue(where, 2)
+    for path in (where / "snapshots").iterdir():
+        path.unlink()
+    ran = run("history", where, "a")
+    assert (ran.code, ran.err) == (0, "3 older records belong to a life whose beginning is missing from the log\n")
+    assert [line.split()[0] for line in ran.out.splitlines()] == ["seq", "3", "5", "7"]
+    found = run("history", where, "a", "--json").objects
+    assert [(each["seq"], each["life"], each["spans"]) for each in found] == [(seq, None, []) for seq in (3, 5, 7)]
+
+
+def test_a_diff_in_a_log_whose_beginning_was_trimmed(run, where):
+    trimmed_queue(where, 2)
+    assert run("diff", where, 4, 7).out.splitlines()[1:] == [
+        "-  a   email in default, claimed by worker-1, attempt 1, lease ends in 56 s",
+        "~  b   nice 512 -> 1",
+    ]
+    ran = run("diff", where, 1, 2)
+    assert (ran.code, ran.out) == (2, "")
+    assert "the history begins at record 3" in ran.err
 
 
 def test_what_a_record_is_about_in_a_log_whose_beginning_was_trimmed(run, kharon, where):

@@ -1,4 +1,4 @@
-"""Those parts of the reference that are made from the code: the settings, and the commands with their options.
+"""Makes the parts of the reference that come from the code: the settings, and the commands with their options.
 
 A page has such a part between two comments, `BEGIN` and `END`. `test_reference.py` proves that it is what is made here.
 """

@@ -1,6 +1,6 @@
 """Reads a page of the documentation, and runs its blocks of code in order, as a reader would.
 
-A page's blocks share one temporary directory, with `python` and `kharon` on PATH. What runs how:
+A page's blocks share one temporary directory, with `python` and `kharon` on PATH. How each kind of block is run:
 
 * `python` is a program if it calls `trio.run(`, or if it imports kharon and awaits nothing. It runs as a process, with
   warnings as errors, and must end with 0 and an empty stderr. Any other python block is a fragment of one async

@@ -463,7 +463,7 @@ def some_commands(chance: random.Random, projection: Projection) -> list[c.Comma
         new = Ticket(id, "t", payload=[None, "ö"], group=chance.choice(GROUPS), nice=chance.choice((0, 512)))
         adds = [
             c.Add(
-                *(id, new, None, "replace", tuple(chance.sample(IDS, chance.randrange(3)))),
+                *(id, new, None, chance.choice(("replace", "refresh")), tuple(chance.sample(IDS, chance.randrange(3)))),
                 *(chance.choice(GROUPS), chance.choice(("run", "cancel", "cancel"))),
             )
             for _ in range(4)

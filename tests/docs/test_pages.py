@@ -1,6 +1,6 @@
-"""Every block of code of README.md and of the documentation runs, and prints what it is said to print.
+"""Every block of code of README.md and of the documentation runs, and prints what the page shows.
 
-How a block is run, `pages` says. To write the outputs anew, after a change that is meant, and then read the difference:
+`pages` says how a block is run. After an intended change, write the outputs anew, and read the difference:
 
     KHARON_WRITE_EXPECTED=1 python -m pytest tests/docs && git diff docs README.md
 """

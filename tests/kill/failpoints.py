@@ -22,7 +22,7 @@ What a file is:
     own-archive   the log's own directory in `archive`
     recorded      a commit group with a record of a segment that was compressed, archived or trimmed, and its sync
     dropped       a segment that is taken away: by a repair, or because it was moved or trimmed
-    reserve, lock, queue, log, archive, parent   what their names say; the last four are directories
+    begun, reserve, lock, queue, log, archive, parent   what their names say; the last four are directories
 
 The operation `names` is the sync of a directory: that of the file renamed last in it, if one was.
 """
@@ -69,6 +69,7 @@ FIRST_OPENING = names("""
     anew
     first.names.after         and now it is
     log.names.after           the next one has made sure of that
+    begun.create.after        the proof that there is a log
     reserve.create.after      an empty reserve
     reserve.allocate.before
     reserve.allocate.after
@@ -404,10 +405,10 @@ class DyingFiles(OsFiles):
         with self.dying.around(f"{self._what(path)}.make"):
             super().make_directory(path)
 
-    def sync_directory(self, path: Path) -> None:
+    def sync_directory(self, path: Path, fd: int | None = None) -> None:
         what = self._renamed.pop(path, None) or self._what(path)
         with self.dying.around(f"{what}.names"):
-            super().sync_directory(path)
+            super().sync_directory(path, fd)
 
     def create(self, path: Path) -> File:
         what = self._what(path)

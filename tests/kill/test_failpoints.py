@@ -112,7 +112,7 @@ def pipe(tmp_path):
 def said_in(fd: int) -> list[str]:
     try:
         return os.read(fd, 1 << 16).decode().split()
-    except BlockingIOError:  # whoever has it open has said nothing
+    except BlockingIOError:  # the process that has it open has said nothing
         return []
 
 

@@ -349,7 +349,7 @@ class _Open:
         if self._twin is None and self._files.twins is not None:
             self._twin = 100_000 + len(self._files.twins)
             self._files.twins[self._twin] = twin = _Open(self._files, self._inode)
-            twin.close()  # as soon as this one is; whoever was given it has a descriptor of their own
+            twin.close()  # as soon as this one is; its receiver has a descriptor of its own
         return self._twin
 
     def close(self) -> None:
@@ -504,7 +504,7 @@ class SimulatedFiles:
                     add(what.cache)
 
     def contents(self) -> frozenset[tuple[str, bytes]]:
-        """Return all that is on a disk, as programs see it, but for the lock; the bytes of a directory are "/"."""
+        """Return all that is on a disk, as programs see it, except the lock; the bytes of a directory are "/"."""
         return frozenset(self._contents("", self.root))
 
     def _contents(self, path: str, folder: _Directory) -> Iterator[tuple[str, bytes]]:
@@ -615,11 +615,11 @@ class SimulatedFiles:
         self.plan.check("directory_twin", path)
         if self.twins is None:
             return None
-        descriptor = os.open(os.devnull, os.O_RDONLY)  # whoever asks for it closes it, so it must be one
+        descriptor = os.open(os.devnull, os.O_RDONLY)  # the caller closes it, so it must be one
         self.twins[descriptor] = path
         return descriptor
 
-    def sync_directory(self, path: Path) -> None:
+    def sync_directory(self, path: Path, fd: int | None = None) -> None:
         self.plan.check("sync_directory", path)
         self._folder(path).sync()
 

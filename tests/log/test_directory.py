@@ -65,9 +65,93 @@ def test_it_is_a_log(tmp_path):
 
 
 def test_the_files_of_a_new_queue(where, log):
-    assert sorted(path.name for path in where.iterdir()) == ["LOCK", "log"]
+    assert sorted(path.name for path in where.iterdir()) == ["LOCK", "begun", "log"]
     assert [path.name for path in segments(where)] == [FIRST_NAME]
     assert (where / "LOCK").read_text() == f"{os.getpid()}\n"
+
+
+@pytest.mark.parametrize("proof", ["snapshots", "archive", "ARCHIVE", "quarantine", "index", "reserve", "begun"])
+def test_a_queue_whose_segments_were_moved_away_does_not_open_as_an_empty_one(where, tmp_path, proof):
+    sample(where, closed=True)
+    (segment,) = segments(where)
+    segment.rename(tmp_path / segment.name)
+    (where / "begun").unlink()  # as in a queue of an earlier version
+    if proof in {"ARCHIVE", "reserve", "begun"}:
+        (where / proof).touch()
+    else:
+        (where / proof).mkdir()
+    for _ in range(2):
+        with pytest.raises(CorruptLog, match=rf"its segments are gone: .*\({proof}\). Put them back"):
+            opened(where)
+    assert segments(where) == []
+    (tmp_path / segment.name).rename(segment)
+    (where / "ARCHIVE").unlink(missing_ok=True)
+    log, records = opened(where)
+    log.abandon()
+    assert records, "once they are back it opens"
+
+
+def test_every_queue_keeps_a_proof_that_it_was_begun(where, tmp_path):
+    sample(where, closed=True)
+    (where / "begun").unlink()
+    opened(where)[0].abandon()  # an earlier version made it: the proof is made now
+    (where / "log").rename(tmp_path / "log")
+    with pytest.raises(CorruptLog, match=r"a log was begun here \(begun\)"):
+        opened(where)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".DS_Store",
+        f"._{FIRST_NAME}",
+        f".{FIRST_NAME}.swp",
+        f".syncthing.{FIRST_NAME}.tmp",
+        f".{FIRST_NAME}.zst",
+        f"{FIRST_NAME}~",
+        f"{FIRST_NAME}.bak",
+        f"#{FIRST_NAME}#",
+        "notes.txt",
+    ],
+)
+def test_files_in_the_log_that_cannot_be_segments_are_left_alone_with_a_warning(where, caplog, name):
+    sample(where, closed=True)
+    before = records_in(where)
+    (where / "log" / name).write_bytes(b"\0not ours")
+    caplog.clear()
+    log, records = opened(where)
+    assert records == before
+    assert [(each.levelname, name in each.getMessage()) for each in caplog.records] == [("WARNING", True)]
+    put(log, added("z"))
+    log.close(NOW)
+    assert kharon.verify(where).records == len(records_in(where))
+    assert kharon.repair(where).damage is None
+    assert (where / "log" / name).read_bytes() == b"\0not ours"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        FIRST_NAME.replace(".jsonl", " (conflicted copy).jsonl"),
+        FIRST_NAME.replace(".jsonl", ".sync-conflict-20260101-120000-ABCDEFG.jsonl"),
+        "1.jsonl",
+        f"copy of {FIRST_NAME}",
+        FIRST_NAME.replace(".jsonl", "~.jsonl.zst"),
+    ],
+)
+@pytest.mark.parametrize(
+    "use", [opened, kharon.verify, kharon.repair, kharon.replay, lambda path: list(kharon.read(path))]
+)
+def test_a_file_that_could_be_a_segment_is_named_with_what_to_do(where, name, use):
+    sample(where, closed=True)
+    stray = where / "log" / name
+    stray.write_bytes(segment_of(where).read_bytes())
+    with pytest.raises(CorruptLog, match=rf"move it out of {where / 'log'}; if it is a segment") as caught:
+        use(where)
+    assert caught.value.file == str(stray)
+    stray.rename(where.parent / name)
+    log, _ = opened(where)
+    log.abandon()
 
 
 def test_the_segment_holds_a_header_and_the_lines_of_a_chain(where, log):
@@ -104,10 +188,11 @@ def test_nobody_else_may_read_it(tmp_path, umask):
     files = {name for name, mode in modes.items() if mode == 0o600}
     assert {name.rstrip("0123456789") if name.startswith(kept) else name for name in files} == {
         "queue/LOCK",
+        "queue/begun",
         f"queue/log/{FIRST_NAME}",
         kept,
     }
-    assert len(modes) == 6
+    assert len(modes) == 7
 
 
 def test_a_directory_that_the_user_made_is_taken_as_it_is(where):
@@ -208,7 +293,7 @@ def test_a_lock_that_cannot_be_taken_leaves_nothing_open(where, monkeypatch, nam
     assert records_in(where) == []  # without having abandoned the first
 
 
-# --- what is no queue -------------------------------------------------------------------------------------------------
+# --- directories that are not a queue ---------------------------------------------------------------------------------
 
 
 def test_a_file_is_no_queue(where):
@@ -266,6 +351,11 @@ def test_a_log_that_cannot_be_listed_is_not_taken_for_an_empty_one(
 
     real = os.listdir
     monkeypatch.setattr(os, "listdir", lambda path: [] if str(path).endswith("log") else real(path))
+    log = DirectoryLog(tmp_path / "queue")
+    with pytest.raises(CorruptLog, match="a log was begun here"):
+        list(log.open(NOW))
+    log.abandon()
+    (tmp_path / "queue" / "begun").unlink()
     log = DirectoryLog(tmp_path / "queue")
     with pytest.raises(FileExistsError, match="exists already"):
         list(log.open(NOW))
@@ -334,7 +424,7 @@ def test_what_a_later_version_wrote_is_not_touched(where, fields):
 
 
 class Disk:
-    """The real os.write, up to a number of bytes; each call writes `at_once` at the most."""
+    """The real os.write, up to a number of bytes; each call writes at most `at_once`."""
 
     def __init__(self, room: int, error: int = errno.ENOSPC, at_once: int = 1 << 30) -> None:
         self.room = room
@@ -605,7 +695,7 @@ def test_no_file_stays_open(where):
     ],
 )
 def test_a_file_among_the_segments_that_has_no_segment_s_name(where, name):
-    """Nobody can say where it belongs; whoever opens, and whoever verifies, says so in the same words."""
+    """Nobody can say where it belongs: opening and verifying report it in the same words."""
     log, _ = opened(where)
     put(log, added("a"))
     log.close(NOW)

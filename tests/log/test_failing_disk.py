@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import kharon.log.files
 from kharon.errors import Closed, KharonError, StorageFull
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OS_FILES, OsFiles, Permissions, file_system_of
+from kharon.log.replace import run_here
 from kharon.log.reserve import Reserve
 from kharon.model.events import EVENTS, LogClosed, TicketDone
 
@@ -77,9 +79,9 @@ class Disk(OsFiles):
             self.room += path.stat().st_size
         super().unlink(path)
 
-    def sync_directory(self, path):
+    def sync_directory(self, path, fd=None):
         self.did("sync_directory")
-        super().sync_directory(path)
+        super().sync_directory(path, fd)
 
     def permissions(self, path, *, follow=False):
         return self.looks.get(path.name) or super().permissions(path, follow=follow)
@@ -149,6 +151,84 @@ def start(where, disk, **options):
 
 def ids_in(where):
     return [getattr(record.event, "id", type(record.event).__name__) for record in records_in(where)]
+
+
+# --- the proof that there is a log ------------------------------------------------------------------------------------
+
+
+def test_a_queue_opens_if_there_is_no_room_for_the_proof_that_it_was_begun(where, disk):
+    disk.fail, disk.error, disk.after = "create", errno.ENOSPC, 1  # after the segment
+    start(where, disk).abandon()
+    assert not (where / "begun").exists()
+    disk.fail = None
+    start(where, disk).abandon()
+    assert (where / "begun").exists(), "the next opening makes it"
+
+
+def test_a_disk_that_fails_to_make_the_proof_refuses_the_opening(where, disk):
+    disk.fail, disk.after = "create", 1
+    with pytest.raises(OSError, match="Input/output"):
+        start(where, disk)
+
+
+# --- no free descriptors ----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def free_descriptors(count):
+    """Leave this process as many free descriptors, and no more."""
+    old = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(old[0], taken[0] + 100), old[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for fd in [taken.pop() for _ in range(count)]:
+            os.close(fd)
+        yield
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, old)
+
+
+@pytest.mark.parametrize("rotates", [True, False])
+@pytest.mark.parametrize("free", [0, 1, 2])
+def test_a_process_without_free_descriptors_keeps_its_queue_when_a_segment_is_due(where, free, rotates):
+    log = start(where, OS_FILES, segment_bytes=4096)
+    log.rotates = rotates
+    with free_descriptors(free):
+        for number in range(40):
+            put(log, added(f"a{number}"))
+            if not rotates and (rotation := log.rotation()) is not None:
+                run_here(rotation)
+    assert (len(segments(where)) > 1) == (free == 2), "the directory and the new file take one each"
+    put(log, added("b"))
+    if not rotates and (rotation := log.rotation()) is not None:
+        run_here(rotation)
+    assert len(segments(where)) > 1, "the next write tries again"
+    log.close(NOW)
+    assert ids_in(where) == [*(f"a{number}" for number in range(40)), "b", "LogClosed"]
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE])
+def test_a_reserve_that_cannot_be_opened_for_want_of_descriptors_refuses_and_breaks_nothing(where, disk, error):
+    log = start(where, disk, reserve_bytes=1 << 20)
+    disk.room = 0
+    disk.fail, disk.error = "append", error
+    with pytest.raises(StorageFull):
+        put(log, TicketDone("a"))
+    disk.fail = None
+    put(log, TicketDone("a"))
+    disk.room = 2 << 20
+    disk.fail = "append"
+    with pytest.raises(StorageFull, match="reserve"):
+        put(log, added("b"))
+    disk.fail = None
+    put(log, added("b"))
+    log.close(NOW)
+    assert ids_in(where) == ["a", "b", "LogClosed"]
 
 
 # --- the reserve ------------------------------------------------------------------------------------------------------
@@ -398,8 +478,8 @@ def test_a_rotation_does_all_of_these(where, disk):
     log.abandon()
 
 
-@pytest.mark.parametrize("step", range(9))
-def test_eio_at_any_step_of_a_rotation_ends_the_log(where, step):
+@pytest.mark.parametrize("step", [0, 1, 4, 5, 6, 7, 8])
+def test_eio_once_a_rotation_wrote_to_the_log_or_synced_ends_the_log(where, step):
     probe = Disk()
     log = rotating(where.with_name("probe"), probe)
     log.write()
@@ -418,15 +498,17 @@ def test_eio_at_any_step_of_a_rotation_ends_the_log(where, step):
     assert [id for id in ids_in(where) if id != "TailCut"] == (["a", "b"] if step else ["a"])
 
 
-@pytest.mark.parametrize("step", [2, 3, 5])
-def test_a_rotation_without_room_waits_for_room(where, step):
+@pytest.mark.parametrize(
+    ("step", "error"), [*((step, errno.ENOSPC) for step in (2, 3, 5)), (2, errno.EIO), (3, errno.EIO)]
+)
+def test_a_rotation_that_cannot_make_the_new_segment_is_tried_again(where, step, error):
     probe = Disk()
     log = rotating(where.with_name("probe"), probe)
     log.write()
     log.abandon()
     disk = Disk()
     log = rotating(where, disk)
-    disk.fail, disk.error = probe.calls[step], errno.ENOSPC
+    disk.fail, disk.error = probe.calls[step], error
     disk.after = probe.calls[:step].count(disk.fail)
     log.write()
     assert len(segments(where)) == 1
@@ -577,6 +659,7 @@ def test_what_belongs_to_another_user_is_refused(where, disk, name):
         "queue": Permissions(False, 1000, 0o700),
         "log": Permissions(False, 1000, 0o700),
         "LOCK": Permissions(False, 1000, 0o600),
+        "begun": Permissions(False, 1000, 0o600),
     }
     disk.looks = everything | {name: Permissions(False, 1001, 0o700)}
     refused(where, disk, name, "belongs to user 1001", "acts for user 1000", "chown")
@@ -592,7 +675,7 @@ def test_what_belongs_to_another_user_is_refused(where, disk, name):
 def test_what_others_may_write_is_refused(where, disk, name, mode, uid):
     sample(where, closed=True)
     disk.uid = uid
-    everything = {each: Permissions(False, uid, 0o700) for each in ("queue", "log", "LOCK")}
+    everything = {each: Permissions(False, uid, 0o700) for each in ("queue", "log", "LOCK", "begun")}
     disk.looks = everything | {name: Permissions(False, uid, mode)}
     refused(where, disk, f"mode 0{mode:o}", "chmod go-w")
 
@@ -607,7 +690,7 @@ def test_a_real_directory_that_others_may_write_is_refused(where, mode):
     log.abandon()
 
 
-@pytest.mark.parametrize("name", ["LOCK", "index", "log", "quarantine", "snapshots", "reserve"])
+@pytest.mark.parametrize("name", ["LOCK", "index", "log", "quarantine", "snapshots", "reserve", "begun"])
 def test_a_link_inside_of_the_queue_is_refused(where, tmp_path, name):
     sample(where, closed=True)
     if (where / name).exists():

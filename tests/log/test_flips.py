@@ -292,7 +292,7 @@ def judged_segment(kind: str, path: str, following: str | None, now: bytes | Non
     damage = (path, number + 1, start)
     if following is not None:
         if torn and number == len(lines) - 1 and len(now) - start <= SEAL_BYTES + len(str(last)):
-            return None  # the records are whole, and what is wrong is no more than the seal
+            return None  # the records are whole, and only the seal is wrong
         ends_early = len(now) == start and 0 < number < len(lines) - 1
         if ends_early and lines[number].fields["part"][0] == 1:
             damage = (following, 1, 0)  # whole commits are missing, which shows where the next ones begin
@@ -531,7 +531,7 @@ def test_the_directory_has_all_that_one_can_have(kind):
     others = sorted(set(contents) - {*segments, *snapshots})
     assert len(segments) >= 4
     assert len(snapshots) == 2
-    assert [path.split("/")[0] for path in others] == ["LOCK", "quarantine", "reserve"]
+    assert [path.split("/")[0] for path in others] == ["LOCK", "begun", "quarantine", "reserve"]
     assert segments[0] < segment_behind(snapshots[1]) < segment_behind(snapshots[0]) < segments[-1]
     assert all(lines_of(kind, path)[-1].fields.get("sealed") for path in segments[:-2])
     assert (lines_of(kind, segments[-2])[-1].fields == {}) == (kind == "bare")

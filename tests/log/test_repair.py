@@ -350,9 +350,9 @@ class Dying(OsFiles):
         self.step()
         super().unlink(path)
 
-    def sync_directory(self, path):
+    def sync_directory(self, path, fd=None):
         self.step()
-        super().sync_directory(path)
+        super().sync_directory(path, fd)
 
 
 @pytest.mark.parametrize("error", [Crash(), OSError(errno.EIO, os.strerror(errno.EIO))])

@@ -284,7 +284,7 @@ def test_trimming_by_hand_is_noticed(where, log):
 
 
 def test_a_beginning_that_was_written_anew_is_noticed(where, log):
-    """The first header says that it follows something else, and all behind it is hashed again, but for that record."""
+    """The first header claims another predecessor, and everything after it, except that record, is hashed again."""
     places = tuple(log._places)
     put(log, SegmentTrimmed("log/x", 1, places[1].first - 1, "ab" * 32), at=50)
     places[0].path.unlink()

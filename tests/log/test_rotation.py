@@ -116,7 +116,7 @@ def test_what_is_on_disk_before_what():
     files.plan.done.clear()
     log.append([added("b")], NOW, "ann")
     log.write()
-    done = [name for name in files.plan.done if name not in ("kind", "unlink")]
+    done = [name for name in files.plan.done if name not in ("kind", "unlink", "directory_twin")]
     new_segment = ["create", "write", "sync", "rename", "sync_directory"]
     assert done == ["mark_path", "write", "sync", *new_segment, "mark", "write", "sync"]
 
@@ -460,9 +460,18 @@ def fail_next(files: SimulatedFiles, name: str, error: int, nth: int = 1, **more
     files.plan.__dict__.update(plan.__dict__)
 
 
-@pytest.mark.parametrize("name", ["create", "rename"])
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
-def test_without_room_for_a_new_segment_the_old_one_goes_on(name, error):
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        *(("rename", error) for error in (errno.ENOSPC, errno.EDQUOT)),
+        *(
+            (name, error)
+            for name in ("directory_twin", "unlink", "create")
+            for error in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES)
+        ),
+    ],
+)
+def test_if_a_new_segment_cannot_be_made_the_old_one_goes_on(name, error):
     log, files = on_simulated_disk()
     fail_next(files, name, error)
     log.write()
@@ -479,7 +488,6 @@ def test_without_room_for_a_new_segment_the_old_one_goes_on(name, error):
     ("name", "nth", "error", "more"),
     [
         ("sync", 1, errno.EIO, {}),
-        ("create", 1, errno.EMFILE, {}),
         ("sync", 2, errno.ENOSPC, {}),
         ("rename", 1, errno.EIO, {}),
         ("rename", 1, errno.ENOSPC, {"late": True}),
@@ -610,10 +618,10 @@ def test_a_parent_that_may_not_be_read(where, monkeypatch, made):
     """If it was the user that made the directory, its name is the user's care; ours we must see on the disk."""
     real = OS_FILES.sync_directory
 
-    def refuse(_self: object, path: Path) -> None:
+    def refuse(_self: object, path: Path, fd: int | None = None) -> None:
         if path == where.parent:
             raise PermissionError(errno.EACCES, "no", str(path))
-        real(path)
+        real(path, fd)
 
     monkeypatch.setattr(type(OS_FILES), "sync_directory", refuse)
     log = DirectoryLog(where)
@@ -677,6 +685,7 @@ def test_a_rotation_that_is_given_up_touches_nothing_any_more(tmp_path):
 def test_a_directory_is_offered_by_one_descriptor(tmp_path):
     step = DirectorySync(tmp_path, OS_FILES)
     assert step.is_directory
+    step.sync()
     fd = step.twin()
     assert step.twin() == fd
     assert os.fstat(fd).st_ino == tmp_path.stat().st_ino

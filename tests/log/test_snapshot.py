@@ -548,7 +548,7 @@ def test_with_snapshots_and_without_a_log_it_refuses(where, saved):
     for path in segments(where):
         path.unlink()
     for snapshots in (True, False):
-        with pytest.raises(CorruptLog, match="there are snapshots of it, and no segments"):
+        with pytest.raises(CorruptLog, match="its segments are gone: there are snapshots of them"):
             opened(where, snapshots=snapshots)
     assert segments(where) == []
 

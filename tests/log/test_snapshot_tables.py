@@ -1,4 +1,4 @@
-"""What a snapshot says besides tickets: lines of the keepers, which come back, and are refused if they cannot be."""
+"""A snapshot's lines besides tickets: those of the tables, which come back, and are refused if they are impossible."""
 
 from __future__ import annotations
 

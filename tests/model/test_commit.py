@@ -1,4 +1,4 @@
-"""What the end of a ticket means for those that wait for it, rule by rule, and that a commit is all or nothing."""
+"""What the end of a ticket means for those that it blocks, rule by rule; and a commit is all or nothing."""
 
 from datetime import timedelta
 

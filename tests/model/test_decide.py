@@ -21,6 +21,11 @@ def at(seconds: float) -> datetime:
     return EPOCH + timedelta(seconds=seconds)
 
 
+def outcome(case: given) -> Ticket:
+    """The ticket after the case, whatever its events."""
+    return case.then(*case.events())
+
+
 ADDED = e.TicketAdded("t", "email", Raw(b'{"to":"ann"}'), "default", 512, EPOCH)
 NEWER = e.TicketAdded("t", "sms", Raw(b'{"to":"bob"}'), "fast", 3, EPOCH, "g")
 CLAIMED = e.TicketClaimed("t", 1, at(31), "w1")
@@ -235,12 +240,76 @@ def test_add_skips_or_raises_if_told_to(state):
     given(*HISTORIES[state]).when(c.Add("t", new, None, "raise")).raises(TicketExists, "'t' exists", described)
 
 
-@pytest.mark.parametrize("on_conflict", ["replace", "skip", "raise"])
+@pytest.mark.parametrize("on_conflict", ["replace", "refresh", "skip", "raise"])
 def test_add_of_a_new_id_does_not_ask_about_conflicts(on_conflict):
     given().when(c.Add("t", Ticket("t", "email", payload={"to": "ann"}), None, on_conflict)).then(ADDED)
 
 
-@pytest.mark.parametrize("state", [State.UNCLAIMED, State.DONE, State.FAILED, State.CANCELLED])
+IN_PLACE = msgspec.structs.replace(NEWER, keeps_place=True)
+
+
+def test_adding_again_an_unclaimed_ticket_keeps_its_place():
+    new = Ticket("t", "sms", payload={"to": "bob"}, tube="fast", nice=3, group="g")
+    after = given(ADDED, now=at(99)).when(c.Add("t", new)).then(IN_PLACE)
+    assert (after.runat, after.order, after.ctime, after.version, after.nice) == (EPOCH, 1, EPOCH, 2, 3)
+
+
+def test_adding_again_a_delayed_ticket_makes_it_due_now():
+    later = msgspec.structs.replace(ADDED, runat=at(500))
+    (added,) = given(later, now=at(99)).when(c.Add("t", Ticket("t", "sms"))).events()
+    assert (added.runat, added.keeps_place) == (at(99), True)
+
+
+@pytest.mark.parametrize(("runat", "delay", "due"), [(at(70), None, 70), (None, 5, 104), (None, 0, 99)])
+def test_adding_again_with_a_delay_or_a_runat_goes_by_it(runat, delay, due):
+    (added,) = given(ADDED, now=at(99)).when(c.Add("t", Ticket("t", "sms", runat=runat), delay)).events()
+    assert (added.runat, added.keeps_place) == (at(due), True)
+
+
+def test_a_successor_that_is_added_again_keeps_its_place():
+    new = Ticket("t", "fax")
+    after = (
+        given(*ADDED_AGAIN, now=at(99))
+        .when(c.Add("t", new))
+        .then(e.TicketAdded("t", "fax", Raw(b"null"), "default", 512, EPOCH, keeps_place=True))
+    )
+    assert (after.successor.order, after.successor.ctime, after.successor.runat) == (3, at(2), EPOCH)
+    assert after.order == 1
+
+
+RETRIED = (ADDED, CLAIMED, e.TicketRetried("t", at(500), "broke"))
+
+
+def test_a_refresh_keeps_the_attempts_and_is_due_at_once():
+    after = (
+        given(*RETRIED, now=at(99))
+        .when(c.Add("t", Ticket("t", "sms", nice=7), None, "refresh"))
+        .then(e.TicketAdded("t", "sms", Raw(b"null"), "default", 7, at(99), keeps_place=True, keeps_attempts=True))
+    )
+    assert (after.attempts, after.nice, after.type) == (1, 7, "sms")
+    assert outcome(given(*RETRIED).when(c.Add("t", Ticket("t", "sms")))).attempts == 0
+
+
+REFRESHED = (ADDED, CLAIMED, msgspec.structs.replace(NEWER, keeps_attempts=True))
+
+
+@pytest.mark.parametrize(
+    ("ending", "attempts"),
+    [(c.Retry("t", 2), 1), (c.Fail("t", 2), 1), (c.Done("t", 2), 0), (c.Done("t", 2, True), 0), (c.Release("t", 2), 0)],
+)
+def test_a_refreshed_run_counts_unless_it_was_done_or_released(ending, attempts):
+    assert outcome(given(ADDED, CLAIMED).when(c.Add("t", Ticket("t", "sms"), None, "refresh"))).successor.attempts == 1
+    after = outcome(given(*REFRESHED).when(ending))
+    assert (after.type, after.attempts) == ("sms", attempts)
+
+
+@pytest.mark.parametrize("state", [State.DONE, State.FAILED, State.CANCELLED])
+def test_a_refresh_of_a_terminal_ticket_starts_anew(state):
+    after = outcome(given(*HISTORIES[state]).when(c.Add("t", Ticket("t", "sms"), None, "refresh")))
+    assert (after.status, after.attempts, after.order) == (Status.PENDING, 0, len(HISTORIES[state]) + 1)
+
+
+@pytest.mark.parametrize("state", [State.DONE, State.FAILED, State.CANCELLED])
 def test_add_again_starts_anew(state):
     history = HISTORIES[state]
     seq = len(history) + 1
@@ -269,8 +338,12 @@ def test_add_again_lets_a_claimed_ticket_run_on():
     assert state_of(after) is State.CLAIMED
 
 
-@pytest.mark.parametrize("verb", ["done", "fail", "cancel", "retry", "release", "lapse"])
-@pytest.mark.parametrize("claim", [None, 2])
+@pytest.mark.parametrize(
+    ("verb", "claim"),
+    # A cancel without a claim means the name.
+    [(verb, 2) for verb in SETTLES if verb != "extend"]
+    + [(verb, None) for verb in SETTLES if verb not in ("extend", "cancel")],
+)
 def test_whatever_ends_the_claim_leaves_the_successor(verb, claim):
     commands = {
         "done": c.Done("t", claim, True, b"1", 60.0),
@@ -286,6 +359,22 @@ def test_whatever_ends_the_claim_leaves_the_successor(verb, claim):
     expected.ctime, expected.order = at(2), 3
     expected.mtime, expected.version, expected.joined = at(3), 4, 3
     assert after == seal(expected)
+
+
+def test_cancel_by_id_ends_the_run_and_its_successor():
+    assert given(*ADDED_AGAIN).when(c.Cancel("t")).then(e.TicketCancelled("t", dropped=True)) is None
+    kept = (
+        given(*ADDED_AGAIN)
+        .when(c.Cancel("t", None, True, "unwanted", tube="graves"))
+        .then(e.TicketCancelled("t", True, "unwanted", dropped=True), e.TicketUpdated("t", e.Changes(tube="graves")))
+    )
+    assert (kept.status, kept.claim, kept.successor, kept.joined) == (Status.CANCELLED, None, None, 0)
+    assert (kept.type, kept.payload, kept.tube, kept.error_reason) == ("sms", {"to": "bob"}, "graves", "unwanted")
+
+
+def test_a_handler_that_cancels_its_own_run_leaves_the_successor():
+    after = given(*ADDED_AGAIN).when(c.Cancel("t", 2, True)).then(e.TicketCancelled("t", True))
+    assert (after.type, after.status) == ("sms", Status.PENDING)
 
 
 def test_the_last_of_several_addings_succeeds():
@@ -440,7 +529,7 @@ def test_what_is_kept_can_move_as_it_ends(verb, state):
 @pytest.mark.parametrize("verb", ENDS_AND_MOVES)
 def test_what_was_added_meanwhile_is_not_moved(verb):
     command, ended, _ = ENDS_AND_MOVES[verb]
-    after = given(*ADDED_AGAIN).when(command).then(ended)
+    after = given(*ADDED_AGAIN).when(msgspec.structs.replace(command, claim=2)).then(ended)
     assert (after.type, after.tube, state_of(after)) == ("sms", "fast", State.UNCLAIMED)
 
 

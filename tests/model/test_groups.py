@@ -1,4 +1,4 @@
-"""Who is a member and who waits: what is asked of it, that names do not stay, and what an end costs among many."""
+"""Members of groups and blocked tickets: the queries, no name that stays behind, and the cost of an end among many."""
 
 import math
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""What a type goes by: the commands that end an attempt without its handler's word, and where the rules come from."""
+"""Policies: the commands that end an attempt on its handler's behalf, and where the rules come from."""
 
 from datetime import timedelta
 

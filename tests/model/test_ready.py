@@ -1,4 +1,4 @@
-"""From which tube is claimed next: only open ones, in one order, at a cost that the number of tubes does not tell."""
+"""The tube to claim from next: only open ones, in one order, at a cost that does not depend on the number of tubes."""
 
 from __future__ import annotations
 

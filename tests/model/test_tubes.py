@@ -1,4 +1,4 @@
-"""What tubes are told: the rules, how much room a limit leaves, what is kept of it, and that it can be taken back."""
+"""Pauses and limits of tubes: the rules, the room that a limit leaves, the state that is kept, and undoing it."""
 
 from __future__ import annotations
 

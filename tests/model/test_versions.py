@@ -170,13 +170,14 @@ def test_what_is_said_of_the_unknown():
 CHANGES_OF_A_TICKET = "{nice? payload? tube? group? runat?}"
 PINNED = {
     ("TicketAdded", 1): (
-        "id type payload tube nice runat group? after? blocked_by? after_group? blocked_by_group? on_failure?"
+        "id type payload tube nice runat group? after? blocked_by? after_group? blocked_by_group? on_failure? "
+        "keeps_place? keeps_attempts?"
     ),
     ("TicketClaimed", 1): "id attempt lease_until worker",
     ("LeaseExtended", 1): "id lease_until",
     ("TicketDone", 1): "id keep? result? expire_at?",
     ("TicketFailed", 1): "id error_reason? expire_at?",
-    ("TicketCancelled", 1): "id keep? error_reason? expire_at?",
+    ("TicketCancelled", 1): "id keep? error_reason? expire_at? dropped?",
     ("TicketRetried", 1): f"id runat error_reason? changes?{CHANGES_OF_A_TICKET}",
     ("TicketReleased", 1): f"id changes?{CHANGES_OF_A_TICKET}",
     ("TicketLapsed", 1): "id runat error_reason",
@@ -199,8 +200,8 @@ PINNED = {
     ("SegmentArchived", 1): "file first last last_hash kept_as",
     ("SegmentTrimmed", 1): "file first last last_hash",
 }
-"""The fields of each version of each event; `?`: it has a default. Lines are added here, and none is altered, but for
-a field with a default at its end that an older reader may pass over."""
+"""The fields of each version of each event; `?`: it has a default. Lines are added here, and none is altered, except by
+a field with a default at its end that an older reader may ignore."""
 
 FIRST_RELEASE = {name for name, version in PINNED if version == 1 and name not in ADDED}
 

@@ -1,4 +1,4 @@
-"""A projection that is changed by commits, for tests of who waits for whom: each is proven, and replayed, at once."""
+"""A projection that is changed by commits, for tests of what blocks what: each is checked, and replayed, at once."""
 
 from datetime import timedelta
 

@@ -133,7 +133,7 @@ MUTANTS: Final = (
         function="_done",
         before="""\
     if ticket.successor is not None:
-        return _succeeded(ticket, seq, at)
+        return _succeeded(ticket, seq, at, attempts=0)  # a success: those that failed before it count no more
     return seal(_done_draft(ticket, event, seq, at)) if event.keep else None
 """,
         after="    return seal(_done_draft(ticket, event, seq, at)) if event.keep else None\n",

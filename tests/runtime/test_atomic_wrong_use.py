@@ -1,4 +1,4 @@
-"""Atomic blocks that are used wrongly: entered twice, too late, with wrong tickets, by who has lost a claim."""
+"""Atomic blocks used wrongly: entered twice, too late, with wrong tickets, by a handler that lost its claim."""
 
 # ruff: noqa: PT012 - a block is refused at its end, so all of it has to be where the refusal is expected
 

@@ -113,7 +113,7 @@ class PressedEvent:
 
 
 def test_running_ends_with_all_that_belongs_to_its_end(tmp_path, monkeypatch):
-    """Else whoever waits for that, to drain or to close, would wait for ever."""
+    """Otherwise a task that waits for it, to drain or to close, would wait for ever."""
     run, seen = Workers._run, []
 
     async def pressed(workers, *args):

@@ -52,6 +52,37 @@ async def test_on_conflict(kh, mock_clock):
     assert await names(kh, "a") == ["TicketAdded"] * 2
 
 
+async def test_a_ticket_that_is_added_again_all_the_time_runs_in_its_turn(autojump_clock):
+    ran = []
+
+    async def handle(_kh, ticket):
+        ran.append(ticket.id)
+        await trio.sleep(1)
+
+    router = kharon.Router()
+    router.not_found(handle)
+    async with kharon.open(":memory:", Settings(workers=1), clock=TrioClock()) as kh, trio.open_nursery() as nursery:
+        await kh.add_many(Ticket(id, "t") for id in ("first", "again", "later"))
+        await nursery.start(kh.run, router)
+        for number in range(20):
+            if "again" not in ran:
+                await kh.add(Ticket("again", "t", payload=number))
+            await kh.add(Ticket(f"more {number}", "t"))
+            await trio.sleep(0.9)
+        nursery.cancel_scope.cancel()
+    assert ran[:3] == ["first", "again", "later"]
+
+
+async def test_a_refreshed_ticket_is_due_at_once_and_its_attempts_count_on(kh, mock_clock):
+    await kh.add(Ticket("a", "t"))
+    refreshed = await kh.add(await kh.retry("a", delay=60), on_conflict="refresh")
+    assert refreshed.runat == EPOCH
+    with pytest.raises(kharon.InvalidTicket, match="'a': a refreshed ticket is due at once"):
+        await kh.add(Ticket("a", "t"), delay=5, on_conflict="refresh")
+    with pytest.raises(kharon.InvalidTicket, match="'a': a refreshed ticket is due at once"):
+        await kh.add(Ticket("a", "t", runat=EPOCH), on_conflict="refresh")
+
+
 async def test_a_terminal_ticket_added_again_starts_anew(kh):
     await kh.add(Ticket("a", "t"))
     await kh.fail("a", error_reason="no")
@@ -117,13 +148,13 @@ async def pages(kh, size, change=None, **filters):
     return found
 
 
-async def test_list_is_in_the_order_of_adding_and_adding_again_and_restarting_are_adding(kh):
+async def test_list_is_in_the_order_of_adding_and_restarting_is_adding(kh):
     await kh.add_many(Ticket(id, "t") for id in "abcde")
     await kh.done("b")
     await kh.add(Ticket("a", "t"))
     await kh.restart("b")
     await kh.update("d", nice=1)
-    assert [ticket.id for ticket in await kh.list()] == list("cdeab")
+    assert [ticket.id for ticket in await kh.list()] == list("acdeb")
 
 
 async def test_pages_of_a_list_are_all_of_it_and_each_ticket_is_in_one(kh):

@@ -1,4 +1,4 @@
-"""Handlers that do what nobody thinks of: they drain, close, exit, or raise what cannot be printed."""
+"""Handlers that do the unexpected: they drain, close, exit, or raise what cannot be printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said in the log of the program, and loggers that raise."""
+"""Messages in the log of the program, and loggers that raise."""
 
 from __future__ import annotations
 

@@ -332,7 +332,7 @@ async def in_any_order(steps):
             for number, (what, pause) in enumerate(steps):
                 nursery.start_soon(step, number, what, pause)
             await wait_all_tasks_blocked()
-            await answer_of(kh.delete, "a")  # whoever waits still is let go
+            await answer_of(kh.delete, "a")  # releases those that still wait
         records = await kh.history("a")
         assert kh._queue.waits.by_name == {}
     for number, (what, _) in enumerate(steps):

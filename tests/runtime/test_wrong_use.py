@@ -93,7 +93,7 @@ CALLS = {
     ),
     "on_conflict": (
         lambda kh: kh.add(Ticket("a", "t"), on_conflict="merge"),
-        *(kharon.InvalidTicket, ["on_conflict: 'merge'", '"replace", "skip", "raise"']),
+        *(kharon.InvalidTicket, ["on_conflict: 'merge'", '"replace", "refresh", "skip", "raise"']),
     ),
     "both runat and delay": (
         lambda kh: kh.add(Ticket("b", "t", runat=EPOCH), delay=1),

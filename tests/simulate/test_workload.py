@@ -1,4 +1,4 @@
-"""A workload in columns: what comes out is what went in, but for the names; and how little of it is held."""
+"""A workload in columns: it returns what it was given, except the names, and holds little of it."""
 
 from __future__ import annotations
 

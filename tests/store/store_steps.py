@@ -1,4 +1,4 @@
-"""What the tests of the store share: how a call ended, and a disk that is slow."""
+"""What the tests of the store share: how a call ended, and how slow a disk is."""
 
 import kharon
 
@@ -11,10 +11,16 @@ async def outcome_of(call, *args, **kwargs):
         return error
 
 
-class Slow:
-    """The pace of a disk that is slow whatever is measured."""
+class Fast:
+    """The pace of a disk that is fast whatever is measured."""
 
-    slow = True
+    slow = False
 
     def add(self, seconds: float) -> None:
         pass
+
+
+class Slow(Fast):
+    """The pace of a disk that is slow whatever is measured."""
+
+    slow = True

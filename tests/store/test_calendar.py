@@ -1,4 +1,4 @@
-"""Calendars: cron where clocks are put, periods that know of none, and a way back that is the way forward."""
+"""Calendars: cron where clocks change, periods that ignore such changes, and the same instants in both directions."""
 
 from __future__ import annotations
 

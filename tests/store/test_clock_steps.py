@@ -1,4 +1,4 @@
-"""A clock that is set back while it is being asked: nothing is refused of what was found due, or allowed."""
+"""A clock that is set back between two looks at it: nothing that was found due, or allowed, is refused."""
 
 from __future__ import annotations
 

@@ -448,7 +448,7 @@ async def test_leaving_the_block_after_a_break_raises_nothing_of_its_own():
     assert raised.value.__cause__ is log.error
     async with opened(WatchedLog(fail="write")) as kh:
         with pytest.raises(kharon.CommitOutcomeUnknown):
-            await kh.add(Ticket("a", "t"))  # whoever hears of it, and goes on, has heard of it
+            await kh.add(Ticket("a", "t"))  # a caller that has its answer knows of it
 
 
 async def test_a_break_is_logged_once(caplog):
@@ -563,7 +563,7 @@ async def test_the_syncer_ends_with_the_queue(autojump_clock):
 
 @pytest.mark.parametrize("mode", ["always", "never"])
 async def test_closing_while_others_write_loses_and_damages_nothing(tmp_path, mode):
-    """Whoever was in time has an answer that holds; whoever was late finds it closed."""
+    """Callers in time have an answer that holds; late ones find the queue closed."""
     late = []
     for round_number in range(20):
         where = tmp_path / str(round_number)
@@ -657,7 +657,7 @@ async def test_a_long_list_is_of_one_moment_and_lets_others_run():
             nices = [ticket.nice for ticket in tickets[-100:]]
             nursery.cancel_scope.cancel()
         assert steps  # others ran meanwhile
-        assert sum(nices) <= 1  # but for what was changed before it began
+        assert sum(nices) <= 1  # except what was changed before it began
 
 
 async def test_pages_of_a_long_list_that_is_out_of_order_are_all_of_it():

@@ -1,4 +1,4 @@
-"""Which store a place has: a directory, memory, or a log of the user's own; and what runs beside it."""
+"""The store of each kind of place: a directory, memory, or a log of the user's own; and what runs beside it."""
 
 from __future__ import annotations
 

@@ -44,9 +44,9 @@ class CountingFiles(OsFiles):
         file.sync = count
         return file
 
-    def sync_directory(self, path):
+    def sync_directory(self, path, fd=None):
         self.syncs += 1
-        super().sync_directory(path)
+        super().sync_directory(path, fd)
 
 
 class NamingSyncer(FakeSyncer):

@@ -182,7 +182,7 @@ class Trial:
 
     @contextlib.asynccontextmanager
     async def queue(self):
-        """Open the queue. What opening and closing raise is not about any ticket, but for what nobody has heard of."""
+        """Open the queue. Errors of opening and closing concern no ticket, except tickets that nobody has heard of."""
         self.log = DirectoryLog(WHERE, SMALL, self.files, reserve_bytes=self.reserve_bytes)
         settings = Settings(fsync=self.fsync, snapshot_bytes=None, on_return="done", workers=2)
         queue = kharon.open(self.log, settings, clock=TrioClock())

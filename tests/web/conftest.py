@@ -17,7 +17,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 @pytest.fixture(scope="session")
 def night(tmp_path_factory):
-    """The scenario's queue. No test changes it, but for the index beside its segments."""
+    """The scenario's queue. No test changes it, except the index beside its segments."""
     extras.need("zstd")
     where = tmp_path_factory.mktemp("night") / "queue"
     scenario.build(where)

@@ -49,7 +49,7 @@ STORE_CHECKS: Final[tuple[Callable[[Place], Awaitable[None]], ...]] = (
 async def check_store(
     make: Callable[[], Where], reopen: Callable[[], Where] | None = None, *, clock: Clock | None = None
 ) -> None:
-    """Assert that a queue at some place does what Kharon promises. For the tests of whoever writes a log or a store.
+    """Assert that a queue at some place does what Kharon promises. For the tests of a log or a store.
 
     Args:
         make: returns a new, empty place each time, in any form that `kharon.open` takes: a directory, ":memory:", or an

@@ -43,7 +43,7 @@ __all__ = [
 
 
 async def check_finalizers(place: Place) -> None:
-    """A ticket is blocked until all that it was told to wait for have ended, in whatever way."""
+    """A ticket is blocked until all tickets that it was added after have ended, with any outcome."""
     held = Holding()
     async with place.open(workers=4) as kh:
         await kh.add_many([Ticket("a", "x", group="g", tube="off"), Ticket("b", "x", group="g", tube="off")])

@@ -1,6 +1,6 @@
-"""Names that one process made and could not bring to the disk, on which the next one builds; and then the power fails.
+"""One process makes names and cannot bring them to the disk; the next one builds on them; then the power fails.
 
-SIGKILL leaves the cache, so whoever comes next finds a directory or a file under its name, and must not take that for a
+SIGKILL leaves the cache, so the next process finds a directory or a file under its name, and must not take that for a
 name that is on disk. The same goes for the same process after a sync that failed.
 """
 
