@@ -98,13 +98,19 @@ def test_what_does_not_end_a_ticket_unblocks_nothing(how):
     assert line.blocked("f", "after") == [True, True]
 
 
-@pytest.mark.parametrize("command", [c.Done("m"), c.Fail("m"), c.Cancel("m"), c.Retry("m"), c.Release("m")])
+@pytest.mark.parametrize("command", [c.Done("m"), c.Fail("m"), c.Cancel("m", 4), c.Retry("m"), c.Release("m")])
 def test_the_end_of_a_claim_with_a_successor_is_no_end(command):
     line = Line(add("m", group="g"), add("f", after_group="g", on_failure="cancel"), add("after", "m"), CLAIM)
     line.do(add("m", group="g"))
     assert len(line.do(command)) == 1
     assert line.blocked("f", "after") == [True, True]
     assert line.do(c.Done("m")) == ["Done m", "Unblocked after by m", "Unblocked f by m of g"]
+
+
+def test_a_cancel_by_id_ends_the_successor_too_and_so_unblocks():
+    line = Line(add("m", group="g"), add("f", after_group="g", on_failure="cancel"), add("after", "m"), CLAIM)
+    line.do(add("m", group="g"))
+    assert line.do(c.Cancel("m")) == ["Cancelled m", "Unblocked after by m", "Cancelled f"]
 
 
 def test_the_end_of_what_was_kept_unblocks_nothing_more():
