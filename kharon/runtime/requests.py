@@ -32,6 +32,7 @@ OnConflict: TypeAlias = Literal["replace", "refresh", "skip", "raise"]
 OnFailure: TypeAlias = Literal["run", "cancel"]
 Seconds: TypeAlias = float | timedelta
 
+_ON_CONFLICT: Final = get_args(OnConflict)
 _UTC: Final = "UTC"
 _MAX_AFTER: Final = 1000
 """How many ids `after` may hold. Each end of one of them costs as much as there are ids; larger sets are groups."""
@@ -78,8 +79,8 @@ def add(
     """
     if not isinstance(ticket, Ticket):
         raise InvalidTicket(f"add takes a kharon.Ticket, not {type(ticket).__name__}")
-    if on_conflict not in get_args(OnConflict):
-        known = ", ".join(f'"{one}"' for one in get_args(OnConflict))
+    if on_conflict not in _ON_CONFLICT:
+        known = ", ".join(f'"{one}"' for one in _ON_CONFLICT)
         raise InvalidTicket(f"on_conflict: {on_conflict!r} is none of {known}")
     if on_failure not in ("run", "cancel"):
         raise InvalidTicket(f'on_failure: {on_failure!r} is neither "run" nor "cancel"')

@@ -612,7 +612,7 @@ class LocalStore:
         tickets = deque(self._projection.tickets.values())  # tickets never change, so this is the state of one moment
         while not await self._confirmed():
             tickets = deque(self._projection.tickets.values())
-        runs: list[list[Ticket]] = []  # each ascending by `order`; few, since only tickets added again begin another
+        runs: list[list[Ticket]] = []  # each ascending by `order`; few, unless many tickets were restarted
         while tickets:
             found = [
                 ticket

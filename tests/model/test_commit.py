@@ -107,11 +107,10 @@ def test_the_end_of_a_claim_with_a_successor_is_no_end(command):
     assert line.do(c.Done("m")) == ["Done m", "Unblocked after by m", "Unblocked f by m of g"]
 
 
-def test_a_cancel_by_id_ends_a_claim_and_its_successor_and_so_unblocks():
-    line = Line(add("m", group="g"), add("f", after_group="g"), add("after", "m"), CLAIM)
+def test_a_cancel_by_id_ends_the_successor_too_and_so_unblocks():
+    line = Line(add("m", group="g"), add("f", after_group="g", on_failure="cancel"), add("after", "m"), CLAIM)
     line.do(add("m", group="g"))
-    assert line.do(c.Cancel("m")) == ["Cancelled m", "Unblocked after by m", "Unblocked f by m of g"]
-    assert line.blocked("f", "after") == [False, False]
+    assert line.do(c.Cancel("m")) == ["Cancelled m", "Unblocked after by m", "Cancelled f"]
 
 
 def test_the_end_of_what_was_kept_unblocks_nothing_more():

@@ -693,7 +693,10 @@ async def test_no_stretch_of_a_long_list_sorts_more_than_a_slice_whatever_its_or
         numbers = list(range(3000))
         await kh.add_many(Ticket(str(number), "t") for number in numbers)
         random.Random(1).shuffle(numbers)
-        await kh.add_many(Ticket(str(number), "t") for number in numbers)
+        async with kh.atomic() as tx:
+            for number in numbers:
+                tx.fail(str(number))
+                tx.restart(str(number))
         monkeypatch.setattr(kharon.store.local, "_LIST_SLICE", 100)
         monkeypatch.setattr(kharon.store.local, "_ORDER", order)
         async with trio.open_nursery() as nursery:

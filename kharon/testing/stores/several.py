@@ -68,7 +68,10 @@ async def check_finalizers(place: Place) -> None:
             before = len(await everything(kh))
             await kh.fail("b")
             commit = await everything(kh, before)
-            assert len({record.at for record in commit[:4]}) == 1, "the last end and the unblocking are one commit"
+            same([record.part for record in commit[:4]], [(n, 4) for n in range(1, 5)], "the parts of the last end")
+            events = ["TicketCancelled", "TicketFailed", "TicketUnblocked", "TicketUnblocked"]
+            found = sorted(type(record.event).__name__ for record in commit[:4])
+            same(found, events, "the commit of the last end")
             await held.next("by id")
             await held.next("by group")
         fragile = await kh.get("fragile")
