@@ -23,6 +23,7 @@ try:
 except ImportError:  # pragma: no cover - Windows: `can_lock` returns False, and opening is refused with the reason
     fcntl = None  # type: ignore[assignment]
 
+from kharon.log.forks import close_in_children
 from kharon.log.syncer import UNSUPPORTED, bring_to_disk
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Lock(Protocol):
     """A lock that is held until it is released, or the process ends."""
 
     def release(self) -> None:
-        """Release it. May be called twice; never raises."""
+        """Release it; a forked child only lets go of its copy. May be called twice; never raises."""
 
 
 class Files(Protocol):
@@ -192,6 +193,7 @@ class _OsFile:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._twin: int | None = None
+        close_in_children(self)
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -259,8 +261,17 @@ class _Reading(io.FileIO):
 class _OsLock:
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._process = os.getpid()
+        close_in_children(self)
 
     def release(self) -> None:
+        if self._fd >= 0 and os.getpid() == self._process:  # also for a child that still has a copy of the descriptor
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+        self.close()
+
+    def close(self) -> None:
+        """Close this process's descriptor: the lock lasts for as long as another process has one."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             with contextlib.suppress(OSError):

@@ -82,10 +82,30 @@ def lock_directory(where: Path, files: Files, *, allow_network: bool) -> LockedD
     try:
         return LockedDirectory(files.lock(where / "LOCK", b"%d\n" % os.getpid()), made)
     except BlockingIOError as busy:
-        raise QueueLocked(
-            f"{where} is open already, in process {busy} (this is process {os.getpid()}); a queue has one "
-            f"opener at a time. Close it there, or ask that process to do the work"
-        ) from None
+        raise QueueLocked(f"{where} is open already, {_held_by(where, str(busy))}") from None
+
+
+def _held_by(where: Path, holder: str) -> str:
+    """Return who holds a lock, by what its holder wrote into it, and what to do about that."""
+    remedy = "a queue has one opener at a time. Close it there, or ask that process to do the work"
+    if holder == str(os.getpid()):
+        return f"in process {holder}, which is this one; {remedy}"
+    if _has_ended(holder):
+        return (
+            f"by process {holder}, which has ended, or runs in another container. If it has ended, a child that it "
+            f"forked keeps the lock: find it with `lsof {where / 'LOCK'}`, and end it"
+        )
+    return f"in process {holder} (this is process {os.getpid()}); {remedy}"
+
+
+def _has_ended(holder: str) -> bool:
+    try:
+        os.kill(int(holder), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, OverflowError, OSError):  # no number of a process, or another user's
+        return False
+    return False
 
 
 def _make_directory(where: Path, files: Files, *, allow_network: bool) -> bool:

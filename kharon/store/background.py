@@ -27,6 +27,7 @@ import trio
 
 from kharon.errors import Closed, CommitOutcomeUnknown
 from kharon.log.directory import DirectoryLog
+from kharon.log.forks import close_in_children
 from kharon.log.retention import Action, Retention, RetentionRules, Step, Threshold
 from kharon.log.snapshot import kept_since
 from kharon.model.events import Event
@@ -201,7 +202,9 @@ async def _run(command: Sequence[str]) -> tuple[int, bytes, bytes]:
     In one task, which is a system task and so out of the reach of Ctrl-C. Those that `trio.run_process` starts are not,
     and what is raised in there ends the whole run.
     """
-    theirs, ours = os.pipe()  # closed with this process, however it ends: then that one ends too
+    theirs, ours = os.pipe()
+    # It closes when this process ends, however it ends; then that one ends too.
+    lifeline = close_in_children(os.fdopen(ours, "wb", buffering=0))
     try:
         with trio.CancelScope(shield=True):  # what has been started must become known here, to be ended
             process = await trio.lowlevel.open_process(
@@ -224,7 +227,7 @@ async def _run(command: Sequence[str]) -> tuple[int, bytes, bytes]:
             await reap(process)
     finally:
         os.close(theirs)
-        os.close(ours)
+        lifeline.close()
 
 
 # --- retention --------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from typing import Final, Protocol, TypeAlias
 import trio
 
 from kharon.log import syncer
+from kharon.log.forks import close_in_children
 from kharon.store.tasks import reap, say, wait_out
 
 __all__ = ["AnswerLost", "Done", "Helper", "Pace", "Syncer"]
@@ -135,6 +136,7 @@ class Helper:
         if not sys.executable or getattr(sys, "frozen", False):
             raise OSError(f"there is no Python to run it: sys.executable, {sys.executable!r}, is another program")
         self._socket, theirs = socket.socketpair()
+        close_in_children(self._socket)
         self._socket.setblocking(False)
         with theirs, trio.CancelScope(shield=True):  # what has been started must become known here, to be reaped
             process = await trio.lowlevel.open_process(
