@@ -33,7 +33,7 @@ from kharon.log.snapshot import kept_since
 from kharon.model.events import Event
 from kharon.settings import Settings
 from kharon.store.protocol import Clock
-from kharon.store.tasks import reap, say, wait_out
+from kharon.store.tasks import reap, say, start_python, wait_out
 
 __all__ = ["Background", "RetentionTask", "SnapshotTask"]
 
@@ -183,9 +183,8 @@ class SnapshotTask:
     async def _take(self) -> None:
         program = _PROGRAM.format(path=sys.path)
         what = ["trimmable"] if self._trims else []
-        command = [sys.executable, "-c", program, *what, str(self._directory.absolute())]
         try:
-            status, told, said = await _run(command)
+            status, told, said = await _run(["-c", program, *what, str(self._directory.absolute())])
         except Exception as error:  # noqa: BLE001 - nobody waits for a snapshot, so nobody could be told
             self._warn(error)
             return
@@ -196,8 +195,8 @@ class SnapshotTask:
             self._trimmable = int((told.split() or [b"0"])[-1])
 
 
-async def _run(command: Sequence[str]) -> tuple[int, bytes, bytes]:
-    """Run a program; return its status, and what it said on stdout, which is little, and stderr. If cancelled, kill it.
+async def _run(arguments: Sequence[str]) -> tuple[int, bytes, bytes]:
+    """Run Python; return its status, and what it said on stdout, which is little, and stderr. If cancelled, kill it.
 
     In one task, which is a system task and so out of the reach of Ctrl-C. Those that `trio.run_process` starts are not,
     and what is raised in there ends the whole run.
@@ -206,14 +205,7 @@ async def _run(command: Sequence[str]) -> tuple[int, bytes, bytes]:
     # It closes when this process ends, however it ends; then that one ends too.
     lifeline = close_in_children(os.fdopen(ours, "wb", buffering=0))
     try:
-        with trio.CancelScope(shield=True):  # what has been started must become known here, to be ended
-            process = await trio.lowlevel.open_process(
-                command,
-                stdin=theirs,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # a Ctrl-C is for the application to handle
-            )
+        process = await start_python(arguments, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
             assert process.stdout is not None
             assert process.stderr is not None

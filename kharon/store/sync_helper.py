@@ -10,8 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeAlias
 
@@ -19,7 +17,7 @@ import trio
 
 from kharon.log import syncer
 from kharon.log.forks import close_in_children
-from kharon.store.tasks import reap, say, wait_out
+from kharon.store.tasks import reap, say, start_python, wait_out
 
 __all__ = ["AnswerLost", "Done", "Helper", "Pace", "Syncer"]
 
@@ -80,7 +78,7 @@ class Helper:
         self.pid: int | None = None
         self._process = os.getpid()
         # -I and -S: no environment variable, no site-packages and no working directory has a say in what it runs.
-        self._command = (sys.executable, "-I", "-S", os.path.abspath(syncer.__file__), *arguments)  # noqa: PTH100
+        self._arguments = ("-I", "-S", os.path.abspath(syncer.__file__), *arguments)  # noqa: PTH100
         self._socket: socket.socket | None = None
         self._answer = b""
         self._done: Done | None = None
@@ -133,20 +131,11 @@ class Helper:
         return os.getpid() != self._process
 
     async def _start(self) -> trio.Process:
-        if not sys.executable or getattr(sys, "frozen", False):
-            raise OSError(f"there is no Python to run it: sys.executable, {sys.executable!r}, is another program")
         self._socket, theirs = socket.socketpair()
         close_in_children(self._socket)
         self._socket.setblocking(False)
-        with theirs, trio.CancelScope(shield=True):  # what has been started must become known here, to be reaped
-            process = await trio.lowlevel.open_process(
-                self._command,
-                stdin=theirs,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",  # keeps no file system from being unmounted
-                start_new_session=True,  # the terminal's Ctrl-C is for the parent
-            )
+        with theirs:
+            process = await start_python(self._arguments, stdin=theirs, cwd="/")  # keeps no file system mounted
         self.pid = process.pid
         return process
 

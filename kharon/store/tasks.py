@@ -1,4 +1,4 @@
-"""What background tasks share: a wait that nothing cuts short, a log message that cannot raise, the end of a process.
+"""What background tasks share: a wait that nothing cuts short, a log message that cannot raise, a process of Python.
 
 None of it knows of queues.
 """
@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final
 
 import trio
 from trio.lowlevel import Abort
 
-__all__ = ["no_abort", "reap", "say", "wait_out"]
+if TYPE_CHECKING:
+    from _typeshed import HasFileno
+
+__all__ = ["no_abort", "reap", "say", "start_python", "wait_out"]
 
 _logger = logging.getLogger("kharon")
 REAP_SECONDS: Final = 2.0  # a process ends in milliseconds, unless a sync hangs in the kernel, and then nothing helps
@@ -53,6 +58,31 @@ def say(level: int, message: str, *args: object) -> None:
     """
     with contextlib.suppress(Exception):
         _logger.log(level, message, *args, stacklevel=2)
+
+
+async def start_python(
+    arguments: Sequence[str],
+    *,
+    stdin: HasFileno | int,
+    stdout: int = subprocess.DEVNULL,
+    stderr: int = subprocess.DEVNULL,
+    cwd: str | None = None,
+) -> trio.Process:
+    """Start this interpreter as another process, in a session of its own: the terminal's Ctrl-C is for the parent.
+
+    Not cancellable: a process that was started must become known here, to be reaped.
+
+    Raises:
+        OSError: there is no interpreter: `sys.executable` is the application itself, which would start once more, or is
+            empty; or it cannot be started.
+    """
+    if not sys.executable or getattr(sys, "frozen", False):
+        raise OSError(f"there is no Python to run it: sys.executable, {sys.executable!r}, is another program")
+    with trio.CancelScope(shield=True):
+        process = await trio.lowlevel.open_process(
+            (sys.executable, *arguments), stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, start_new_session=True
+        )
+    return process  # noqa: RET504 - a scope may swallow what is raised in it, so a return in it is not enough for mypy
 
 
 async def reap(process: trio.Process) -> None:
