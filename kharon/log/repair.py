@@ -149,7 +149,7 @@ def repair(
     if files.kind(where / "log") != "directory" or not segments(where, files):
         raise KharonError(f"{where} is not a queue: there is no segment in {where / 'log'}; there is nothing to repair")
     lock, _ = lock_directory(
-        where, files, allow_network=True
+        where, files, allow_network=True, allow_group=True
     )  # a log is there, so this was allowed when the queue was made
     try:
         reading = LogScan(lambda: segments(where, files), lambda path: open_segment(files.read, path))
