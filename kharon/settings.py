@@ -168,6 +168,8 @@ class Settings:
             plain settle takes about 300 bytes, one with a result that much more. 0: none; then settling stops, too.
         allow_network_filesystem: whether a queue may be on NFS, SMB and the like. Only for a mount whose locks and
             syncs hold for all machines that have it.
+        allow_group_access: whether a queue's directory may be one that its group may write, whoever owns it, as on a
+            Kubernetes volume with an `fsGroup`. All members of the group can then change the log.
         compress_after, archive_after, trim_after: how old the last record of a finished file of the log may become
             before the file is compressed (which needs `kharon[zstd]`), moved to the archive, or removed for good. None:
             any age. Files that the state is built from are never removed, even if the newest snapshot went bad, so the
@@ -201,6 +203,7 @@ class Settings:
     snapshot_bytes: int | None = attrs.field(default=32 << 20, validator=_optional(_at_least(1)))
     reserve_bytes: int = attrs.field(default=4 << 20, validator=_at_least(0))
     allow_network_filesystem: bool = attrs.field(default=False, validator=_flag)
+    allow_group_access: bool = attrs.field(default=False, validator=_flag)
     compress_after: float | None = attrs.field(
         default=None, converter=_in_seconds_or_none, validator=_optional(_positive)
     )

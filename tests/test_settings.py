@@ -38,6 +38,7 @@ BAD = [
     *(("memory_records", bad) for bad in COUNTS),
     *(("reserve_bytes", bad) for bad in COUNTS if bad != 0 or isinstance(bad, bool)),
     *(("allow_network_filesystem", bad) for bad in (None, 0, 1, "yes")),
+    *(("allow_group_access", bad) for bad in (None, 0, 1, "yes")),
     *(("segment_bytes", bad) for bad in (*COUNTS, 4095)),
     *(("snapshot_bytes", bad) for bad in COUNTS if bad is not None),
     *(("max_attempts", bad) for bad in COUNTS if bad is not None),

@@ -20,7 +20,7 @@ from kharon.errors import CorruptLog, KharonError, UnknownFormat
 from kharon.log.files import OS_FILES
 from kharon.log.record import Chain, Record
 from kharon.log.scan import LogScan
-from kharon.log.snapshot import Snapshot, _paths, read_snapshot
+from kharon.log.snapshot import Snapshot, read_snapshot, snapshots_of
 from kharon.model.projection import Projection
 from kharon.model.versions import Unknown
 
@@ -42,7 +42,7 @@ class SnapshotCheck:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._paths = sorted(_paths(OS_FILES, directory))
+        self._paths = sorted(snapshots_of(OS_FILES, directory))
         self.good = 0
         self.bad: list[str] = []
         self.unjudged: list[str] = []

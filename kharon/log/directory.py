@@ -82,6 +82,7 @@ class DirectoryLog:
         files: the file system.
         reserve_bytes: the space to set aside for events that end something, for when the disk is full; 0: none.
         allow_network_filesystem: whether the directory may be on one.
+        allow_group_access: whether the directory's group may write it.
 
     Attributes:
         directory: the directory.
@@ -99,11 +100,13 @@ class DirectoryLog:
         *,
         reserve_bytes: int = 0,
         allow_network_filesystem: bool = False,
+        allow_group_access: bool = False,
     ) -> None:
         self._where = self.directory = Path(where)
         self._segment_bytes = segment_bytes
         self._files = files
         self._allow_network = allow_network_filesystem
+        self._allow_group = allow_group_access
         self._reserve = Reserve(files, self._where / RESERVE, reserve_bytes)
         self._process = files.process()
         self._mark = (0, 0)
@@ -254,7 +257,9 @@ class DirectoryLog:
 
     def _prepare(self) -> None:
         self._process = self._files.process()
-        self._lock, self._made = lock_directory(self._where, self._files, allow_network=self._allow_network)
+        self._lock, self._made = lock_directory(
+            self._where, self._files, allow_network=self._allow_network, allow_group=self._allow_group
+        )
         self._archives = find_archives(self._where, self._files)
         if not self._list():
             self._check_new()

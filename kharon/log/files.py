@@ -23,6 +23,7 @@ try:
 except ImportError:  # pragma: no cover - Windows: `can_lock` returns False, and opening is refused with the reason
     fcntl = None  # type: ignore[assignment]
 
+from kharon.log.forks import close_in_children
 from kharon.log.syncer import UNSUPPORTED, bring_to_disk
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Lock(Protocol):
     """A lock that is held until it is released, or the process ends."""
 
     def release(self) -> None:
-        """Release it. May be called twice; never raises."""
+        """Release it; a forked child only lets go of its copy. May be called twice; never raises."""
 
 
 class Files(Protocol):
@@ -149,7 +150,10 @@ class Files(Protocol):
         """Return the names in a directory, sorted."""
 
     def make_directory(self, path: Path) -> None:
-        """Make a directory with mode 0700. Its name is on disk once its parent is synced."""
+        """Make a directory with mode 0700. Its name is on disk once its parent is synced.
+
+        One that root makes belongs to the owner of the directory it is in, as does a file.
+        """
 
     def sync_directory(self, path: Path, fd: int | None = None) -> None:
         """Bring a directory's names onto the disk; `fd` is its descriptor, from `directory_twin`, or it is opened."""
@@ -192,6 +196,7 @@ class _OsFile:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._twin: int | None = None
+        close_in_children(self)
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -259,8 +264,17 @@ class _Reading(io.FileIO):
 class _OsLock:
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._process = os.getpid()
+        close_in_children(self)
 
     def release(self) -> None:
+        if self._fd >= 0 and os.getpid() == self._process:  # also for a child that still has a copy of the descriptor
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+        self.close()
+
+    def close(self) -> None:
+        """Close this process's descriptor: the lock lasts for as long as another process has one."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             with contextlib.suppress(OSError):
@@ -269,6 +283,18 @@ class _OsLock:
 
 def _identity(stat: os.stat_result) -> Identity:
     return Identity(stat.st_dev, stat.st_ino, stat.st_size)
+
+
+def _give_to_owner(made: int | Path, folder: Path) -> None:
+    """Give a new file or directory that root made to the owner of the directory it is in, who is to open it later.
+
+    That owner could have exchanged it anyway.
+    """
+    if os.geteuid() == 0:
+        with contextlib.suppress(OSError):  # root in a container may have no right to: it stays root's
+            owner = folder.stat()
+            if owner.st_uid != 0:
+                os.chown(made, owner.st_uid, owner.st_gid)
 
 
 _ESCAPES: Final = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
@@ -342,6 +368,7 @@ class OsFiles:
 
     def make_directory(self, path: Path) -> None:
         path.mkdir(mode=0o700)
+        _give_to_owner(path, path.parent)
 
     def sync_directory(self, path: Path, fd: int | None = None) -> None:
         opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY) if fd is None else fd
@@ -356,7 +383,9 @@ class OsFiles:
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
     def create(self, path: Path) -> File:
-        return _OsFile(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600))
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+        _give_to_owner(fd, path.parent)
+        return _OsFile(fd)
 
     def append(self, path: Path) -> File:
         return _OsFile(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW))
@@ -380,6 +409,7 @@ class OsFiles:
 
     def lock(self, path: Path, holder: bytes) -> Lock:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        _give_to_owner(fd, path.parent)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.pwrite(fd, holder, 0)  # before truncating, so that on a full disk the file keeps its block

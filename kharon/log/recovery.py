@@ -32,7 +32,7 @@ from kharon.log.zstd import ZSTD_SUFFIX
 from kharon.model.checks import MAX_LINE_BYTES
 from kharon.model.events import TailCut
 
-__all__ = ["quarantine", "reopen_tail", "rewrite_seal", "rewrite_tail", "tidy"]
+__all__ = ["quarantine", "reopen_tail", "rewrite_seal", "rewrite_tail", "tidy", "unused_name"]
 
 _logger = logging.getLogger("kharon")
 
@@ -119,14 +119,20 @@ def quarantine(files: Files, where: Path, path: Path, old: BinaryIO, start: int,
     if files.kind(aside) is None:
         files.make_directory(aside)
     stem = f"{stem_of(path)}-{start}" + (ZSTD_SUFFIX if path.suffix == ZSTD_SUFFIX else "")
-    name, count = stem, 0
-    while files.kind(aside / name) is not None:  # an earlier recovery's: nothing in quarantine is overwritten
-        count += 1
-        name = f"{stem}.{count}"
+    kept = unused_name(files, aside, stem)
     old.seek(start)
-    replace_file(files, aside / name, copy_chunks(old, length, path))
+    replace_file(files, kept, copy_chunks(old, length, path))
     files.sync_directory(where)
-    return f"quarantine/{name}"
+    return f"quarantine/{kept.name}"
+
+
+def unused_name(files: Files, folder: Path, name: str) -> Path:
+    """Return a path in `quarantine/` that is not in use, since nothing there is overwritten."""
+    path, count = folder / name, 0
+    while files.kind(path) is not None:
+        count += 1
+        path = folder / f"{name}.{count}"
+    return path
 
 
 def rewrite_seal(files: Files, before: SegmentEnd, next_hash: str) -> None:

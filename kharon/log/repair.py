@@ -5,9 +5,10 @@ to its last whole commit before the damage. Later records cannot be kept, even r
 to all lines before it. All bytes that are cut are kept in `quarantine/`, and `LogRepaired` records say so. If only a
 seal is damaged, it is rewritten, and no record is lost.
 
-The cut bytes are copied to `quarantine/` first. Then the tail is written with the records of the repair, then the
-seals; the rest is removed last. So after a crash in between the log is still refused as damaged, and repair can be
-called again. A log without damage is left alone; an unfinished last commit is for the next opening to cut.
+The cut bytes are copied to `quarantine/` first, and snapshots of records that are cut are moved there. Then the tail is
+written with the records of the repair, then the seals; the rest is removed last. So after a crash in between the log is
+still refused as damaged, and repair can be called again. A log without damage is left alone; an unfinished last commit
+is for the next opening to cut.
 """
 
 from __future__ import annotations
@@ -27,11 +28,20 @@ from kharon.log.files import OS_FILES, Files
 from kharon.log.locations import locate_segments, owns_archive, recorded_path, segments
 from kharon.log.ownership import lock_directory
 from kharon.log.record import BadLine, Chain, Header, Record, Seal, check_line, parse_record, seal_line
-from kharon.log.recovery import quarantine
+from kharon.log.recovery import quarantine, unused_name
 from kharon.log.replace import copy_chunks, replace_file
 from kharon.log.scan import LogScan
-from kharon.log.segment import BrokenSegment, first_of, read_segment, segment_name, stem, stem_of, unproved_start
-from kharon.log.snapshot import Snapshot, usable
+from kharon.log.segment import (
+    BrokenSegment,
+    first_of,
+    is_numbered,
+    read_segment,
+    segment_name,
+    stem,
+    stem_of,
+    unproved_start,
+)
+from kharon.log.snapshot import Snapshot, snapshots_of, usable
 from kharon.log.zstd import ZSTD_SUFFIX, open_segment
 from kharon.model.checks import MAX_LINE_BYTES, check_name
 from kharon.model.events import Event, LogRepaired, SegmentTrimmed, TicketAdded, TicketEvent
@@ -139,7 +149,7 @@ def repair(
     if files.kind(where / "log") != "directory" or not segments(where, files):
         raise KharonError(f"{where} is not a queue: there is no segment in {where / 'log'}; there is nothing to repair")
     lock, _ = lock_directory(
-        where, files, allow_network=True
+        where, files, allow_network=True, allow_group=True
     )  # a log is there, so this was allowed when the queue was made
     try:
         reading = LogScan(lambda: segments(where, files), lambda path: open_segment(files.read, path))
@@ -351,6 +361,7 @@ class _Repairer:
             with files.read(path) as old:
                 kept_as = quarantine(files, diagnosis.where, path, old, cut.byte, cut.length)
             cuts.append(attrs.evolve(cut, kept_as=kept_as))
+        self._set_snapshots_aside(plan.last)
         events: list[Event] = [
             LogRepaired(cut.file, cut.byte, cut.length, cut.kept_as or "", cut.records) for cut in cuts
         ]
@@ -367,6 +378,19 @@ class _Repairer:
                 self._write(part, [seal_line(part.hash, Seal(part.seq, following.header))])
         self._remove_rest(places)
         return attrs.evolve(plan, cuts=tuple(cuts), done=True)
+
+    def _set_snapshots_aside(self, last: int) -> None:
+        """Move snapshots of records that are cut to `quarantine/`: they fit no log any more."""
+        where, files = self._diagnosis.where, self._files
+        stale = [path for path in snapshots_of(files, where) if is_numbered(path) and first_of(path) > last]
+        if stale and files.kind(where / "quarantine") is None:
+            files.make_directory(where / "quarantine")
+        for path in stale:
+            files.rename(path, unused_name(files, where / "quarantine", f"snapshot-{stem_of(path)}"))
+        if stale:
+            files.sync_directory(where / "quarantine")
+            files.sync_directory(where)
+            files.sync_directory(where / "snapshots")
 
     def _path(self, part: _KeptSegment) -> Path:
         """Return where a segment is rewritten, never compressed: the tail in `log/`, any other where it is."""

@@ -45,6 +45,7 @@ __all__ = [
     "kept_since",
     "newest",
     "read_snapshot",
+    "snapshots_of",
     "take",
     "trimmable",
     "usable",
@@ -319,7 +320,7 @@ def _check_fields(ticket: Ticket, seq: int) -> None:
         from_json(ticket.result_json)
 
 
-def _paths(files: Files, directory: Path) -> list[Path]:
+def snapshots_of(files: Files, directory: Path) -> list[Path]:
     """Return the snapshots in a queue's directory, newest first."""
     folder = directory / "snapshots"
     if files.kind(folder) != "directory":
@@ -330,7 +331,7 @@ def _paths(files: Files, directory: Path) -> list[Path]:
 
 def kept_since(files: Files, directory: Path) -> int:
     """Return the seq of the `KEPT`-th newest snapshot, from its name; 0 if there are fewer. O(1)."""
-    paths = [path for path in _paths(files, directory) if is_numbered(path)][:KEPT]
+    paths = [path for path in snapshots_of(files, directory) if is_numbered(path)][:KEPT]
     return first_of(paths[-1]) if len(paths) == KEPT else 0
 
 
@@ -370,7 +371,7 @@ def usable(files: Files, directory: Path, segments: list[Path]) -> Iterator[Snap
     Cost: O(bytes of each).
     """
     found, later = False, None
-    for path in _paths(files, directory):
+    for path in snapshots_of(files, directory):
         try:
             with files.read(path) as file:
                 snapshot = read_snapshot(file, str(path))
@@ -447,7 +448,7 @@ def take(directory: Path, files: Files = OS_FILES) -> Path | None:
     tickets, others = list(projection.tickets.values()), projection.others()
     _write(files, path, Snapshot(log, projection.seq, projection.at, chain.hash, tickets, others))
     kept = {path.name} if base is None else {path.name, f"{base.seq:020}.jsonl"}
-    for old in _paths(files, directory):
+    for old in snapshots_of(files, directory):
         if old.name not in kept:
             files.unlink(old)
     return path

@@ -27,12 +27,13 @@ import trio
 
 from kharon.errors import Closed, CommitOutcomeUnknown
 from kharon.log.directory import DirectoryLog
+from kharon.log.forks import close_in_children
 from kharon.log.retention import Action, Retention, RetentionRules, Step, Threshold
 from kharon.log.snapshot import kept_since
 from kharon.model.events import Event
 from kharon.settings import Settings
 from kharon.store.protocol import Clock
-from kharon.store.tasks import reap, say, wait_out
+from kharon.store.tasks import reap, say, start_python, wait_out
 
 __all__ = ["Background", "RetentionTask", "SnapshotTask"]
 
@@ -182,9 +183,8 @@ class SnapshotTask:
     async def _take(self) -> None:
         program = _PROGRAM.format(path=sys.path)
         what = ["trimmable"] if self._trims else []
-        command = [sys.executable, "-c", program, *what, str(self._directory.absolute())]
         try:
-            status, output, errors = await _run(command)
+            status, output, errors = await _run(["-c", program, *what, str(self._directory.absolute())])
         except Exception as error:  # noqa: BLE001 - no caller waits for a snapshot, so the log message is the report
             self._warn(error)
             return
@@ -195,22 +195,17 @@ class SnapshotTask:
             self._trimmable = int((output.split() or [b"0"])[-1])
 
 
-async def _run(command: Sequence[str]) -> tuple[int, bytes, bytes]:
-    """Run a program; return its exit status, its stdout, which must be short, and its stderr. Kill it if cancelled.
+async def _run(arguments: Sequence[str]) -> tuple[int, bytes, bytes]:
+    """Run Python; return its exit status, its stdout, which must be short, and its stderr. Kill it if cancelled.
 
     All in the calling task, a system task, which Ctrl-C does not reach. `trio.run_process` starts tasks that Ctrl-C
     does reach, and an exception in one of them ends the whole Trio run.
     """
-    theirs, ours = os.pipe()  # this process's end closes it, which ends the program too
+    theirs, ours = os.pipe()
+    # This end closes when this process ends, however it ends; that ends the program too.
+    lifeline = close_in_children(os.fdopen(ours, "wb", buffering=0))
     try:
-        with trio.CancelScope(shield=True):  # a started process must be known here, to be ended
-            process = await trio.lowlevel.open_process(
-                command,
-                stdin=theirs,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # a Ctrl-C is for the application to handle
-            )
+        process = await start_python(arguments, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
             assert process.stdout is not None
             assert process.stderr is not None
@@ -224,7 +219,7 @@ async def _run(command: Sequence[str]) -> tuple[int, bytes, bytes]:
             await reap(process)
     finally:
         os.close(theirs)
-        os.close(ours)
+        lifeline.close()
 
 
 # --- retention --------------------------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ def _log(where: Where, settings: Settings) -> tuple[EventLog, bool]:
             settings.segment_bytes,
             reserve_bytes=settings.reserve_bytes,
             allow_network_filesystem=settings.allow_network_filesystem,
+            allow_group_access=settings.allow_group_access,
         )
         return log, True
     if not callable(getattr(where, "append", None)) or not callable(getattr(where, "sync", None)):

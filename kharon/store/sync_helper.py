@@ -11,15 +11,14 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeAlias
 
 import trio
 
 from kharon.log import syncer
-from kharon.store.tasks import reap, say, wait_out
+from kharon.log.forks import close_in_children
+from kharon.store.tasks import reap, say, start_python, wait_out
 
 __all__ = ["AnswerLost", "Done", "Helper", "Pace", "Syncer"]
 
@@ -82,7 +81,7 @@ class Helper:
         self.pid: int | None = None
         self._process = os.getpid()
         # -I and -S: neither environment variables, site-packages nor the working directory change the program it runs.
-        self._command = (sys.executable, "-I", "-S", os.path.abspath(syncer.__file__), *arguments)  # noqa: PTH100
+        self._arguments = ("-I", "-S", os.path.abspath(syncer.__file__), *arguments)  # noqa: PTH100
         self._socket: socket.socket | None = None
         self._answer = b""
         self._done: Done | None = None
@@ -135,19 +134,12 @@ class Helper:
         return os.getpid() != self._process
 
     async def _start(self) -> trio.Process:
-        if not sys.executable or getattr(sys, "frozen", False):
-            raise OSError(f"there is no Python to run it: sys.executable is {sys.executable!r}, another program")
         self._socket, theirs = socket.socketpair()
+        close_in_children(self._socket)
         self._socket.setblocking(False)
-        with theirs, trio.CancelScope(shield=True):  # a started process must be known here, to be reaped
-            process = await trio.lowlevel.open_process(
-                self._command,
-                stdin=theirs,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",  # so that it does not keep a file system from being unmounted
-                start_new_session=True,  # the terminal's Ctrl-C is for the parent
-            )
+        with theirs:
+            # The working directory is "/", so that it does not keep a file system from being unmounted.
+            process = await start_python(self._arguments, stdin=theirs, cwd="/")
         self.pid = process.pid
         return process
 

@@ -1,4 +1,4 @@
-"""Helpers for background tasks: an uncancellable wait, a log message that never raises, reaping a process.
+"""Helpers for background tasks: an uncancellable wait, a log message that never raises, a Python process and its end.
 
 This module does not know about queues.
 """
@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final
 
 import trio
 from trio.lowlevel import Abort
 
-__all__ = ["no_abort", "reap", "say", "wait_out"]
+if TYPE_CHECKING:
+    from _typeshed import HasFileno
+
+__all__ = ["no_abort", "reap", "say", "start_python", "wait_out"]
 
 _logger = logging.getLogger("kharon")
-REAP_SECONDS: Final = (
-    2.0  # a process ends in milliseconds, unless a sync hangs in the kernel; then even a kill does not help
-)
+REAP_SECONDS: Final = 2.0
+"""A process ends in milliseconds, unless a sync hangs in the kernel; then even a kill does not help."""
 
 
 def no_abort(_raise_cancel: object) -> Abort:
@@ -54,6 +58,31 @@ def say(level: int, message: str, *args: object) -> None:
     """
     with contextlib.suppress(Exception):
         _logger.log(level, message, *args, stacklevel=2)
+
+
+async def start_python(
+    arguments: Sequence[str],
+    *,
+    stdin: HasFileno | int,
+    stdout: int = subprocess.DEVNULL,
+    stderr: int = subprocess.DEVNULL,
+    cwd: str | None = None,
+) -> trio.Process:
+    """Start this interpreter as another process, in a session of its own: the terminal's Ctrl-C is for the parent.
+
+    Not cancellable: a started process must be known here, to be reaped.
+
+    Raises:
+        OSError: there is no interpreter: `sys.executable` is the application itself, which would start once more, or is
+            empty; or it cannot be started.
+    """
+    if not sys.executable or getattr(sys, "frozen", False):
+        raise OSError(f"there is no Python to run it: sys.executable is {sys.executable!r}, another program")
+    with trio.CancelScope(shield=True):
+        process = await trio.lowlevel.open_process(
+            (sys.executable, *arguments), stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, start_new_session=True
+        )
+    return process  # noqa: RET504 - a scope may swallow what is raised in it, so a return in it is not enough for mypy
 
 
 async def reap(process: trio.Process) -> None:

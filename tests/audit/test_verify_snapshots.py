@@ -152,10 +152,10 @@ def test_a_misnamed_snapshot_is_judged_before_anything_is_folded(where, caplog):
 def test_a_snapshot_that_is_gone_by_the_time_it_is_read(where, caplog, monkeypatch):
     """A newer one may be taken while the log is read, and the oldest removed then."""
 
-    def listed(files, directory, real=audit_snapshots._paths):
+    def listed(files, directory, real=audit_snapshots.snapshots_of):
         return [*real(files, directory), where / "snapshots" / f"{1:020}.jsonl"]
 
-    monkeypatch.setattr(audit_snapshots, "_paths", listed)
+    monkeypatch.setattr(audit_snapshots, "snapshots_of", listed)
     assert verdict(where, caplog) == (2, [])
 
 

@@ -669,6 +669,46 @@ def test_what_belongs_to_another_user_is_refused(where, disk, name):
     start(where, disk).abandon()
 
 
+def test_a_volume_of_a_group_is_used_if_that_is_allowed(where, disk):
+    """A Kubernetes volume with an fsGroup, when a pod starts again: root's, and all of it writable for a group."""
+    sample(where, closed=True)
+    disk.uid = 1000
+    disk.looks = {
+        "queue": Permissions(False, 0, 0o2775),
+        "log": Permissions(False, 1000, 0o2770),
+        "LOCK": Permissions(False, 1001, 0o660),
+        "begun": Permissions(False, 1000, 0o660),
+    }
+    refused(where, disk, "belongs to user 0", "Settings(allow_group_access=True)")
+    disk.looks["queue"] = Permissions(False, 1000, 0o2775)
+    refused(where, disk, "mode 2775", "Settings(allow_group_access=True)")
+    disk.looks["queue"] = Permissions(False, 0, 0o2775)
+    start(where, disk, allow_group_access=True).abandon()
+    for look in (Permissions(False, 0, 0o2755), Permissions(False, 0, 0o2777), Permissions(False, 1000, 0o777)):
+        disk.looks["queue"] = look
+        with pytest.raises(KharonError, match=r"belongs to user 0|may be written by others"):
+            start(where, disk, allow_group_access=True)
+
+
+async def test_a_queue_in_a_directory_that_its_group_may_write(where):
+    where.mkdir()
+    where.chmod(0o2770)
+    with pytest.raises(KharonError, match=r"allow_group_access=True"):
+        async with kharon.open(where):
+            pass
+    settings = kharon.Settings(allow_group_access=True)
+    for _ in range(2):
+        async with kharon.open(where, settings) as kh:
+            await kh.add(kharon.Ticket("a", "t"))
+        for path in (where, *where.rglob("*")):  # the kubelet does this when the pod starts again
+            path.chmod(path.stat().st_mode | (0o2070 if path.is_dir() else 0o060))
+    segment = min(segments(where))
+    segment.write_bytes(segment.read_bytes().replace(b'"type":"t"', b'"type":"u"'))
+    with pytest.raises(KharonError):
+        kharon.verify(where)
+    assert kharon.repair(where, confirm=True).done, "what could be opened can be repaired"
+
+
 @pytest.mark.parametrize("uid", [0, 1000])
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o720, 0o702])
 @pytest.mark.parametrize("name", ["queue", "log"])

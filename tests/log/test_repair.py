@@ -16,6 +16,7 @@ import kharon
 from kharon.errors import CorruptLog, InvalidTicket, KharonError, QueueLocked, UnknownFormat
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.files import OsFiles
+from kharon.log.snapshot import take
 from kharon.model.events import LogRepaired, TicketDone
 
 
@@ -411,3 +412,47 @@ def test_until_a_repair_has_written_the_tail_all_that_stands_behind_is_there(whe
             assert any(isinstance(record.event, LogRepaired) for record in kharon.read(copy)), "it says what is missing"
     assert refused > 10
     assert repaired > 0
+
+
+def test_after_a_repair_no_snapshot_of_what_was_cut_makes_verify_complain(where):
+    taken = take(where)
+    early = int(taken.stem)
+    log = DirectoryLog(where, 4096)
+    list(log.open(moment(150)))
+    for number in range(40):
+        put(log, added(f"u{number}", b'"%b"' % (b"x" * 100)), at=200)
+    log.close(moment(300))
+    late = take(where)
+    assert int(late.stem) > early
+    last_but_two = segments(where)[-3]
+    damage(last_but_two, 2)
+    before = late.read_bytes()
+    (where / "quarantine").mkdir()
+    (where / "quarantine" / f"snapshot-{late.stem}").write_bytes(b"of an earlier repair")
+    assert kharon.repair(where).last < int(late.stem)
+    assert late.exists(), "a plan changes nothing"
+    kharon.repair(where, confirm=True)
+    report = kharon.verify(where)
+    assert report.bad_snapshots == ()
+    assert [path.name for path in (where / "snapshots").iterdir()] == [taken.name], "the older one still fits"
+    assert (where / "quarantine" / f"snapshot-{late.stem}.1").read_bytes() == before
+    log, _ = opened(where)
+    log.close(moment(400))
+
+
+def test_a_repair_by_root_leaves_files_that_their_owner_can_open(where, monkeypatch):
+    """A user who is not root cannot give files away, but to himself, as here."""
+    owner = os.geteuid() or 1000
+    for path in (where, *where.rglob("*")):
+        os.chown(path, owner, -1)
+    take(where)
+    damage(segments(where)[-2], 2)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    kharon.repair(where, confirm=True)
+    (where / "LOCK").unlink()
+    log = DirectoryLog(where, reserve_bytes=4096)
+    list(log.open(moment(200)))
+    log.abandon()
+    owners = {path.relative_to(where).as_posix(): path.stat().st_uid for path in where.rglob("*")}
+    assert {name.split("/")[0] for name in owners} >= {"log", "quarantine", "reserve", "snapshots", "begun", "LOCK"}
+    assert set(owners.values()) == {owner}

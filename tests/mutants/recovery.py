@@ -62,7 +62,7 @@ MUTANTS: Final = (
         thought="An unfinished commit was told to nobody, so nobody misses it.",
         file=RECOVERY,
         function="quarantine",
-        before="    replace_file(files, aside / name, copy_chunks(old, length, path))\n",
+        before="    replace_file(files, kept, copy_chunks(old, length, path))\n",
         after="",
         tests=(f"{_RECOVERY}garbage_behind_the_tail",),
     ),
@@ -79,11 +79,11 @@ MUTANTS: Final = (
         name="quarantine-overwritten",
         thought="Segment and byte are enough of a name.",
         file=RECOVERY,
-        function="quarantine",
+        function="unused_name",
         before="""\
-    while files.kind(aside / name) is not None:  # an earlier recovery's: nothing in quarantine is overwritten
+    while files.kind(path) is not None:
         count += 1
-        name = f"{stem}.{count}"
+        path = folder / f"{name}.{count}"
 """,
         after="",
         tests=(f"{_RECOVERY}nothing_in_quarantine_is_overwritten",),

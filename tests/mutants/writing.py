@@ -291,8 +291,8 @@ MUTANTS: Final = (
         name="writable-by-the-group",
         thought="A group is trusted by whoever made it.",
         file=OWNERSHIP,
-        before="_OTHERS_WRITE: Final = 0o022",
-        after="_OTHERS_WRITE: Final = 0o002",
+        before="(_OTHERS_WRITE if allow_group else _OTHERS_WRITE | _GROUP_WRITES)",
+        after="_OTHERS_WRITE",
         tests=(TEST_FAILING_DISK,),
     ),
     # --- closing ------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import kharon
 from kharon.log.directory import DirectoryLog
 from kharon.log.snapshot import take
 from kharon.model.events import TicketAdded
+from kharon.store import tasks
 from kharon.store.background import SnapshotTask
 from kharon.testing import EPOCH
 
@@ -50,6 +51,29 @@ async def test_a_snapshot_is_taken_beside_a_queue_that_is_used(tmp_path):
         assert await kh.first_record() == 1
     with pytest.raises(kharon.CorruptLog):
         kharon.verify(where)
+
+
+class Frozen:
+    """An application that brings its own Python, whose `sys.executable` is the application."""
+
+    frozen = True
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+async def test_a_frozen_application_does_not_start_itself_again_for_a_snapshot(tmp_path, monkeypatch, caplog, frozen):
+    application = tmp_path / "application"
+    application.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    application.chmod(0o700)
+    Frozen.executable = str(application) if frozen else ""
+    monkeypatch.setattr(Frozen, "frozen", frozen)
+    monkeypatch.setattr(tasks, "sys", Frozen)
+    where = tmp_path / "queue"
+    async with kharon.open(where, SMALL) as kh:
+        await kh.add_many([kharon.Ticket(f"t{number}", "x") for number in range(100)])
+        await until(lambda: caplog.records)
+    assert not (tmp_path / "started").exists()
+    assert "there is no Python to run it" in caplog.records[0].getMessage()
+    assert len(kharon.replay(where).tickets) == 100
 
 
 async def test_what_is_finished_while_one_is_taken_is_not_due_before_there_is_enough_of_it(tmp_path, monkeypatch):

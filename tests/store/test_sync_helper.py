@@ -844,7 +844,7 @@ class Strange:
 
 @pytest.mark.parametrize("fake", [Frozen, Elsewhere, Embedded, Strange])
 async def test_a_helper_that_cannot_be_started_is_missed_once(tmp_path, monkeypatch, caplog, fake):
-    monkeypatch.setattr(helper_module, "sys", fake)
+    monkeypatch.setattr(tasks, "sys", fake)
     helper = Helper()
     async with opened(DirectoryLog(tmp_path / "queue"), helper) as kh:
         for number in range(5):
