@@ -19,7 +19,7 @@ DEFAULTS = {
     "max_poll_interval": 15.0,
     "min_poll_interval": 0.01,
     "expiration": True,
-    "backoff": BackoffDelay(1.5, 15, 0),
+    "backoff": BackoffDelay(1.8, 21_600, 0.2, 1),
     "max_attempts": 25,
     "on_return": "ack",
     "tubes": ("default",),

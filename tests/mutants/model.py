@@ -86,8 +86,8 @@ MUTANTS: Final = (
         name="jitter-drawn-in-the-model",
         thought="A random number can be drawn where it is needed.",
         file=DELAYS,
-        before="        return grown + self.jitter * jitter\n",
-        after='        return grown + self.jitter * __import__("random").random()\n',
+        before="        return grown * (1 - self.jitter * jitter)\n",
+        after='        return grown * (1 - self.jitter * __import__("random").random())\n',
         tests=(TEST_DELAYS,),
     ),
     Mutant(

@@ -127,7 +127,7 @@ async def not_cancelled():
 WRONG = {
     "adding": (Commit, "undo", Commit.keep),
     "listing": (LocalStore, "list", ignoring_the_tube),
-    "conflicts": (evolve, "_succeeded", lambda _ticket, _seq, _at: None),
+    "conflicts": (evolve, "_succeeded", lambda _ticket, _seq, _at, attempts=None: None),
     "reasons": (LocalStore, "why", why_another),
     "verbs": (decide._RULES, c.Release, {**decide._RULES[c.Release], decide.State.UNCLAIMED: decide._release}),
     "results": (evolve, "_change", lambda _draft, _changes: None),
