@@ -60,6 +60,8 @@ COLUMNS: Final = (
     Column("on_failure", "text"),
     Column("blocked_by", "json"),
     Column("blocked_by_group", "flag"),
+    Column("keeps_place", "flag"),
+    Column("keeps_attempts", "flag"),
     Column("ended", "text"),
     Column("dropped", "flag"),
     Column("attempt", "integer"),

@@ -366,7 +366,8 @@ class LocalStore:
         projection = self._projection
         projection.promote(now)
         chance = random.random()  # noqa: S311 - spreads retries
-        commit = Commit(projection, Context(now, chance, lease, self._settings.policy().backoff), first_firing)
+        policy = self._settings.policy()
+        commit = Commit(projection, Context(now, chance, lease, policy.backoff, policy.keep_failed), first_firing)
         try:
             commit.run(commands)
             growing = self._append(commit.effects, by)

@@ -637,6 +637,22 @@ def test_the_last_attempt_that_lapses_fails(max_attempts, left):
         assert (after.status, after.attempts) == (Status.FAILED, 2)
 
 
+@pytest.mark.parametrize("keep_failed", [None, 50.0])
+@pytest.mark.parametrize(
+    "command",
+    [
+        c.Retry("t", 2, max_attempts=1),
+        c.Lapse("t", 2, error_reason="lapsed", backoff=FixedDelay(5), max_attempts=1),
+        c.Fail("t", 2),
+        c.Fail("t", 2, "why", 7.0),
+    ],
+)
+def test_a_failed_ticket_is_kept_as_long_as_the_context_says(command, keep_failed):
+    failed = given(ADDED, CLAIMED, now=at(100), keep_failed=keep_failed).when(command).events()[-1]
+    seconds = getattr(command, "expire_in", None) or keep_failed
+    assert failed.expire_at == (None if seconds is None else at(100 + seconds))
+
+
 @pytest.mark.parametrize("verb", ["retry", "lapse"])
 def test_a_reason_never_grows_beyond_its_limit(verb):
     reason = "x" * MAX_REASON_CHARS

@@ -90,6 +90,25 @@ async def test_a_terminal_ticket_added_again_starts_anew(kh):
     assert (ticket.status, ticket.error_reason, ticket.attempts) == (Status.PENDING, None, 0)
 
 
+async def test_failed_and_returned_tickets_are_kept_as_long_as_the_settings_say(autojump_clock):
+    async def handle(_kh, ticket):
+        if ticket.id == "fails":
+            raise ValueError
+
+    router = kharon.Router()
+    router.not_found(handle)
+    settings = Settings(max_attempts=1, on_return="done", keep_done=5, keep_failed=10)
+    async with kharon.open(":memory:", settings, clock=TrioClock()) as kh, trio.open_nursery() as nursery:
+        await kh.add_many([Ticket("fails", "t"), Ticket("by hand", "t"), Ticket("returns", "t")])
+        await kh.fail("by hand")
+        await nursery.start(kh.run, router)
+        assert (await kh.get("by hand")).expire_at == EPOCH + timedelta(seconds=10)
+        for left in (3, 2, 0):
+            await trio.sleep(4)
+            assert len(await kh.list()) == left
+        nursery.cancel_scope.cancel()
+
+
 async def test_add_many_returns_the_tickets_in_order(kh, mock_clock):
     added = await kh.add_many((Ticket(id, "t") for id in "cab"), delay=5)
     assert [ticket.id for ticket in added] == ["c", "a", "b"]
