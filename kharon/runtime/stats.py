@@ -9,12 +9,13 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Final
 
 import attrs
 
 from kharon.model import events as e
-from kharon.model.ticket import Ticket
+from kharon.model.ticket import Status, Ticket
 from kharon.store.protocol import Change
 
 __all__ = ["BOUNDS", "Collector", "Counts", "Histogram", "Stats"]
@@ -85,7 +86,8 @@ class Counts:
         restarted, updated: by `restart`; by `update`, or moved to another tube when they ended.
         unblocked: ends of something that a ticket waited for.
         deleted, expired: removals.
-        queue_wait: from when a ticket was due to its claim.
+        queue_wait: the time before a claim in which nothing but a worker was missing. It begins with the last of these:
+            the ticket was due, unblocked, released or restarted, or the run before ended.
         processing_time: of the handler runs.
     """
 
@@ -145,6 +147,8 @@ class Collector:
         self.running = 0
         self._by: dict[tuple[str, str], Counts] = {}
         self._events: Counter[type[e.Event]] = Counter()
+        # Of tickets that became claimable after they were added: since when. Others are claimable since their ctime.
+        self._claimable: dict[str, datetime] = {}
 
     def _counts(self, ticket: Ticket | e.TicketAdded) -> Counts:
         key = (ticket.type, ticket.tube)
@@ -162,13 +166,23 @@ class Collector:
                 self._counts(change.event).added += 1
             elif ticket is not None:
                 self._count(self._counts(ticket), ticket, change)
+            if ticket is not None:
+                self._follow(ticket.id, change)
+
+    def _follow(self, id: str, change: Change) -> None:
+        """Keep since when a ticket has been claimable. O(1)."""
+        if not _is_claimable(change.new):
+            self._claimable.pop(id, None)
+        elif change.old is not None and not _is_claimable(change.old):
+            self._claimable[id] = change.at
 
     def _count(self, counts: Counts, ticket: Ticket, change: Change) -> None:
         event = change.event
         if isinstance(event, e.TicketClaimed):
             counts.claimed += 1
             if ticket.runat is not None and ticket.ctime is not None:
-                counts.queue_wait.add(max(0.0, (change.at - max(ticket.runat, ticket.ctime)).total_seconds()))
+                since = max(ticket.runat, self._claimable.get(ticket.id, ticket.ctime))
+                counts.queue_wait.add(max(0.0, (change.at - since).total_seconds()))
         elif isinstance(event, e.TicketDone):
             if event.keep:
                 counts.done += 1
@@ -203,3 +217,8 @@ class Collector:
         """Begin again at nothing."""
         self._by.clear()
         self._events.clear()
+
+
+def _is_claimable(ticket: Ticket | None) -> bool:
+    """Return whether a ticket is pending, unblocked and unclaimed; it may be delayed. O(1)."""
+    return ticket is not None and ticket.status is Status.PENDING and ticket.claim is None and not ticket.blocked

@@ -285,3 +285,36 @@ def test_a_copy_does_not_change():
     copy = histogram.copy()
     histogram.add(1)
     assert (copy.count, sum(copy.buckets)) == (0, 0)
+
+
+async def test_queue_wait_begins_with_the_last_of_due_unblocked_released_and_restarted(mock_clock):
+    claims = []
+
+    async def wait_of(kh, id):
+        """The queue wait of the next claim of a ticket, three seconds from now."""
+        mock_clock.jump(3)
+        kh.reset_stats()
+        claims.append(await kh._store.turn("w", ("default",), None, settle_by="w", claim=True))
+        assert claims[-1].id == id
+        return kh.stats().queue_wait.total
+
+    async with opened() as kh:
+        await kh.add(Ticket("blocker", "t"), delay=1000)
+        await kh.add(Ticket("a", "t"), after=["blocker"])
+        mock_clock.jump(100)
+        await kh.done("blocker")
+        assert await wait_of(kh, "a") == 3
+        mock_clock.jump(20)  # it runs
+        await kh.update("a", nice=1)
+        await kh.release("a")
+        await kh.update("a", nice=2)
+        assert await wait_of(kh, "a") == 3
+        mock_clock.jump(20)
+        await kh.add(Ticket("a", "t"))
+        mock_clock.jump(20)
+        await kh.ack(claims[-1])
+        assert await wait_of(kh, "a") == 3
+        await kh.fail("a")
+        mock_clock.jump(20)
+        await kh.restart("a")
+        assert await wait_of(kh, "a") == 3
