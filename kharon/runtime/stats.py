@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
@@ -22,6 +22,12 @@ __all__ = ["BOUNDS", "Collector", "Counts", "Histogram", "Stats"]
 
 BOUNDS: Final = tuple(step * 10.0**power for power in range(-5, 6) for step in (1, 2, 5))
 """The upper bounds of a histogram's buckets in seconds: 1-2-5 from 10 µs to 6 days; longer ones share the last."""
+
+
+MAX_ROWS: Final = 4096
+"""How many (type, tube) are counted apart. A row holds two histograms: about 1 KiB."""
+OTHERS: Final = ("", "")
+"""The (type, tube) of the row into which the longest unseen are folded. No type and no tube has such a name."""
 
 
 @attrs.define(slots=True)
@@ -67,6 +73,12 @@ class Histogram:
                 return bound
         return math.inf
 
+    def merge(self, other: Histogram) -> None:
+        """Count the durations of another one, too. O(buckets)."""
+        self.count += other.count
+        self.total += other.total
+        self.buckets = [mine + theirs for mine, theirs in zip(self.buckets, other.buckets, strict=True)]
+
     def copy(self) -> Histogram:
         """Return one that will not change with this one."""
         return Histogram(self.count, self.total, list(self.buckets))
@@ -110,6 +122,15 @@ class Counts:
     queue_wait: Histogram = attrs.field(factory=Histogram)
     processing_time: Histogram = attrs.field(factory=Histogram)
 
+    def merge(self, other: Counts) -> None:
+        """Add all that another one has counted. O(counters + buckets)."""
+        for field in attrs.fields(Counts):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            if isinstance(mine, Histogram):
+                mine.merge(theirs)
+            else:
+                setattr(self, field.name, mine + theirs)
+
     def copy(self) -> Counts:
         """Return one that will not change with this one."""
         return attrs.evolve(self, queue_wait=self.queue_wait.copy(), processing_time=self.processing_time.copy())
@@ -124,7 +145,7 @@ class Stats(Counts):
         events: how many events of each kind there were, by their names in the log: also of tubes, schedules and
             segments. An event that did not happen is not there. What the log itself writes (`LogClosed`, `TailCut`,
             `LogRepaired`) is not counted: it is written while no queue is open.
-        by: the same counts by (type, tube).
+        by: the same counts by (type, tube), of the 4096 that were seen last. All others are in one row, ("", "").
     """
 
     workers_running: int = 0
@@ -145,7 +166,7 @@ class Collector:
 
     def __init__(self) -> None:
         self.running = 0
-        self._by: dict[tuple[str, str], Counts] = {}
+        self._by: OrderedDict[tuple[str, str], Counts] = OrderedDict()  # the longest unseen first
         self._events: Counter[type[e.Event]] = Counter()
         # Of tickets that became claimable after they were added: since when. Others are claimable since their ctime.
         self._claimable: dict[str, datetime] = {}
@@ -153,8 +174,16 @@ class Collector:
     def _counts(self, ticket: Ticket | e.TicketAdded) -> Counts:
         key = (ticket.type, ticket.tube)
         counts = self._by.get(key)
-        if counts is None:
-            counts = self._by[key] = Counts()
+        if counts is not None:
+            self._by.move_to_end(key)
+            return counts
+        counts = self._by[key] = Counts()
+        if len(self._by) > MAX_ROWS:
+            others = self._by.pop(OTHERS, None) or Counts()
+            while len(self._by) >= MAX_ROWS:
+                others.merge(self._by.popitem(last=False)[1])
+            self._by[OTHERS] = others
+            self._by.move_to_end(key)
         return counts
 
     def deliver(self, commit: Sequence[Change]) -> None:
@@ -203,14 +232,7 @@ class Collector:
         events = {event.__name__: count for event, count in self._events.items()}
         total = Stats(workers_running=self.running, events=events, by=by)
         for counts in self._by.values():
-            for field in attrs.fields(Counts):
-                mine, theirs = getattr(total, field.name), getattr(counts, field.name)
-                if isinstance(mine, Histogram):
-                    mine.count += theirs.count
-                    mine.total += theirs.total
-                    mine.buckets = [a + b for a, b in zip(mine.buckets, theirs.buckets, strict=True)]
-                else:
-                    setattr(total, field.name, mine + theirs)
+            total.merge(counts)
         return total
 
     def reset(self) -> None:

@@ -13,7 +13,7 @@ import kharon
 from kharon import FixedDelay, Histogram, Settings, Ticket
 from kharon.model import events as e
 from kharon.model.projection import Change, Projection
-from kharon.runtime.stats import BOUNDS, Collector, Stats
+from kharon.runtime.stats import BOUNDS, MAX_ROWS, OTHERS, Collector, Stats
 from kharon.testing import EPOCH, TrioClock
 
 COUNTERS = (
@@ -318,3 +318,27 @@ async def test_queue_wait_begins_with_the_last_of_due_unblocked_released_and_res
         mock_clock.jump(20)
         await kh.restart("a")
         assert await wait_of(kh, "a") == 3
+
+
+def test_rows_are_bounded_and_the_longest_unseen_are_folded_into_one():
+    collector, projection = Collector(), Projection()
+
+    def add(number):
+        event = e.TicketAdded(f"{number}", "t", Raw(b"1"), f"tube {number}", 1, EPOCH)
+        collector.deliver([projection.apply(event, projection.seq + 1, EPOCH)])
+
+    for number in range(MAX_ROWS):
+        add(number)
+    assert len(collector.stats().by) == MAX_ROWS
+    assert OTHERS not in collector.stats().by
+    add(0)  # seen again
+    for number in range(MAX_ROWS, MAX_ROWS + 10):
+        add(number)
+    stats = collector.stats()
+    assert len(stats.by) == MAX_ROWS
+    assert stats.added == MAX_ROWS + 11
+    assert stats.by["t", "tube 0"].added == 2
+    assert stats.by[OTHERS].added == 11
+    assert ("t", "tube 11") not in stats.by
+    assert stats.by["t", "tube 12"].added == 1
+    assert next(reversed(stats.by)) == ("t", f"tube {MAX_ROWS + 9}")
