@@ -179,10 +179,10 @@ class Keeper:
                     await self.kh.wait(id)
             nursery.cancel_scope.cancel()
 
-        failed = await self.kh.list(status="failed", limit=None)
+        failed = await self.kh.list(status="failed")
         for ticket in failed:
             self.say(f"failed: {shown(path_of(ticket))}: {ticket.error_reason}")
-        content = manifest_of(await self.kh.list(status="done", limit=None))
+        content = manifest_of(await self.kh.list(status="done"))
         unchanged = self.manifest.is_file() and self.manifest.read_bytes() == content
         if not unchanged:
             replace_file(self.manifest, self.temporary, content)
@@ -193,7 +193,7 @@ class Keeper:
 
     async def reconcile(self, files: dict[str, Looks], *, first: bool) -> tuple[list[str], int]:
         """Make the tickets agree with the files; return the pending ids, and the number of vanished files."""
-        known = {path_of(ticket): ticket for ticket in await self.kh.list(limit=None)}
+        known = {path_of(ticket): ticket for ticket in await self.kh.list()}
         ids: list[str] = []
         wanted: list[kharon.Ticket] = []
         for path, looks in files.items():

@@ -172,7 +172,7 @@ class Pipeline:
 
     async def begin(self) -> bool:
         """Add the tickets of the workflow in one commit; return False if it was done before."""
-        known = {ticket.id: ticket for ticket in await self.kh.list(limit=None)}
+        known = {ticket.id: ticket for ticket in await self.kh.list()}
         split, merge = known.get(self.split_id), known.get(self.merge_id)
         if merge is not None and merge.status == "done" and merge.result["sha256"] == sha256_of(self.output):
             return False
@@ -230,7 +230,7 @@ class Pipeline:
 
         @router.handler("merge")
         async def merge(kh: kharon.Kharon, ticket: kharon.Ticket) -> None:
-            pieces = await kh.list(group=self.group, limit=None)
+            pieces = await kh.list(group=self.group)
             content = await trio.to_thread.run_sync(table_of, [self.counts_of(piece.id) for piece in pieces])
             temporary = self.output.with_name(f"{self.output.name}.tmp")
             await trio.to_thread.run_sync(replace_file, self.output, temporary, content)
@@ -253,7 +253,7 @@ class Pipeline:
                 await self.kh.group(self.group).wait()  # the pieces; the split has added the finalizer
                 last = await self.kh.wait(self.merge_id)
             nursery.cancel_scope.cancel()
-        for ticket in await self.kh.list(status="failed", limit=None):
+        for ticket in await self.kh.list(status="failed"):
             say(f"failed: {ticket.id}: {ticket.error_reason}")
         return last.status == "done"
 

@@ -13,7 +13,7 @@ import attrs
 from kharon.errors import InvalidSettings, InvalidTicket
 from kharon.model.checks import check_name
 from kharon.model.delays import BackoffDelay, FixedDelay, as_seconds
-from kharon.model.policy import OnReturn, Policy
+from kharon.model.policy import TWO_WEEKS, OnReturn, Policy
 from kharon.model.ticket import DEFAULT_TUBE
 
 __all__ = ["Fsync", "OnReturn", "Settings"]
@@ -157,6 +157,8 @@ class Settings:
         max_attempts: the number of attempts after which a ticket that raises or lapses fails for good; None: no limit.
         on_return: what a handler's return means for a ticket that it did not settle itself: "ack" removes it, "done"
             keeps it, "leave" leaves it claimed, so that only an explicit settle counts.
+        keep_done: how long a ticket is kept that `on_return="done"` keeps; None: for good.
+        keep_failed: how long a failed ticket is kept if `fail` does not say it; None: for good. By default two weeks.
         tubes: the tubes to claim from at first, before any `subscribe` and `unsubscribe`; (): none.
         fsync: "always": a command returns when it is on disk; a number of seconds: when it is written, and it is on
             disk at most that much later; "never": when it is written to the operating system.
@@ -196,6 +198,10 @@ class Settings:
     backoff: BackoffDelay | FixedDelay = attrs.field(factory=BackoffDelay, validator=_backoff)
     max_attempts: int | None = attrs.field(default=25, validator=_optional(_at_least(1)))
     on_return: OnReturn = attrs.field(default="ack", validator=_one_of("ack", "done", "leave"))
+    keep_done: float | None = attrs.field(default=None, converter=_in_seconds_or_none, validator=_optional(_positive))
+    keep_failed: float | None = attrs.field(
+        default=TWO_WEEKS, converter=_in_seconds_or_none, validator=_optional(_positive)
+    )
     tubes: tuple[str, ...] = attrs.field(default=(DEFAULT_TUBE,), converter=_tubes)
     fsync: Fsync = attrs.field(default="always", validator=_fsync)
     actor: str = attrs.field(default="app", validator=_name)
@@ -221,7 +227,9 @@ class Settings:
 
     def policy(self, type: str | None = None) -> Policy:  # noqa: ARG002 - all types go by the same rules today
         """Return the rules for tickets of a type; None: the type is not known. O(1)."""
-        return Policy(self.process_time, self.max_attempts, self.backoff, self.on_return)
+        return Policy(
+            *(self.process_time, self.max_attempts, self.backoff, self.on_return, self.keep_done, self.keep_failed)
+        )
 
     @property
     def sync_interval(self) -> float | None:

@@ -25,7 +25,7 @@ def after(now: datetime, seconds: float) -> datetime:
 def wait_of(delay, attempts: int) -> float:
     """The seconds of a delay that `test_rules` draws: a number, ("fixed", n), or "backoff"."""
     if delay == "backoff":
-        return min(2**attempts, 16) + 2  # half of the jitter of 4, which stays free below the cap of 20
+        return min(2**attempts, 20) * 0.9  # less half of the jitter of a fifth
     return delay[1] if isinstance(delay, tuple) else delay
 
 

@@ -65,7 +65,7 @@ def added(id, tube, nice, delay, group, gate):
 
 
 def lapsed(id, fixed, max_attempts):
-    backoff = FixedDelay(0) if fixed else BackoffDelay(2, 20)
+    backoff = FixedDelay(0) if fixed else BackoffDelay(2, 20, jitter=0)
     return c.Lapse(id, error_reason="lapsed", backoff=backoff, max_attempts=max_attempts)
 
 

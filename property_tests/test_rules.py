@@ -34,7 +34,7 @@ GROUPS = ["g", "h"]
 NAMES = ["s", "t"]
 TYPES = ["email", "sms"]
 JITTER = 0.5
-BACKOFF = BackoffDelay(2, 20, jitter=4)
+BACKOFF = BackoffDelay(2, 20, jitter=0.2)
 
 # --- both sides -------------------------------------------------------------------------------------------------------
 

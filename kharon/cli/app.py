@@ -334,7 +334,7 @@ def simulate(
         str | None,
         typer.Option(
             metavar="DURATION|BASE:MAX[:JITTER]",
-            help="A fixed delay (30s), or exponential (2:5m, 1.5:15:2); default: as recorded.",
+            help="A fixed delay (30s), or exponential (2:5m, 1.8:6h:0.2); default: as recorded.",
         ),
     ] = None,
     max_attempts: Annotated[
@@ -373,8 +373,12 @@ def _backoff(text: str) -> Any:
         number = float(base)
     except ValueError:
         raise Usage(f"--backoff: {base!r} is not a number; the delay grows by this factor, such as 1.5") from None
-    most, *jitter = (parse_duration(part, "--backoff") for part in rest)
-    return BackoffDelay(number, most, *jitter)
+    most, *jitter = rest
+    try:
+        share = float(jitter[0]) if jitter else 0.0
+    except ValueError:
+        raise Usage(f"--backoff: {jitter[0]!r} is not a number; jitter is a share of the delay, such as 0.2") from None
+    return BackoffDelay(number, parse_duration(most, "--backoff"), share)
 
 
 # --- running a command ------------------------------------------------------------------------------------------------

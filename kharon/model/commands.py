@@ -25,12 +25,14 @@ class Context(msgspec.Struct, frozen=True):
         jitter: a random number, 0 <= jitter < 1, drawn by the caller.
         lease: the seconds that a claim decided now is granted.
         backoff: the delay of a retry that names none.
+        keep_failed: seconds for which a failed ticket is kept if nobody says how long; None: for good.
     """
 
     now: datetime
     jitter: float = 0.0
     lease: float = 30.0
     backoff: FixedDelay | BackoffDelay = BackoffDelay()
+    keep_failed: float | None = None
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -93,7 +95,7 @@ class Done(Settle, frozen=True):
 
 
 class Fail(Settle, frozen=True):
-    """The ticket has failed for good."""
+    """The ticket has failed for good. It is kept for `expire_in` seconds (None: the context's `keep_failed`)."""
 
     error_reason: str | None = None
     expire_in: float | None = None

@@ -204,7 +204,8 @@ def _done(ticket: Ticket, command: c.Done, context: c.Context) -> Events:
 
 
 def _fail(ticket: Ticket, command: c.Fail, context: c.Context) -> Events:
-    failed = e.TicketFailed(ticket.id, command.error_reason, _expiry(command.expire_in, context))
+    keep = context.keep_failed if command.expire_in is None else command.expire_in
+    failed = e.TicketFailed(ticket.id, command.error_reason, _expiry(keep, context))
     return (failed, *_moved(ticket, command.tube))
 
 
@@ -219,7 +220,7 @@ def _cancel(ticket: Ticket, command: c.Cancel, context: c.Context) -> Events:
 def _retry(ticket: Ticket, command: c.Retry, context: c.Context) -> Events:
     _check_group(ticket, command.changes)
     if _exhausted(ticket, command.max_attempts):
-        return (_no_attempts_left(ticket, command.error_reason),)
+        return (_no_attempts_left(ticket, command.error_reason, context),)
     delay = context.backoff if command.delay is None else command.delay
     runat = _later(context, delay_seconds(delay, ticket.attempts, context.jitter))
     if command.changes is not None and command.changes.runat is not UNSET:
@@ -235,7 +236,7 @@ def _release(ticket: Ticket, command: c.Release, _context: c.Context) -> Events:
 def _lapse(ticket: Ticket, command: c.Lapse, context: c.Context) -> Events:
     if _exhausted(ticket, command.max_attempts):
         lapsed = e.TicketLapsed(ticket.id, context.now, command.error_reason)
-        return (lapsed, _no_attempts_left(ticket, command.error_reason))
+        return (lapsed, _no_attempts_left(ticket, command.error_reason, context))
     runat = _later(context, command.backoff.seconds(ticket.attempts, context.jitter))
     return (e.TicketLapsed(ticket.id, runat, command.error_reason),)
 
@@ -317,6 +318,6 @@ def _exhausted(ticket: Ticket, max_attempts: int | None) -> bool:
     return max_attempts is not None and ticket.attempts >= max_attempts and ticket.successor is None
 
 
-def _no_attempts_left(ticket: Ticket, error_reason: str | None) -> e.TicketFailed:
+def _no_attempts_left(ticket: Ticket, error_reason: str | None, context: c.Context) -> e.TicketFailed:
     reason = shorten_reason(f"{error_reason or 'retried'} (no attempts left after {ticket.attempts})")
-    return e.TicketFailed(ticket.id, reason)
+    return e.TicketFailed(ticket.id, reason, _expiry(context.keep_failed, context))

@@ -15,11 +15,14 @@ from kharon.model.commands import Done, Lapse, Retry
 from kharon.model.delays import BackoffDelay, FixedDelay
 from kharon.model.ticket import Ticket
 
-__all__ = ["LEASE_ENDED", "OnReturn", "Policy"]
+__all__ = ["LEASE_ENDED", "TWO_WEEKS", "OnReturn", "Policy"]
 
 OnReturn: TypeAlias = Literal["ack", "done", "leave"]
 LEASE_ENDED: Final = "the lease ended"
 """The `error_reason` of an attempt whose lease ended while its process went on."""
+
+TWO_WEEKS: Final = 14 * 86_400.0
+"""Seconds for which a failed ticket is kept by default."""
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -30,12 +33,16 @@ class Policy(msgspec.Struct, frozen=True):
         max_attempts: attempts after which a ticket that raises or lapses fails for good; None: no limit.
         backoff: the delay before the next attempt.
         on_return: what a handler's return means: "ack" removes the ticket, "done" keeps it, "leave" settles nothing.
+        keep_done: seconds for which a ticket that is done by its handler's return is kept; None: for good.
+        keep_failed: seconds for which a failed ticket is kept; None: for good.
     """
 
     process_time: float = 30.0
     max_attempts: int | None = 25
     backoff: BackoffDelay | FixedDelay = BackoffDelay()
     on_return: OnReturn = "ack"
+    keep_done: float | None = None
+    keep_failed: float | None = TWO_WEEKS
 
     def lapse(self, ticket: Ticket, error_reason: str) -> Lapse:
         """Return the command that ends a claim whose lease is over. O(1)."""
@@ -61,4 +68,6 @@ class Policy(msgspec.Struct, frozen=True):
         """Return the command that ends a claim whose handler returned; None: only the handler's own settle counts."""
         if self.on_return == "leave":
             return None
-        return Done(ticket.id, ticket.claim, keep=self.on_return == "done")
+        if self.on_return == "ack":
+            return Done(ticket.id, ticket.claim)
+        return Done(ticket.id, ticket.claim, keep=True, expire_in=self.keep_done)

@@ -119,7 +119,7 @@ class Kharon(Verbs, Awaited):
         type: str | None = None,
         tube: str | None = None,
         group: str | None = None,
-        limit: int | None = 1000,
+        limit: int | None = None,
         after: Ticket | None = None,
     ) -> list[Ticket]:
         """Return the tickets that match, as they all were at one moment, in the order of adding.

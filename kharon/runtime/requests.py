@@ -190,7 +190,10 @@ def done(t: Ticket | str, *, result: Any = None, expire_in: Seconds | None = Non
 def fail(
     t: Ticket | str, *, error_reason: str | None = None, expire_in: Seconds | None = None, tube: str | None = None
 ) -> c.Fail:
-    """Mark the ticket as failed for good, keep it, and return it. Arguments, errors and cost are those of `done`."""
+    """Mark the ticket as failed for good, keep it, and return it.
+
+    Without `expire_in` it is kept for `Settings.keep_failed`. Arguments, errors and cost are those of `done`.
+    """
     reason = check_reason("error_reason", error_reason)
     return c.Fail(*_target(t), error_reason=reason, expire_in=_expire_in(expire_in), tube=_tube(tube))
 

@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import ClassVar, Final
 
 import attrs
 
 from kharon.model import events as e
-from kharon.model.ticket import Ticket
+from kharon.model.ticket import Status, Ticket
 from kharon.store.protocol import Change
 
 __all__ = ["BOUNDS", "Counts", "Histogram", "Stats", "Tally"]
 
 BOUNDS: Final = tuple(step * 10.0**power for power in range(-5, 6) for step in (1, 2, 5))
 """The upper bounds of a histogram's buckets, in seconds: 1-2-5 from 10 µs to 6 days. One more bucket has no bound."""
+
+
+MAX_ROWS: Final = 4096
+"""How many (type, tube) are counted apart. A row holds two histograms: about 1 KiB."""
+OTHERS: Final = ("", "")
+"""The (type, tube) of the row into which the longest unseen are folded. No type and no tube has such a name."""
 
 
 @attrs.define(slots=True)
@@ -70,6 +77,12 @@ class Histogram:
                 return bound
         return math.inf
 
+    def merge(self, other: Histogram) -> None:
+        """Count the durations of another one, too. O(buckets)."""
+        self.count += other.count
+        self.total += other.total
+        self.buckets = [mine + theirs for mine, theirs in zip(self.buckets, other.buckets, strict=True)]
+
     def copy(self) -> Histogram:
         """Return an independent copy."""
         return Histogram(self.count, self.total, list(self.buckets))
@@ -90,7 +103,8 @@ class Counts:
         updated: tickets that were updated, or moved to another tube when they ended.
         unblocked: blockers of tickets that ended.
         deleted, expired: tickets that were removed so.
-        queue_wait: a histogram of the times from due to claimed.
+        queue_wait: a histogram of the times before a claim in which only a worker was missing. Such a time begins with
+            the last of these: the ticket was due, unblocked, released or restarted, or the run before ended.
         processing_time: a histogram of the handler runs.
     """
 
@@ -113,6 +127,15 @@ class Counts:
     queue_wait: Histogram = attrs.field(factory=Histogram)
     processing_time: Histogram = attrs.field(factory=Histogram)
 
+    def merge(self, other: Counts) -> None:
+        """Add all that another one has counted. O(counters + buckets)."""
+        for field in attrs.fields(Counts):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            if isinstance(mine, Histogram):
+                mine.merge(theirs)
+            else:
+                setattr(self, field.name, mine + theirs)
+
     def copy(self) -> Counts:
         """Return an independent copy."""
         return attrs.evolve(self, queue_wait=self.queue_wait.copy(), processing_time=self.processing_time.copy())
@@ -127,7 +150,7 @@ class Stats(Counts):
         events: the number of events of each kind, by their names in the log; also events about tubes, schedules and
             segments. An event that did not happen has no entry. Events that the log itself writes (`LogClosed`,
             `TailCut`, `LogRepaired`) are not counted, since no queue is open then.
-        by: the same counts by (type, tube).
+        by: the same counts by (type, tube), for the 4096 seen last. All others are in one row, ("", "").
     """
 
     workers_running: int = 0
@@ -148,14 +171,24 @@ class Tally:
 
     def __init__(self) -> None:
         self.running = 0
-        self._by: dict[tuple[str, str], Counts] = {}
+        self._by: OrderedDict[tuple[str, str], Counts] = OrderedDict()  # the longest unseen first
         self._events: Counter[type[e.Event]] = Counter()
+        # Of tickets that became claimable after they were added: since when. Others are claimable since their ctime.
+        self._claimable: dict[str, datetime] = {}
 
     def _counts(self, ticket: Ticket | e.TicketAdded) -> Counts:
         key = (ticket.type, ticket.tube)
         counts = self._by.get(key)
-        if counts is None:
-            counts = self._by[key] = Counts()
+        if counts is not None:
+            self._by.move_to_end(key)
+            return counts
+        counts = self._by[key] = Counts()
+        if len(self._by) > MAX_ROWS:
+            others = self._by.pop(OTHERS, None) or Counts()
+            while len(self._by) >= MAX_ROWS:
+                others.merge(self._by.popitem(last=False)[1])
+            self._by[OTHERS] = others
+            self._by.move_to_end(key)
         return counts
 
     def deliver(self, commit: Sequence[Change]) -> None:
@@ -167,13 +200,23 @@ class Tally:
                 self._counts(change.event).added += 1
             elif ticket is not None:
                 self._count(self._counts(ticket), ticket, change)
+            if ticket is not None:
+                self._follow(ticket.id, change)
+
+    def _follow(self, id: str, change: Change) -> None:
+        """Keep since when a ticket has been claimable. O(1)."""
+        if not _is_claimable(change.new):
+            self._claimable.pop(id, None)
+        elif change.old is not None and not _is_claimable(change.old):
+            self._claimable[id] = change.at
 
     def _count(self, counts: Counts, ticket: Ticket, change: Change) -> None:
         event = change.event
         if isinstance(event, e.TicketClaimed):
             counts.claimed += 1
             if ticket.runat is not None and ticket.ctime is not None:
-                counts.queue_wait.add(max(0.0, (change.at - max(ticket.runat, ticket.ctime)).total_seconds()))
+                since = max(ticket.runat, self._claimable.get(ticket.id, ticket.ctime))
+                counts.queue_wait.add(max(0.0, (change.at - since).total_seconds()))
         elif isinstance(event, e.TicketDone):
             if event.keep:
                 counts.done += 1
@@ -194,17 +237,15 @@ class Tally:
         events = {event.__name__: count for event, count in self._events.items()}
         total = Stats(workers_running=self.running, events=events, by=by)
         for counts in self._by.values():
-            for field in attrs.fields(Counts):
-                mine, theirs = getattr(total, field.name), getattr(counts, field.name)
-                if isinstance(mine, Histogram):
-                    mine.count += theirs.count
-                    mine.total += theirs.total
-                    mine.buckets = [a + b for a, b in zip(mine.buckets, theirs.buckets, strict=True)]
-                else:
-                    setattr(total, field.name, mine + theirs)
+            total.merge(counts)
         return total
 
     def reset(self) -> None:
         """Set all counts to zero; the number of running handlers stays."""
         self._by.clear()
         self._events.clear()
+
+
+def _is_claimable(ticket: Ticket | None) -> bool:
+    """Return whether a ticket is pending, unblocked and unclaimed; it may be delayed. O(1)."""
+    return ticket is not None and ticket.status is Status.PENDING and ticket.claim is None and not ticket.blocked

@@ -95,7 +95,7 @@ class LocalStore:
         self._settings = settings
         self._clock = clock
         self._notify_closed = closed
-        self._backoff = settings.policy().backoff  # of a retry that names no delay
+        self._policy = settings.policy()  # of a command that names neither a delay nor a duration
         self._in_thread = in_thread
         self._background = background
         self._projection = Projection()
@@ -374,7 +374,8 @@ class LocalStore:
         projection = self._projection
         projection.promote(now)
         chance = random.random()  # noqa: S311 - spreads retries
-        commit = Commit(projection, Context(now, chance, lease, self._backoff), first_firing)
+        policy = self._policy
+        commit = Commit(projection, Context(now, chance, lease, policy.backoff, policy.keep_failed), first_firing)
         try:
             commit.run(commands)
             growing = self._append(commit.effects, by)

@@ -21,10 +21,17 @@ class given:  # noqa: N801 - reads as a sentence
     Args:
         before: a ticket; or None; or events, which are folded one second apart, from `EPOCH` on, with seqs from 1.
         now: the instant of the decision; by default as many seconds after `EPOCH` as there were events.
-        jitter, lease: the rest of the context.
+        jitter, lease, keep_failed: the rest of the context.
     """
 
-    def __init__(self, *before: Any, now: datetime | None = None, jitter: float = 0.0, lease: float = 30.0) -> None:
+    def __init__(
+        self,
+        *before: Any,
+        now: datetime | None = None,
+        jitter: float = 0.0,
+        lease: float = 30.0,
+        keep_failed: float | None = None,
+    ) -> None:
         self.ticket: Ticket | None = None
         self.seq = 0
         for item in before:
@@ -33,7 +40,7 @@ class given:  # noqa: N801 - reads as a sentence
                 self.ticket = evolve(self.ticket, item, self.seq, EPOCH + timedelta(seconds=self.seq - 1))
             else:
                 self.ticket = item
-        self._context = Context(now or EPOCH + timedelta(seconds=self.seq), jitter, lease)
+        self._context = Context(now or EPOCH + timedelta(seconds=self.seq), jitter, lease, keep_failed=keep_failed)
         self._command: Command | None = None
 
     def when(self, command: Command) -> given:

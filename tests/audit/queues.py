@@ -32,7 +32,7 @@ from kharon.model.ticket import Ticket
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 IDS = [f"t{number}" for number in range(12)]
-BACKOFF = BackoffDelay(2, 20)
+BACKOFF = BackoffDelay(2, 20, jitter=0)
 
 
 def moment(seconds: float) -> datetime:

@@ -56,7 +56,7 @@ EVERYTHING = Threshold(bytes=0)
 LEASE = 60.0
 SEGMENT_BYTES = 24 << 10
 MAX_ATTEMPTS = 6
-BACKOFF = BackoffDelay(base=4, max_delay=300)
+BACKOFF = BackoffDelay(base=4, max_delay=300, jitter=0)
 OUTAGE = (8 * 3600 + 50 * 60, 10 * 3600 + 20 * 60)
 REFUSED = "ConnectionRefusedError: mail.example.org:25"
 TUBES = ("mail", "default", "images")

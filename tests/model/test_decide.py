@@ -202,8 +202,8 @@ def test_add_says_all_that_the_ticket_says():
         (1.5, 10.5),
         (timedelta(hours=1), 3609),
         (FixedDelay(4), 13),
-        # No attempt has been made: 2**0, and half of the jitter.
-        (BackoffDelay(2, 100, jitter=10), 15),
+        # No attempt has been made: 4 * 2**0, less half of the jitter.
+        (BackoffDelay(2, 100, jitter=0.5, initial=4), 12),
     ],
 )
 def test_add_is_due_after_its_delay(delay, due):
@@ -555,8 +555,8 @@ def test_retry_is_pending_again(state):
 
 def test_retry_waits_by_the_attempts_made():
     events = (ADDED, CLAIMED, e.TicketRetried("t", EPOCH), e.TicketClaimed("t", 2, at(60), "w"))
-    retry = c.Retry("t", 4, BackoffDelay(3, 100, jitter=10))
-    given(*events, jitter=0.5).when(retry).then(e.TicketRetried("t", at(4 + 3**2 + 5)))
+    retry = c.Retry("t", 4, BackoffDelay(3, 100, jitter=0.5, initial=4))
+    given(*events, jitter=0.5).when(retry).then(e.TicketRetried("t", at(4 + 4 * 3**2 * 0.75)))
 
 
 def test_retry_is_due_at_once_by_default():
@@ -613,13 +613,13 @@ def test_release_keeps_the_reason_of_the_attempt_before():
 
 
 def test_lapse_is_pending_with_backoff_and_its_attempt_counted():
-    lapse = c.Lapse("t", 2, error_reason="the lease ended", backoff=BackoffDelay(3, 50, jitter=8), max_attempts=2)
+    lapse = c.Lapse("t", 2, error_reason="the lease ended", backoff=BackoffDelay(3, 50, jitter=0.5), max_attempts=2)
     after = (
         given(ADDED, CLAIMED, now=at(40), jitter=0.25)
         .when(lapse)
-        .then(e.TicketLapsed("t", at(40 + 3 + 2), "the lease ended"))
+        .then(e.TicketLapsed("t", at(40 + 3 * 0.875), "the lease ended"))
     )
-    assert (state_of(after), after.attempts, after.runat) == (State.UNCLAIMED, 1, at(45))
+    assert (state_of(after), after.attempts, after.runat) == (State.UNCLAIMED, 1, at(42.625))
     assert (after.error_reason, after.claim, after.worker, after.lease_until) == ("the lease ended", None, None, None)
 
 
@@ -635,6 +635,22 @@ def test_the_last_attempt_that_lapses_fails(max_attempts, left):
             e.TicketLapsed("t", at(60), "lapsed"), e.TicketFailed("t", "lapsed (no attempts left after 2)")
         )
         assert (after.status, after.attempts) == (Status.FAILED, 2)
+
+
+@pytest.mark.parametrize("keep_failed", [None, 50.0])
+@pytest.mark.parametrize(
+    "command",
+    [
+        c.Retry("t", 2, max_attempts=1),
+        c.Lapse("t", 2, error_reason="lapsed", backoff=FixedDelay(5), max_attempts=1),
+        c.Fail("t", 2),
+        c.Fail("t", 2, "why", 7.0),
+    ],
+)
+def test_a_failed_ticket_is_kept_as_long_as_the_context_says(command, keep_failed):
+    failed = given(ADDED, CLAIMED, now=at(100), keep_failed=keep_failed).when(command).events()[-1]
+    seconds = getattr(command, "expire_in", None) or keep_failed
+    assert failed.expire_at == (None if seconds is None else at(100 + seconds))
 
 
 @pytest.mark.parametrize("verb", ["retry", "lapse"])

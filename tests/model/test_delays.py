@@ -39,7 +39,7 @@ def test_a_fixed_delay_is_the_same_for_every_attempt():
 
 
 def test_a_backoff_grows_as_base_to_the_attempts_up_to_its_cap():
-    assert [BackoffDelay(2, 20).seconds(attempts, 0.9) for attempts in range(7)] == [1, 2, 4, 8, 16, 20, 20]
+    assert [BackoffDelay(2, 20, jitter=0).seconds(attempts, 0.9) for attempts in range(7)] == [1, 2, 4, 8, 16, 20, 20]
     assert [BackoffDelay(1.5, 15).seconds(attempts, 0.0) for attempts in range(8)] == [
         1.0,
         1.5,
@@ -53,7 +53,31 @@ def test_a_backoff_grows_as_base_to_the_attempts_up_to_its_cap():
 
 
 def test_the_default_backoff_is_the_one_that_is_documented():
-    assert BackoffDelay() == BackoffDelay(base=1.5, max_delay=15, jitter=0)
+    assert BackoffDelay() == BackoffDelay(base=1.8, max_delay=timedelta(hours=6), jitter=0.2, initial=1)
+
+
+def test_by_default_a_ticket_is_tried_within_seconds_and_for_about_two_days():
+    days = [sum(BackoffDelay().seconds(n, jitter) for n in range(1, 25)) / 86_400 for jitter in (0.0, 0.5, 1.0)]
+    assert [round(one, 1) for one in days] == [2.3, 2.1, 1.9]
+    assert [round(BackoffDelay().seconds(n, 0.0), 1) for n in (1, 2, 3)] == [1.8, 3.2, 5.8]
+    assert BackoffDelay().seconds(24, 0.0) == 6 * 3600
+
+
+def test_a_first_delay_may_be_below_a_second():
+    delay = BackoffDelay(2, 20, jitter=0, initial=timedelta(milliseconds=50))
+    assert [delay.seconds(attempts, 0.5) for attempts in range(4)] == [0.05, 0.1, 0.2, 0.4]
+    assert delay.seconds(30, 0.0) == 20
+
+
+@pytest.mark.parametrize("initial", [7, 20, 10**6])
+def test_a_first_delay_above_the_cap_is_the_cap(initial):
+    assert [BackoffDelay(2, 7, initial=initial).seconds(attempts, 0.0) for attempts in (0, 9)] == [7, 7]
+
+
+@pytest.mark.parametrize("initial", [1e-9, 5e-324, MAX_SECONDS])
+def test_no_first_delay_overflows(initial):
+    for attempts in (0, 1, 1023, 10**6):
+        assert 0 <= BackoffDelay(10**6, MAX_SECONDS, initial=initial).seconds(attempts, 0.0) <= MAX_SECONDS
 
 
 def test_a_backoff_that_lands_on_its_cap_stays_there():
@@ -61,14 +85,14 @@ def test_a_backoff_that_lands_on_its_cap_stays_there():
 
 
 @pytest.mark.parametrize(
-    ("attempts", "jitter", "seconds"), [(0, 0.0, 1), (0, 0.5, 3), (2, 0.25, 5), (9, 0.0, 16), (9, 0.75, 19)]
+    ("attempts", "jitter", "seconds"), [(0, 0.0, 1), (0, 0.5, 0.75), (2, 0.25, 3.5), (9, 0.0, 20), (9, 0.75, 12.5)]
 )
-def test_jitter_is_added_and_its_room_kept_below_the_cap(attempts, jitter, seconds):
-    assert BackoffDelay(2, 20, jitter=4).seconds(attempts, jitter) == seconds
+def test_jitter_takes_a_share_of_the_delay(attempts, jitter, seconds):
+    assert BackoffDelay(2, 20, jitter=0.5).seconds(attempts, jitter) == seconds
 
 
 def test_no_wait_is_longer_than_max_delay():
-    for delay in (BackoffDelay(3, 10, jitter=10), BackoffDelay(1.01, 0.5, jitter=0.25), BackoffDelay(10**6, 7, 1)):
+    for delay in (BackoffDelay(3, 10, jitter=1), BackoffDelay(1.01, 0.5, jitter=0.25), BackoffDelay(10**6, 7, 1)):
         for attempts in (0, 1, 2, 5, 1000):
             assert 0 <= delay.seconds(attempts, math.nextafter(1, 0)) <= delay.max_delay
 
@@ -106,14 +130,24 @@ def test_other_bad_arguments_are_refused_by_their_names(bad):
         BackoffDelay(max_delay=bad)
     with pytest.raises(InvalidTicket, match=r"^BackoffDelay.jitter: "):
         BackoffDelay(jitter=bad)
+    with pytest.raises(InvalidTicket, match=r"^BackoffDelay.initial: "):
+        BackoffDelay(initial=bad)
     with pytest.raises(InvalidTicket, match=r"^FixedDelay.delay: "):
         FixedDelay(bad)
 
 
-def test_jitter_fits_into_max_delay():
-    assert BackoffDelay(max_delay=3, jitter=3).jitter == 3
-    with pytest.raises(InvalidTicket, match=r"^BackoffDelay.jitter: 3.5 s is more than max_delay"):
-        BackoffDelay(max_delay=3, jitter=3.5)
+@pytest.mark.parametrize(
+    ("bad", "says"), [(1.5, "jitter: 1.5 is not a share"), (timedelta(0), "jitter: .* not a share")]
+)
+def test_jitter_is_a_share(bad, says):
+    assert (BackoffDelay(jitter=1).jitter, BackoffDelay(jitter=0).jitter) == (1, 0)
+    with pytest.raises(InvalidTicket, match=f"^BackoffDelay.{says}"):
+        BackoffDelay(jitter=bad)
+
+
+def test_a_first_delay_of_nothing_is_refused():
+    with pytest.raises(InvalidTicket, match=r"^BackoffDelay.initial: 0 seconds never grow"):
+        BackoffDelay(initial=0)
 
 
 def test_delays_are_values():
@@ -124,7 +158,8 @@ def test_delays_are_values():
 
 
 @pytest.mark.parametrize(
-    ("delay", "seconds"), [(3, 3.0), (timedelta(minutes=1), 60.0), (FixedDelay(4), 4.0), (BackoffDelay(3, 20, 2), 10.0)]
+    ("delay", "seconds"),
+    [(3, 3.0), (timedelta(minutes=1), 60.0), (FixedDelay(4), 4.0), (BackoffDelay(3, 20, 0.5), 6.75)],
 )
 def test_any_kind_of_delay_is_given_in_seconds(delay, seconds):
     assert delay_seconds(delay, 2, 0.5) == seconds

@@ -31,13 +31,14 @@ def test_a_retry_goes_by_the_policy():
 
 
 @pytest.mark.parametrize(
-    ("on_return", "settle"), [("ack", c.Done("t", 2)), ("done", c.Done("t", 2, True)), ("leave", None)]
+    ("on_return", "settle"),
+    [("ack", c.Done("t", 2)), ("done", c.Done("t", 2, True, expire_in=9.0)), ("leave", None)],
 )
 def test_a_return_goes_by_the_policy(on_return, settle):
-    assert Policy(on_return=on_return).returned(given(ADDED, CLAIMED).ticket) == settle
+    assert Policy(on_return=on_return, keep_done=9.0).returned(given(ADDED, CLAIMED).ticket) == settle
 
 
 def test_settings_give_one_policy_for_every_type():
     settings = Settings(process_time=7, max_attempts=2, backoff=FixedDelay(5), on_return="done")
     assert settings.policy("mail") == settings.policy() == POLICY
-    assert Settings().policy("mail") == Policy() == Policy(30.0, 25, BackoffDelay(), "ack")
+    assert Settings().policy("mail") == Policy() == Policy(30.0, 25, BackoffDelay(), "ack", None, 14 * 86_400)

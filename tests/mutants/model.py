@@ -94,8 +94,8 @@ MUTANTS: Final = (
         thought="A random number can be drawn where it is needed.",
         file=DELAYS,
         function="BackoffDelay.seconds",
-        before="return grown + self.jitter * jitter",
-        after='return grown + self.jitter * __import__("random").random()',
+        before="        return grown * (1 - self.jitter * jitter)\n",
+        after='        return grown * (1 - self.jitter * __import__("random").random())\n',
         tests=(TEST_DELAYS,),
     ),
     Mutant(

@@ -48,9 +48,8 @@ class PlainStore:
         now = self.clock.now()
         self.projection.promote(now)
         policy = self.settings.policy()
-        commit = Commit(
-            self.projection, c.Context(now, 0.0, policy.process_time, policy.backoff), first_firing=first_firing
-        )
+        context = c.Context(now, 0.0, policy.process_time, policy.backoff, policy.keep_failed)
+        commit = Commit(self.projection, context, first_firing=first_firing)
         try:
             commit.run(commands)
         except BaseException:

@@ -31,7 +31,7 @@ async def test_add_returns_the_ticket_as_it_is_in_the_queue(kh, mock_clock):
         (0, 0),
         (timedelta(hours=2), 7200),
         (FixedDelay(9), 9),
-        (kharon.BackoffDelay(base=7), 1),  # base**0: there have been no attempts
+        (kharon.BackoffDelay(base=7, jitter=0), 1),  # base**0: there have been no attempts
     ],
 )
 async def test_a_delay_counts_from_now(kh, mock_clock, delay, seconds):
@@ -90,6 +90,25 @@ async def test_a_terminal_ticket_added_again_starts_anew(kh):
     assert (ticket.status, ticket.error_reason, ticket.attempts) == (Status.PENDING, None, 0)
 
 
+async def test_failed_and_returned_tickets_are_kept_as_long_as_the_settings_say(autojump_clock):
+    async def handle(_kh, ticket):
+        if ticket.id == "fails":
+            raise ValueError
+
+    router = kharon.Router()
+    router.not_found(handle)
+    settings = Settings(max_attempts=1, on_return="done", keep_done=5, keep_failed=10)
+    async with kharon.open(":memory:", settings, clock=TrioClock()) as kh, trio.open_nursery() as nursery:
+        await kh.add_many([Ticket("fails", "t"), Ticket("by hand", "t"), Ticket("returns", "t")])
+        await kh.fail("by hand")
+        await nursery.start(kh.run, router)
+        assert (await kh.get("by hand")).expire_at == EPOCH + timedelta(seconds=10)
+        for left in (3, 2, 0):
+            await trio.sleep(4)
+            assert len(await kh.list()) == left
+        nursery.cancel_scope.cancel()
+
+
 async def test_add_many_returns_the_tickets_in_order(kh, mock_clock):
     added = await kh.add_many((Ticket(id, "t") for id in "cab"), delay=5)
     assert [ticket.id for ticket in added] == ["c", "a", "b"]
@@ -131,10 +150,9 @@ async def test_list_filters(kh):
     assert await ids(limit=0) == ""
 
 
-async def test_list_has_a_limit_unless_told_otherwise(kh):
+async def test_list_gives_all_unless_told_otherwise(kh):
     await kh.add_many(Ticket(str(number), "t") for number in range(1005))
-    assert len(await kh.list()) == 1000
-    assert len(await kh.list(limit=None)) == 1005
+    assert len(await kh.list()) == len(await kh.list(limit=None)) == 1005
 
 
 async def pages(kh, size, change=None, **filters):
@@ -243,7 +261,10 @@ async def test_retry_by_hand(kh, mock_clock):
         "x",
         "g",
     )
-    assert (await kh.retry("a")).runat == EPOCH + timedelta(seconds=1)  # Settings.backoff: base**0
+    again = await kh.retry("a")
+    assert (
+        timedelta(seconds=0.8) <= again.runat - EPOCH <= timedelta(seconds=1)
+    )  # Settings.backoff: base**0, and jitter
     runat = EPOCH + timedelta(days=1)
     assert (await kh.retry("a", runat=runat)).runat == runat
 

@@ -13,7 +13,7 @@ import kharon
 from kharon import FixedDelay, Histogram, Settings, Ticket
 from kharon.model import events as e
 from kharon.model.projection import Change, Projection
-from kharon.runtime.stats import BOUNDS, Stats, Tally
+from kharon.runtime.stats import BOUNDS, MAX_ROWS, OTHERS, Stats, Tally
 from kharon.testing import EPOCH, TrioClock
 
 COUNTERS = (
@@ -285,3 +285,60 @@ def test_a_copy_does_not_change():
     copy = histogram.copy()
     histogram.add(1)
     assert (copy.count, sum(copy.buckets)) == (0, 0)
+
+
+async def test_queue_wait_begins_with_the_last_of_due_unblocked_released_and_restarted(mock_clock):
+    claims = []
+
+    async def wait_of(kh, id):
+        """The queue wait of the next claim of a ticket, three seconds from now."""
+        mock_clock.jump(3)
+        kh.reset_stats()
+        claims.append(await kh._store.turn("w", ("default",), None, settle_by="w", claim=True))
+        assert claims[-1].id == id
+        return kh.stats().queue_wait.total
+
+    async with opened() as kh:
+        await kh.add(Ticket("blocker", "t"), delay=1000)
+        await kh.add(Ticket("a", "t"), after=["blocker"])
+        mock_clock.jump(100)
+        await kh.done("blocker")
+        assert await wait_of(kh, "a") == 3
+        mock_clock.jump(20)  # it runs
+        await kh.update("a", nice=1)
+        await kh.release("a")
+        await kh.update("a", nice=2)
+        assert await wait_of(kh, "a") == 3
+        mock_clock.jump(20)
+        await kh.add(Ticket("a", "t"))
+        mock_clock.jump(20)
+        await kh.ack(claims[-1])
+        assert await wait_of(kh, "a") == 3
+        await kh.fail("a")
+        mock_clock.jump(20)
+        await kh.restart("a")
+        assert await wait_of(kh, "a") == 3
+
+
+def test_rows_are_bounded_and_the_longest_unseen_are_folded_into_one():
+    collector, projection = Tally(), Projection()
+
+    def add(number):
+        event = e.TicketAdded(f"{number}", "t", Raw(b"1"), f"tube {number}", 1, EPOCH)
+        collector.deliver([projection.apply(event, projection.seq + 1, EPOCH)])
+
+    for number in range(MAX_ROWS):
+        add(number)
+    assert len(collector.stats().by) == MAX_ROWS
+    assert OTHERS not in collector.stats().by
+    add(0)  # seen again
+    for number in range(MAX_ROWS, MAX_ROWS + 10):
+        add(number)
+    stats = collector.stats()
+    assert len(stats.by) == MAX_ROWS
+    assert stats.added == MAX_ROWS + 11
+    assert stats.by["t", "tube 0"].added == 2
+    assert stats.by[OTHERS].added == 11
+    assert ("t", "tube 11") not in stats.by
+    assert stats.by["t", "tube 12"].added == 1
+    assert next(reversed(stats.by)) == ("t", f"tube {MAX_ROWS + 9}")

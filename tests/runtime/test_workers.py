@@ -128,7 +128,7 @@ async def test_raising_retries_with_backoff_and_says_why(opened, autojump_clock)
         if ticket.attempts < 4:
             raise ValueError(f"no {ticket.attempts}")
 
-    async with opened(backoff=kharon.BackoffDelay(base=3, max_delay=20)) as kh:
+    async with opened(backoff=kharon.BackoffDelay(base=3, max_delay=20, jitter=0)) as kh:
         (ticket,) = await ended(kh, router_of(handle), Ticket("a", "t"))
     assert ticket.attempts == 4
     assert [reason for _, _, reason in starts] == [None, "ValueError: no 1", "ValueError: no 2", "ValueError: no 3"]

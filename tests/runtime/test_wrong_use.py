@@ -437,7 +437,7 @@ def test_durations_are_what_they_say():
     with pytest.raises(kharon.InvalidTicket, match=r"BackoffDelay\.base"):
         kharon.BackoffDelay(base=0.5)
     with pytest.raises(kharon.InvalidTicket, match=r"BackoffDelay\.jitter"):
-        kharon.BackoffDelay(max_delay=3, jitter=4)
+        kharon.BackoffDelay(jitter=4)
 
 
 async def test_opening_what_is_damaged_says_what_can_be_done(tmp_path):

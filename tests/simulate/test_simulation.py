@@ -475,7 +475,7 @@ def crowded():
 
 def test_two_simulations_are_the_same():
     load = record_workload(crowded())
-    backoff = kharon.BackoffDelay(2, 60, jitter=5)
+    backoff = kharon.BackoffDelay(2, 60, jitter=0.1)
     before = trio._core._run._r.getstate(), trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING
 
     def once(seed):

@@ -752,7 +752,7 @@ async def test_claims_of_a_dead_process_lapse_at_opening(tmp_path, mock_clock):
     assert claimed.id == "a"
     log.abandon()  # as if killed
 
-    async with kharon.open(where, Settings(backoff=BackoffDelay(base=2)), clock=TrioClock()) as kh:
+    async with kharon.open(where, Settings(backoff=BackoffDelay(base=2, jitter=0)), clock=TrioClock()) as kh:
         ticket = await kh.get("a")
         assert (ticket.status, ticket.attempts, ticket.claim) == (kharon.Status.PENDING, 1, None)
         assert ticket.error_reason == "the process that ran it ended"

@@ -155,9 +155,9 @@ def test_then_without_when_is_an_error():
 def test_the_context_is_what_it_is_told():
     now = EPOCH + timedelta(days=1)
     retried = given(added(), now=now, jitter=0.5).when(
-        c.Retry("a", delay=kharon.BackoffDelay(base=1, max_delay=10, jitter=4))
+        c.Retry("a", delay=kharon.BackoffDelay(base=1, max_delay=10, jitter=0.5))
     )
-    retried.then(e.TicketRetried("a", now + timedelta(seconds=1 + 2)))
+    retried.then(e.TicketRetried("a", now + timedelta(seconds=0.75)))
     given(added(), now=now, lease=7).when(c.Claim("a", "w")).then(
         e.TicketClaimed("a", 1, now + timedelta(seconds=7), "w")
     )
