@@ -55,7 +55,6 @@ _BEGUN: Final = "begun"
 _PROOFS: Final = {
     "snapshots": "there are snapshots of them",
     ARCHIVE: "some were archived",
-    "archive": "some were archived",
     "quarantine": "bytes were cut out of one",
     "index": "there are indexes of them",
     RESERVE: "there is a reserve for settling",

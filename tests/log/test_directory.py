@@ -70,7 +70,7 @@ def test_the_files_of_a_new_queue(where, log):
     assert (where / "LOCK").read_text() == f"{os.getpid()}\n"
 
 
-@pytest.mark.parametrize("proof", ["snapshots", "archive", "ARCHIVE", "quarantine", "index", "reserve", "begun"])
+@pytest.mark.parametrize("proof", ["snapshots", "ARCHIVE", "quarantine", "index", "reserve", "begun"])
 def test_a_queue_whose_segments_were_moved_away_does_not_open_as_an_empty_one(where, tmp_path, proof):
     sample(where, closed=True)
     (segment,) = segments(where)
@@ -89,6 +89,15 @@ def test_a_queue_whose_segments_were_moved_away_does_not_open_as_an_empty_one(wh
     log, records = opened(where)
     log.abandon()
     assert records, "once they are back it opens"
+
+
+def test_an_archive_that_was_made_beforehand_is_no_proof(where):
+    """A disk may be mounted there before the queue is opened for the first time."""
+    (where / "archive").mkdir(parents=True)
+    where.chmod(0o700)
+    log, records = opened(where)
+    log.abandon()
+    assert records == []
 
 
 def test_every_queue_keeps_a_proof_that_it_was_begun(where, tmp_path):
