@@ -230,7 +230,7 @@ def test_the_lock_is_given_up_and_never_unlinked(where, leave):
 
 def test_a_second_opener_in_this_process_is_told_who_has_it(where, log):
     second = DirectoryLog(where)
-    with pytest.raises(QueueLocked, match=rf"in process {os.getpid()} \(this is process {os.getpid()}\)"):
+    with pytest.raises(QueueLocked, match=rf"in process {os.getpid()}, which is this one"):
         list(second.open(NOW))
     second.abandon()
     put(log, added("a"))

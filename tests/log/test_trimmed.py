@@ -170,7 +170,7 @@ def test_a_replay_that_is_overtaken_by_a_trim_says_so(where, monkeypatch):
     looks = iter([segments(where)] * 2)  # whether it is a queue, and where it begins; then the first one is trimmed
     for module in (audit_read, audit_replay):
         monkeypatch.setattr(module, "segments", lambda folder: next(looks, segments(folder)[1:]))
-    with pytest.raises(KharonError, match=rf"record {older + 1} was trimmed just now: replay it again"):
+    with pytest.raises(KharonError, match=rf"record {older + 1} was trimmed just now, before it was read: ask again"):
         kharon.replay(where)
 
 
