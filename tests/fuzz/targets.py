@@ -50,7 +50,7 @@ NOW: Final = datetime(2030, 1, 1, tzinfo=UTC)
 WHERE: Final = Path("/q")
 DOCUMENTED: Final = (CorruptLog, UnknownFormat, KharonError)
 _LINE: Final = re.compile(rb'\{"hash":"(.{64})","crc":"([0-9a-f]{8})",(.*\})\n', re.DOTALL)
-_FILE: Final = re.compile(rb"@@((?:log|snapshots|quarantine)/[0-9a-z][0-9a-z.-]{0,39}|LOCK|reserve)\n")
+_FILE: Final = re.compile(rb"@@((?:log|snapshots|quarantine)/[0-9a-z][0-9a-z.-]{0,39}|LOCK|reserve|begun)\n")
 
 
 class Finding(AssertionError):
