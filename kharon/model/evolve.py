@@ -69,13 +69,12 @@ def _unclaimed(ticket: Ticket, seq: int, at: datetime) -> Draft:
     return draft
 
 
-def _succeeded(ticket: Ticket, seq: int, at: datetime, attempts: int | None = None) -> Ticket | None:
-    """Return the successor of a claim that ends, if it has one: it replaces the ticket, whatever the event says.
+def _succeeded(ticket: Ticket, seq: int, at: datetime, attempts: int | None = None) -> Ticket:
+    """Return the successor of a claim that ends: it replaces the ticket, whatever the event says.
 
     `attempts` are those that it begins with; None: the ones that it was added with.
     """
-    if ticket.successor is None:
-        return None
+    assert ticket.successor is not None
     draft = _next(ticket.successor, seq, at)
     draft.attempts = draft.attempts if attempts is None else attempts
     return seal(draft)

@@ -9,7 +9,7 @@ import pytest
 from queues import moment, trimmed_queue
 
 import kharon
-from kharon.audit.replay import state_at_start
+from kharon.audit.replay import known_start, state_at_start
 from kharon.errors import InvalidTicket, KharonError
 from kharon.web.report import report
 
@@ -92,3 +92,7 @@ def test_of_a_place_before_its_beginning_and_one_behind_it_the_order_is_still_ch
     for a, b in ((6, moment(3)), (4, moment(3)), (moment(6), 3), (moment(6), 5)):
         with pytest.raises(InvalidTicket, match="is later than b"):
             kharon.diff(where, a, b)
+
+
+def test_without_a_queue_nothing_vouches_for_a_beginning(tmp_path):
+    assert known_start(tmp_path / "nowhere") is None

@@ -30,6 +30,7 @@ from log_steps import (
 
 import kharon
 from kharon.errors import CorruptLog, KharonError, QueueLocked, StorageFull, UnknownFormat
+from kharon.log import files as files_module
 from kharon.log.directory import DirectoryLog, segments
 from kharon.log.record import Chain
 from kharon.model.events import LogClosed
@@ -716,3 +717,14 @@ def test_a_file_among_the_segments_that_has_no_segment_s_name(where, name):
         assert caught.value.file == str(path)
     path.rename(where / "copy.jsonl")
     assert [record.seq for record in records_in(where)] == [1, 2]
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_only_root_gives_what_it_makes_to_the_owner_of_the_directory(tmp_path, monkeypatch, user):
+    given = []
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(os, "chown", lambda made, *ids: given.append(ids))
+    real = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **how: os.stat_result((*real(path, **how)[:4], 7, 8, *([0] * 4))))
+    files_module._give_to_owner(tmp_path / "new", tmp_path)
+    assert given == ([(7, 8)] if user == 0 else [])

@@ -1113,3 +1113,12 @@ def test_the_file_system_here(tmp_path, monkeypatch):
 def test_what_is_not_there_has_neither_look_nor_mark(tmp_path):
     assert OS_FILES.permissions(tmp_path / "nothing") is None
     assert OS_FILES.identity(tmp_path / "nothing") is None
+
+
+def test_a_reserve_that_cannot_be_opened_for_another_reason_breaks_the_log(where, disk):
+    log = start(where, disk, reserve_bytes=1 << 20)
+    disk.room = 0
+    disk.fail, disk.error = "append", errno.EIO
+    with pytest.raises(OSError, match="Input/output error"):
+        put(log, TicketDone("a"))
+    log.abandon()

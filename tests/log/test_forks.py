@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 from log_steps import NOW, added, opened, put
 
 from kharon.errors import QueueLocked
+from kharon.log import forks
 from kharon.log.files import OS_FILES
 
 
@@ -127,3 +129,21 @@ def test_a_holder_that_cannot_be_looked_for_is_named_as_before(where, holder):
     with pytest.raises(QueueLocked, match=f"in process {holder or 'unknown'} "):
         opened(where)
     lock.release()
+
+
+def test_a_child_closes_all_that_is_held_and_passes_over_what_cannot_be_closed(monkeypatch):
+    class Held:
+        closed = 0
+
+        def __init__(self, error):
+            self.error = error
+
+        def close(self):
+            self.closed += 1
+            if self.error is not None:
+                raise self.error
+
+    monkeypatch.setattr(forks, "_held", weakref.WeakSet())
+    held = [forks.close_in_children(Held(error)) for error in (None, OSError(9, "Bad file descriptor"), None)]
+    forks._let_go()
+    assert [each.closed for each in held] == [1, 1, 1]

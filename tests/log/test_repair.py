@@ -456,3 +456,19 @@ def test_a_repair_by_root_leaves_files_that_their_owner_can_open(where, monkeypa
     owners = {path.relative_to(where).as_posix(): path.stat().st_uid for path in where.rglob("*")}
     assert {name.split("/")[0] for name in owners} >= {"log", "quarantine", "reserve", "snapshots", "begun", "LOCK"}
     assert set(owners.values()) == {owner}
+
+
+def test_a_snapshot_beyond_a_last_segment_that_is_missing_is_set_aside_without_a_cut(where, tmp_path):
+    log = DirectoryLog(where, 4096)
+    list(log.open(moment(150)))
+    for number in range(40):
+        put(log, added(f"u{number}", b'"%b"' % (b"x" * 100)), at=200)
+    log.close(moment(300))
+    late = take(where)
+    shutil.rmtree(where / "quarantine", ignore_errors=True)
+    for path in segments(where)[-2:]:
+        path.rename(tmp_path / path.name)
+    assert kharon.repair(where, confirm=True).last < int(late.stem)
+    assert not late.exists()
+    assert (where / "quarantine" / f"snapshot-{late.stem}").exists()
+    assert kharon.verify(where).bad_snapshots == ()

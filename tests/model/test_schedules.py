@@ -21,6 +21,7 @@ from kharon.model.schedules import (
     check_every,
     check_schedule_name,
     decide_schedule,
+    template_of,
 )
 from kharon.model.ticket import Ticket
 from kharon.testing import EPOCH
@@ -318,3 +319,22 @@ def test_a_period_is_a_duration_of_a_second_or_more():
     for value in (0, -1, 0.999, timedelta(0), "60", None, True, float("nan")):
         with pytest.raises(InvalidTicket, match="every: "):
             check_every(value)
+
+
+def test_a_schedule_fires_first_after_now_and_after_its_last_firing():
+    asked = []
+
+    def first(command, since):
+        asked.append(since)
+        return since + timedelta(seconds=5)
+
+    projection = Projection()
+    fields = template_of(Ticket("i", "t", payload=[1], tube="tube", nice=3, group="g"))
+    for now, every in ((10, 60.0), (70, 90.0)):
+        commit = Commit(projection, c.Context(at(now)), first)
+        commit.run([c.SetSchedule("s", every=every, **fields), c.FireSchedule("s", at(80), at(140))])
+        commit.keep()
+    assert asked == [at(10), at(80)]
+    schedule = projection.schedules.get("s")
+    assert (schedule.type, schedule.tube, schedule.nice, schedule.group) == ("t", "tube", 3, "g")
+    assert schedule.ticket_at(at(80)).payload == [1]
