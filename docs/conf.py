@@ -31,6 +31,7 @@ default_role = "py:obj"
 nitpicky = True
 nitpick_ignore = [  # what tests alone hand over, as they got it: the modules say what it is
     ("py:class", "kharon.model.commands.Command"),
+    ("py:class", "msgspec.UnsetType"),  # the type of a keyword that is not given; users never write it
 ]
 myst_heading_anchors = 3
 

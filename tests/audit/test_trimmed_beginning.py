@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 from queues import moment, trimmed_queue
@@ -94,5 +95,6 @@ def test_of_a_place_before_its_beginning_and_one_behind_it_the_order_is_still_ch
             kharon.diff(where, a, b)
 
 
-def test_without_a_queue_nothing_vouches_for_a_beginning(tmp_path):
-    assert known_start(tmp_path / "nowhere") is None
+def test_without_a_snapshot_nothing_vouches_for_the_beginning(where):
+    shutil.rmtree(where / "snapshots")
+    assert known_start(where) is None
