@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from kharon.log.index import BLOCK_BYTES, FinishedSegment, LineOffsets, encode_index, id_of_line, index_path, read_table
+from kharon.log.messages import say
 from kharon.log.record import BadLine, Record
 from kharon.log.scan import LogScan
 from kharon.log.segment import OnRecord, first_of
@@ -27,7 +28,6 @@ from kharon.model.events import TicketEvent
 
 __all__ = ["IndexCheck"]
 
-_logger = logging.getLogger("kharon")
 _ENTRY: Final = struct.Struct("=QQ")
 
 
@@ -109,7 +109,7 @@ class IndexCheck:
             self.unused.append(f"{path}: it is damaged in {len(blocks) - len(used)} of {len(blocks)} parts")
             return
         why = f"{path}: {_difference(segment, places, entries, data[table.begin :])}"
-        _logger.warning("bad index: %s", why)
+        say(logging.WARNING, "bad index: %s", why)
         self.bad.append(why)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from kharon.errors import CorruptLog, KharonError, UnknownFormat
 from kharon.log.files import OS_FILES
+from kharon.log.messages import say
 from kharon.log.record import Chain, Record
 from kharon.log.scan import LogScan
 from kharon.log.snapshot import Snapshot, read_snapshot, snapshots_of
@@ -25,8 +26,6 @@ from kharon.model.projection import Projection
 from kharon.model.versions import Unknown
 
 __all__ = ["SnapshotCheck"]
-
-_logger = logging.getLogger("kharon")
 
 
 class SnapshotCheck:
@@ -129,7 +128,7 @@ class SnapshotCheck:
             )
 
     def _bad(self, why: str) -> None:
-        _logger.warning("bad snapshot: %s", why)
+        say(logging.WARNING, "bad snapshot: %s", why)
         self.bad.append(why)
 
 

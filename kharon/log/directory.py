@@ -34,6 +34,7 @@ from kharon.errors import Closed, CorruptLog, KharonError, StorageFull
 from kharon.log.files import OS_FILES, File, Files, Lock, naming
 from kharon.log.live import IndexedReader, LiveReader
 from kharon.log.locations import ARCHIVE, Archives, Moved, find_archives, finish_moves, locate_segments, segments
+from kharon.log.messages import say
 from kharon.log.ownership import lock_directory
 from kharon.log.protocol import LogReader
 from kharon.log.record import CLOCK, Chain, Record, Seal, check_line, parse_record, relink, seal_line
@@ -45,8 +46,6 @@ from kharon.log.segment import SegmentFile, first_of, is_segment, segment_name, 
 from kharon.log.snapshot import Snapshot, newest
 from kharon.log.zstd import open_segment
 from kharon.model.events import Event, LogClosed, grows
-
-_logger = logging.getLogger("kharon")
 
 __all__ = ["DEFAULT_SEGMENT_BYTES", "DirectoryLog", "segments"]
 
@@ -217,9 +216,9 @@ class DirectoryLog:
         self._places = [SegmentFile(first_of(path), path) for path in found]
         strange = [name for name in self._files.list(self._where / "log") if not is_segment(name)]
         if strange:
-            _logger.warning("%s: left alone, as these are not segments: %s", self._where / "log", strange)
+            say(logging.WARNING, "%s: left alone, as these are not segments: %s", self._where / "log", strange)
         for path in self._archives.unreachable:
-            _logger.warning("%s: its archive %s cannot be reached; segments in it are not read", self._where, path)
+            say(logging.WARNING, "%s: its archive %s cannot be reached; segments in it are not read", self._where, path)
 
     def _check_tail(self) -> None:
         """Check that the last segment is in `log/`, where it can be written."""

@@ -16,6 +16,7 @@ from typing import BinaryIO, Final, NamedTuple, TypeAlias
 
 from kharon.errors import CorruptLog, KharonError
 from kharon.log.files import OS_FILES, Files
+from kharon.log.messages import say
 from kharon.log.replace import replace_file
 from kharon.log.segment import first_of, is_segment, stem_of
 from kharon.log.zstd import open_segment
@@ -49,7 +50,6 @@ of the queue's `log/`; the name of the machine; the path of the queue.
 _MAX_BYTES: Final = 1 << 16
 _CHUNK_BYTES: Final = 1 << 18
 _SURE: Final = 2  # how many of the three lines of `OWNER` must match
-_logger = logging.getLogger("kharon")
 
 
 def segments(directory: Path, files: Files = OS_FILES) -> list[Path]:
@@ -255,7 +255,7 @@ def finish_moves(
                 if same or stem_of(old) in whole:
                     _remove(files, copy)
                 else:
-                    _logger.warning("%s and %s should hold the same; one of them is damaged", old, copy)
+                    say(logging.WARNING, "%s and %s should hold the same; one of them is damaged", old, copy)
         places.append(old)
     return places
 

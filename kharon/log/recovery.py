@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from kharon.log.files import File, Files
 from kharon.log.locations import ARCHIVE, find_archives
+from kharon.log.messages import say
 from kharon.log.record import CLOCK, Chain, Seal, seal_line
 from kharon.log.replace import (
     copy_chunks,
@@ -33,8 +34,6 @@ from kharon.model.checks import MAX_LINE_BYTES
 from kharon.model.events import TailCut
 
 __all__ = ["quarantine", "reopen_tail", "rewrite_seal", "rewrite_tail", "tidy", "unused_name"]
-
-_logger = logging.getLogger("kharon")
 
 
 def tidy(files: Files, where: Path) -> None:
@@ -103,7 +102,7 @@ def rewrite_tail(
             length, whole = whole - broken.commit_byte, broken.commit_byte
             kept_as = quarantine(files, where, path, old, whole, length)
             cut = TailCut(f"log/{path.name}", whole, length, kept_as)
-            _logger.warning("%s: cut %d bytes of an unfinished last commit, kept as %s", path, length, kept_as)
+            say(logging.WARNING, "%s: cut %d bytes of an unfinished last commit, kept as %s", path, length, kept_as)
             lines = chain.commit([cut], now, CLOCK, chain.seq)
         old.seek(0)
         return run_here(replace_file_steps(files, path, chained(copy_chunks(old, whole, path), lines))), lines

@@ -30,6 +30,7 @@ from msgspec import UNSET, Raw, UnsetType
 from kharon.errors import CorruptLog, UnknownFormat
 from kharon.log.files import OS_FILES, Files
 from kharon.log.locations import open_relocated, segments
+from kharon.log.messages import say
 from kharon.log.record import BadLine, Chain, Record, check_depth, check_format, check_line, link, parse_header
 from kharon.log.replace import remove_unfinished, replace_file
 from kharon.log.segment import BrokenSegment, first_of, is_numbered, read_segment, stem_of
@@ -51,7 +52,6 @@ __all__ = [
     "usable",
 ]
 
-_logger = logging.getLogger("kharon")
 
 FORMAT: Final = "kharon-snapshot"
 FORMAT_VERSION: Final = 1
@@ -377,7 +377,7 @@ def usable(files: Files, directory: Path, segments: list[Path]) -> Iterator[Snap
                 snapshot = read_snapshot(file, str(path))
             _check_fits(files, snapshot, path, segments)
         except (CorruptLog, UnknownFormat, FileNotFoundError) as error:  # the last: replaced by newer ones meanwhile
-            _logger.warning("snapshot passed over: %s", error)
+            say(logging.WARNING, "snapshot passed over: %s", error)
             if isinstance(error, UnknownFormat):
                 later = later or error
         else:

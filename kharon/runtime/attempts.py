@@ -20,11 +20,11 @@ from typing import Final
 
 import trio
 
+from kharon.log.messages import say
 from kharon.model import commands as c
 from kharon.model import events as e
 from kharon.model.ticket import Ticket
 from kharon.store.protocol import Change, Clock
-from kharon.store.tasks import say
 
 __all__ = ["Attempt", "Attempts"]
 

@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from kharon.errors import LeaseLost, StorageFull
+from kharon.log.messages import say
 from kharon.model import commands as c
 from kharon.runtime.attempts import Attempt, Attempts
 from kharon.settings import Settings
@@ -22,7 +23,6 @@ from kharon.store.protocol import Clock, Store
 
 __all__ = ["LONGEST", "beat"]
 
-_logger = logging.getLogger("kharon")
 LONGEST: Final = 3600.0
 """The seconds of one extension, at most."""
 _REMAINING_SHARE: Final = 1 / 3  # of the last extension, or of the lease: extend when this share is left
@@ -69,13 +69,13 @@ async def _extend(store: Store, attempt: Attempt, lease: float) -> None:
     try:
         (extended,) = await store.submit((c.Extend(ticket.id, ticket.claim, seconds=seconds),), ticket.worker)
     except LeaseLost:
-        _logger.debug("ticket %r (%s): its claim is over, so its lease is not extended", ticket.id, ticket.type)
+        say(logging.DEBUG, "ticket %r (%s): its claim is over, so its lease is not extended", ticket.id, ticket.type)
         attempt.extend_at = math.inf
     except StorageFull as full:
-        _logger.debug("ticket %r (%s): its lease could not be extended yet: %s", ticket.id, ticket.type, full)
+        say(logging.DEBUG, "ticket %r (%s): its lease could not be extended yet: %s", ticket.id, ticket.type, full)
         attempt.extend_at = trio.current_time() + min(_RETRY_SECONDS, lease * _REMAINING_SHARE / 4)
     else:
         assert extended is not None
         attempt.extension = seconds
         attempt.extend(seconds)
-        _logger.debug("ticket %r (%s): lease extended by %g s", ticket.id, ticket.type, seconds)
+        say(logging.DEBUG, "ticket %r (%s): lease extended by %g s", ticket.id, ticket.type, seconds)

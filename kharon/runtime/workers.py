@@ -28,6 +28,7 @@ import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from kharon.errors import Closed, HandlerNotFound, InvalidTransition, KharonError, QueueLocked
+from kharon.log.messages import say
 from kharon.log.record import CLOCK
 from kharon.model import commands as c
 from kharon.model.checks import shorten_reason
@@ -43,7 +44,6 @@ from kharon.store.tasks import wait_out
 
 __all__ = ["Workers"]
 
-_logger = logging.getLogger("kharon")
 _SURVIVABLE = (trio.Cancelled, KeyboardInterrupt, Exception)  # others, as SystemExit, end the process
 
 
@@ -226,7 +226,8 @@ class Workers:
         finally:
             self.attempts.end(attempt)
         if attempt.taken is not None:  # its claim is over, so the store would ignore a settle
-            _logger.info("ticket %r (%s): was %s in attempt %d", ticket.id, ticket.type, attempt.taken, ticket.attempts)
+            names = (ticket.id, ticket.type, attempt.taken, ticket.attempts)
+            say(logging.INFO, "ticket %r (%s): was %s in attempt %d", *names)
             return None
         return settle
 
@@ -234,12 +235,12 @@ class Workers:
         ticket = attempt.ticket
         started = trio.current_time()
         self._tally.running += 1
-        _logger.debug("ticket %r (%s): attempt %d begins", ticket.id, ticket.type, ticket.attempts)
+        say(logging.DEBUG, "ticket %r (%s): attempt %d begins", ticket.id, ticket.type, ticket.attempts)
         try:
             with attempt.scope:
                 await self._call(router.find(ticket.type), kh, ticket)
         except PayloadMismatch as mismatch:
-            _logger.warning("ticket %r (%s): fails, since its payload does not fit", ticket.id, ticket.type)
+            say(logging.WARNING, "ticket %r (%s): fails, since its payload does not fit", ticket.id, ticket.type)
             return c.Fail(ticket.id, ticket.claim, shorten_reason(str(mismatch)))
         except Exception as error:  # noqa: BLE001 - any exception of a handler is the outcome of its attempt
             return self._raised(ticket, error)
@@ -258,7 +259,8 @@ class Workers:
         return policy.lapse(ticket, LEASE_ENDED) if attempt.scope.cancelled_caught else policy.returned(ticket)
 
     def _raised(self, ticket: Ticket, error: BaseException) -> c.Settle:
-        _logger.warning(
+        say(
+            logging.WARNING,
             "ticket %r (%s): attempt %d raised %s",
             *(ticket.id, ticket.type, ticket.attempts, type(error).__name__),
             exc_info=error,
@@ -281,7 +283,7 @@ class Workers:
         try:
             await self._store.turn(worker, (), settle, settle_by=worker, claim=False)
         except KharonError as refused:  # the store broke; the caller is told why the handler ended
-            _logger.warning("ticket %r (%s): could not be released: %s", ticket.id, ticket.type, refused)
+            say(logging.WARNING, "ticket %r (%s): could not be released: %s", ticket.id, ticket.type, refused)
 
 
 def _call_in_thread(handler: Callable[..., Any], kh: Any, ticket: Ticket) -> None:

@@ -28,12 +28,13 @@ import trio
 from kharon.errors import Closed, CommitOutcomeUnknown
 from kharon.log.directory import DirectoryLog
 from kharon.log.forks import close_in_children
+from kharon.log.messages import say
 from kharon.log.retention import Action, Retention, RetentionRules, Step, Threshold
 from kharon.log.snapshot import kept_since
 from kharon.model.events import Event
 from kharon.settings import Settings
 from kharon.store.protocol import Clock
-from kharon.store.tasks import reap, say, start_python, wait_out
+from kharon.store.tasks import reap, start_python, wait_out
 
 __all__ = ["Background", "RetentionTask", "SnapshotTask"]
 

@@ -34,12 +34,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import trio
 
 from kharon.errors import InvalidTicket, KharonError
+from kharon.log.messages import say
 from kharon.model.commands import FireSchedule, ScheduleCommand, SetSchedule, SkipSchedule
 from kharon.model.schedules import Schedule, Schedules
 
 __all__ = ["COMMIT_LIMIT", "GRACE", "MAX_CAUGHT_UP", "RETRY_SECONDS", "Firing", "commands", "first_firing", "times_of"]
 
-_logger = logging.getLogger("kharon")
 
 GRACE: Final = timedelta(seconds=60)
 """How late a schedule with `catch_up="none"` may fire."""
@@ -287,7 +287,7 @@ class Firing:
             known = self._retry_time(schedule) > -math.inf
             self._stuck[name] = schedule, time + RETRY_SECONDS
             if not known:
-                _logger.warning("schedule %r is due but cannot fire on this machine: %s", name, error)
+                say(logging.WARNING, "schedule %r is due but cannot fire on this machine: %s", name, error)
             return []
         self._stuck.pop(name, None)
         return found

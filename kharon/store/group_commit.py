@@ -35,11 +35,12 @@ import trio
 from trio.lowlevel import Task, enable_ki_protection
 
 from kharon.errors import CommitOutcomeUnknown, KharonError, StorageFull
+from kharon.log.messages import say
 from kharon.log.protocol import EventLog, Rotation, Sync, SyncedElsewhere
 from kharon.model.projection import Effect, Projection
 from kharon.store.protocol import Deliver
 from kharon.store.sync_helper import AnswerLost, Pace, Syncer
-from kharon.store.tasks import no_abort, say, wait_out
+from kharon.store.tasks import no_abort, wait_out
 
 __all__ = ["TRY_SECONDS", "Commits", "unknown_outcome"]
 

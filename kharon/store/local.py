@@ -31,6 +31,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from kharon.errors import Closed, CorruptLog, InvalidTransition, StorageFull
+from kharon.log.messages import say
 from kharon.log.protocol import EventLog, HasSnapshots
 from kharon.log.record import CLOCK, Record
 from kharon.model.commands import Claim, Command, Context, Expire, Release, Request, Settle
@@ -49,11 +50,9 @@ from kharon.store.group_commit import TRY_SECONDS, Commits, unknown_outcome
 from kharon.store.protocol import Clock, Deliver
 from kharon.store.reader import LocalReader
 from kharon.store.sync_helper import Helper, Syncer
-from kharon.store.tasks import say
 
 __all__ = ["LocalStore"]
 
-_logger = logging.getLogger("kharon")
 _PROCESS_ENDED = "the process that ran it ended"
 _REMEDY: Final = (
     "nothing was changed. kharon.repair(path) reports what a repair would lose, and kharon.repair(path, confirm=True) "
@@ -212,7 +211,7 @@ class LocalStore:
         try:
             self._log.close(self._clock.now())
         except StorageFull as full:  # every reported commit is kept; only the record of closing is missing
-            _logger.warning("no room to record in the log that the queue was closed (%s)", full)
+            say(logging.WARNING, "no room to record in the log that the queue was closed (%s)", full)
         except Exception as error:
             self._commits.fail(error)
             raise unknown_outcome(error) from error
@@ -334,7 +333,8 @@ class LocalStore:
         try:
             await self._without_room.park()
         except trio.Cancelled:
-            _logger.warning("ticket %r: the outcome of its attempt is lost, so it will run again: %s", settle.id, full)
+            lost = "ticket %r: the outcome of its attempt is lost, so it will run again: %s"
+            say(logging.WARNING, lost, settle.id, full)
             raise
 
     async def _turn(
@@ -361,7 +361,7 @@ class LocalStore:
         if ticket is not None and ticket.claim == settle.claim:
             self._execute((settle,), by)
         else:  # the handler settled it, or the lease lapsed; the log says which
-            _logger.debug("ticket %r: the claim of record %s is over already", settle.id, settle.claim)
+            say(logging.DEBUG, "ticket %r: the claim of record %s is over already", settle.id, settle.claim)
 
     def _execute(
         self, commands: Sequence[Request], by: str, now: datetime | None = None, lease: float = 0.0

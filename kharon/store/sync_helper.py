@@ -18,7 +18,8 @@ import trio
 
 from kharon.log import syncer
 from kharon.log.forks import close_in_children
-from kharon.store.tasks import reap, say, start_python, wait_out
+from kharon.log.messages import say
+from kharon.store.tasks import reap, start_python, wait_out
 
 __all__ = ["AnswerLost", "Done", "Helper", "Pace", "Syncer"]
 

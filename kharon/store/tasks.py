@@ -1,12 +1,10 @@
-"""Helpers for background tasks: an uncancellable wait, a log message that never raises, a Python process and its end.
+"""Helpers for background tasks: an uncancellable wait, a Python process and its end.
 
 This module does not know about queues.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,9 +16,8 @@ from trio.lowlevel import Abort
 if TYPE_CHECKING:
     from _typeshed import HasFileno
 
-__all__ = ["no_abort", "reap", "say", "start_python", "wait_out"]
+__all__ = ["no_abort", "reap", "start_python", "wait_out"]
 
-_logger = logging.getLogger("kharon")
 REAP_SECONDS: Final = 2.0
 """A process ends in milliseconds, unless a sync hangs in the kernel; then even a kill does not help."""
 
@@ -48,16 +45,6 @@ async def wait_out(wait: Callable[[], Awaitable[object]]) -> None:
 
     trio.lowlevel.spawn_system_task(wake)
     await trio.lowlevel.wait_task_rescheduled(no_abort)
-
-
-def say(level: int, message: str, *args: object) -> None:
-    """Log a message. Never raises.
-
-    A user's logging may raise. In a system task that would end the whole run. In a commit group, the leader would get
-    that exception instead of the outcome of the commit.
-    """
-    with contextlib.suppress(Exception):
-        _logger.log(level, message, *args, stacklevel=2)
 
 
 async def start_python(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from pathlib import Path
 
 import pytest
 import trio
@@ -168,3 +169,65 @@ async def test_a_logger_that_raises_hides_no_failed_write(raising_logger) -> Non
                 nursery.start_soon(add, kh, number)
     assert len(told) == 3
     assert sum(isinstance(error, kharon.CommitOutcomeUnknown) for error in told) >= 2
+
+
+class Panic(BaseException):
+    """An exception that is not an Exception, as of an extension that panics."""
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, Panic])
+@pytest.mark.parametrize("place", ["handler", "filter"])
+async def test_a_logger_that_raises_changes_no_attempt(opened, autojump_clock: MockClock, kind, place) -> None:
+    """Whatever is said of it: that it begins, raised, lapsed, was cancelled, that its payload does not fit."""
+    said = []
+
+    def raising(record):
+        said.append(record.levelno)
+        raise kind("this logging raises")
+
+    logger = logging.getLogger("kharon")
+    handler = logging.Handler()
+    handler.emit = raising
+    before = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(handler)
+    if place == "filter":
+        logger.addFilter(raising)
+    router = router_with(ok=nothing, bad=groan, slow=for_ever, cancelled=for_ever)
+    router.handler("typed", payload=list[int])(nothing)
+    try:
+        async with opened(max_attempts=1, process_time=5, heartbeat=False) as kh, trio.open_nursery() as nursery:
+            await nursery.start(kh.run, router)
+            types = ("ok", "bad", "slow", "cancelled", "typed")
+            await kh.add_many(Ticket(f"id-{type}", type, payload="text") for type in types)
+            await trio.sleep(1)
+            await kh.cancel("id-cancelled")
+            await trio.sleep(100)
+            assert {ticket.id: ticket.status for ticket in await kh.list()} == dict.fromkeys(
+                ("id-bad", "id-slow", "id-typed"), kharon.Status.FAILED
+            )
+            await kh.drain()
+            assert kh.stats().acked == 1
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
+        logger.removeFilter(raising)
+    assert set(said) == {logging.DEBUG, logging.INFO, logging.WARNING}
+
+
+def test_a_logger_that_raises_keeps_no_queue_from_opening(raising_logger, tmp_path) -> None:
+    async def open_twice():
+        async with kharon.open(tmp_path / "queue") as kh:
+            await kh.add(Ticket("a", "t"))
+        (tmp_path / "queue" / "log" / "~a file of an editor").touch()
+        async with kharon.open(tmp_path / "queue") as kh:
+            assert (await kh.get("a")).type == "t"
+
+    trio.run(open_twice)
+
+
+def test_everything_is_said_by_what_never_raises() -> None:
+    """`say` is the only way into the log of the program."""
+    root = Path(kharon.__file__).parent
+    ways = {path.relative_to(root).as_posix() for path in root.rglob("*.py") if "getLogger" in path.read_text()}
+    assert ways == {"log/messages.py", "cli/stats.py"}  # the latter silences the logger, and logs nothing

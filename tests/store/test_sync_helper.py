@@ -22,8 +22,8 @@ from kharon import Settings, Ticket
 from kharon.log import syncer as syncer_module
 from kharon.log.directory import DirectoryLog
 from kharon.store import group_commit as commits_module
-from kharon.store import local, tasks
 from kharon.store import sync_helper as helper_module
+from kharon.store import tasks
 from kharon.store.sync_helper import CALM_SYNCS, Helper, Pace
 from kharon.testing import TrioClock
 
@@ -507,7 +507,7 @@ async def test_what_logging_raises_in_the_helpers_task_is_told_to_nobody(calls, 
             await calls.start(number, kh.add, Ticket(str(number), "t"))
         log.fail, log.error = "write", error
         with monkeypatch.context() as patch:
-            patch.setattr(local._logger, "_log", raising)
+            patch.setattr(logging.getLogger("kharon"), "_log", raising)
             syncer.answer()
             await blocked()
         assert isinstance(calls.ended["first"], Ticket)
