@@ -11,7 +11,10 @@ settle:
     cancelled by its id   none: that has ended the claim, as a delete or a recorded lapse does
     cancelled from above  release, which does not count the attempt
     ended the process     as raised: a handler that calls sys.exit() must not run forever
+    Ctrl-C                release
 
+"Raised" means an exception of any class but SystemExit and KeyboardInterrupt, which end `run`: also asyncio's
+CancelledError, a panic of an extension, and a `trio.Cancelled` although nothing around the handler is cancelled.
 Each attempt runs in a fresh copy of the context in which `run` was called, so it sees no variables of another one.
 A handler's exception never leaves `run`. An exception of the engine does, alone and unwrapped.
 """
@@ -21,6 +24,7 @@ from __future__ import annotations
 import contextvars
 import inspect
 import logging
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -44,7 +48,7 @@ from kharon.store.tasks import wait_out
 
 __all__ = ["Workers"]
 
-_SURVIVABLE = (trio.Cancelled, KeyboardInterrupt, Exception)  # others, as SystemExit, end the process
+_ENDS_RUN = (SystemExit, KeyboardInterrupt)
 
 
 class Workers:
@@ -242,29 +246,28 @@ class Workers:
         except PayloadMismatch as mismatch:
             say(logging.WARNING, "ticket %r (%s): fails, since its payload does not fit", ticket.id, ticket.type)
             return c.Fail(ticket.id, ticket.claim, shorten_reason(str(mismatch)))
-        except Exception as error:  # noqa: BLE001 - any exception of a handler is the outcome of its attempt
-            return self._raised(ticket, error)
         except BaseException as error:
+            end = _end_of_run(error)
+            if end is None:
+                return self._raised(ticket, error)
             if self._run_scope is not None:
                 self._run_scope.cancel()  # first: an idle worker must not claim the released ticket
             await self._settle_stopped(ticket, worker, error)
-            if isinstance(error, BaseExceptionGroup):  # a cancelled handler may raise other exceptions, too
-                _, rest = error.split(Exception)
-                raise rest or error from None
-            raise
+            if end is error:
+                raise
+            raise end from None  # alone: what else the handler raised was logged
         finally:
             self._tally.running -= 1
             self._tally.processed(ticket, trio.current_time() - started)
         policy = self._settings.policy(ticket.type)
         return policy.lapse(ticket, LEASE_ENDED) if attempt.scope.cancelled_caught else policy.returned(ticket)
 
+    def _tell(self, ticket: Ticket, error: BaseException) -> None:
+        names = (ticket.id, ticket.type, ticket.attempts, type(error).__name__)
+        say(logging.WARNING, "ticket %r (%s): attempt %d raised %s", *names, exc_info=error)
+
     def _raised(self, ticket: Ticket, error: BaseException) -> c.Settle:
-        say(
-            logging.WARNING,
-            "ticket %r (%s): attempt %d raised %s",
-            *(ticket.id, ticket.type, ticket.attempts, type(error).__name__),
-            exc_info=error,
-        )
+        self._tell(ticket, error)
         return self._settings.policy(ticket.type).retry(ticket, _reason(error))
 
     @disable_ki_protection
@@ -278,8 +281,12 @@ class Workers:
 
     async def _settle_stopped(self, ticket: Ticket, worker: str, error: BaseException) -> None:
         """Settle a ticket whose handler was cancelled, or ends the process: only the latter counts as an attempt."""
-        end = next((leaf for leaf in _leaves(error) if not isinstance(leaf, _SURVIVABLE)), None)
+        leaves = tuple(_leaves(error))
+        end = next((leaf for leaf in leaves if isinstance(leaf, SystemExit)), None)
         settle = c.Release(ticket.id, ticket.claim) if end is None else self._raised(ticket, end)
+        for leaf in leaves:
+            if not isinstance(leaf, (*_ENDS_RUN, trio.Cancelled)):
+                self._tell(ticket, leaf)
         try:
             await self._store.turn(worker, (), settle, settle_by=worker, claim=False)
         except KharonError as refused:  # the store broke; the caller is told why the handler ended
@@ -295,12 +302,26 @@ def _call_in_thread(handler: Callable[..., Any], kh: Any, ticket: Ticket) -> Non
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception, or the exceptions in a group."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
+    """Yield an exception, or the exceptions in a group, in order. Not recursive: a group may be nested deeply."""
+    rest = [error]
+    while rest:
+        error = rest.pop()
+        if isinstance(error, BaseExceptionGroup):
+            rest.extend(reversed(error.exceptions))
+        else:
+            yield error
+
+
+def _end_of_run(error: BaseException) -> BaseException | None:
+    """Return the exception, of those that a handler raised, with which `run` ends; None: it goes on.
+
+    A Cancelled does so only if the worker itself is cancelled. Any other is the handler's own, as one that it kept.
+    """
+    leaves = tuple(_leaves(error))
+    ends: BaseException | None = next((leaf for leaf in leaves if isinstance(leaf, _ENDS_RUN)), None)
+    if ends is None and trio.current_effective_deadline() == -math.inf:
+        ends = next((leaf for leaf in leaves if isinstance(leaf, trio.Cancelled)), None)
+    return ends
 
 
 def _root_cause(error: BaseException) -> BaseException | None:
@@ -310,11 +331,13 @@ def _root_cause(error: BaseException) -> BaseException | None:
 
 def _reason(error: BaseException) -> str:
     """Return the text of an exception, or of all exceptions in a group."""
-    if isinstance(error, BaseExceptionGroup):
-        return shorten_reason("; ".join(_reason(inner) for inner in error.exceptions))
+    return shorten_reason("; ".join(_text(leaf) for leaf in _leaves(error)))
+
+
+def _text(error: BaseException) -> str:
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001 - the user's __str__ may raise; the attempt failed anyway
+    except BaseException:  # noqa: BLE001 - the user's __str__ may raise; the attempt failed anyway
         text = ""
     name = type(error).__name__
-    return shorten_reason(f"{name}: {text}" if text else name)
+    return f"{name}: {text}" if text else name

@@ -10,6 +10,7 @@ from .places import (
     AUDIT_READ,
     HEARTBEAT,
     LOCAL_STORE,
+    TEST_ANY_EXCEPTION,
     TEST_CANCELLING,
     TEST_CONTEXT,
     TEST_HEARTBEAT,
@@ -60,6 +61,15 @@ MUTANTS: Final = (
         before="settle = c.Release(ticket.id, ticket.claim) if end is None else self._raised(ticket, end)",
         after="settle = self._raised(ticket, end or error)",
         tests=(TEST_WORKERS,),
+    ),
+    Mutant(
+        name="every-cancelled-taken-for-ours",
+        thought="A Cancelled comes from above, since the scope of the lease lets no other through.",
+        file=WORKERS,
+        function="_end_of_run",
+        before="if ends is None and trio.current_effective_deadline() == -math.inf:",
+        after="if ends is None:",
+        tests=(TEST_ANY_EXCEPTION,),
     ),
     Mutant(
         name="context-of-the-last-attempt",
