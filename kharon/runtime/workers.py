@@ -12,11 +12,13 @@ settle:
     cancelled from above  release, which does not count the attempt
     ended the process     as raised: a handler that calls sys.exit() must not run forever
 
+Each attempt runs in a fresh copy of the context in which `run` was called, so it sees no variables of another one.
 A handler's exception never leaves `run`. An exception of the engine does, alone and unwrapped.
 """
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import logging
 from collections.abc import Callable, Iterator
@@ -81,6 +83,7 @@ class Workers:
     @enable_ki_protection
     async def run(self, router: Router, task_status: trio.TaskStatus[None]) -> None:
         """Run workers until cancelled, drained or closed."""
+        context = contextvars.copy_context()
         await trio.lowlevel.checkpoint()
         if not isinstance(router, Router):
             raise HandlerNotFound(f"run takes a kharon.Router, not {type(router).__name__}")
@@ -94,7 +97,7 @@ class Workers:
         self._failure = None
         try:
             with trio.CancelScope() as self._run_scope:
-                await self._run(router, task_status)
+                await self._run(router, context, task_status)
         except BaseExceptionGroup as group:
             self._failure = self._failure or _root_cause(group)  # a Ctrl-C may reach the nursery itself
         finally:
@@ -104,7 +107,7 @@ class Workers:
             raise self._failure
         await trio.lowlevel.checkpoint()  # raises Cancelled, alone, if `run` itself was cancelled
 
-    async def _run(self, router: Router, task_status: trio.TaskStatus[None]) -> None:
+    async def _run(self, router: Router, context: contextvars.Context, task_status: trio.TaskStatus[None]) -> None:
         """Run the nursery. `_supervised` keeps the failures of its tasks, so that it raises only Cancelled."""
         scope = self._run_scope
         assert scope is not None
@@ -116,7 +119,7 @@ class Workers:
                 )
             async with trio.open_nursery() as workers:
                 for number in range(1, self._settings.workers + 1):
-                    workers.start_soon(self._supervised, scope, self._work, router, f"worker-{number}")
+                    workers.start_soon(self._supervised, scope, self._work, router, context, f"worker-{number}")
                 task_status.started()
             timers.cancel_scope.cancel()
 
@@ -195,13 +198,17 @@ class Workers:
 
     # --- one worker ---------------------------------------------------------------------------------------------------
 
-    async def _work(self, router: Router, worker: str) -> None:
+    async def _work(self, router: Router, context: contextvars.Context, worker: str) -> None:
         kh = self._view(worker)
+        task = trio.lowlevel.current_task()
         settle: c.Settle | None = None
         while True:
             # A cancelled worker still settles its last ticket, but claims no other.
             claim = not self._draining and trio.current_effective_deadline() > trio.current_time()
             by = CLOCK if isinstance(settle, c.Lapse) else worker
+            # Trio enters a task's context at each of its steps: `turn` is a checkpoint, so it returns in the new one.
+            # A task for each attempt would cost a nursery.
+            task.context = context.copy()
             ticket = await self._store.turn(worker, self._tubes, settle, settle_by=by, claim=claim)
             settle = None
             if ticket is not None:

@@ -11,6 +11,7 @@ from .places import (
     HEARTBEAT,
     LOCAL_STORE,
     TEST_CANCELLING,
+    TEST_CONTEXT,
     TEST_HEARTBEAT,
     TEST_READING,
     TEST_WAITS,
@@ -59,6 +60,15 @@ MUTANTS: Final = (
         before="settle = c.Release(ticket.id, ticket.claim) if end is None else self._raised(ticket, end)",
         after="settle = self._raised(ticket, end or error)",
         tests=(TEST_WORKERS,),
+    ),
+    Mutant(
+        name="context-of-the-last-attempt",
+        thought="A worker's task has a context of its own.",
+        file=WORKERS,
+        function="Workers._work",
+        before="task.context = context.copy()",
+        after="task.context = context",
+        tests=(TEST_CONTEXT,),
     ),
     Mutant(
         name="end-in-the-claims-own-group-unheard",
