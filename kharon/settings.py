@@ -170,7 +170,7 @@ class Settings:
             plain settle takes about 300 bytes, one with a result that much more. 0: none; then settling stops, too.
         allow_network_filesystem: whether a queue may be on NFS, SMB and the like. Only for a mount whose locks and
             syncs hold for all machines that have it.
-        allow_group_access: whether a queue's directory may be one that its group may write, whoever owns it, as on a
+        allow_group_access: whether a queue's directory may be one that its group may write, with any owner, as on a
             Kubernetes volume with an `fsGroup`. All members of the group can then change the log.
         compress_after, archive_after, trim_after: how old the last record of a finished file of the log may become
             before the file is compressed (which needs `kharon[zstd]`), moved to the archive, or removed for good. None:

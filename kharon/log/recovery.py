@@ -33,7 +33,7 @@ from kharon.log.zstd import ZSTD_SUFFIX
 from kharon.model.checks import MAX_LINE_BYTES
 from kharon.model.events import TailCut
 
-__all__ = ["quarantine", "reopen_tail", "rewrite_seal", "rewrite_tail", "tidy", "unused_name"]
+__all__ = ["quarantine", "quarantine_of", "reopen_tail", "rewrite_seal", "rewrite_tail", "tidy", "unused_name"]
 
 
 def tidy(files: Files, where: Path) -> None:
@@ -108,15 +108,21 @@ def rewrite_tail(
         return run_here(replace_file_steps(files, path, chained(copy_chunks(old, whole, path), lines))), lines
 
 
+def quarantine_of(files: Files, where: Path) -> Path:
+    """Return the directory for bytes and files that are set aside; make it if it is missing."""
+    aside = where / "quarantine"
+    if files.kind(aside) is None:
+        files.make_directory(aside)
+    return aside
+
+
 def quarantine(files: Files, where: Path, path: Path, old: BinaryIO, start: int, length: int) -> str:
     """Copy `length` bytes of a segment, from `start` on, to `quarantine/`; return the copy's path in the directory.
 
     Raises:
         OSError: the bytes could not be copied.
     """
-    aside = where / "quarantine"
-    if files.kind(aside) is None:
-        files.make_directory(aside)
+    aside = quarantine_of(files, where)
     stem = f"{stem_of(path)}-{start}" + (ZSTD_SUFFIX if path.suffix == ZSTD_SUFFIX else "")
     kept = unused_name(files, aside, stem)
     old.seek(start)

@@ -28,7 +28,7 @@ from kharon.log.files import OS_FILES, Files
 from kharon.log.locations import locate_segments, owns_archive, recorded_path, segments
 from kharon.log.ownership import lock_directory
 from kharon.log.record import BadLine, Chain, Header, Record, Seal, check_line, parse_record, seal_line
-from kharon.log.recovery import quarantine, unused_name
+from kharon.log.recovery import quarantine, quarantine_of, unused_name
 from kharon.log.replace import copy_chunks, replace_file
 from kharon.log.scan import LogScan
 from kharon.log.segment import (
@@ -383,10 +383,8 @@ class _Repairer:
         """Move snapshots of records that are cut to `quarantine/`: they fit no log any more."""
         where, files = self._diagnosis.where, self._files
         stale = [path for path in snapshots_of(files, where) if is_numbered(path) and first_of(path) > last]
-        if stale and files.kind(where / "quarantine") is None:
-            files.make_directory(where / "quarantine")
         for path in stale:
-            files.rename(path, unused_name(files, where / "quarantine", f"snapshot-{stem_of(path)}"))
+            files.rename(path, unused_name(files, quarantine_of(files, where), f"snapshot-{stem_of(path)}"))
         if stale:
             files.sync_directory(where / "quarantine")
             files.sync_directory(where)

@@ -14,17 +14,14 @@ flight are told that the outcome is unknown, and later callers that it is closed
 from __future__ import annotations
 
 import contextlib
-import heapq
 import logging
 import math
-import operator
 import os
 import random
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Final
 
 import trio
@@ -47,6 +44,7 @@ from kharon.settings import Settings
 from kharon.store.background import Background
 from kharon.store.calendar import Firing, first_firing
 from kharon.store.group_commit import TRY_SECONDS, Commits, unknown_outcome
+from kharon.store.listing import select
 from kharon.store.protocol import Clock, Deliver
 from kharon.store.reader import LocalReader
 from kharon.store.sync_helper import Helper, Syncer
@@ -60,8 +58,6 @@ _REMEDY: Final = (
 )
 _TICK_LIMIT = 200  # lapses, and expiries, of one tick: about 3 ms
 _REPLAY_SLICE = 1000  # records between two checks for a cancellation of `open`
-_ORDER: Final = operator.attrgetter("order")
-_LIST_SLICE = 1024  # tickets between two checkpoints of a list: about 1 ms
 
 
 class LocalStore:
@@ -613,24 +609,7 @@ class LocalStore:
         tickets = deque(self._projection.tickets.values())  # tickets never change, so this is the state of one moment
         while not await self._confirmed():
             tickets = deque(self._projection.tickets.values())
-        runs: list[list[Ticket]] = []  # each ascending by `order`; few, unless many tickets were restarted
-        while tickets:
-            found = [
-                ticket
-                for ticket in (tickets.popleft() for _ in range(min(len(tickets), _LIST_SLICE)))
-                if ticket.order > after
-                and (status is None or ticket.status is status)
-                and (type is None or ticket.type == type)
-                and (tube is None or ticket.tube == tube)
-                and (group is None or ticket.group == group)
-            ]
-            found.sort(key=_ORDER)
-            if runs and found and runs[-1][-1].order < found[0].order:
-                runs[-1] += found
-            elif found:
-                runs.append(found)
-            await trio.lowlevel.checkpoint()
-        return await _merged(runs, limit)
+        return await select(tickets, status=status, type=type, tube=tube, group=group, limit=limit, after=after)
 
     async def why(self, id: str, tubes: Sequence[str]) -> Standing:
         """Return where a ticket stands now, once that is durable. Cost: that of `standing_of`."""
@@ -685,16 +664,6 @@ class LocalStore:
     def projection(self) -> Projection:
         """The state itself, which may be ahead of the durable log: for tests only."""
         return self._projection
-
-
-async def _merged(runs: list[list[Ticket]], limit: int | None) -> list[Ticket]:
-    """Return the first `limit` tickets of ascending runs, by `order`, in slices between which other tasks run."""
-    merged = islice(heapq.merge(*runs, key=_ORDER), limit)
-    tickets: list[Ticket] = []
-    while piece := list(islice(merged, _LIST_SLICE)):
-        tickets += piece
-        await trio.lowlevel.checkpoint()
-    return tickets
 
 
 def _cancellable(records: Iterable[Record], check_cancelled: Callable[[], None] | None) -> Iterator[Record]:

@@ -263,3 +263,13 @@ def test_where_nothing_can_be_exported_to(tmp_path, name, says):
     with pytest.raises(ExportRefused, match=says):
         export(few(), tmp_path / name, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["there.csv"]
+
+
+def test_a_database_without_room_is_an_error_of_the_disk(tmp_path, monkeypatch):
+    def full(_where):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(sqlite3, "connect", full)
+    with pytest.raises(OSError, match="database or disk is full"):
+        export(few(), tmp_path / "out.sqlite")
+    assert not list(tmp_path.iterdir())

@@ -697,8 +697,8 @@ async def test_no_stretch_of_a_long_list_sorts_more_than_a_slice_whatever_its_or
             for number in numbers:
                 tx.fail(str(number))
                 tx.restart(str(number))
-        monkeypatch.setattr(kharon.store.local, "_LIST_SLICE", 100)
-        monkeypatch.setattr(kharon.store.local, "_ORDER", order)
+        monkeypatch.setattr("kharon.store.listing._SLICE", 100)
+        monkeypatch.setattr("kharon.store.listing._ORDER", order)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(look)
             tickets = await kh.list(limit=limit)
