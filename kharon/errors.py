@@ -40,7 +40,14 @@ class KharonError(Exception):
 
 
 class InvalidTicket(KharonError, ValueError):
-    """A field of a ticket, or an argument of a verb, has a wrong value. The message names it."""
+    """A field of a ticket, or an argument of a verb, has a wrong value. The message names it.
+
+    Attributes:
+        outcome_of: the id (str) of the ticket whose result or error reason cannot be stored; None: it is another value.
+            No other attempt could store it, so a handler that lets this through fails its ticket at once.
+    """
+
+    outcome_of: str | None = None
 
 
 class InvalidSettings(KharonError, ValueError):

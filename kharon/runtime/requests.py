@@ -7,9 +7,9 @@ defines the effect of a command.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -31,6 +31,7 @@ CatchUp: TypeAlias = Literal["one", "all", "none"]
 OnConflict: TypeAlias = Literal["replace", "refresh", "skip", "raise"]
 OnFailure: TypeAlias = Literal["run", "cancel"]
 Seconds: TypeAlias = float | timedelta
+_T = TypeVar("_T")
 
 _ON_CONFLICT: Final = get_args(OnConflict)
 _UTC: Final = "UTC"
@@ -183,7 +184,7 @@ def done(t: Ticket | str, *, result: Any = None, expire_in: Seconds | None = Non
 
     Cost: O(log n).
     """
-    data = None if result is None else check_json("result", result)
+    data = None if result is None else _outcome(t, check_json, "result", result)
     return c.Done(*_target(t), keep=True, result=data, expire_in=_expire_in(expire_in), tube=_tube(tube))
 
 
@@ -194,7 +195,7 @@ def fail(
 
     Without `expire_in` it is kept for `Settings.keep_failed`. Arguments, errors and cost are those of `done`.
     """
-    reason = check_reason("error_reason", error_reason)
+    reason = _outcome(t, check_reason, "error_reason", error_reason)
     return c.Fail(*_target(t), error_reason=reason, expire_in=_expire_in(expire_in), tube=_tube(tube))
 
 
@@ -223,7 +224,7 @@ def cancel(
         raise InvalidTicket("cancel: a removed ticket does not expire; expire_in needs keep=True")
     if tube is not None and not keep:
         raise InvalidTicket("cancel: a removed ticket is in no tube; tube needs keep=True")
-    reason = check_reason("error_reason", error_reason)
+    reason = _outcome(t, check_reason, "error_reason", error_reason)
     return c.Cancel(*_target(t), keep=keep, error_reason=reason, expire_in=_expire_in(expire_in), tube=_tube(tube))
 
 
@@ -263,7 +264,7 @@ def retry(
     return c.Retry(
         *_target(t),
         delay=None if delay is None else _check_delay(delay),
-        error_reason=check_reason("error_reason", error_reason),
+        error_reason=_outcome(t, check_reason, "error_reason", error_reason),
         changes=_changes(nice=nice, payload=payload, tube=tube, group=group, runat=runat),
     )
 
@@ -466,6 +467,15 @@ def id_of(id: object) -> str:
 
 def _tube(tube: str | None) -> str | None:
     return None if tube is None else check_name("tube", tube)
+
+
+def _outcome(t: Ticket | str, check: Callable[[str, object], _T], field: str, value: object) -> _T:
+    """Return the checked result or reason of a ticket."""
+    try:
+        return check(field, value)
+    except InvalidTicket as unfit:
+        unfit.outcome_of, _ = _target(t)
+        raise
 
 
 def _target(t: Ticket | str) -> tuple[str, int | None]:

@@ -7,6 +7,7 @@ settle:
     returned              as `on_return` says, unless the handler settled the ticket itself
     raised                retry with backoff, or fail after `max_attempts`
     payload does not fit  fail
+    result does not fit   fail; likewise a reason: no other attempt could store it
     lease ended           lapse
     cancelled by its id   none: that has ended the claim, as a delete or a recorded lapse does
     cancelled from above  release, which does not count the attempt
@@ -31,7 +32,7 @@ from typing import Any
 import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
-from kharon.errors import Closed, HandlerNotFound, InvalidTransition, KharonError, QueueLocked
+from kharon.errors import Closed, HandlerNotFound, InvalidTicket, InvalidTransition, KharonError, QueueLocked
 from kharon.log.messages import say
 from kharon.log.record import CLOCK
 from kharon.model import commands as c
@@ -268,6 +269,8 @@ class Workers:
 
     def _raised(self, ticket: Ticket, error: BaseException) -> c.Settle:
         self._tell(ticket, error)
+        if any(isinstance(leaf, InvalidTicket) and leaf.outcome_of == ticket.id for leaf in _leaves(error)):
+            return c.Fail(ticket.id, ticket.claim, _reason(error))
         return self._settings.policy(ticket.type).retry(ticket, _reason(error))
 
     @disable_ki_protection

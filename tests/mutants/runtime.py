@@ -72,6 +72,15 @@ MUTANTS: Final = (
         tests=(TEST_ANY_EXCEPTION,),
     ),
     Mutant(
+        name="anybodys-outcome-fails-the-ticket",
+        thought="An outcome that cannot be stored is that of the handler's ticket.",
+        file=WORKERS,
+        function="Workers._raised",
+        before="leaf.outcome_of == ticket.id",
+        after="leaf.outcome_of is not None",
+        tests=(TEST_ANY_EXCEPTION,),
+    ),
+    Mutant(
         name="context-of-the-last-attempt",
         thought="A worker's task has a context of its own.",
         file=WORKERS,

@@ -147,3 +147,63 @@ async def test_a_handler_that_turns_its_cancellation_into_another_exception_leav
         assert scope.cancelled_caught
         ticket = await kh.get("a")
         assert (ticket.attempts, ticket.claim, ticket.error_reason) == (1, None, "CancelledError")
+
+
+# --- a result or a reason that cannot be stored -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("within", ["bare", "atomic", "group"])
+@pytest.mark.parametrize(
+    ("verb", "arguments", "words"),
+    [
+        ("done", {"result": object()}, "result: object is not JSON"),
+        ("ack", {"keep": True, "result": {"x": [float("nan")]}}, "result['x'][0]: nan is not JSON"),
+        ("done", {"result": "x" * (1 << 20)}, "result: more than"),
+        ("fail", {"error_reason": "\ud800"}, "error_reason"),
+        ("cancel", {"error_reason": "\ud800"}, "error_reason"),
+        ("retry", {"error_reason": "\ud800"}, "error_reason"),
+    ],
+)
+async def test_an_outcome_that_cannot_be_stored_fails_the_ticket_at_once(
+    opened, caplog, autojump_clock, within, verb, arguments, words
+):
+    """No other attempt could store it, so the work runs once."""
+    runs = []
+
+    async def handle(kh, ticket):
+        runs.append(ticket.attempts)
+        if within == "atomic":
+            async with kh.atomic() as tx:
+                getattr(tx, verb)(ticket, **arguments)
+        elif within == "group":
+            async with trio.open_nursery():
+                await getattr(kh, verb)(ticket, **arguments)
+        else:
+            await getattr(kh, verb)(ticket, **arguments)
+
+    async with opened(workers=1) as kh, trio.open_nursery() as nursery:
+        await nursery.start(kh.run, router_of(handle))
+        await kh.add(Ticket("a", "t"))
+        ticket = await kh.wait("a")
+        assert ticket.status is Status.FAILED
+        assert words in ticket.error_reason
+        await kh.drain()
+    assert runs == [1]
+    assert [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("wrong", ["a name", "an outcome of another ticket"])
+async def test_another_wrong_argument_is_retried(opened, autojump_clock, wrong):
+    """It is the handler's mistake, but not one of the outcome of its ticket."""
+
+    async def handle(kh, ticket):
+        if ticket.attempts == 1:
+            if wrong == "a name":
+                await kh.cancel("")
+            await kh.done("another", result=object())
+
+    async with opened(workers=1) as kh, trio.open_nursery() as nursery:
+        await nursery.start(kh.run, router_of(handle))
+        await kh.add(Ticket("a", "t"))
+        assert (await kh.wait("a")).attempts == 2
+        await kh.drain()
