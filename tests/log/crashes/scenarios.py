@@ -75,7 +75,7 @@ def after_a_torn_tail(world: World) -> None:
     world.open()
     world.put([added("a")])
     world.put([added("b", world.long), added("c", world.long)], sync=False)
-    picks = iter((7, 1, 0, 1, 0))  # the size is whole, some sectors are not
+    picks = iter((1, 7, 1, 0, 1, 0))  # the name of `begun` is there, the size is whole, some sectors are not
     world.lose_power(lambda count: min(next(picks, 1), count - 1))
     world.open()
     world.put([added("d")])
