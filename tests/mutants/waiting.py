@@ -221,7 +221,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="member-that-left-before-the-answer-is-forgotten",
-        thought="The store says how many there are, and whoever leaves after that is told of.",
+        thought="The store gives the number of members, and every later end is delivered.",
         file=WAITS,
         function="GroupWait.until_empty",
         before="            if changed_at > seq:\n                self._add(difference)\n",

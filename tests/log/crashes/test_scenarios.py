@@ -40,7 +40,7 @@ def test_the_scenarios_do_what_they_say():
     assert len(segments(WHERE, world.files)) > 2
     world = run(rotated_elsewhere, Plan(), Offering)
     assert world.plan.done.count("sync_names") == 4
-    assert world.plan.done.count("sync_twin") == 4 + 4 * 2 - 1, "but for the first tail's first, which has no twin yet"
+    assert world.plan.done.count("sync_twin") == 4 + 4 * 2 - 1, "except the first tail, which has none yet"
     assert len(world.appended) == 4 * 3 + 4 * 3 + 1
     for scenario, times in ((synced_elsewhere, 3), (rotated_while_in_flight, 1), (lost_answers, 2)):
         assert run(scenario, Plan(), Offering).plan.done.count("sync_twin") >= times
